@@ -1,0 +1,221 @@
+"""The configuration of a run: one YAML file, checked whole before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autoprune.errors import ConfigError
+
+Metric = Literal["latency", "energy", "macs", "params"]
+SHIPPED_CONFIGS = Path(__file__).parent / "configs"  # a wheel; a checkout has them in the folder above
+CHECKOUT_CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    name: str = Field("resnet20", description="built-in name, torchvision:NAME, timm:NAME, file.py:factory or package.module:factory")
+    width: float = Field(1.0, gt=0, le=8, description="width multiplier of a built-in model")
+    checkpoint: str | None = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
+
+
+class DataConfig(Section):
+    name: str = Field("fashion-mnist", description="fashion-mnist, imagefolder:DIR or path/file.py:factory")
+    search_images: int = Field(5000, gt=0, description="images cut from train for search and model selection")
+    split_seed: int = Field(0, ge=0, description="seed of that cut; independent of the run's seed")
+    image_size: int | None = Field(None, gt=0, description="scale and crop pictures to this many pixels")
+    max_train_images: int | None = Field(None, gt=0, description="a stratified subset of train, for quick trials")
+    max_test_images: int | None = Field(None, gt=0, description="a stratified subset of test, for quick trials")
+
+
+class AugmentConfig(Section):
+    crop_padding: int = Field(2, ge=0)
+    flip: bool = True
+    erase_size: int = Field(0, ge=0)
+
+
+class TrainConfig(Section):
+    """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""
+
+    epochs: int = Field(30, gt=0)
+    batch_size: int = Field(256, gt=1)
+    learning_rate: float = Field(0.4, gt=0)
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class TargetConfig(Section):
+    """`max_ratio` of the original's cost, or an absolute `max_value` in `unit`."""
+
+    metric: Metric
+    max_ratio: float | None = Field(None, gt=0, le=1)
+    max_value: float | None = Field(None, gt=0)
+    unit: Literal["ms", "us", "mj", "count"] | None = None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> "TargetConfig":
+        if (self.max_ratio is None) == (self.max_value is None):
+            raise ValueError("give either max_ratio or max_value with unit")
+        allowed = {"latency": {"ms", "us"}, "energy": {"mj"}, "macs": {"count"}, "params": {"count"}}[self.metric]
+        if self.max_value is not None and self.unit not in allowed:
+            raise ValueError(f"unit of a {self.metric} target must be one of {sorted(allowed)}")
+        if self.max_ratio is not None and self.unit is not None:
+            raise ValueError("max_ratio has no unit")
+        return self
+
+
+class RewardConfig(Section):
+    """`form`: constrained = accuracy part alone (the target is met by clipping); weighted = minus cost_weight times
+    the cost ratio; amc = -error * log(cost) (He et al. 2018)."""
+
+    accuracy: Literal["kl", "cross_entropy", "top1"] = "kl"
+    form: Literal["constrained", "weighted", "amc"] = "constrained"
+    cost: Metric = "latency"
+    cost_weight: float = Field(0.0, ge=0)
+
+
+class SearchConfig(Section):
+    agent: Literal["ddpg", "td3", "sac", "ppo", "random", "uniform"] = "ddpg"
+    max_evaluations: int = Field(120, gt=0)
+    importance: Literal["l2", "bn_scale", "taylor"] = "l2"
+    score_images: int = Field(2000, gt=0, description="images of the search split that score a candidate")
+    calibration_images: int = Field(1024, gt=0, description="training images that recalibrate BatchNorm")
+    min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
+    max_rungs: int = Field(16, gt=1, description="candidate widths per group, before the staircase thins them")
+    verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
+    reward: RewardConfig = RewardConfig()
+
+
+class FinetuneConfig(Section):
+    epochs: int = Field(10, ge=0)
+    batch_size: int = Field(256, gt=1)
+    learning_rate: float | None = Field(None, gt=0, description="default: the baseline's divided by 10")
+    pruned_lr_factor: float = Field(2.0, gt=0, description="the learning rate of layers that lost channels, times this")
+    weight_decay: float = Field(5e-4, ge=0)
+    temperature: float = Field(4.0, gt=0)
+    distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
+    feature_weight: float = Field(0.0, ge=0, description="weight of the attention-transfer term (0: none)")
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    iterations: int = Field(1, gt=0, description="1: one-shot; n: cut in n steps with epochs shared among them")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class MeasureConfig(Section):
+    threads: int = Field(1, gt=0)
+    batch_size: int = Field(1, gt=0)
+    rounds: int = Field(60, gt=4, description="interleaved rounds; the interval is bootstrapped over them")
+    runs_per_round: int = Field(20, gt=0)
+    allow_estimated_energy: bool = Field(False, description="let a target or reward use estimated energy")
+
+
+class RunConfig(Section):
+    """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
+
+    problem: Literal["model", "toy"] = "model"
+    seed: int = Field(0, ge=0)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    target: tuple[TargetConfig, ...] = (TargetConfig(metric="latency", max_ratio=0.5),)
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _single_target(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "RunConfig":
+        if not self.target:
+            raise ValueError("target: at least one is needed")
+        uses_energy = any(target.metric == "energy" for target in self.target) or (
+            self.search.reward.cost == "energy" and self.search.reward.form != "constrained"
+        )
+        if uses_energy and not self.measure.allow_estimated_energy:
+            raise ValueError(
+                "energy is only estimated on this version; set measure.allow_estimated_energy=true to search on it, "
+                "or use metric: latency"
+            )
+        return self
+
+
+def find_config(name: str) -> Path:
+    """A path as it stands, or the name of a shipped configuration (`demo`); `ConfigError` lists them otherwise."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    folders = [folder for folder in (SHIPPED_CONFIGS, CHECKOUT_CONFIGS) if folder.is_dir()]
+    for folder in folders:
+        shipped = folder / f"{path.stem}.yaml"
+        if path.name == name.removeprefix("configs/") and shipped.is_file():
+            return shipped
+    names = sorted({shipped.stem for folder in folders for shipped in folder.glob("*.yaml")})
+    raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(names)}")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read YAML, apply `key.sub=value` overrides, check everything; `ConfigError` names the key and the file."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not a {type(raw).__name__}")
+    for override in overrides:
+        _apply_override(raw, override)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"-o {override}: expected key=value, for example -o search.agent=ppo")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"-o {override}: the value is not valid YAML ({error})") from None
+    *parents, last = key.split(".")
+    node: Any = raw
+    for part in parents:
+        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            node = node.setdefault(part, {})
+        else:
+            raise ConfigError(f"-o {override}: {part!r} is not a section")
+    if not isinstance(node, dict):
+        raise ConfigError(f"-o {override}: {'.'.join(parents)!r} is not a section")
+    node[last] = value
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "configuration"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r} (is it misspelt?)"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})" if problem[
+        "type"
+    ] != "value_error" else f"{key}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,65 @@
+"""Data sets, held in memory. `load_search_data` is all that searches see; `load_test_split` is for the last step."""
+
+from pathlib import Path
+
+from autoprune.config import DataConfig
+from autoprune.data import custom, fashion_mnist, imagefolder
+from autoprune.data.augment import Augmentation, augment, normalise
+from autoprune.data.splits import DataInfo, ImageSplit, SearchData, cut_search_split, stratified_indices
+from autoprune.errors import DataError
+
+__all__ = [
+    "Augmentation",
+    "DataInfo",
+    "ImageSplit",
+    "SearchData",
+    "augment",
+    "load_search_data",
+    "load_test_split",
+    "normalise",
+]
+
+
+def load_search_data(config: DataConfig) -> SearchData:
+    """Train and search splits of `config.name`; `DataError` says what is missing or broken."""
+    search: ImageSplit | None = None
+    if config.name == fashion_mnist.INFO.name:
+        info, train = fashion_mnist.INFO, fashion_mnist.load("train")
+    elif (folder := _folder(config)) is not None:
+        train = imagefolder.load(folder, "train", image_size=config.image_size)
+        info = imagefolder.describe(config.name, imagefolder.class_names(folder), train)
+        if imagefolder.has_split(folder, "search"):
+            search = imagefolder.load(folder, "search", image_size=config.image_size)
+    elif ":" in config.name:
+        train, classes = custom.load(config.name, "train")
+        info = imagefolder.describe(config.name, classes, train)
+    else:
+        raise DataError(
+            f"data.name={config.name}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory"
+        )
+    if search is None:
+        train, search = cut_search_split(train, config.search_images, seed=config.split_seed)
+    return SearchData(info, _limit(train, config.max_train_images, config.split_seed), search)
+
+
+def load_test_split(config: DataConfig) -> ImageSplit:
+    """The untouched test split: read once, at the end of a run."""
+    folder = _folder(config)
+    if config.name == fashion_mnist.INFO.name:
+        test = fashion_mnist.load("test")
+    elif folder is not None:
+        test = imagefolder.load(folder, "test", image_size=config.image_size)
+    else:
+        test, _ = custom.load(config.name, "test")
+    return _limit(test, config.max_test_images, config.split_seed)
+
+
+def _folder(config: DataConfig) -> Path | None:
+    kind, separator, folder = config.name.partition(":")
+    return Path(folder).expanduser() if separator and kind == "imagefolder" else None
+
+
+def _limit(split: ImageSplit, count: int | None, seed: int) -> ImageSplit:
+    if count is None or count >= len(split):
+        return split
+    return split.select(stratified_indices(split.labels, count, seed=seed, purpose="subset"))

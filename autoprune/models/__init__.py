@@ -1,0 +1,14 @@
+"""Models by name: built in, torchvision's, timm's, or the user's own factory; weights without pickle."""
+
+from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier
+from autoprune.models.checkpoint import SHIPPED_CHECKPOINTS, load_weights, save_weights
+
+__all__ = [
+    "BUILT_IN",
+    "SHIPPED_CHECKPOINTS",
+    "ModelSpec",
+    "build_model",
+    "check_classifier",
+    "load_weights",
+    "save_weights",
+]

@@ -1,0 +1,122 @@
+"""From a model's name to an `nn.Module` that fits the data."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.errors import ModelError
+from autoprune.factories import load_factory
+from autoprune.models.mobilenet import mobilenet_v2
+from autoprune.models.resnet import resnet20, resnet56
+from autoprune.models.vgg import vgg16_bn
+
+BUILT_IN: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "vgg16_bn": vgg16_bn,
+    "mobilenet_v2": mobilenet_v2,
+}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """All that is needed to build the same architecture again."""
+
+    name: str
+    num_classes: int
+    in_channels: int
+    width: float = 1.0
+
+
+def build_model(spec: ModelSpec) -> nn.Module:
+    """A fresh model in evaluation mode; `ModelError` says why a name cannot be built."""
+    source, separator, name = spec.name.partition(":")
+    if not separator:
+        if spec.name not in BUILT_IN:
+            raise ModelError(
+                f"model.name={spec.name}: unknown; built in are {', '.join(BUILT_IN)}; or torchvision:NAME, "
+                f"timm:NAME, path/file.py:factory, package.module:factory"
+            )
+        return BUILT_IN[spec.name](spec.num_classes, spec.in_channels, spec.width).eval()
+    if source == "torchvision":
+        return _torchvision(name, spec).eval()
+    if source == "timm":
+        return _timm(name, spec).eval()
+    model = _call_factory(load_factory(spec.name, field="model.name"), spec)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model.name={spec.name}: the factory returned {type(model).__name__}, not an nn.Module")
+    return model.eval()
+
+
+def check_classifier(model: nn.Module, name: str, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    """Raise `ModelError` unless `model` maps (2, C, H, W) to (2, num_classes) logits."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            out = model(torch.zeros(2, *input_shape))
+    except Exception as error:  # the user's model may raise anything
+        raise ModelError(f"{name}: does not take the data's images {input_shape} ({error})") from None
+    finally:
+        model.train(was_training)
+    if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes):
+        shape = tuple(out.shape[1:]) if isinstance(out, torch.Tensor) else type(out).__name__
+        raise ModelError(
+            f"{name}: not a classifier of this data: it gives {shape} for each image, the data has {num_classes} classes"
+        )
+
+
+def _call_factory(factory: Callable[..., Any], spec: ModelSpec) -> Any:
+    offered = {"num_classes": spec.num_classes, "in_channels": spec.in_channels, "width": spec.width}
+    try:
+        accepted = inspect.signature(factory).parameters
+        return factory(**{key: value for key, value in offered.items() if key in accepted})
+    except TypeError as error:
+        raise ModelError(
+            f"model.name={spec.name}: the factory may take num_classes, in_channels and width by name ({error})"
+        ) from None
+
+
+def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
+    models = _import_torchvision_models()
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=spec.num_classes)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"model.name={spec.name}: torchvision cannot build it ({error})") from None
+    return model
+
+
+# torchvision's operators are missing from its wheel when torch is a CPU build; the models need only their names.
+_torchvision_operators: list[torch.library.Library] = []
+
+
+def _import_torchvision_models() -> Any:
+    try:
+        import torchvision
+    except ImportError:
+        raise ModelError("torchvision is not installed; pip install 'autoprune[vision]'") from None
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _torchvision_operators.append(library)
+        import torchvision
+    return torchvision.models
+
+
+def _timm(name: str, spec: ModelSpec) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ModelError("timm is not installed; pip install 'autoprune[vision]'") from None
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=spec.num_classes, in_chans=spec.in_channels)
+    except (RuntimeError, TypeError) as error:
+        raise ModelError(f"model.name={spec.name}: timm cannot build it ({error})") from None
+    return model

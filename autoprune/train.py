@@ -1,0 +1,257 @@
+"""Training: one loop for baselines and fine-tuning, resumable after each epoch, bound by the network and not by data."""
+
+import copy
+import math
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.config import TrainConfig
+from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, normalise
+from autoprune.errors import RunError
+from autoprune.files import atomic_path
+from autoprune.progress import bar
+from autoprune.seeding import derive_seed
+
+EVALUATION_BATCH = 500
+MOMENTUM = 0.9
+
+# (model in training mode, normalised images (N, C, H, W), labels (N,)) to a scalar loss.
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+# Share of the steps done (0..1) to a share of the top learning rate (0..1).
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    ema_decay: float
+    schedule: Schedule
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    epoch: int
+    train_loss: float
+    search_accuracy: float
+    learning_rate: float
+
+
+def one_cycle(share_done: float) -> float:
+    """Linear warm-up over the first fifth from 1/25, then a cosine to zero (Smith & Topin 2018)."""
+    warm_up = 0.2
+    if share_done < warm_up:
+        return 0.04 + 0.96 * share_done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
+
+
+def cosine(share_done: float) -> float:
+    """A cosine from 1 to zero after a warm-up over the first twentieth, so that BatchNorm settles first."""
+    warm_up = 0.05
+    if share_done < warm_up:
+        return (share_done + 0.01) / (warm_up + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 itself; elsewhere autocast would only slow training down."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(supported and supported())
+
+
+def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
+    """Share of `split` that `model` classifies right; the model is left in evaluation mode."""
+    model.eval()
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(split), EVALUATION_BATCH):
+            images = normalise(split.images[start : start + EVALUATION_BATCH], info)
+            labels = split.labels[start : start + EVALUATION_BATCH]
+            right += int((model(images).argmax(1) == labels).sum())
+    return right / len(split)
+
+
+def cross_entropy_loss(label_smoothing: float) -> Loss:
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(model(images).float(), labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def train_baseline(
+    model: nn.Module,
+    data: SearchData,
+    config: TrainConfig,
+    *,
+    seed: int,
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Train `model` in place from its present weights and return its best state on the search split."""
+    recipe = FitRecipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        schedule=one_cycle,
+        augmentation=Augmentation(config.augment.crop_padding, config.augment.flip, config.augment.erase_size),
+    )
+    return fit(
+        model,
+        data,
+        loss=cross_entropy_loss(config.label_smoothing),
+        recipe=recipe,
+        seed=seed,
+        description="training",
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+
+
+def fit(
+    model: nn.Module,
+    data: SearchData,
+    *,
+    loss: Loss,
+    recipe: FitRecipe,
+    seed: int,
+    description: str,
+    lr_factors: dict[str, float] | None = None,
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
+
+    `lr_factors` multiplies the learning rate of the parameters named. With `state_path` the state is kept after each
+    epoch, and a later call with the same path goes on from it. `RunError` if the loss stops being finite.
+    """
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        _parameter_groups(model, recipe, lr_factors or {}), lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True
+    )
+    averaged = copy.deepcopy(model)
+    best = copy.deepcopy(model)
+    best_accuracy, first_epoch = -1.0, 0
+    logs: list[EpochLog] = []
+    if state_path is not None and state_path.is_file():
+        state = _load_state(state_path)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        best.load_state_dict(state["best"])
+        optimizer.load_state_dict(state["optimizer"])
+        best_accuracy, first_epoch = state["best_accuracy"], state["epoch"]
+        logs = [EpochLog(**log) for log in state["logs"]]
+        for log in logs:
+            if on_epoch is not None:
+                on_epoch(log)
+    base_rates = [group["initial_lr"] for group in optimizer.param_groups]
+    steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
+    total_steps = recipe.epochs * steps_per_epoch
+    use_bf16 = has_fast_bf16()
+    with bar(description, total_steps) as progress:
+        progress.advance(first_epoch * steps_per_epoch)
+        for epoch in range(first_epoch, recipe.epochs):
+            torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
+            model.train()
+            loss_sum, step = 0.0, epoch * steps_per_epoch
+            for images, labels in _epoch_batches(data, recipe, seed=derive_seed(seed, f"batches {epoch}")):
+                scale = recipe.schedule(step / total_steps)
+                for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                    group["lr"] = base_rate * scale
+                with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+                    value = loss(model, images, labels)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                step += 1
+                # A short memory at first, so that the average does not drag the start along.
+                _average(averaged, model, min(recipe.ema_decay, step / (step + 10)))
+                loss_sum += float(value)
+                progress.advance(1, None)
+            if not math.isfinite(loss_sum):
+                raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
+            search_accuracy = accuracy(averaged, data.search, data.info)
+            if search_accuracy >= best_accuracy:
+                best_accuracy = search_accuracy
+                best.load_state_dict(averaged.state_dict())
+            logs.append(EpochLog(epoch + 1, loss_sum / steps_per_epoch, search_accuracy, recipe.learning_rate * scale))
+            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search accuracy {search_accuracy:.4f}")
+            if state_path is not None:
+                _save_state(
+                    state_path,
+                    {
+                        "epoch": epoch + 1,
+                        "model": model.state_dict(),
+                        "averaged": averaged.state_dict(),
+                        "best": best.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "best_accuracy": best_accuracy,
+                        "logs": [asdict(log) for log in logs],
+                    },
+                )
+            if on_epoch is not None:
+                on_epoch(logs[-1])
+    return best.eval()
+
+
+def _epoch_batches(data: SearchData, recipe: FitRecipe, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(data.train), generator=generator)
+    # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
+    size = min(recipe.batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        chosen = order[start : start + size]
+        images = augment(data.train.images[chosen], recipe.augmentation, generator)
+        yield normalise(images, data.info), data.train.labels[chosen]
+
+
+def _parameter_groups(
+    model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]
+) -> Sequence[dict[str, object]]:
+    """One group for each (learning rate, decayed or not); vectors (biases, BatchNorm) are not decayed."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((lr_factors.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * factor,
+            "initial_lr": recipe.learning_rate * factor,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (factor, decayed), parameters in groups.items()
+    ]
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    ours, theirs = [], []
+    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            ours.append(mean)
+            theirs.append(value)
+        else:
+            mean.copy_(value)
+    torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+
+
+def _save_state(path: Path, state: dict[str, object]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_state(path: Path) -> dict[str, object]:
+    try:
+        return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise RunError(f"{path}: corrupt training state ({error}); delete it to start this training again") from None
