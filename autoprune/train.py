@@ -176,7 +176,7 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 _average(averaged, model, min(recipe.ema_decay, step / (step + 10)))
-                loss_sum += float(value)
+                loss_sum += value.item()
                 progress.advance(1, None)
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")

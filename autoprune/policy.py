@@ -1,0 +1,52 @@
+"""A pruning policy: how many channels each prunable group keeps."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.errors import InputError
+from autoprune.files import read_json, write_json
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class PruningPolicy:
+    """`channels` holds (group name, channels kept) in the model's order. All cuts of a group are nested."""
+
+    channels: tuple[tuple[str, int], ...]
+
+    def __post_init__(self) -> None:
+        for name, kept in self.channels:
+            if kept < 1:
+                raise ValueError(f"group {name} would keep {kept} channels; at least one must stay")
+
+    @classmethod
+    def of(cls, channels: Mapping[str, int]) -> "PruningPolicy":
+        return cls(tuple(channels.items()))
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(self.channels)
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for equal policies; the primary key of a trial."""
+        return json.dumps(self.as_dict(), separators=(",", ":"))
+
+
+def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapping[str, int]) -> None:
+    """Write `policy.json`: the channels of each group, kept and before."""
+    groups = {name: {"kept": kept, "of": original[name]} for name, kept in policy.channels}
+    write_json(path, {"schema": SCHEMA, "model": model, "groups": groups})
+
+
+def load_policy(path: Path) -> PruningPolicy:
+    """Read `policy.json`; `InputError` names the file and what is wrong with it."""
+    raw = read_json(path)
+    try:
+        if raw["schema"] != SCHEMA:
+            raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")
+        return PruningPolicy.of({str(name): int(entry["kept"]) for name, entry in raw["groups"].items()})
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"{path}: not a pruning policy ({error!r})") from None

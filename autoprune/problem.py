@@ -1,0 +1,240 @@
+"""The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoprune.config import Metric, RewardConfig
+from autoprune.errors import TargetError
+from autoprune.policy import PruningPolicy
+from autoprune.reward import Score, reward
+from autoprune.trials import TrialStore
+
+
+@dataclass(frozen=True)
+class SearchGroup:
+    """What a searcher knows of a prunable group. Shares are of the whole original model, 0..1."""
+
+    name: str
+    kind: str  # "conv", "depthwise" or "linear": the layer that makes the channels
+    ladder: tuple[int, ...]  # widths worth trying, ascending; the last one keeps all channels
+    channels_in: int
+    stride: int
+    kernel: int
+    spatial: int  # height of the layer's output
+    macs_share: float
+    latency_share: float
+    sensitivity: float  # KL to the original, in nats, with this group alone at its middle rung
+
+    @property
+    def channels(self) -> int:
+        return self.ladder[-1]
+
+
+@dataclass(frozen=True)
+class PredictedCost:
+    """What a candidate is predicted to cost before it is exported."""
+
+    predicted_latency_ms: float
+    estimated_energy_mj: float
+    macs: int
+    params: int
+
+    def of(self, metric: Metric) -> float:
+        return float(
+            {
+                "latency": self.predicted_latency_ms,
+                "energy": self.estimated_energy_mj,
+                "macs": self.macs,
+                "params": self.params,
+            }[metric]
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A target in absolute terms: the cost of `metric` must not be above `max_value` (ms, mJ or a count)."""
+
+    metric: Metric
+    max_value: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An evaluated candidate."""
+
+    policy: PruningPolicy
+    score: Score
+    cost: PredictedCost
+    reward: float
+
+
+class PruningProblem(Protocol):
+    """What an environment needs of a problem; `SearchProblem` and `SearchSession` both give it."""
+
+    @property
+    def groups(self) -> tuple[SearchGroup, ...]: ...
+    @property
+    def limits(self) -> tuple[Limit, ...]: ...
+    @property
+    def original_cost(self) -> PredictedCost: ...
+    def predict(self, policy: PruningPolicy) -> PredictedCost: ...
+    def evaluate(self, policy: PruningPolicy) -> Outcome: ...
+
+
+class SearchProblem:
+    """Groups, limits, a cost predictor and a scorer; evaluated policies are remembered in `store` if there is one.
+
+    Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[SearchGroup, ...],
+        limits: tuple[Limit, ...],
+        *,
+        predict: Callable[[PruningPolicy], PredictedCost],
+        score: Callable[[PruningPolicy], Score],
+        reward_config: RewardConfig,
+        fingerprint: str,
+        store: TrialStore | None = None,
+    ) -> None:
+        self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
+        self._predict, self._score, self._reward_config = predict, score, reward_config
+        self._costs: dict[str, PredictedCost] = {}
+        self._scores: dict[str, Score] = {}
+        self.original_cost = self.predict(self.full_policy)
+        floor_cost = self.predict(self.floor_policy)
+        for limit in limits:
+            floor, original = floor_cost.of(limit.metric), self.original_cost.of(limit.metric)
+            if floor > limit.max_value:
+                raise TargetError(
+                    f"target {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) "
+                    f"is below the floor {floor:.4g} ({floor / original:.3f}); raise target.max_ratio or lower "
+                    f"search.min_keep"
+                )
+
+    @property
+    def full_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.ladder[-1] for group in self.groups})
+
+    @property
+    def floor_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.ladder[0] for group in self.groups})
+
+    def predict(self, policy: PruningPolicy) -> PredictedCost:
+        if policy.key not in self._costs:
+            self._costs[policy.key] = self._predict(policy)
+        return self._costs[policy.key]
+
+    def is_feasible(self, policy: PruningPolicy) -> bool:
+        return meets(self.predict(policy), self.limits)
+
+    def evaluate(self, policy: PruningPolicy) -> Outcome:
+        """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns."""
+        score = self._scores.get(policy.key)
+        if score is None and self.store is not None:
+            score = self.store.score(self.fingerprint, policy.key)
+        if score is None:
+            started = time.perf_counter()
+            score = self._score(policy)
+            if self.store is not None:
+                self.store.add_trial(self.fingerprint, policy.key, score, wall_s=time.perf_counter() - started)
+        self._scores[policy.key] = score
+        cost = self.predict(policy)
+        metric = self._reward_config.cost
+        value = reward(
+            score, cost=cost.of(metric), original_cost=self.original_cost.of(metric), config=self._reward_config
+        )
+        return Outcome(policy, score, cost, value)
+
+
+def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
+    return all(cost.of(limit.metric) <= limit.max_value * (1 + 1e-9) for limit in limits)
+
+
+def policy_of(groups: tuple[SearchGroup, ...], channels: Mapping[str, int]) -> PruningPolicy:
+    """A policy in the problem's order of groups, so that equal policies have equal keys."""
+    return PruningPolicy.of({group.name: channels[group.name] for group in groups})
+
+
+class BudgetSpent(Exception):
+    """A search asked for a new evaluation after its last one."""
+
+
+class SearchSession:
+    """One search on a problem: counts evaluations, notes each episode, remembers the best.
+
+    `max_evaluations` bounds the distinct policies asked for in this session; a repeated policy costs nothing, but
+    `max_episodes` (default 4x) ends a search that has nothing new to ask. Whether a score came from the store does not
+    matter to the count, so a resumed search goes the same way as one that was never stopped.
+    """
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        *,
+        searcher: str,
+        seed: int,
+        max_evaluations: int,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        self.problem, self.searcher, self.seed = problem, searcher, seed
+        self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
+        self.outcomes: list[Outcome] = []  # one per episode
+        self._seen: set[str] = set()
+        self._on_outcome = on_outcome
+
+    @property
+    def groups(self) -> tuple[SearchGroup, ...]:
+        return self.problem.groups
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return self.problem.limits
+
+    @property
+    def original_cost(self) -> PredictedCost:
+        return self.problem.original_cost
+
+    @property
+    def evaluations(self) -> int:
+        return len(self._seen)
+
+    @property
+    def spent(self) -> bool:
+        return self.evaluations >= self.max_evaluations or len(self.outcomes) >= self.max_episodes
+
+    @property
+    def best(self) -> Outcome:
+        """The outcome with the highest reward, the earliest of equals."""
+        return max(self.outcomes, key=lambda outcome: outcome.reward)
+
+    def predict(self, policy: PruningPolicy) -> PredictedCost:
+        return self.problem.predict(policy)
+
+    def evaluate(self, policy: PruningPolicy) -> Outcome:
+        """Evaluate within the budget; raises `BudgetSpent` when it is used up."""
+        is_new = policy.key not in self._seen
+        if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
+            raise BudgetSpent
+        outcome = self.problem.evaluate(policy)
+        self._seen.add(policy.key)
+        self.outcomes.append(outcome)
+        if self.problem.store is not None:
+            self.problem.store.add_episode(
+                self.problem.fingerprint,
+                policy.key,
+                searcher=self.searcher,
+                seed=self.seed,
+                episode=len(self.outcomes),
+                reward=outcome.reward,
+                predicted_latency_ms=outcome.cost.predicted_latency_ms,
+                estimated_energy_mj=outcome.cost.estimated_energy_mj,
+                macs=outcome.cost.macs,
+                params=outcome.cost.params,
+            )
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
+        return outcome
