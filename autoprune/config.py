@@ -5,21 +5,44 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from autoprune.errors import ConfigError
 
 Metric = Literal["latency", "energy", "macs", "params"]
-SHIPPED_CONFIGS = Path(__file__).parent / "configs"  # a wheel; a checkout has them in the folder above
-CHECKOUT_CONFIGS = Path(__file__).parent.parent / "configs"
+_PACKAGE = Path(__file__).parent
+# A wheel holds them inside the package; a checkout has them in the folder above.
+SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A mapping of known keys; a section that is left empty in the file means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, raw: Any) -> Any:
+        if raw is None:
+            return {}
+        if isinstance(raw, cls):
+            return raw
+        if not isinstance(raw, dict):
+            raise ValueError(f"must be a section with the keys {', '.join(cls.model_fields)}, got {raw!r}")
+        if unknown := [str(key) for key in raw if key not in cls.model_fields]:
+            raise ValueError(f"unknown key {', '.join(unknown)}; allowed are {', '.join(cls.model_fields)}")
+        return raw
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"must not be true or false, got {value!r}")
+        return value
 
 
 class ModelConfig(Section):
-    name: str = Field("resnet20", description="built-in name, torchvision:NAME, timm:NAME, file.py:factory or package.module:factory")
+    name: str = Field("resnet20", description="built in, torchvision:NAME, timm:NAME, file.py:factory, package:factory")
     width: float = Field(1.0, gt=0, le=8, description="width multiplier of a built-in model")
     checkpoint: str | None = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
 
@@ -88,7 +111,7 @@ class SearchConfig(Section):
     score_images: int = Field(2000, gt=0, description="images of the search split that score a candidate")
     calibration_images: int = Field(1024, gt=0, description="training images that recalibrate BatchNorm")
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
-    max_rungs: int = Field(16, gt=1, description="candidate widths per group, before the staircase thins them")
+    max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
     reward: RewardConfig = RewardConfig()
 
@@ -119,7 +142,7 @@ class RunConfig(Section):
     """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
 
     problem: Literal["model", "toy"] = "model"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -131,12 +154,14 @@ class RunConfig(Section):
     @field_validator("target", mode="before")
     @classmethod
     def _single_target(cls, value: Any) -> Any:
-        return [value] if isinstance(value, dict) else value
+        if isinstance(value, dict | TargetConfig):
+            return [value]
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {value!r}")
+        return value
 
     @model_validator(mode="after")
     def _sensible(self) -> "RunConfig":
-        if not self.target:
-            raise ValueError("target: at least one is needed")
         uses_energy = any(target.metric == "energy" for target in self.target) or (
             self.search.reward.cost == "energy" and self.search.reward.form != "constrained"
         )
@@ -149,37 +174,39 @@ class RunConfig(Section):
 
 
 def find_config(name: str) -> Path:
-    """A path as it stands, or the name of a shipped configuration (`demo`); `ConfigError` lists them otherwise."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    folders = [folder for folder in (SHIPPED_CONFIGS, CHECKOUT_CONFIGS) if folder.is_dir()]
-    for folder in folders:
-        shipped = folder / f"{path.stem}.yaml"
-        if path.name == name.removeprefix("configs/") and shipped.is_file():
-            return shipped
-    names = sorted({shipped.stem for folder in folders for shipped in folder.glob("*.yaml")})
-    raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(names)}")
+    """A path as it stands, or a shipped configuration: `demo`, `demo.yaml` or `configs/demo.yaml`.
+
+    Raises `ConfigError` that lists the shipped ones.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml"))}
+    stem = name.removeprefix("configs/").removesuffix(".yaml")
+    if stem not in shipped:
+        raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}")
+    return shipped[stem]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read YAML, apply `key.sub=value` overrides, check everything; `ConfigError` names the key and the file."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    raw = _parse_yaml(text, where=str(path))
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not a {type(raw).__name__}")
     for override in overrides:
-        _apply_override(raw, override)
+        raw = _overridden(raw, override)
     return parse_config(raw, where=str(path))
 
 
 def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
+    """Check plain values; `ConfigError` says all that is wrong, each with its key, what was got and what is allowed."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -187,35 +214,51 @@ def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
 
 
 def dump_config(config: RunConfig) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"-o {override}: expected key=value, for example -o search.agent=ppo")
+def _parse_yaml(text: str, *, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"-o {override}: the value is not valid YAML ({error})") from None
-    *parents, last = key.split(".")
-    node: Any = raw
-    for part in parents:
-        if isinstance(node, list) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict):
-            node = node.setdefault(part, {})
-        else:
-            raise ConfigError(f"-o {override}: {part!r} is not a section")
-    if not isinstance(node, dict):
-        raise ConfigError(f"-o {override}: {'.'.join(parents)!r} is not a section")
-    node[last] = value
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise ConfigError(f"{where}: not valid YAML ({line}{error.problem})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _overridden(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"-o {override}: expected key=value, for example -o search.agent=ppo")
+    value = _parse_yaml(text, where=f"-o {override}")
+    try:
+        changed: dict[str, Any] = _with_value(raw, parts, value)
+    except LookupError as error:
+        raise ConfigError(f"-o {override}: {error.args[0]!r} is not a section") from None
+    return changed
+
+
+def _with_value(node: Any, parts: Sequence[str], value: Any) -> Any:
+    """A copy of `node` with `value` at the path `parts`; `LookupError` holds the part that leads nowhere."""
+    if not parts:
+        return value
+    first, *rest = parts
+    if isinstance(node, list) and first.isdecimal() and int(first) < len(node):
+        changed = _with_value(node[int(first)], rest, value)
+        return [changed if index == int(first) else item for index, item in enumerate(node)]
+    if node is None or isinstance(node, dict):
+        return {**(node or {}), first: _with_value((node or {}).get(first), rest, value)}
+    raise LookupError(first)
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "configuration"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key {key!r} (is it misspelt?)"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')} (got {problem['input']!r})" if problem[
-        "type"
-    ] != "value_error" else f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    if problem["type"] == "value_error":  # raised in this module
+        message = str(problem["ctx"]["error"])
+    elif problem["type"] == "missing":
+        message = "is required"
+    else:
+        message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {problem['input']!r}"
+    return ": ".join(part for part in (".".join(map(str, problem["loc"])), message) if part)

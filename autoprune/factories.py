@@ -1,9 +1,12 @@
 """`path/file.py:factory` and `package.module:factory`: the user's own code, run because the user named it."""
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from autoprune.errors import InputError
@@ -12,20 +15,33 @@ from autoprune.errors import InputError
 def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
     """Import the callable that `spec` names; `InputError` names `field` and what is missing."""
     place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise InputError(f"{field}={spec}: expected path/file.py:factory or package.module:factory")
     try:
         if place.endswith(".py"):
-            path = Path(place).expanduser().resolve()
-            if not path.is_file():
-                raise InputError(f"{field}={spec}: {path} is no file")
-            module_spec = importlib.util.spec_from_file_location(path.stem, path)
-            assert module_spec is not None and module_spec.loader is not None
-            module = importlib.util.module_from_spec(module_spec)
-            module_spec.loader.exec_module(module)
+            module = _run_file(Path(place).expanduser().resolve())
         else:
             module = importlib.import_module(place)
-    except ImportError as error:
-        raise InputError(f"{field}={spec}: cannot import {place} ({error})") from None
+    except FileNotFoundError:
+        raise InputError(f"{field}={spec}: {place}: no such file") from None
+    except Exception as error:  # the user's code may raise anything while it is imported
+        raise InputError(f"{field}={spec}: cannot import {place} ({type(error).__name__}: {error})") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(f"{field}={spec}: {place} has no callable {name!r}")
     return factory  # type: ignore[no-any-return]
+
+
+def _run_file(path: Path) -> ModuleType:
+    # Its own name among the modules: `model.py` must not hide another `model`, and dataclasses look their module up.
+    name = f"autoprune_user_file_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

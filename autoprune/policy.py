@@ -18,6 +18,8 @@ class PruningPolicy:
     channels: tuple[tuple[str, int], ...]
 
     def __post_init__(self) -> None:
+        if len(self.as_dict()) < len(self.channels):
+            raise ValueError("a group is named twice")
         for name, kept in self.channels:
             if kept < 1:
                 raise ValueError(f"group {name} would keep {kept} channels; at least one must stay")
@@ -47,6 +49,12 @@ def load_policy(path: Path) -> PruningPolicy:
     try:
         if raw["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")
-        return PruningPolicy.of({str(name): int(entry["kept"]) for name, entry in raw["groups"].items()})
+        return PruningPolicy.of({name: _whole_number(entry["kept"]) for name, entry in raw["groups"].items()})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not a pruning policy ({error!r})") from None
+
+
+def _whole_number(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is no number of channels")
+    return value

@@ -5,12 +5,21 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 LOG_INTERVAL_S = 15.0
 
 console = Console(stderr=True, highlight=False)
 _shown = False
+_display: Progress | None = None  # of the outermost bar; bars inside it are further lines of the same display
 
 
 def show(shown: bool) -> None:
@@ -20,8 +29,9 @@ def show(shown: bool) -> None:
 
 
 def say(message: str) -> None:
+    """One line on stderr, as it stands: square brackets are no markup and long lines are not wrapped."""
     if _shown:
-        console.print(message)
+        console.print(message, markup=False, soft_wrap=True)
 
 
 class Bar:
@@ -43,21 +53,26 @@ class Bar:
                 self._display.update(self._task, note=note)
         elif _shown and (self.done >= self.total or time.monotonic() >= self._next_log):
             self._next_log = time.monotonic() + LOG_INTERVAL_S
-            console.print(f"{self.description} {self.done}/{self.total} {note or ''}".rstrip())
+            say(f"{self.description} {self.done}/{self.total} {note or ''}".rstrip())
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int) -> Iterator[Bar]:
-    if not (_shown and console.is_terminal):
-        yield Bar(description, total, None)
+    """Show work of `total` steps until the block ends; bars may be nested."""
+    global _display
+    if _display is not None or not (_shown and console.is_terminal):
+        yield Bar(description, total, _display)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console) as display:
-        yield Bar(description, total, display)
+    try:
+        with Progress(*columns, console=console) as _display:
+            yield Bar(description, total, _display)
+    finally:
+        _display = None

@@ -1,5 +1,6 @@
 """Trials in SQLite: each evaluated candidate is on disk before the next one starts, whatever kills the process."""
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -7,9 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from autoprune.errors import InputError
+from autoprune.errors import InputError, RunError
 from autoprune.reward import Score
 
+LOCK_TIMEOUT_S = 30.0
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS trials (
     id INTEGER PRIMARY KEY,
@@ -64,11 +66,8 @@ class TrialStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with self._connection() as connection:
-                connection.executescript(SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise InputError(f"{path}: not a trials database ({error}); move it away and start again") from None
+        with self._connection() as connection:
+            connection.executescript(SCHEMA)
 
     def score(self, fingerprint: str, policy: str) -> Score | None:
         """The score of a policy that has been evaluated before, or None."""
@@ -78,9 +77,12 @@ class TrialStore:
         return Score(*row) if row else None
 
     def add_trial(self, fingerprint: str, policy: str, score: Score, *, wall_s: float) -> None:
+        """Store a score; a policy that is stored already keeps its first one. `RunError` if it is not finite."""
+        if not math.isfinite(score.kl + score.cross_entropy + score.top1):
+            raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
-            "INSERT OR IGNORE INTO trials (fingerprint, policy, kl, cross_entropy, top1, images, wall_s, created_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            "INSERT INTO trials (fingerprint, policy, kl, cross_entropy, top1, images, wall_s, created_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint, policy) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         values = (fingerprint, policy, score.kl, score.cross_entropy, score.top1, score.images, wall_s, created_at)
@@ -101,14 +103,16 @@ class TrialStore:
         macs: int,
         params: int,
     ) -> None:
-        """Note that `episode` of a search asked for `policy`, whose trial must be stored already."""
+        """Note that `episode` of a search asked for `policy`; `LookupError` if its trial is not stored."""
         statement = (
             "INSERT OR REPLACE INTO episodes "
             "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ?"
         )
         costs = (predicted_latency_ms, estimated_energy_mj, macs, params)
         with self._connection() as connection:
-            connection.execute(statement, (searcher, seed, episode, reward, *costs, fingerprint, policy))
+            cursor = connection.execute(statement, (searcher, seed, episode, reward, *costs, fingerprint, policy))
+        if cursor.rowcount != 1:
+            raise LookupError(f"no trial of {policy} under this fingerprint")
 
     def episodes(self) -> list[EpisodeRow]:
         query = (
@@ -135,6 +139,13 @@ class TrialStore:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=30.0)) as connection, connection:
-            connection.execute("PRAGMA synchronous = FULL")
-            yield connection
+        try:
+            with closing(sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S)) as connection, connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                yield connection
+        except sqlite3.OperationalError as error:  # a lock, a full disk, no rights
+            raise RunError(f"{self.path}: {error}") from None
+        except sqlite3.IntegrityError:  # a value that no caller may pass
+            raise
+        except sqlite3.DatabaseError as error:
+            raise InputError(f"{self.path}: not a trials database ({error}); move it away and start again") from None

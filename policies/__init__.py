@@ -1,0 +1,1 @@
+"""Searchers: agents, baselines, and the heuristics that warm-start them."""

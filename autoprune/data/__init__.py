@@ -22,6 +22,7 @@ __all__ = [
 
 def load_search_data(config: DataConfig) -> SearchData:
     """Train and search splits of `config.name`; `DataError` says what is missing or broken."""
+    _check(config)
     search: ImageSplit | None = None
     if config.name == fashion_mnist.INFO.name:
         info, train = fashion_mnist.INFO, fashion_mnist.load("train")
@@ -30,13 +31,10 @@ def load_search_data(config: DataConfig) -> SearchData:
         info = imagefolder.describe(config.name, imagefolder.class_names(folder), train)
         if imagefolder.has_split(folder, "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
-    elif ":" in config.name:
+            _check_same_shape(search, train, f"{folder}: search")
+    else:
         train, classes = custom.load(config.name, "train")
         info = imagefolder.describe(config.name, classes, train)
-    else:
-        raise DataError(
-            f"data.name={config.name}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory"
-        )
     if search is None:
         train, search = cut_search_split(train, config.search_images, seed=config.split_seed)
     return SearchData(info, _limit(train, config.max_train_images, config.split_seed), search)
@@ -44,14 +42,28 @@ def load_search_data(config: DataConfig) -> SearchData:
 
 def load_test_split(config: DataConfig) -> ImageSplit:
     """The untouched test split: read once, at the end of a run."""
-    folder = _folder(config)
+    _check(config)
     if config.name == fashion_mnist.INFO.name:
         test = fashion_mnist.load("test")
-    elif folder is not None:
+    elif (folder := _folder(config)) is not None:
         test = imagefolder.load(folder, "test", image_size=config.image_size)
     else:
         test, _ = custom.load(config.name, "test")
     return _limit(test, config.max_test_images, config.split_seed)
+
+
+def _check(config: DataConfig) -> None:
+    if config.name != fashion_mnist.INFO.name and ":" not in config.name:
+        raise DataError(f"data.name={config.name}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory")
+    if config.image_size is not None and _folder(config) is None:
+        raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")
+
+
+def _check_same_shape(split: ImageSplit, train: ImageSplit, where: str) -> None:
+    if split.images.shape[1:] != train.images.shape[1:]:
+        raise DataError(
+            f"{where} has images of {tuple(split.images.shape[1:])}, train of {tuple(train.images.shape[1:])}"
+        )
 
 
 def _folder(config: DataConfig) -> Path | None:

@@ -37,11 +37,14 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
         # The square's centre may lie anywhere, so that part of it may fall outside (DeVries & Taylor 2017).
         centre_row = torch.randint(0, height, (count, 1), generator=generator)
         centre_column = torch.randint(0, width, (count, 1), generator=generator)
-        reach = augmentation.erase_size / 2
-        row_hit = (torch.arange(height) + 0.5 - centre_row).abs() <= reach  # (N, H)
-        column_hit = (torch.arange(width) + 0.5 - centre_column).abs() <= reach  # (N, W)
+        row_hit = _within(torch.arange(height) - centre_row, augmentation.erase_size)  # (N, H)
+        column_hit = _within(torch.arange(width) - centre_column, augmentation.erase_size)  # (N, W)
         out = out * ~(row_hit[:, :, None] & column_hit[:, None, :])[:, None]
     return out
+
+
+def _within(offset: Tensor, size: int) -> Tensor:
+    return (offset >= -(size // 2)) & (offset < size - size // 2)
 
 
 def normalise(images: Tensor, info: DataInfo) -> Tensor:

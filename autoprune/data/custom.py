@@ -12,17 +12,23 @@ from autoprune.factories import load_factory
 
 
 def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
+    """One split and the names of the classes; `DataError` says what the factory got wrong."""
     factory = load_factory(spec, field="data.name")
     try:
         images, labels, names = factory(split)
-        loaded = ImageSplit(
-            torch.as_tensor(np.asarray(images)), torch.as_tensor(np.asarray(labels)).to(torch.int64)
-        )
-    except (TypeError, ValueError) as error:
+        classes = tuple(str(name) for name in names)
+        loaded = ImageSplit(torch.as_tensor(np.array(images)), _integers(np.array(labels)))
+    except Exception as error:  # the user's code may raise anything
         raise DataError(
-            f"data.name={spec}: the factory must take a split's name and return (images, labels, class_names) "
-            f"with images uint8 (N, C, H, W) ({error})"
-        ) from None
-    if len(loaded) == 0 or int(loaded.labels.min()) < 0 or int(loaded.labels.max()) >= len(names):
-        raise DataError(f"data.name={spec}: labels of {split!r} must lie in 0..{len(names) - 1}")
-    return loaded, tuple(str(name) for name in names)
+            f"data.name={spec}: the factory must take {split!r} and return (images, labels, class_names) with images "
+            f"uint8 (N, C, H, W) and whole labels (N,) ({type(error).__name__}: {error})"
+        ) from error
+    if len(loaded) == 0 or int(loaded.labels.min()) < 0 or int(loaded.labels.max()) >= len(classes):
+        raise DataError(f"data.name={spec}: {split!r} must hold images with labels in 0..{len(classes) - 1}")
+    return loaded, classes
+
+
+def _integers(labels: np.ndarray) -> torch.Tensor:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise TypeError(f"labels are {labels.dtype}")
+    return torch.as_tensor(labels.astype(np.int64))

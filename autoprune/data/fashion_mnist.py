@@ -2,13 +2,15 @@
 
 import gzip
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
@@ -56,14 +58,14 @@ def find_folder() -> Path:
         for folder in (Path(named), Path(named) / INFO.name):
             if _holds_all(folder):
                 return folder
-        raise DataError(f"AUTOPRUNE_DATA={named}: the folder lacks some of {', '.join(SHA256)}")
+        raise DataError(f"AUTOPRUNE_DATA={named}: it lacks some of {', '.join(SHA256)}; mend it or unset it")
     for folder in (cached, DEBIAN_FOLDER):
         if _holds_all(folder):
             return folder
     try:
         for name in SHA256:
             _download(name, cached / name)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise DataError(
             f"Fashion-MNIST is not on this machine and its download failed ({error}). Either set AUTOPRUNE_DATA to a "
             f"folder with {', '.join(SHA256)}; or install Debian's package (apt-get install dataset-fashion-mnist); "
@@ -90,30 +92,34 @@ def _holds_all(folder: Path) -> bool:
 def _download(name: str, path: Path) -> None:
     if path.is_file():
         return
-    failure: Exception | None = None
+    failures: list[str] = []
     for url in URLS:
         try:
             with urllib.request.urlopen(url + name, timeout=DOWNLOAD_TIMEOUT_S) as response:
                 packed = response.read()
             _unpack(packed, name, where=url + name)
-        except (OSError, DataError) as error:
-            failure = error
+        except (OSError, http.client.HTTPException, DataError) as error:
+            failures.append(f"{url}: {error!r}" if not isinstance(error, DataError) else str(error))
             continue
         with atomic_path(path) as temporary:
             temporary.write_bytes(packed)
         return
-    raise OSError(str(failure))
+    raise OSError("; ".join(failures))
 
 
-def _read_idx(path: Path, *, header_bytes: int) -> np.ndarray:
-    content = _unpack(path.read_bytes(), path.name, where=str(path))
+def _read_idx(path: Path, *, header_bytes: int) -> NDArray[np.uint8]:
+    try:
+        packed = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    content = _unpack(packed, path.name, where=str(path))
     return np.frombuffer(content, dtype=np.uint8, offset=header_bytes).copy()
 
 
 def _unpack(packed: bytes, name: str, *, where: str) -> bytes:
     try:
         content = gzip.decompress(packed)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{where}: corrupt archive ({error}); delete it and fetch it again") from None
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise DataError(f"{where}: its SHA-256 is not that of Fashion-MNIST; delete it and fetch it again")

@@ -12,16 +12,18 @@ from autoprune.seeding import rng
 
 @dataclass(frozen=True)
 class ImageSplit:
+    """Images with their classes; `DataError` if shapes or types are not these."""
+
     images: Tensor  # (N, C, H, W) uint8
     labels: Tensor  # (N,) int64
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
-            raise DataError(
-                f"images must be (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}"
-            )
+            raise DataError(f"images must be (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}")
         if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
-            raise DataError(f"labels must be ({len(self.images)},) int64, got {tuple(self.labels.shape)}")
+            raise DataError(
+                f"labels must be ({len(self.images)},) int64, got {tuple(self.labels.shape)} {self.labels.dtype}"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

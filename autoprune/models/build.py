@@ -66,7 +66,7 @@ def check_classifier(model: nn.Module, name: str, input_shape: tuple[int, int, i
     if not isinstance(out, torch.Tensor) or out.shape != (2, num_classes):
         shape = tuple(out.shape[1:]) if isinstance(out, torch.Tensor) else type(out).__name__
         raise ModelError(
-            f"{name}: not a classifier of this data: it gives {shape} for each image, the data has {num_classes} classes"
+            f"{name}: not a classifier of this data, which has {num_classes} classes: it gives {shape} for each image"
         )
 
 
@@ -75,10 +75,11 @@ def _call_factory(factory: Callable[..., Any], spec: ModelSpec) -> Any:
     try:
         accepted = inspect.signature(factory).parameters
         return factory(**{key: value for key, value in offered.items() if key in accepted})
-    except TypeError as error:
+    except Exception as error:  # the user's code may raise anything
         raise ModelError(
-            f"model.name={spec.name}: the factory may take num_classes, in_channels and width by name ({error})"
-        ) from None
+            f"model.name={spec.name}: the factory failed ({type(error).__name__}: {error}); "
+            f"it is called with those of num_classes, in_channels and width that it names"
+        ) from error
 
 
 def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
@@ -102,9 +103,10 @@ def _import_torchvision_models() -> Any:
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-        library = torch.library.Library("torchvision", "DEF")
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
         _torchvision_operators.append(library)
         import torchvision
     return torchvision.models

@@ -62,7 +62,8 @@ class CifarMobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.blocks(self.stem(x)))
-        return self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
+        return logits
 
 
 def mobilenet_v2(num_classes: int, in_channels: int, width: float = 1.0) -> CifarMobileNetV2:

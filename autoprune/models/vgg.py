@@ -36,7 +36,8 @@ class CifarVGG(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.adaptive_avg_pool2d(self.features(x), 1)
-        return self.classifier(torch.flatten(x, 1))
+        logits: Tensor = self.classifier(torch.flatten(x, 1))
+        return logits
 
 
 def vgg16_bn(num_classes: int, in_channels: int, width: float = 1.0) -> CifarVGG:

@@ -1,0 +1,124 @@
+"""Fine-tuning a pruned model, taught by the original (Hinton et al. 2015; Zagoruyko & Komodakis 2017)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.config import FinetuneConfig
+from autoprune.data import Augmentation, SearchData
+from autoprune.elastic import changed_layers
+from autoprune.train import EpochLog, FitRecipe, Loss, cosine, fit
+
+
+def finetune(
+    model: nn.Module,
+    data: SearchData,
+    *,
+    teacher: nn.Module,
+    config: FinetuneConfig,
+    learning_rate: float,
+    seed: int,
+    description: str = "fine-tuning",
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Train `model`, a cut of `teacher`, and return the state that does best on the search split.
+
+    Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher is not changed.
+    """
+    pruned = changed_layers(teacher, model)
+    factors = {
+        name: config.pruned_lr_factor for name, _ in model.named_parameters() if name.rpartition(".")[0] in pruned
+    }
+    recipe = FitRecipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=learning_rate,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        schedule=cosine,
+        augmentation=Augmentation(config.augment.crop_padding, config.augment.flip, config.augment.erase_size),
+    )
+    layers = stage_layers(teacher, data.info.input_shape) if config.feature_weight > 0 else ()
+    return fit(
+        model,
+        data,
+        loss=distillation_loss(teacher.eval(), config, layers),
+        recipe=recipe,
+        seed=seed,
+        description=description,
+        lr_factors=factors,
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+
+
+def distillation_loss(teacher: nn.Module, config: FinetuneConfig, layers: Sequence[str] = ()) -> Loss:
+    """(1 - w) * cross-entropy + w * T^2 * KL(teacher || student at temperature T) + feature term over `layers`."""
+    weight, temperature = config.distill_weight, config.temperature
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.no_grad(), _Features(teacher, layers) as taught:
+            teacher_logits = teacher(images).float()
+        with _Features(model, layers) as learnt:
+            logits = model(images).float()
+        # Hinton et al. 2015, section 2: gradients shrink with 1/T^2, so the term is multiplied by T^2.
+        soft = F.kl_div(
+            F.log_softmax(logits / temperature, dim=1),
+            F.log_softmax(teacher_logits / temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        value = (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
+        for layer in layers:
+            value = value + config.feature_weight * attention_distance(learnt.outputs[layer], taught.outputs[layer])
+        return value
+
+    return loss
+
+
+def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of the normalised attention maps of (N, C, H, W) features; the C may differ.
+
+    Zagoruyko & Komodakis 2017, equation 2, with the sum of squares over channels as the map.
+    """
+    maps = [F.normalize(features.float().square().mean(1).flatten(1), dim=1) for features in (student, teacher)]
+    return (maps[0] - maps[1]).square().sum(1).mean()
+
+
+def stage_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """The last convolution or BatchNorm at each resolution: where stages end."""
+    last: dict[tuple[int, ...], str] = {}
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    with torch.no_grad(), _Features(model.eval(), names) as features:
+        model(torch.zeros(1, *input_shape))
+    for name, output in features.outputs.items():
+        last[tuple(output.shape[2:])] = name
+    return tuple(last.values())
+
+
+class _Features:
+    """The outputs of the named layers, by name, in order of execution, while the block runs."""
+
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        self.outputs: dict[str, Tensor] = {}
+        self._model, self._layers = model, layers
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "_Features":
+        for layer in self._layers:
+            module = self._model.get_submodule(layer)
+            self._handles.append(
+                module.register_forward_hook(lambda _module, _args, output, layer=layer: self._keep(layer, output))
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _keep(self, layer: str, output: Tensor) -> None:
+        self.outputs[layer] = output

@@ -1,0 +1,146 @@
+"""The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.groups import Axis, Member, PrunableGroup, is_depthwise
+from autoprune.policy import PruningPolicy
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """`original` with its groups and, for each group, its channels ranked from most to least important.
+
+    "Keep k channels of a group" keeps the first k of its ranking; the original is never changed.
+    """
+
+    original: nn.Module
+    groups: tuple[PrunableGroup, ...]
+    ranking: Mapping[str, tuple[int, ...]]
+
+    @property
+    def full_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.channels for group in self.groups})
+
+    def kept_channels(self, policy: PruningPolicy) -> dict[tuple[str, Axis], Tensor]:
+        """Local channel indices that stay, ascending, for each cut side of each layer."""
+        channels = policy.as_dict()
+        keep: dict[tuple[str, Axis], Tensor] = {}
+        for group in self.groups:
+            wanted = channels.get(group.name)
+            if wanted is None or not 1 <= wanted <= group.channels:
+                raise ValueError(f"group {group.name} has {group.channels} channels; the policy keeps {wanted}")
+            root_kept = torch.zeros(group.channels, dtype=torch.bool)
+            root_kept[list(self.ranking[group.name][:wanted])] = True
+            for member in group.members:
+                side = (member.module, member.axis)
+                if side not in keep:
+                    keep[side] = torch.ones(_side_channels(self.original, member), dtype=torch.bool)
+                keep[side][list(member.local)] = root_kept[list(member.root)]
+        return {side: torch.nonzero(mask).squeeze(1) for side, mask in keep.items()}
+
+    def cut(self, policy: PruningPolicy) -> nn.Module:
+        """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
+        kept = self.kept_channels(policy)
+        smaller = copy.deepcopy(self.original)
+        for (name, axis), indices in kept.items():
+            _slice_layer(smaller.get_submodule(name), axis, indices)
+        return smaller
+
+    def narrow(self, policy: PruningPolicy) -> "ElasticModel":
+        """The cut as an elastic model of its own, with the same groups and ranking: for cutting step by step."""
+        kept = self.kept_channels(policy)
+        channels = policy.as_dict()
+        groups, ranking = [], {}
+        for group in self.groups:
+            stays = self.ranking[group.name][: channels[group.name]]
+            new_root = {old: new for new, old in enumerate(sorted(stays))}
+            ranking[group.name] = tuple(new_root[old] for old in stays)
+            members = tuple(_renumber(member, kept[member.module, member.axis], new_root) for member in group.members)
+            groups.append(replace(group, channels=len(stays), members=members))
+        return ElasticModel(self.cut(policy), tuple(groups), ranking)
+
+    def with_weights_of(self, model: nn.Module) -> "ElasticModel":
+        """The same groups and ranking over another module of the same shape (a fine-tuned copy)."""
+        return replace(self, original=model)
+
+
+def changed_layers(original: nn.Module, smaller: nn.Module) -> set[str]:
+    """Names of the layers whose tensors differ in shape: those that lost channels."""
+    before = {name: parameter.shape for name, parameter in original.named_parameters()}
+    return {
+        name.rpartition(".")[0] for name, parameter in smaller.named_parameters() if parameter.shape != before[name]
+    }
+
+
+def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> None:
+    """Give a layer its pruned shape, with meaningless weights: the first step of loading a pruned model."""
+    depthwise = is_depthwise(module)
+    _slice_layer(module, "out", torch.zeros(out_channels, dtype=torch.long))
+    if isinstance(module, nn.Conv2d | nn.Linear) and not depthwise:
+        _slice_layer(module, "in", torch.zeros(in_channels, dtype=torch.long))
+
+
+def layer_sides(module: nn.Module) -> tuple[int, int]:
+    """(output channels, input channels) of a convolution, a linear layer or a BatchNorm."""
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels, module.in_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d), type(module)
+    return module.num_features, module.num_features
+
+
+def _side_channels(model: nn.Module, member: Member) -> int:
+    out_channels, in_channels = layer_sides(model.get_submodule(member.module))
+    return out_channels if member.axis == "out" else in_channels
+
+
+def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:
+    new_local = {old: new for new, old in enumerate(kept.tolist())}
+    pairs = [
+        (new_local[local], new_root[root])
+        for local, root in zip(member.local, member.root, strict=True)
+        if root in new_root
+    ]
+    return replace(member, local=tuple(local for local, _ in pairs), root=tuple(root for _, root in pairs))
+
+
+def _slice_layer(module: nn.Module, axis: Axis, indices: Tensor) -> None:
+    """Keep `indices` of one side of a layer, in place."""
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        _take(module, ("weight", "bias", "running_mean", "running_var"), 0, indices)
+        module.num_features = len(indices)
+    elif isinstance(module, nn.Conv2d) and is_depthwise(module):
+        _take(module, ("weight", "bias"), 0, indices)
+        module.in_channels = module.out_channels = module.groups = len(indices)
+    elif axis == "out":
+        _take(module, ("weight", "bias"), 0, indices)
+        if isinstance(module, nn.Conv2d):
+            module.out_channels = len(indices)
+        else:
+            assert isinstance(module, nn.Linear), type(module)
+            module.out_features = len(indices)
+    else:
+        _take(module, ("weight",), 1, indices)
+        if isinstance(module, nn.Conv2d):
+            module.in_channels = len(indices)
+        else:
+            assert isinstance(module, nn.Linear), type(module)
+            module.in_features = len(indices)
+
+
+def _take(module: nn.Module, names: tuple[str, ...], dim: int, indices: Tensor) -> None:
+    for name in names:
+        tensor = getattr(module, name)
+        if tensor is None:
+            continue
+        taken = tensor.detach().index_select(dim, indices)
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, name, nn.Parameter(taken, requires_grad=tensor.requires_grad))
+        else:
+            setattr(module, name, taken)

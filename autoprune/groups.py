@@ -1,0 +1,156 @@
+"""Prunable groups: which layers must lose the same channels, read once from Torch-Pruning's dependency graph.
+
+Fang et al. 2023 (DepGraph) find the coupling; here it becomes plain data that cuts, costs and reports share.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+
+Axis = Literal["out", "in"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of a layer that a group cuts: channel `root[i]` of the group is channel `local[i]` of the layer.
+
+    After a flatten one root channel owns many local ones; after a concatenation a layer has members of several groups.
+    """
+
+    module: str
+    axis: Axis
+    local: tuple[int, ...]
+    root: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PrunableGroup:
+    """Coupled layers. `name` is that of the first layer, in the model's order, that makes the channels."""
+
+    name: str
+    channels: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class SkippedGroup:
+    """Channels that are not cut, and why."""
+
+    name: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelGroups:
+    """All groups in the model's order of layers."""
+
+    prunable: tuple[PrunableGroup, ...]
+    skipped: tuple[SkippedGroup, ...]
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """One filter for each channel. A convolution of one input channel is not depthwise: its outputs are free."""
+    return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels == module.out_channels
+
+
+def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:
+    """Read the groups of `model` for images (C, H, W); the model is left as it was.
+
+    Raises `ModelError` if the model cannot be traced or has no prunable group at all.
+    """
+    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+    names = {module: name for name, module in model.named_modules()}
+    was_training = model.training
+    requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    prunable: list[PrunableGroup] = []
+    skipped: list[SkippedGroup] = []
+    try:
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)  # the tracer follows autograd's graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                model.eval(), example_inputs=torch.zeros(1, *input_shape), verbose=False
+            )
+            found = list(graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]))
+    except Exception as error:  # the tracer runs the user's model, which may raise anything
+        raise ModelError(f"the model cannot be traced for its prunable groups ({error})") from error
+    finally:
+        model.train(was_training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(requires_grad[name])
+    outputs = _output_layers(model, input_shape)
+    for group in found:
+        members: list[Member] = []
+        reason = None
+        for item in group.items:
+            module = item.dep.target.module
+            name = names.get(module)
+            axis: Axis = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
+            if name is None:
+                if isinstance(module, nn.Parameter):
+                    reason = reason or "a bare parameter is coupled to it"
+                continue  # an element-wise operation: nothing to cut
+            reason = reason or _obstacle(module)
+            if name in outputs and axis == "out":
+                reason = "it is the model's output"
+            members.append(Member(name, axis, tuple(item.idxs), tuple(item.root_idxs)))
+        producers = [member for member in members if member.axis == "out" and _makes_channels(model, member.module)]
+        first = min(producers, key=lambda member: order[member.module]).module
+        channels = len(group.items[0].idxs)
+        if reason is None:
+            ordered = sorted(members, key=lambda member: (order[member.module], member.axis))
+            prunable.append(PrunableGroup(first, channels, tuple(ordered)))
+        else:
+            skipped.append(SkippedGroup(first, channels, reason))
+    if not prunable:
+        reasons = sorted({group.reason for group in skipped})
+        raise ModelError(f"the model has no prunable group ({'; '.join(reasons) or 'no convolution or linear layer'})")
+    return ModelGroups(
+        tuple(sorted(prunable, key=lambda group: order[group.name])),
+        tuple(sorted(skipped, key=lambda group: order[group.name])),
+    )
+
+
+def _makes_channels(model: nn.Module, name: str) -> bool:
+    module = model.get_submodule(name)
+    return isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module)
+
+
+def _obstacle(module: nn.Module) -> str | None:
+    if isinstance(module, nn.Conv2d):
+        return None if module.groups == 1 or is_depthwise(module) else f"a grouped convolution ({module.groups} groups)"
+    if isinstance(module, nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+        return None
+    return f"{type(module).__name__} is not supported yet"
+
+
+def _output_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> set[str]:
+    """Names of the layers whose output is the model's output."""
+    made: dict[int, str] = {}
+    kept: list[Tensor] = []  # alive until the end, so that no two outputs share an id
+
+    def remember(name: str, output: Tensor) -> None:
+        made[id(output)] = name
+        kept.append(output)
+
+    handles = [
+        module.register_forward_hook(lambda _module, _args, output, name=name: remember(name, output))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros(1, *input_shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    # A model may reshape its last layer's output: then its last layer by order of execution is the output.
+    return {made[id(output)]} if id(output) in made else set(list(made.values())[-1:])

@@ -1,0 +1,113 @@
+"""Measured latency in ONNX Runtime: files interleaved in one process, medians, and an interval for the speed-up."""
+
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from autoprune.errors import InputError, RunError
+
+WARM_UP_S = 0.1
+BOOTSTRAP_SAMPLES = 2000
+RSS_PROBE = Path(__file__).with_name("rss_probe.py")
+RSS_PROBE_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for one call, over all the timed calls of all rounds."""
+
+    latency_ms_p50: float
+    latency_ms_p95: float
+    round_medians_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster than the reference, with a 95% interval bootstrapped over paired rounds."""
+
+    speedup: float
+    ci95: tuple[float, float]
+
+
+def make_session(model: Path | bytes, *, threads: int) -> onnxruntime.InferenceSession:
+    """A CPU session with denormals set to zero. Raises `InputError` if the file is missing or no ONNX model."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        name = "model" if isinstance(model, bytes) else model
+        raise InputError(f"{name}: ONNX Runtime cannot load it ({error})") from None
+
+
+def measure_interleaved(
+    files: Sequence[Path], images: np.ndarray[Any, Any], *, threads: int, rounds: int, runs_per_round: int
+) -> list[Latency]:
+    """Time all `files` on the same images (N, C, H, W), a short burst of each in turn, `rounds` times.
+
+    Slow spells of the machine then fall on all alike. The order within a round alternates.
+    """
+    calls = []
+    for file in files:
+        session = make_session(file, threads=threads)
+        calls.append((session, {session.get_inputs()[0].name: images}))
+    for session, feed in calls:
+        deadline = time.perf_counter() + WARM_UP_S
+        while time.perf_counter() < deadline:
+            session.run(None, feed)
+    samples_ms = np.empty((len(calls), rounds, runs_per_round))
+    gc_was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for round_index in range(rounds):
+            order = range(len(calls)) if round_index % 2 == 0 else reversed(range(len(calls)))
+            for index in order:
+                session, feed = calls[index]
+                session.run(None, feed)  # brings the weights back into the cache
+                for run in range(runs_per_round):
+                    started = time.perf_counter()
+                    session.run(None, feed)
+                    samples_ms[index, round_index, run] = (time.perf_counter() - started) * 1e3
+    finally:
+        if gc_was_enabled:
+            gc.enable()
+    return [
+        Latency(
+            float(np.median(samples)), float(np.percentile(samples, 95)), tuple(np.median(samples, axis=1).tolist())
+        )
+        for samples in samples_ms
+    ]
+
+
+def paired_speedup(reference: Latency, candidate: Latency, *, seed: int = 0) -> Speedup:
+    """Ratio of the medians; the interval resamples rounds, keeping the two halves of a round together."""
+    before, after = np.array(reference.round_medians_ms), np.array(candidate.round_medians_ms)
+    generator = np.random.default_rng(seed)
+    chosen = generator.integers(0, len(before), (BOOTSTRAP_SAMPLES, len(before)))
+    ratios = np.median(before[chosen], axis=1) / np.median(after[chosen], axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Speedup(reference.latency_ms_p50 / candidate.latency_ms_p50, (float(low), float(high)))
+
+
+def peak_rss_bytes(file: Path, input_shape: tuple[int, ...], *, threads: int) -> int:
+    """Peak resident memory of a fresh process that loads `file` in ONNX Runtime and runs it a few times."""
+    request = json.dumps({"file": str(file), "shape": list(input_shape), "threads": threads})
+    done = subprocess.run(
+        [sys.executable, "-I", str(RSS_PROBE), request], capture_output=True, text=True, timeout=RSS_PROBE_TIMEOUT_S
+    )
+    if done.returncode != 0:
+        raise RunError(f"{file}: measuring its memory failed ({done.stderr.strip().splitlines()[-1:]})")
+    return int(done.stdout)

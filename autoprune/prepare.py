@@ -1,0 +1,141 @@
+"""From a configuration, a trained model and data to the search problem: groups, ladders, costs, sensitivities."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.cost import CutShapes
+from autoprune.data import SearchData, normalise
+from autoprune.elastic import ElasticModel
+from autoprune.energy import estimated_energy_mj
+from autoprune.evaluate import Evaluator
+from autoprune.groups import ModelGroups, PrunableGroup, find_groups
+from autoprune.importance import rank_channels
+from autoprune.latency_model import LatencyModel, build_latency_model
+from autoprune.policy import PruningPolicy
+from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.progress import bar
+from autoprune.trials import TrialStore
+
+RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
+MS_PER_UNIT = {"ms": 1.0, "us": 1e-3, "mj": 1.0, "count": 1.0}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a search, and what follows it, needs."""
+
+    elastic: ElasticModel
+    model_groups: ModelGroups
+    evaluator: Evaluator
+    latency: LatencyModel
+    problem: SearchProblem
+
+
+def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: TrialStore | None = None) -> Prepared:
+    """Build the problem. What is measured on the way is kept in `store`, so that a resumed run searches the same one.
+
+    Raises `ModelError` if nothing can be pruned, `TargetError` if the target lies below the floor.
+    """
+    model = model.eval()
+    model_groups = find_groups(model, data.info.input_shape)
+    step = max(1, len(data.train) // RANKING_IMAGES)
+    shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
+    ranking = rank_channels(
+        model,
+        model_groups.prunable,
+        config.search.importance,
+        images=normalise(shown.images, data.info),
+        labels=shown.labels,
+    )
+    elastic = ElasticModel(model, model_groups.prunable, ranking)
+    shapes = CutShapes(elastic, data.info.input_shape)
+    latency = build_latency_model(
+        elastic, shapes, data.info, search=config.search, measure=config.measure, store=store
+    )
+
+    def predict(policy: PruningPolicy) -> PredictedCost:
+        cost = shapes.cost(policy)
+        energy_mj = estimated_energy_mj(shapes.layers(policy).values())
+        return PredictedCost(latency.predictor.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
+
+    original_cost = predict(elastic.full_policy)
+    limits = tuple(limit_of(target, original_cost) for target in config.target)
+    evaluator = Evaluator(
+        elastic, data, score_images=config.search.score_images, calibration_images=config.search.calibration_images
+    )
+
+    def problem_of(groups: tuple[SearchGroup, ...]) -> SearchProblem:
+        return SearchProblem(
+            groups,
+            limits,
+            predict=predict,
+            score=evaluator.score,
+            reward_config=config.search.reward,
+            fingerprint=fingerprint(config, elastic),
+            store=store,
+        )
+
+    groups = tuple(_search_group(group, shapes, latency) for group in elastic.groups)
+    # The first problem raises TargetError before the sensitivities cost time.
+    problem = problem_of(measure_sensitivities(problem_of(groups)))
+    return Prepared(elastic, model_groups, evaluator, latency, problem)
+
+
+def limit_of(target: TargetConfig, original: PredictedCost) -> Limit:
+    """The target in absolute terms: milliseconds, millijoules or a count."""
+    if target.max_ratio is not None:
+        return Limit(target.metric, target.max_ratio * original.of(target.metric))
+    assert target.max_value is not None and target.unit is not None
+    return Limit(target.metric, target.max_value * MS_PER_UNIT[target.unit])
+
+
+def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
+    """The problem's groups with the KL to the original when each alone is at its middle rung."""
+    full = problem.full_policy.as_dict()
+    groups = []
+    with bar("sensitivities", len(problem.groups)) as progress:
+        for group in problem.groups:
+            middle = group.ladder[len(group.ladder) // 2 - 1] if len(group.ladder) > 1 else group.channels
+            outcome = problem.evaluate(policy_of(problem.groups, {**full, group.name: middle}))
+            groups.append(replace(group, sensitivity=outcome.score.kl))
+            progress.advance()
+    return tuple(groups)
+
+
+def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
+    """A hash of all that a score depends on: weights, ranking of channels, data and evaluation settings."""
+    digest = hashlib.sha256()
+    for name, tensor in elastic.original.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    digest.update(repr(sorted(elastic.ranking.items())).encode())
+    digest.update(config.data.model_dump_json().encode())
+    digest.update(f"{config.search.score_images} {config.search.calibration_images}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel) -> SearchGroup:
+    layer = shapes.original[group.name]
+    owned = [
+        shape
+        for name, shape in shapes.original.items()
+        if any(member.module == name and member.axis == "out" for member in group.members)
+    ]
+    everything = shapes.original.values()
+    table = latency.predictor.table
+    return SearchGroup(
+        name=group.name,
+        kind=layer.kind,
+        ladder=latency.ladders[group.name],
+        channels_in=layer.in_channels,
+        stride=layer.stride[0],
+        kernel=layer.kernel[0],
+        spatial=layer.out_size[0],
+        macs_share=sum(shape.macs for shape in owned) / sum(shape.macs for shape in everything),
+        latency_share=table.sum_ms(owned) / table.sum_ms(everything),
+        sensitivity=0.0,
+    )

@@ -1,0 +1,50 @@
+"""The pruning environment: one group a step, the reward at the end."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
+from autoprune.envs.observation import OBSERVATION_FIELDS, observe
+from autoprune.problem import PruningProblem
+
+
+class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """Decide on the groups of `problem` from first to last (AMC, He et al. 2018).
+
+    Observation: `(len(OBSERVATION_FIELDS),)` float32 in [-1, 1]. Action: `(1,)` float32 in [-1, 1], a keep ratio that
+    is snapped to a rung and clipped so that every limit can still be met. The reward is 0 until the last group is
+    decided; then the candidate is evaluated, its reward is the problem's and `info["outcome"]` its `Outcome`. Errors of
+    `problem.evaluate`, such as `BudgetSpent`, pass through `step`. Nothing here is random.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
+
+    def __init__(self, problem: PruningProblem) -> None:
+        self.problem = problem
+        self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(OBSERVATION_FIELDS),), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self._decided: tuple[int, ...] = ()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Start over with no group decided."""
+        super().reset(seed=seed, options=options)
+        self._decided = ()
+        return observe(self.problem, (), 0.0), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Decide on the next group; `info["channels"]` is what it keeps."""
+        groups = self.problem.groups
+        group = groups[len(self._decided)]
+        rung = clip_rung(self.problem, self._decided, rung_of(float(action[0]), group))
+        self._decided = (*self._decided, rung)
+        observation = observe(self.problem, self._decided, action_of(rung, group))
+        info: dict[str, Any] = {"channels": group.ladder[rung]}
+        if len(self._decided) < len(groups):
+            return observation, 0.0, False, False, info
+        outcome = self.problem.evaluate(policy_of_rungs(groups, self._decided))
+        return observation, outcome.reward, True, False, info | {"outcome": outcome}

@@ -1,0 +1,115 @@
+"""What an agent sees before it decides on a group; scaled so that it means the same in every model."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.envs.action import with_floor, with_full
+from autoprune.problem import Limit, PredictedCost, PruningProblem, SearchGroup
+
+LAYER_FIELDS = (
+    "is_conv",
+    "is_depthwise",
+    "is_linear",
+    "channels_in",  # log2, of 4096
+    "channels",  # log2, of 4096
+    "stride",  # of 4
+    "kernel",  # of 7
+    "spatial",  # log2, of 256
+    "macs_share",
+    "latency_share",
+    "sensitivity",  # s / (s + 0.1 nats)
+    "floor_share",  # of the group's channels
+)
+PROGRESS_FIELDS = (
+    "index",  # groups decided, of all
+    "index_parity",  # -1 or 1 in turn: tells neighbours with equal layers apart
+    "removed",  # share of the cost that is gone if no later group is cut
+    "removable",  # share of the cost that the groups to come can still give
+    "required",  # share of the cost that must still go
+    "pressure",  # required / removable
+    "damage",  # sensitivity-weighted cuts so far, of what cutting all groups to the floor would do
+    "last_action",
+)
+OBSERVATION_FIELDS = (*LAYER_FIELDS, *PROGRESS_FIELDS)
+"""The names of an observation's numbers, in order; all of them lie in [-1, 1]. After He et al. 2018 (AMC), eq. 1."""
+
+
+def observe(problem: PruningProblem, decided: Sequence[int], last_action: float) -> NDArray[np.float32]:
+    """The observation before the group after `decided` (rung indices); `(len(OBSERVATION_FIELDS),)`, float32.
+
+    After the last group the layer fields are 0. The cost is that of the limit with the most still to remove, latency
+    if the problem has no limit.
+    """
+    groups = problem.groups
+    layer = layer_features(groups[len(decided)]) if len(decided) < len(groups) else [0.0] * len(LAYER_FIELDS)
+    progress = progress_features(problem, decided, last_action)
+    return np.clip(np.array(layer + progress, dtype=np.float32), -1.0, 1.0)
+
+
+def layer_features(group: SearchGroup) -> list[float]:
+    """The numbers of `LAYER_FIELDS`."""
+    return [
+        float(group.kind == "conv"),
+        float(group.kind == "depthwise"),
+        float(group.kind == "linear"),
+        math.log2(max(group.channels_in, 1)) / 12.0,
+        math.log2(max(group.channels, 1)) / 12.0,
+        group.stride / 4.0,
+        group.kernel / 7.0,
+        math.log2(max(group.spatial, 1)) / 8.0,
+        group.macs_share,
+        group.latency_share,
+        squash_sensitivity(group.sensitivity),
+        group.ladder[0] / group.channels,
+    ]
+
+
+def progress_features(problem: PruningProblem, decided: Sequence[int], last_action: float) -> list[float]:
+    """The numbers of `PROGRESS_FIELDS`."""
+    groups = problem.groups
+    most = problem.predict(with_full(groups, decided))
+    least = problem.predict(with_floor(groups, decided))
+    limit = tightest_limit(problem, most)
+    original = problem.original_cost.of(limit.metric)
+    removed = 1.0 - most.of(limit.metric) / original
+    removable = (most.of(limit.metric) - least.of(limit.metric)) / original
+    required = max((most.of(limit.metric) - limit.max_value) / original, 0.0)
+    return [
+        len(decided) / len(groups),
+        float(1 - 2 * (len(decided) % 2)),
+        removed,
+        removable,
+        required,
+        required / removable if removable > 0.0 else float(required > 0.0),
+        damage(groups, decided),
+        last_action,
+    ]
+
+
+def tightest_limit(problem: PruningProblem, cost: PredictedCost) -> Limit:
+    """The limit that `cost` exceeds by the largest share of the original; the original latency if there is none."""
+
+    def excess(limit: Limit) -> float:
+        return (cost.of(limit.metric) - limit.max_value) / problem.original_cost.of(limit.metric)
+
+    without_limits = Limit("latency", problem.original_cost.predicted_latency_ms)
+    return max(problem.limits, key=excess, default=without_limits)
+
+
+def damage(groups: Sequence[SearchGroup], decided: Sequence[int]) -> float:
+    """Sensitivity times the squared share of channels cut, summed over the decided groups; 1 for the floor policy."""
+    total = sum(_cut_damage(group, 0) for group in groups)
+    done = sum(_cut_damage(group, rung) for group, rung in zip(groups, decided, strict=False))
+    return done / total if total > 0.0 else 0.0
+
+
+def squash_sensitivity(sensitivity: float) -> float:
+    """Nats to [0, 1): 0.1 nats, a clearly hurt model, is a half."""
+    return max(sensitivity, 0.0) / (max(sensitivity, 0.0) + 0.1)
+
+
+def _cut_damage(group: SearchGroup, rung: int) -> float:
+    return max(group.sensitivity, 0.0) * (1.0 - group.ladder[rung] / group.channels) ** 2

@@ -1,0 +1,57 @@
+"""A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
+
+import io
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.files import atomic_path, write_json
+from autoprune.policies.actor import ACTOR_FILE, INFO_FILE, MIN_VERSION, SCHEMA
+
+OPSET = 17
+
+
+@dataclass(frozen=True)
+class TrainingInfo:
+    """Where an actor comes from; kept in `agent.json` for people and reports."""
+
+    model: str
+    target: str
+    evaluations: int
+    best_reward: float
+
+
+@dataclass(frozen=True)
+class TrainedActor:
+    """`network` maps observations (batch, fields) float32 to actions (batch, 1) in [-1, 1]; it is not trained further."""
+
+    searcher: str
+    network: nn.Module
+
+    def save(self, folder: Path, info: TrainingInfo) -> None:
+        """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last."""
+        example = torch.zeros(1, len(OBSERVATION_FIELDS))
+        exported = io.BytesIO()
+        torch.onnx.export(
+            self.network,
+            (example,),
+            exported,
+            opset_version=OPSET,
+            dynamo=False,  # quick, and exact for a small dense network
+            input_names=["observation"],
+            output_names=["action"],
+            dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
+        )
+        with atomic_path(folder / ACTOR_FILE) as temporary:
+            temporary.write_bytes(exported.getvalue())
+        description = {
+            "schema": SCHEMA,
+            "searcher": self.searcher,
+            "observation": list(OBSERVATION_FIELDS),
+            "min_version": MIN_VERSION,
+            "training": asdict(info),
+        }
+        write_json(folder / INFO_FILE, description)
