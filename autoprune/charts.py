@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 WIDTH_IN = 5.2
 HEIGHT_IN = 3.1
 BAR_PITCH_IN = 0.25
-MAX_LABEL_CHARACTERS = 26
+MAX_LABEL_CHARACTERS = 30
 
 # matplotlib wants real colours: each of these stands for a CSS variable until the SVG is written.
 COLOURS = {
@@ -35,7 +35,7 @@ COLOURS = {
     "surface": "#0a0a0a",
 }
 SERIES = ("accent", "best", "series3", "series4", "series5")
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: searchable, and drawn in the page's font
     "svg.hashsalt": "autoprune",
     "text.parse_math": False,  # names are data; a dollar sign is a dollar sign
@@ -115,7 +115,7 @@ def episode_chart(series: Sequence[Series], *, name: str, ylabel: str, best_labe
         for one, colour in zip(series, cycle(SERIES), strict=False):
             episodes = range(1, len(one.values) + 1)
             line_colour = COLOURS["best" if only else colour]
-            axes.plot(episodes, one.values, "o", color=COLOURS[colour], markersize=3.2, alpha=0.55, markeredgewidth=0)
+            axes.plot(episodes, one.values, "o", color=COLOURS[colour], markersize=3.4, alpha=0.7, markeredgewidth=0)
             axes.plot([], [], "o", color=COLOURS[colour], markersize=4, label="episode" if only else one.label)
             axes.plot(
                 episodes,
@@ -142,7 +142,7 @@ def scatter_chart(points: Sequence[tuple[float, float]], chosen: tuple[float, fl
             "o",
             color=COLOURS["accent"],
             markersize=4.2,
-            alpha=0.6,
+            alpha=0.7,
             markeredgewidth=0.4,
             markeredgecolor=COLOURS["surface"],
             label="trial",
@@ -177,7 +177,7 @@ def shorten(name: str) -> str:
     printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     if len(printable) <= MAX_LABEL_CHARACTERS:
         return printable
-    head = MAX_LABEL_CHARACTERS // 3
+    head = MAX_LABEL_CHARACTERS // 2
     return f"{printable[:head]}…{printable[head + 1 - MAX_LABEL_CHARACTERS :]}"
 
 

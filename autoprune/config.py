@@ -93,6 +93,13 @@ class TargetConfig(Section):
             raise ValueError("max_ratio has no unit")
         return self
 
+    def bound(self, original: float) -> float:
+        """The largest allowed cost in ms, mJ or a count, when the original's is `original` in the same unit."""
+        if self.max_ratio is not None:
+            return self.max_ratio * original
+        assert self.max_value is not None
+        return self.max_value / 1000 if self.unit == "us" else self.max_value
+
 
 class RewardConfig(Section):
     """`form`: constrained = accuracy part alone (the target is met by clipping); weighted = minus cost_weight times
@@ -126,7 +133,9 @@ class FinetuneConfig(Section):
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
     feature_weight: float = Field(0.0, ge=0, description="weight of the attention-transfer term (0: none)")
     ema_decay: float = Field(0.998, ge=0, lt=1)
-    iterations: int = Field(1, gt=0, description="1: one-shot; n: cut in n steps with epochs shared among them")
+    cut_per_step: float | None = Field(
+        None, gt=0, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
+    )
     augment: AugmentConfig = AugmentConfig()
 
 

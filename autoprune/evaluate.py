@@ -40,7 +40,7 @@ class Evaluator:
     """Scores policies of one elastic model; calibration images come from train, scoring images from search."""
 
     def __init__(self, elastic: ElasticModel, data: SearchData, *, score_images: int, calibration_images: int) -> None:
-        self.elastic = elastic
+        self.elastic, self.info = elastic, data.info
         scored = _subset(data.search, score_images, "score")
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
@@ -50,8 +50,12 @@ class Evaluator:
     def candidate(self, policy: PruningPolicy) -> nn.Module:
         """The cut with its BatchNorms recalibrated, ready to run."""
         model = self.elastic.cut(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        recalibrate_batchnorm(model, self.calibration)
+        self.recalibrate(model)
         return model  # type: ignore[no-any-return]
+
+    def recalibrate(self, model: nn.Module) -> None:
+        """Give `model` the BatchNorm statistics of the calibration images, in place."""
+        recalibrate_batchnorm(model, self.calibration)
 
     def score(self, policy: PruningPolicy) -> Score:
         log_p = self._log_probabilities(self.candidate(policy))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from autoprune.config import RunConfig, TargetConfig
+from autoprune.config import RunConfig
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
 from autoprune.elastic import ElasticModel
@@ -21,7 +21,6 @@ from autoprune.progress import bar
 from autoprune.trials import TrialStore
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
-MS_PER_UNIT = {"ms": 1.0, "us": 1e-3, "mj": 1.0, "count": 1.0}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: Tri
         return PredictedCost(latency.predictor.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
     original_cost = predict(elastic.full_policy)
-    limits = tuple(limit_of(target, original_cost) for target in config.target)
+    limits = tuple(Limit(target.metric, target.bound(original_cost.of(target.metric))) for target in config.target)
     evaluator = Evaluator(
         elastic, data, score_images=config.search.score_images, calibration_images=config.search.calibration_images
     )
@@ -83,14 +82,6 @@ def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: Tri
     # The first problem raises TargetError before the sensitivities cost time.
     problem = problem_of(measure_sensitivities(problem_of(groups)))
     return Prepared(elastic, model_groups, evaluator, latency, problem)
-
-
-def limit_of(target: TargetConfig, original: PredictedCost) -> Limit:
-    """The target in absolute terms: milliseconds, millijoules or a count."""
-    if target.max_ratio is not None:
-        return Limit(target.metric, target.max_ratio * original.of(target.metric))
-    assert target.max_value is not None and target.unit is not None
-    return Limit(target.metric, target.max_value * MS_PER_UNIT[target.unit])
 
 
 def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:

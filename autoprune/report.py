@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 
-from autoprune.charts import Series, epoch_chart, episode_chart, keep_chart, scatter_chart
+from autoprune.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.config import TargetConfig
 from autoprune.files import write_text
 from autoprune.record import RunRecord, RunResult, parse_result, read_run
 from autoprune.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
-MINUS = "\N{MINUS SIGN}"
+TRIALS_LISTED = 7
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class TargetLine:
 def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` and return its path; `InputError` names the file that is missing or broken."""
     record = read_run(run_dir)
+    trials = _trials(record.episodes)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -55,8 +56,10 @@ def write_report(run_dir: Path) -> Path:
         targets=[_target_line(target, record.result) for target in record.config.target],
         rows=comparison_rows(record.result),
         charts={name: Markup(svg) for name, svg in _charts(record).items()},
-        trials=len({row.policy for row in record.episodes}),
-        chosen_is_a_trial=_chosen_trial(record) is not None,
+        searches=len({(row.searcher, row.seed) for row in record.episodes}),
+        trials=len(trials),
+        best_trials=sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
+        chosen=_chosen_trial(record),
     )
     path = run_dir / "report.html"
     write_text(path, page)
@@ -76,7 +79,7 @@ def summary_table(result: dict[str, Any]) -> Table:
 
 
 def headline(result: RunResult) -> str:
-    """One sentence of the measured figures, such as "2.1× faster, 38% of the parameters, −0.3 points of accuracy"."""
+    """The measured figures in a line: "2.1× faster, 38% of the parameters, −0.3 points of test accuracy"."""
     speedup, params = result.ratios.speedup, result.ratios.params
     if f"{speedup:.1f}" == "1.0":
         speed = "As fast as before"
@@ -119,7 +122,7 @@ def _points(result: RunResult, *, digits: int) -> str:
     text = f"{100 * (result.pruned.test_accuracy - result.original.test_accuracy):+.{digits}f}"
     if float(text) == 0:
         return f"±{0:.{digits}f} points"
-    return f"{text.replace('-', MINUS)} points"
+    return f"{text.replace('-', '−')} points"
 
 
 def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
@@ -170,9 +173,10 @@ def _charts(record: RunRecord) -> dict[str, str]:
         charts["top1"] = episode_chart(
             accuracies, name="top1", ylabel="top-1 on the search split (%)", best_label="best reward so far"
         )
-        # A policy asked for twice is one trial.
-        points = {row.policy: (row.predicted_latency_ms, 100 * row.top1) for row in record.episodes}
-        charts["trials"] = scatter_chart(list(points.values()), _chosen_trial(record))
+        chosen = _chosen_trial(record)
+        charts["trials"] = scatter_chart(
+            [_point(row) for row in _trials(record.episodes)], _point(chosen) if chosen else None
+        )
     if record.finetune:
         accuracy = [100 * log.search_accuracy for log in record.finetune]
         loss = [log.train_loss for log in record.finetune]
@@ -187,10 +191,8 @@ def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series
     """(reward, top-1 in %) of each search; the top-1 line follows the policy of the best reward so far."""
     pairs = []
     for (searcher, seed), rows in groupby(episodes, key=lambda row: (row.searcher, row.seed)):
-        label, values, best = f"{searcher}, seed {seed}", [], []
-        for row in rows:
-            values.append(row)
-            best.append(row if not best or row.reward > best[-1].reward else best[-1])
+        label, values = f"{searcher}, seed {seed}", list(rows)
+        best = list(accumulate(values, _better))
         pairs.append(
             (
                 Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
@@ -200,9 +202,19 @@ def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series
     return pairs
 
 
-def _chosen_trial(record: RunRecord) -> tuple[float, float] | None:
-    """(predicted latency in ms, top-1 in %) of the chosen policy, if the search evaluated it."""
-    for row in record.episodes:
-        if json.loads(row.policy) == record.chosen:
-            return row.predicted_latency_ms, 100 * row.top1
-    return None
+def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
+    return row if row.reward > best.reward else best
+
+
+def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:
+    """The first episode of each policy: one that is asked for again is the same trial."""
+    return list({row.policy: row for row in reversed(episodes)}.values())[::-1]
+
+
+def _chosen_trial(record: RunRecord) -> EpisodeRow | None:
+    """The first episode that asked for the chosen policy, if one did."""
+    return next((row for row in record.episodes if json.loads(row.policy) == record.chosen), None)
+
+
+def _point(row: EpisodeRow) -> tuple[float, float]:
+    return row.predicted_latency_ms, 100 * row.top1

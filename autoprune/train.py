@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -250,7 +251,7 @@ def _save_state(path: Path, state: dict[str, object]) -> None:
         torch.save(state, temporary)
 
 
-def _load_state(path: Path) -> dict[str, object]:
+def _load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:

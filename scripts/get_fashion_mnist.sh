@@ -32,7 +32,7 @@ unpack_package() {
     local -a ours
     work="$(mktemp -d)"
     # shellcheck disable=SC2064  # the folder's name must be fixed now
-    trap "rm -rf '$work'" RETURN
+    trap "rm -rf '$work'" EXIT
     mkdir -p "$work/lists/partial" "$work/archives/partial" "$cache" || return 1
     ours=(-qq -o "Dir::State::Lists=$work/lists" -o "Dir::Cache=$work")
     apt-get "${ours[@]}" update || true

@@ -15,15 +15,15 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "config", "policy", "seeding", "progress", "factories"),
+    ("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir"),
     ("models", "data"),
-    ("groups", "importance", "elastic"),
+    ("groups", "importance", "elastic", "structure"),
     ("cost", "latency", "rss_probe", "export", "energy", "latency_table"),
     ("train", "distill"),
     ("reward", "evaluate", "trials", "latency_model", "problem", "prepare", "toy"),
     ("envs",),
     ("policies",),
-    ("charts", "record", "report", "tensorboard", "pipeline", "compress", "cli"),
+    ("charts", "record", "report", "tensorboard", "final", "pipeline", "compress", "commands", "cli"),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
 TOP_LEVEL = len(LEVELS) - 1

@@ -1,0 +1,100 @@
+"""What the smaller commands do; the whole job is in `pipeline`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.config import RunConfig
+from autoprune.data import load_test_split
+from autoprune.errors import InputError
+from autoprune.files import require_free_space
+from autoprune.models import save_weights
+from autoprune.pipeline import Decide, Decision, load_subject, search_only
+from autoprune.policies.actor import load_actor, roll_out
+from autoprune.policy import PruningPolicy, load_policy, save_policy
+from autoprune.prepare import Prepared, prepare
+from autoprune.problem import Outcome
+from autoprune.run_dir import RunDir, check_run_dir, opened
+from autoprune.seeding import derive_seed, seed_everything
+from autoprune.tensorboard import RunLogger
+from autoprune.toy import toy_problem
+from autoprune.train import accuracy, train_baseline
+from autoprune.trials import TrialStore
+
+
+@dataclass(frozen=True)
+class TrainedBaseline:
+    search_accuracy: float
+    test_accuracy: float
+    epochs: int
+
+
+def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
+    """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
+    run_dir = check_run_dir(root, config, resume=resume)
+    subject = load_subject(config) if config.problem == "model" else None
+    if subject is not None and not subject.is_trained:
+        raise InputError("model.checkpoint: a search needs a trained model; make one with `autoprune train`")
+    with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+        store = TrialStore(run_dir.trials)
+        if subject is None:
+            problem = toy_problem(store)
+        else:
+            problem = prepare(config, subject.model, subject.data, store=store).problem
+        seed_everything(derive_seed(config.seed, "search"))
+        best = search_only(problem, config, run_dir, logger).best
+        model = config.model.name if subject is not None else config.problem
+        save_policy(run_dir.policy, best.policy, model=model, original=problem.full_policy.as_dict())
+    return best
+
+
+def applied_decision(*, agent: Path | None, policy: Path | None) -> Decide:
+    """A decision without a search; raises `InputError` unless exactly one readable source is given."""
+    if (agent is None) == (policy is None):
+        raise InputError("give either --agent DIR or --policy FILE")
+    if agent is not None:
+        actor = load_actor(agent)
+        return lambda prepared, run_dir, _store: _decided(
+            prepared, run_dir, roll_out(actor, prepared.problem), source=f"{actor.searcher} (trained before)"
+        )
+    assert policy is not None
+    stored = load_policy(policy)
+    return lambda prepared, run_dir, _store: _decided(prepared, run_dir, stored, source="stored policy")
+
+
+def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
+    """Train the configured model from scratch and write its weights to `out`."""
+    state_path = out.with_suffix(".state.pt")
+    if out.exists() and not resume:
+        raise InputError(f"{out}: exists already; delete it or choose another --out")
+    if state_path.exists() and not resume:
+        raise InputError(f"{state_path}: a training was stopped here; go on with --resume or delete the file")
+    require_free_space(out.parent)
+    subject = load_subject(config)
+    model = train_baseline(subject.model, subject.data, config.train, seed=config.seed, state_path=state_path)
+    info = subject.data.info
+    trained = TrainedBaseline(
+        accuracy(model, subject.data.search, info), accuracy(model, load_test_split(config.data), info), config.train.epochs
+    )
+    metadata = {
+        "model": config.model.name,
+        "data": config.data.name,
+        "search_accuracy": f"{trained.search_accuracy:.4f}",
+        "test_accuracy": f"{trained.test_accuracy:.4f}",
+        "config": config.model_dump_json(),
+    }
+    save_weights(model, out, metadata)
+    state_path.unlink(missing_ok=True)
+    return trained
+
+
+def _decided(prepared: Prepared, run_dir: RunDir, policy: PruningPolicy, *, source: str) -> Decision:
+    original = prepared.elastic.full_policy.as_dict()
+    channels = policy.as_dict()
+    wrong = sorted(original.keys() ^ channels.keys())
+    wrong += [f"{name} keeps {channels[name]} of {original[name]}" for name in original if channels.get(name, 0) > original[name]]
+    if wrong:
+        raise InputError(f"the policy does not fit the model's groups ({', '.join(wrong[:4])})")
+    ordered = PruningPolicy.of({name: channels[name] for name in original})
+    save_policy(run_dir.policy, ordered, model="", original=original)
+    search = {"searcher": source, "evaluations": 0, "wall_s": 0.0, "seed": 0, "proxy_rank_correlation": None}
+    return Decision(ordered, search)

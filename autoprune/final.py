@@ -1,0 +1,161 @@
+"""The last step of a run: the exported files, original and pruned, scored on the test split and timed side by side."""
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from autoprune import __version__
+from autoprune.config import MeasureConfig, TargetConfig
+from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.latency import Latency, Speedup, make_session, measure_interleaved, paired_speedup, peak_rss_bytes
+from autoprune.problem import PredictedCost
+
+SCORING_BATCH = 200
+METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs", "params": "params"}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What `result.json` says of one exported file; accuracy is a fraction of the test split."""
+
+    test_accuracy: float
+    params: int
+    macs: int
+    latency_ms_p50: float
+    latency_ms_p95: float
+    energy_mj: float
+    energy_source: str
+    onnx_bytes: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    original: Figures
+    pruned: Figures
+    speedup: Speedup
+
+
+def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
+    """Share of `split` that the file classifies right in ONNX Runtime."""
+    session = make_session(file, threads=torch.get_num_threads())
+    name = session.get_inputs()[0].name
+    right = 0
+    for start in range(0, len(split), SCORING_BATCH):
+        images = normalise(split.images[start : start + SCORING_BATCH], info).contiguous().numpy()
+        logits = np.asarray(session.run(None, {name: images})[0])
+        right += int((logits.argmax(1) == split.labels[start : start + SCORING_BATCH].numpy()).sum())
+    return right / len(split)
+
+
+def compare_files(
+    original: Path,
+    pruned: Path,
+    *,
+    costs: tuple[PredictedCost, PredictedCost],
+    test: ImageSplit,
+    info: DataInfo,
+    config: MeasureConfig,
+) -> Comparison:
+    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned)."""
+    images = normalise(test.images[: config.batch_size], info).contiguous().numpy()
+    latencies = measure_interleaved(
+        [original, pruned],
+        images,
+        threads=config.threads,
+        rounds=config.rounds,
+        runs_per_round=config.runs_per_round,
+    )
+    figures = [
+        _figures(file, cost, latency, test, info, config)
+        for file, cost, latency in zip((original, pruned), costs, latencies, strict=True)
+    ]
+    return Comparison(figures[0], figures[1], paired_speedup(*latencies))
+
+
+def target_met(target: TargetConfig, comparison: Comparison) -> bool:
+    """Whether the measured (for energy: estimated) figure of the pruned file is within the target."""
+    key = METRIC_KEYS[target.metric]
+    before, after = float(getattr(comparison.original, key)), float(getattr(comparison.pruned, key))
+    return after <= target.bound(before)
+
+
+def result_json(
+    comparison: Comparison,
+    *,
+    parity_max_abs: float,
+    targets: tuple[TargetConfig, ...],
+    search: dict[str, Any],
+    info: DataInfo,
+) -> dict[str, Any]:
+    """The contents of `result.json`, schema 1."""
+    before, after = comparison.original, comparison.pruned
+    return {
+        "schema": 1,
+        "original": asdict(before),
+        "pruned": asdict(after),
+        "ratios": {
+            "params": after.params / before.params,
+            "macs": after.macs / before.macs,
+            "latency": after.latency_ms_p50 / before.latency_ms_p50,
+            "energy": after.energy_mj / before.energy_mj,
+            "speedup": comparison.speedup.speedup,
+            "speedup_ci95": list(comparison.speedup.ci95),
+        },
+        "checks": {
+            "onnx_parity_max_abs": parity_max_abs,
+            "target_met": all(target_met(target, comparison) for target in targets),
+        },
+        "search": search,
+        "adaptive": None,
+        "input": {
+            "shape": list(info.input_shape),
+            "scaling": "(pixel / 255 - mean) / std per channel",
+            "mean": list(info.mean),
+            "std": list(info.std),
+            "classes": list(info.classes),
+        },
+        "environment": environment(),
+    }
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine: what a figure depends on beside the model."""
+    return {
+        "autoprune": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "cpu": _cpu_name(),
+        "system": platform.platform(terse=True),
+    }
+
+
+def _figures(
+    file: Path, cost: PredictedCost, latency: Latency, test: ImageSplit, info: DataInfo, config: MeasureConfig
+) -> Figures:
+    return Figures(
+        test_accuracy=score_onnx(file, test, info),
+        params=cost.params,
+        macs=cost.macs,
+        latency_ms_p50=latency.latency_ms_p50,
+        latency_ms_p95=latency.latency_ms_p95,
+        energy_mj=cost.estimated_energy_mj,
+        energy_source="estimated",
+        onnx_bytes=file.stat().st_size,
+        peak_rss_bytes=peak_rss_bytes(file, (config.batch_size, *info.input_shape), threads=config.threads),
+    )
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,117 @@
+"""A run's directory: where each file lies, who may write there, and when a run goes on from what is there."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.config import RunConfig, dump_config, load_config
+from autoprune.errors import ConfigError, InputError
+from autoprune.files import require_free_space, write_text
+
+
+@dataclass(frozen=True)
+class RunDir:
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def result(self) -> Path:
+        return self.root / "result.json"
+
+    @property
+    def trials(self) -> Path:
+        return self.root / "trials.sqlite"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "policy.json"
+
+    @property
+    def agent(self) -> Path:
+        return self.root / "agent"
+
+    @property
+    def pruned(self) -> Path:
+        return self.root / "pruned"
+
+    @property
+    def original_onnx(self) -> Path:
+        return self.root / "export" / "original.onnx"
+
+    @property
+    def model_onnx(self) -> Path:
+        return self.root / "export" / "model.onnx"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def state(self) -> Path:
+        """Training states for `--resume`; removed when the run is finished."""
+        return self.root / "state"
+
+    @property
+    def finished(self) -> bool:
+        return self.result.is_file()
+
+
+def check_run_dir(root: Path, config: RunConfig, *, resume: bool) -> RunDir:
+    """Whether a run with `config` may start or go on in `root`; nothing is written yet.
+
+    Raises `InputError` if there is a run already (without `resume`), the disk is nearly full or `root` is a file, and
+    `ConfigError` if the run there has another configuration.
+    """
+    run_dir = RunDir(root)
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: is a file, not a folder; choose another --run-dir")
+    if run_dir.config.is_file():
+        if not resume:
+            raise InputError(f"{root}: holds a run already; go on with --resume, or choose another --run-dir")
+        differing = _differing_keys(load_config(run_dir.config).model_dump(), config.model_dump())
+        if differing:
+            raise ConfigError(
+                f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "
+                f"resume it with its own, or choose another --run-dir"
+            )
+    elif root.is_dir() and any(root.iterdir()):
+        raise InputError(f"{root}: is not empty and holds no run; choose another --run-dir")
+    require_free_space(root)
+    return run_dir
+
+
+@contextmanager
+def opened(run_dir: RunDir, config: RunConfig) -> Iterator[RunDir]:
+    """Hold the directory against other processes; bad input found in a fresh run leaves nothing behind."""
+    fresh = not run_dir.config.is_file()
+    run_dir.root.mkdir(parents=True, exist_ok=True)
+    with (run_dir.root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run_dir.root}: another process is running there") from None
+        try:
+            if fresh:
+                write_text(run_dir.config, dump_config(config))
+            yield run_dir
+        except InputError:
+            if fresh:
+                shutil.rmtree(run_dir.root, ignore_errors=True)
+            raise
+
+
+def _differing_keys(ours: Any, theirs: Any, prefix: str = "") -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            key
+            for name in sorted(ours.keys() | theirs.keys())
+            for key in _differing_keys(ours.get(name), theirs.get(name), f"{prefix}.{name}" if prefix else name)
+        ]
+    return [] if ours == theirs else [prefix]

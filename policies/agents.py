@@ -1,0 +1,161 @@
+"""Reinforcement-learning agents as searchers: heuristics first, then exploration around the best under the critic's eye."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.rollout import RollOut, demonstrate
+from autoprune.policies.exploration import Exploration, propose, utilities_of
+from autoprune.policies.heuristics import demonstrations
+from autoprune.policies.learners import IMITATION_LIMIT, Ddpg, Learner, Ppo, Sac, Td3, make_learner
+from autoprune.policies.searcher import SearchResult
+from autoprune.policies.trained import TrainedActor
+from autoprune.problem import BudgetSpent, Outcome, SearchProblem, SearchSession
+from autoprune.seeding import derive_seed, rng
+
+REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not evaluated before
+
+
+@dataclass(frozen=True)
+class Imitation:
+    """Behaviour cloning of the best episode so far: at the start, after each episode, and of the final actor."""
+
+    learning_rate: float = 3e-3
+    first_steps: int = 300
+    episode_steps: int = 10
+    final_steps: int = 600
+
+
+@dataclass(frozen=True)
+class AgentSearcher:
+    """One agent of stable-baselines3 on one problem.
+
+    The heuristics' policies are the first episodes, so an agent is never worse than they are. Then each episode
+    proposes many roll-outs, which cost no evaluation, and evaluates one that is new. The final actor is brought back to
+    the best episode, so that it stands for what the search has found. Evaluations leave the agent's random state and
+    thread count alone, and the agent theirs: a search takes the same course whether scores are computed or remembered.
+    """
+
+    name: str
+    agent: Ddpg | Td3 | Sac | Ppo
+    exploration: Exploration = Exploration()
+    imitation: Imitation = Imitation()
+
+    def search(
+        self,
+        problem: SearchProblem,
+        *,
+        max_evaluations: int,
+        seed: int,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> SearchResult:
+        started = time.perf_counter()
+        session = SearchSession(
+            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
+        )
+        env = LayerwisePruningEnv(session)
+        with _private_randomness(derive_seed(seed, "weights")):
+            learner = make_learner(self.agent, env, episodes=session.max_episodes + 1)
+        best = self._learn(env, learner, session, seed=seed)
+        with _private_randomness(derive_seed(seed, "final")):
+            imitate(learner.actor, best, steps=self.imitation.final_steps, learning_rate=self.imitation.learning_rate)
+        return SearchResult(
+            searcher=self.name,
+            seed=seed,
+            best=session.best,
+            outcomes=tuple(session.outcomes),
+            evaluations=session.evaluations,
+            wall_s=time.perf_counter() - started,
+            agent=TrainedActor(self.name, nn.Sequential(learner.actor, nn.Hardtanh()).eval()),
+        )
+
+    def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession, *, seed: int) -> RollOut:
+        """Play episodes until the budget is spent; the best one."""
+        rolled: list[RollOut] = []
+        rewards: list[float] = []
+        planned = [demonstrate(session, policy) for policy in demonstrations(session)]
+        with contextlib.suppress(BudgetSpent):
+            while not session.spent:
+                episode = len(rolled)
+                draw = rng(seed, f"episode {episode}")
+                with _private_randomness(derive_seed(seed, f"choice {episode}")):
+                    chosen = (
+                        planned[episode]
+                        if episode < len(planned)
+                        else self._choose(session, learner, rolled[int(np.argmax(rewards))], draw)
+                    )
+                reward = play(env, chosen)
+                rolled.append(chosen)
+                rewards.append(reward)
+                with _private_randomness(derive_seed(seed, f"learning {episode}")):
+                    learner.learn(chosen, utilities_of(rewards).tolist())
+                    if episode + 1 >= len(planned):
+                        first = episode + 1 == len(planned)
+                        imitate(
+                            learner.actor,
+                            rolled[int(np.argmax(rewards))],
+                            steps=self.imitation.first_steps if first else self.imitation.episode_steps,
+                            learning_rate=self.imitation.learning_rate,
+                        )
+        return rolled[int(np.argmax(rewards))]
+
+    def _choose(
+        self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator
+    ) -> RollOut:
+        """A proposal that was not evaluated yet: mostly the critic's favourite, sometimes any."""
+        known = {outcome.policy for outcome in session.outcomes}
+        progress = session.evaluations / session.max_evaluations
+        settings = self.exploration
+        noise = settings.noise_start + progress * (settings.noise_end - settings.noise_start)
+        for redraw in range(REDRAWS):
+            proposals = propose(
+                session, learner.actor, best.actions, settings, noise=noise * (1 + redraw), rng=draw
+            )
+            new = [proposal for proposal in proposals if proposal.policy not in known]
+            if new:
+                break
+        else:
+            return proposals[0]
+        if draw.random() < settings.greed:
+            return new[int(np.argmax(learner.appraise(new)))]
+        return new[int(draw.integers(len(new)))]
+
+
+def play(env: LayerwisePruningEnv, rolled: RollOut) -> float:
+    """Do a roll-out's actions in the environment; the episode's reward."""
+    env.reset()
+    return sum(env.step(rolled.actions[step : step + 1])[1] for step in range(len(rolled.actions)))
+
+
+def imitate(actor: nn.Module, rolled: RollOut, *, steps: int, learning_rate: float) -> None:
+    """Behaviour cloning: least squares on one episode's actions."""
+    observations = torch.from_numpy(rolled.observations[:-1])
+    actions = torch.from_numpy(rolled.actions).clamp(-IMITATION_LIMIT, IMITATION_LIMIT).unsqueeze(-1)
+    optimizer = torch.optim.Adam(actor.parameters(), lr=learning_rate)
+    for _ in range(steps):
+        loss = functional.mse_loss(actor(observations), actions)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+@contextlib.contextmanager
+def _private_randomness(seed: int) -> Iterator[None]:
+    """The block draws from global generators seeded with `seed`, on one thread; all is as before when it ends."""
+    numpy_state, torch_state, threads = np.random.get_state(), torch.get_rng_state(), torch.get_num_threads()
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        torch.set_num_threads(threads)

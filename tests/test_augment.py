@@ -1,0 +1,90 @@
+"""Augmentation moves pixels and changes none."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from autoprune.data import Augmentation, DataInfo, augment, normalise
+
+SIZE = 5
+# Each pixel of an image is told by its value, 1..25; 0 is padding.
+IMAGE = torch.arange(1, SIZE * SIZE + 1, dtype=torch.uint8).view(1, 1, SIZE, SIZE)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def all_crops(image: Tensor, padding: int, *, flip: bool) -> dict[bytes, tuple[int, int, bool]]:
+    """Each result that the definition allows: image (C, H, W) to (row offset, column offset, flipped)."""
+    _, height, width = image.shape
+    padded = torch.zeros(image.shape[0], height + 2 * padding, width + 2 * padding, dtype=image.dtype)
+    padded[:, padding : padding + height, padding : padding + width] = image
+    crops = {}
+    for row in range(2 * padding + 1):
+        for column in range(2 * padding + 1):
+            crop = padded[:, row : row + height, column : column + width]
+            crops[crop.numpy().tobytes()] = (row, column, False)
+            if flip:
+                crops[crop.flip(-1).numpy().tobytes()] = (row, column, True)
+    return crops
+
+
+@given(st.integers(0, 2**31), st.integers(0, 3), st.booleans(), st.integers(1, 4))
+def test_every_result_is_a_crop_of_the_padded_source(seed: int, padding: int, flip: bool, channels: int) -> None:
+    images = torch.randint(1, 256, (9, channels, SIZE, SIZE + 2), dtype=torch.uint8, generator=generator(seed))
+    before = images.clone()
+    out = augment(images, Augmentation(crop_padding=padding, flip=flip), generator(seed))
+    assert out.shape == images.shape
+    assert out.dtype == torch.uint8
+    assert torch.equal(images, before)
+    for source, result in zip(images, out, strict=True):
+        assert result.contiguous().numpy().tobytes() in all_crops(source, padding, flip=flip)
+
+
+def test_all_offsets_and_flips_are_drawn_and_no_others() -> None:
+    crops = all_crops(IMAGE[0], 2, flip=True)
+    out = augment(IMAGE.repeat(3000, 1, 1, 1), Augmentation(crop_padding=2), generator(0))
+    drawn = [crops[image.contiguous().numpy().tobytes()] for image in out]
+    assert len(set(drawn)) == 5 * 5 * 2
+    assert 1350 < sum(flipped for _, _, flipped in drawn) < 1650  # 5.5 standard deviations
+
+
+def test_the_same_generator_gives_the_same_batch_and_a_flip_twice_is_none() -> None:
+    images = torch.randint(0, 256, (64, 3, 6, 7), dtype=torch.uint8, generator=generator(1))
+    flip_alone = Augmentation(crop_padding=0, flip=True)
+    once = augment(images, flip_alone, generator(2))
+    assert not torch.equal(once, images)
+    assert torch.equal(augment(once, flip_alone, generator(2)), images)
+
+
+def test_no_augmentation_is_the_identity() -> None:
+    images = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8)
+    assert torch.equal(augment(images, Augmentation(crop_padding=0, flip=False), generator(0)), images)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_a_square_of_the_size_given_is_erased(size: int) -> None:
+    images = torch.full((2000, 2, 9, 9), 7, dtype=torch.uint8)
+    out = augment(images, Augmentation(crop_padding=0, flip=False, erase_size=size), generator(0))
+    assert out.dtype == torch.uint8
+    assert set(out.unique().tolist()) == {0, 7}
+    erased = out == 0
+    assert torch.equal(erased[:, 0], erased[:, 1])  # all channels together
+    rows, columns = erased[:, 0].any(2).sum(1), erased[:, 0].any(1).sum(1)
+    assert torch.equal(rows * columns, erased[:, 0].sum((1, 2)))  # a rectangle
+    assert rows.max() == columns.max() == size
+    assert (rows >= (size + 1) // 2).all()  # cut at the border by half at most
+    assert erased[:, 0].any(0).all()  # anywhere
+
+
+def test_normalise_by_hand() -> None:
+    info = DataInfo("x", ("a", "b"), 2, 1, 2, mean=(0.5, 0.2), std=(0.25, 0.1))
+    images = torch.tensor([[[[0, 255]], [[51, 102]]]], dtype=torch.uint8)
+    out = normalise(images, info)
+    assert out.dtype == torch.float32
+    assert torch.allclose(out, torch.tensor([[[[-2.0, 2.0]], [[0.0, 2.0]]]]), atol=1e-6)
+    batch = normalise(torch.zeros(2, 2, 4, 4, dtype=torch.uint8), info)
+    assert batch.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,250 @@
+"""The configuration: what is accepted, what each mistake is told, and that a dump comes back equal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune import config as config_module
+from autoprune.config import RunConfig, SearchConfig, TargetConfig, dump_config, find_config, load_config, parse_config
+from autoprune.errors import ConfigError
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def message(raw: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw, where="run.yaml")
+    return str(caught.value)
+
+
+def test_an_empty_file_and_empty_sections_mean_the_defaults(tmp_path: Path) -> None:
+    assert load_config(written(tmp_path, "")) == RunConfig()
+    assert load_config(written(tmp_path, "search:\ntrain:\n  # epochs: 3\n")) == RunConfig()
+    assert RunConfig().target == (TargetConfig(metric="latency", max_ratio=0.5),)
+
+
+def test_sections_may_be_given_as_objects() -> None:
+    target = TargetConfig(metric="macs", max_ratio=0.4)
+    made = RunConfig.model_validate({"search": SearchConfig(agent="ppo"), "target": target})
+    assert made.search.agent == "ppo"
+    assert made.target == (target,)
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        RunConfig().search.agent = "ppo"  # type: ignore[misc]
+
+
+def test_numbers_in_scientific_notation_are_numbers(tmp_path: Path) -> None:
+    """YAML 1.1 reads 5e-4 as text."""
+    assert load_config(written(tmp_path, "train: {weight_decay: 5e-4}")).train.weight_decay == 0.0005
+
+
+def test_one_target_or_a_list_of_them(tmp_path: Path) -> None:
+    single = load_config(written(tmp_path, "target: {metric: latency, max_value: 250, unit: us}"))
+    assert single.target == (TargetConfig(metric="latency", max_value=250, unit="us"),)
+    both = "target: [{metric: latency, max_ratio: 0.5}, {metric: params, max_value: 1000, unit: count}]"
+    assert [target.metric for target in load_config(written(tmp_path, both)).target] == ["latency", "params"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "parts"),
+    [
+        ({"serch": {}}, ["unknown key serch", "allowed are", "search"]),
+        ({"search": {"agnet": "ppo"}}, ["search: unknown key agnet", "allowed are agent"]),
+        ({1: 2}, ["unknown key 1"]),
+        ({"search": {"agent": "dqn"}}, ["search.agent: must be 'ddpg'", "'uniform'", "got 'dqn'"]),
+        ({"search": 5}, ["search: must be a section", "max_evaluations", "got 5"]),
+        ({"train": {"epochs": "many"}}, ["train.epochs: must be a valid integer", "got 'many'"]),
+        ({"train": {"epochs": 1.5}}, ["train.epochs: must be a valid integer", "got 1.5"]),
+        ({"train": {"epochs": 0}}, ["train.epochs: must be greater than 0, got 0"]),
+        ({"train": {"epochs": True}}, ["train.epochs: must not be true or false, got True"]),
+        ({"train": {"learning_rate": float("inf")}}, ["train.learning_rate: must be a finite number, got inf"]),
+        ({"train": {"augment": {"crop": 2}}}, ["train.augment: unknown key crop", "allowed are crop_padding"]),
+        ({"seed": 2**31}, ["seed: must be less than 2147483648, got 2147483648"]),
+        ({"model": {"checkpoint": 5}}, ["model.checkpoint: must be a valid string, got 5"]),
+        ({"target": {"metric": "latency"}}, ["target.0: give either max_ratio or max_value with unit"]),
+        (
+            {"target": {"metric": "latency", "max_ratio": 0.5, "max_value": 1, "unit": "ms"}},
+            ["target.0: give either max_ratio or max_value with unit"],
+        ),
+        ({"target": {"metric": "latency", "max_value": 1}}, ["unit of a latency target must be one of ['ms', 'us']"]),
+        ({"target": {"metric": "macs", "max_value": 1, "unit": "ms"}}, ["must be one of ['count']"]),
+        ({"target": {"metric": "macs", "max_ratio": 0.5, "unit": "count"}}, ["max_ratio has no unit"]),
+        ({"target": {"max_ratio": 0.5}}, ["target.0.metric: is required"]),
+        ({"target": {"metric": "latency", "max_ratio": 1.5}}, ["target.0.max_ratio: must be less than or equal to 1"]),
+        ({"target": []}, ["target: must be a bound such as {metric: latency, max_ratio: 0.5} or a list, got []"]),
+        ({"target": 0.5}, ["target: must be a bound", "got 0.5"]),
+        ({"target": {"metric": "energy", "max_ratio": 0.5}}, ["measure.allow_estimated_energy=true"]),
+        (
+            {"search": {"reward": {"form": "weighted", "cost": "energy"}}},
+            ["measure.allow_estimated_energy=true", "metric: latency"],
+        ),
+    ],
+)
+def test_each_mistake_is_told_with_its_key(raw: dict[str, Any], parts: list[str]) -> None:
+    text = message(raw)
+    assert text.startswith("run.yaml: ")
+    assert "\n" not in text
+    for part in parts:
+        assert part in text
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    text = message({"train": {"epochs": 0}, "search": {"agent": "dqn"}, "measure": {"rounds": "x"}})
+    assert all(key in text for key in ("train.epochs", "search.agent", "measure.rounds"))
+
+
+def test_estimated_energy_is_used_when_it_is_allowed() -> None:
+    raw = {"target": {"metric": "energy", "max_ratio": 0.5}, "measure": {"allow_estimated_energy": True}}
+    assert parse_config(raw, where="x").target[0].metric == "energy"
+    unused = parse_config({"search": {"reward": {"form": "constrained", "cost": "energy"}}}, where="x")
+    assert unused.search.reward.cost == "energy"
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("- a\n- b\n", "a configuration is a mapping of keys, not a list"),
+        ("just words", "not a str"),
+        ("seed: [1", "not valid YAML (line 1: "),
+        ("seed: 1\n  model: x: y", "not valid YAML (line 2: "),
+        ("seed: !!python/object/apply:os.system ['touch pwned']", "not valid YAML (line 1: could not determine a con"),
+        ("\x00", "not valid YAML ("),
+        ("seed: 2026-99-99", "not valid YAML ("),
+        ("a: &a [*a", "not valid YAML ("),
+    ],
+)
+def test_what_is_no_configuration_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, part: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_config(written(tmp_path, text))
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes("model: {name: é}".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.yaml: cannot be read"):
+        load_config(tmp_path / "latin.yaml")
+
+
+def test_overrides_reach_sections_lists_and_missing_keys(tmp_path: Path) -> None:
+    path = written(tmp_path, "search:\ntarget: [{metric: latency, max_ratio: 0.5}]")
+    overrides = [
+        "search.agent=ppo",
+        "search.reward.form=amc",
+        "target.0.max_ratio=0.4",
+        "train.augment.flip=false",
+        "model.checkpoint=null",
+        "measure={rounds: 9, threads: 2}",
+        "train.weight_decay=1e-4",
+    ]
+    config = load_config(path, overrides)
+    assert (config.search.agent, config.search.reward.form) == ("ppo", "amc")
+    assert config.target == (TargetConfig(metric="latency", max_ratio=0.4),)
+    assert config.train.augment.flip is False
+    assert config.model.checkpoint is None
+    assert (config.measure.rounds, config.measure.threads) == (9, 2)
+    assert config.train.weight_decay == 1e-4
+
+
+def test_an_override_changes_one_of_two_sections_that_share_a_yaml_anchor(tmp_path: Path) -> None:
+    path = written(tmp_path, "train: {augment: &same {crop_padding: 3}}\nfinetune: {augment: *same}")
+    config = load_config(path, ["train.augment.crop_padding=1"])
+    assert (config.train.augment.crop_padding, config.finetune.augment.crop_padding) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("search.agent", "expected key=value"),
+        ("=ppo", "expected key=value"),
+        ("search..agent=ppo", "expected key=value"),
+        ("search.agent=[", "-o search.agent=[: not valid YAML"),
+        ("seed.deep=1", "'deep' is not a section"),
+        ("target.7.max_ratio=1", "'7' is not a section"),
+        ("search=5", "search: must be a section"),
+        ("search.agnet=ppo", "search: unknown key agnet"),
+        ("nothing.at.all=1", "unknown key nothing"),
+    ],
+)
+def test_bad_overrides_are_named(tmp_path: Path, override: str, part: str) -> None:
+    path = written(tmp_path, "seed: 3\ntarget: [{metric: latency, max_ratio: 0.5}]")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert part in str(caught.value)
+
+
+configs = st.builds(
+    lambda **raw: parse_config(raw, where="hypothesis"),
+    seed=st.integers(0, 2**31 - 1),
+    model=st.fixed_dictionaries({"name": st.text(max_size=20), "checkpoint": st.none() | st.text(max_size=9)}),
+    train=st.fixed_dictionaries(
+        {
+            "learning_rate": st.floats(1e-12, 1e12),
+            "weight_decay": st.floats(0, 1),
+            "augment": st.fixed_dictionaries({"flip": st.booleans(), "crop_padding": st.integers(0, 9)}),
+        }
+    ),
+    target=st.lists(
+        st.builds(lambda ratio: {"metric": "latency", "max_ratio": ratio}, st.floats(0, 1, exclude_min=True))
+        | st.builds(lambda value: {"metric": "macs", "max_value": value, "unit": "count"}, st.floats(1e-300, 1e300)),
+        min_size=1,
+        max_size=3,
+    ),
+)
+
+
+@given(configs)
+def test_a_dump_comes_back_equal(config: RunConfig) -> None:
+    text = dump_config(config)
+    assert parse_config(yaml.safe_load(text), where="dump") == config
+    assert dump_config(parse_config(yaml.safe_load(text), where="dump")) == text
+
+
+def test_a_dump_comes_back_equal_through_a_file(tmp_path: Path) -> None:
+    config = load_config(written(tmp_path, "model: {name: 'módel:π'}"), ["search.agent=sac", "seed=7"])
+    assert load_config(written(tmp_path, dump_config(config))) == config
+
+
+def test_shipped_names_are_found_and_files_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shipped = tmp_path / "package" / "configs"
+    shipped.mkdir(parents=True)
+    (shipped / "demo.yaml").write_text("seed: 1")
+    (shipped / "long.yaml").write_text("seed: 2")
+    monkeypatch.setattr(config_module, "SHIPPED_CONFIGS", shipped)
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "demo.yaml", "configs/demo.yaml", "configs/demo"):
+        assert find_config(name) == shipped / "demo.yaml"
+    for name in ("nope", "demo.txt", "other/demo.yaml", "/configs/demo.yaml", "."):
+        with pytest.raises(ConfigError) as caught:
+            find_config(name)
+        assert str(caught.value) == f"{name}: no such file; shipped configurations are demo, long"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.yaml").write_text("seed: 3")
+    assert load_config(find_config("configs/demo.yaml")).seed == 3
+    assert load_config(find_config("demo")).seed == 1
+
+
+def test_every_shipped_configuration_is_found_by_name_and_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = sorted(path.stem for path in config_module.SHIPPED_CONFIGS.glob("*.yaml"))
+    assert "demo" in names
+    for name in names:
+        assert isinstance(load_config(find_config(name)), RunConfig)

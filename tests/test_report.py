@@ -1,0 +1,415 @@
+"""The report is built from real run directories: a trial store, a policy, a configuration and a result."""
+
+import json
+import re
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from rich.console import Console
+
+from autoprune.charts import MAX_LABEL_CHARACTERS, shorten
+from autoprune.config import RunConfig, dump_config, parse_config
+from autoprune.errors import InputError
+from autoprune.files import read_json, write_json, write_text
+from autoprune.policy import PruningPolicy, save_policy
+from autoprune.record import parse_result
+from autoprune.report import comparison_rows, duration, headline, summary_table, write_report
+from autoprune.reward import Score
+from autoprune.train import EpochLog
+from autoprune.trials import TrialStore
+
+GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}
+FINETUNE = (EpochLog(1, 0.52, 0.918, 0.04), EpochLog(2, 0.41, 0.926, 0.02), EpochLog(3, 0.36, 0.931, 0.001))
+
+
+def make_result(*, speedup: float = 2.11, pruned_accuracy: float = 0.9331, target_met: bool = True) -> dict[str, Any]:
+    original = {
+        "test_accuracy": 0.9362,
+        "params": 272186,
+        "macs": 31_200_000,
+        "latency_ms_p50": 0.6123,
+        "latency_ms_p95": 0.66,
+        "energy_mj": 3.1,
+        "energy_source": "estimated",
+        "onnx_bytes": 1_100_000,
+        "peak_rss_bytes": 61_000_000,
+    }
+    pruned = original | {
+        "test_accuracy": pruned_accuracy,
+        "params": 103_431,
+        "macs": 12_480_000,
+        "latency_ms_p50": 0.6123 / speedup,
+        "latency_ms_p95": 0.33,
+        "energy_mj": 1.55,
+        "onnx_bytes": 440_000,
+        "peak_rss_bytes": 55_000_000,
+    }
+    return {
+        "schema": 1,
+        "original": original,
+        "pruned": pruned,
+        "ratios": {
+            "params": 0.38,
+            "macs": 0.4,
+            "latency": 1 / speedup,
+            "energy": 0.5,
+            "speedup": speedup,
+            "speedup_ci95": [speedup - 0.05, speedup + 0.06],
+        },
+        "checks": {"onnx_parity_max_abs": 1.3e-6, "target_met": target_met},
+        "search": {
+            "searcher": "ddpg",
+            "evaluations": 4,
+            "wall_s": 140.2,
+            "seed": 7,
+            "proxy_rank_correlation": None,
+        },
+        "adaptive": None,
+        "environment": {"autoprune": "0.1.0", "onnxruntime": "1.32.0"},
+    }
+
+
+def add_episodes(
+    run_dir: Path, policies: list[tuple[dict[str, int], float]], *, searcher: str = "ddpg", seed: int = 7
+) -> None:
+    """Episodes with the reward given; the latency predicted is a hundredth of a millisecond per channel."""
+    store = TrialStore(run_dir / "trials.sqlite")
+    for episode, (channels, reward) in enumerate(policies, start=1):
+        policy, total = PruningPolicy.of(channels), sum(channels.values())
+        store.add_trial("print", policy.key, Score(-reward, 0.5, 0.9 + reward, 500), wall_s=0.5)
+        store.add_episode(
+            "print",
+            policy.key,
+            searcher=searcher,
+            seed=seed,
+            episode=episode,
+            reward=reward,
+            predicted_latency_ms=total / 100,
+            estimated_energy_mj=total / 20,
+            macs=1000 * total,
+            params=10 * total,
+        )
+
+
+def make_run(
+    run_dir: Path,
+    *,
+    groups: dict[str, tuple[int, int]] = GROUPS,
+    episodes: int = 4,
+    finetune: tuple[EpochLog, ...] = FINETUNE,
+    ladders: dict[str, list[int]] | None = None,
+    config: RunConfig | None = None,
+    result: dict[str, Any] | None = None,
+) -> Path:
+    """A run directory as a finished run leaves it; the last episode evaluates the chosen policy."""
+    chosen = {name: kept for name, (kept, _) in groups.items()}
+    original = {name: before for name, (_, before) in groups.items()}
+    write_text(run_dir / "config.yaml", dump_config(config or RunConfig()))
+    write_json(run_dir / "result.json", result or make_result())
+    save_policy(run_dir / "policy.json", PruningPolicy.of(chosen), model="resnet20", original=original)
+    tried = [chosen | dict.fromkeys(chosen, 1 + step) for step in range(episodes - 1)]
+    store = TrialStore(run_dir / "trials.sqlite")
+    if episodes:
+        add_episodes(run_dir, [(channels, -0.3 + 0.05 * step) for step, channels in enumerate([*tried, chosen])])
+    if finetune:
+        store.set_fact("finetune_log", json.dumps([asdict(log) for log in finetune]))
+    if ladders is not None:
+        store.set_fact("ladders", json.dumps(ladders))
+    return run_dir
+
+
+class Page(HTMLParser):
+    """Collects what a browser would: elements, ids, text, and what it would fetch. Fails on unbalanced elements."""
+
+    VOID = frozenset({"meta", "br", "link", "img"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.counts: dict[str, int] = {}
+        self.ids: list[str] = []
+        self.references: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == [], f"elements left open: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href"):
+                self.references.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.texts.append(" ".join(data.split()))
+
+    @property
+    def text(self) -> str:
+        return " ".join(part for part in self.texts if part)
+
+
+def report_of(run_dir: Path) -> Page:
+    return Page(write_report(run_dir).read_text(encoding="utf-8"))
+
+
+def test_headline_and_table_show_the_measured_figures_rounded(tmp_path: Path) -> None:
+    text = report_of(make_run(tmp_path)).text
+    assert "2.1× faster, 38% of the parameters, −0.3 points of test accuracy" in text
+    assert "Test accuracy 93.62% 93.31% −0.31 points" in text
+    assert "Latency, p50 0.612 ms 0.290 ms 0.47" in text
+    assert "Latency, p95 0.660 ms 0.330 ms 0.50" in text
+    assert "Speed-up (95% interval) 1× 2.11× 2.06 to 2.17" in text
+    assert "Parameters 272,186 103,431 0.38" in text
+    assert "MACs 31.20 M 12.48 M 0.40" in text
+    assert "ONNX file 1.10 MB 0.44 MB 0.40" in text
+    assert "Peak memory (RSS) 61.00 MB 55.00 MB 0.90" in text
+    assert "Energy per inference (estimated) 3.1 mJ 1.55 mJ 0.50" in text
+    assert "Target met latency at most 0.50 of the original; reached 0.47" in text
+    assert "ddpg: 4 evaluations in 2 min 20 s, seed 7" in text
+    assert "differ by at most 1.3e-06" in text
+    assert "autoprune 0.1.0 onnxruntime 1.32.0" in text
+
+
+def test_the_page_needs_no_other_file_and_runs_no_script(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path))
+    assert page.references, "the charts refer to their own markers"
+    assert all(reference.startswith("#") for reference in page.references)
+    assert {reference[1:] for reference in page.references} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not page.counts.keys() & {"script", "link", "img", "iframe"}
+
+
+def test_charts_show_groups_trials_and_fine_tuning(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path, ladders={"stem": [4, 8, 12, 16]}))
+    assert page.counts["svg"] == 6
+    for name, (kept, before) in GROUPS.items():
+        assert page.texts.count(name) == 2  # the chart and the table beside it
+        assert f"{kept} / {before}" in page.texts
+        assert f"{name} {before} {kept} {100 * kept / before:.0f}%" in page.text
+    assert "predicted latency (ms)" in page.texts
+    assert "chosen policy" in page.texts
+    assert "4 episodes, 4 different policies" in page.text
+    assert "The chosen policy is none of these trials" not in page.text
+    assert "episode reward top-1 predicted latency 4 (chosen) −0.1500 75.00% 0.360 ms 3 −0.2000" in page.text
+    assert "3 epochs; the weights that did best" in page.text
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    first = write_report(make_run(tmp_path / "a")).read_bytes()
+    assert write_report(tmp_path / "a").read_bytes() == first
+    assert write_report(make_run(tmp_path / "b")).read_bytes() == first
+
+
+def test_names_and_configuration_are_data_not_markup(tmp_path: Path) -> None:
+    hostile = '<script>alert("1")</script>&$x^2$'
+    config = parse_config({"data": {"name": "imagefolder:</pre><script>"}}, where="test")
+    page = report_of(make_run(tmp_path, groups={hostile: (8, 16), "a\x00b": (1, 2)}, config=config))
+    assert "script" not in page.counts
+    assert hostile in page.text
+    assert shorten(hostile) in page.texts
+    assert "imagefolder:</pre><script>" in page.text
+
+
+@pytest.mark.parametrize("groups", [1, 60])
+def test_any_number_of_groups(tmp_path: Path, groups: int) -> None:
+    widths = {f"features.blocks.{index}.depthwise.conv": (5 + index % 7, 64) for index in range(groups)}
+    page = report_of(make_run(tmp_path, groups=widths))
+    assert sum(text.endswith(" / 64") for text in page.texts) == groups
+    assert page.counts["tr"] == 10 + 1 + groups + 1 + 4
+
+
+def test_a_run_without_episodes_and_fine_tuning_says_so(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path, episodes=0, finetune=()))
+    assert page.counts["svg"] == 1
+    assert "No episode was recorded in this run." in page.text
+    assert "No fine-tuning was recorded in this run." in page.text
+
+
+def test_a_run_with_one_episode(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path, episodes=1, finetune=FINETUNE[:1]))
+    assert page.counts["svg"] == 6
+    assert "1 episode, 1 different policy." in page.text
+    assert "1 epoch;" in page.text
+
+
+def test_several_searches_in_one_store_are_told_apart(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    add_episodes(run_dir, [({"stem": 2}, -0.2), ({"stem": 2}, -0.2)], searcher="random", seed=1)
+    page = report_of(run_dir)
+    assert "6 episodes, 5 different policies" in page.text
+    assert "ddpg, seed 7: 4 (chosen)" in page.text
+    assert "random, seed 1: 1" in page.text
+    assert page.texts.count("ddpg, seed 7") == page.texts.count("random, seed 1") == 2
+
+
+def test_a_chosen_policy_that_was_never_tried_is_not_marked(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    save_policy(run_dir / "policy.json", PruningPolicy.of({"stem": 16}), model="resnet20", original={"stem": 16})
+    page = report_of(run_dir)
+    assert "chosen policy" not in page.texts
+    assert "(chosen)" not in page.text
+    assert "The chosen policy is none of these trials." in page.text
+
+
+def test_the_best_so_far_line_steps_with_the_reward(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path, episodes=0)
+    add_episodes(run_dir, [({"stem": width}, reward) for width, reward in ((1, -0.2), (2, -0.1), (3, -0.4), (4, -0.1))])
+    write_report(run_dir)
+    svg = re.search(
+        r'<svg[^>]*aria-label="reward by episode.*?</svg>', (run_dir / "report.html").read_text(), re.DOTALL
+    )
+    assert svg is not None
+    paths = [
+        element.get("d", "") for element in ElementTree.fromstring(svg[0]).iter("{http://www.w3.org/2000/svg}path")
+    ]
+    lines = [re.findall(r"[ML] (\S+) (\S+)", path) for path in paths]
+    (best,) = [line for line in lines if len(line) == 7]  # four steps drawn with their corners
+    heights = [float(y) for _, y in best]
+    assert heights == sorted(heights, reverse=True)  # SVG counts down from the top
+    assert len(set(heights)) == 2
+
+
+def test_targets_are_shown_in_their_own_units_and_estimates_named(tmp_path: Path) -> None:
+    config = parse_config(
+        {
+            "target": [
+                {"metric": "latency", "max_value": 250, "unit": "us"},
+                {"metric": "energy", "max_ratio": 0.4},
+                {"metric": "params", "max_value": 200000, "unit": "count"},
+            ],
+            "measure": {"allow_estimated_energy": True},
+        },
+        where="test",
+    )
+    text = report_of(make_run(tmp_path, config=config, result=make_result(target_met=False))).text
+    assert "Target missed latency at most 250 us; reached 290.19 us" in text
+    assert "energy (estimated) at most 0.40 of the original; reached 0.50" in text
+    assert "params at most 200,000; reached 103,431" in text
+
+
+def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
+    result = make_result()
+    result["search"]["proxy_rank_correlation"] = 0.934
+    result["adaptive"] = {"test_accuracy": 0.93, "latency_ms_mean": 0.2, "level_share": [0.7, 0.2, 0.1], "more": 1}
+    del result["environment"]
+    text = report_of(make_run(tmp_path, result=result)).text
+    assert "Rank correlation of the search's score with the final one: 0.93." in text
+    assert (
+        "Test accuracy 93.00%, mean latency 0.200 ms. Share of inputs by level, smallest first: 70%, 20%, 10%" in text
+    )
+    assert "No environment was recorded." in text
+
+
+def test_energy_that_was_not_measured_is_not_made_up() -> None:
+    result = make_result()
+    for figures in (result["original"], result["pruned"]):
+        figures["energy_mj"] = figures["energy_source"] = None
+    result["ratios"]["energy"] = None
+    row = comparison_rows(parse_result(result, where="result"))[-1]
+    assert (row.label, row.before, row.after, row.ratio) == (
+        "Energy per inference (not measured)",
+        "not measured",
+        "not measured",
+        "–",
+    )
+
+
+@pytest.mark.parametrize(
+    ("speedup", "pruned_accuracy", "expected"),
+    [
+        (2.149, 0.9362, "2.1× faster, 38% of the parameters, ±0.0 points of test accuracy"),
+        (1.02, 0.9411, "As fast as before, 38% of the parameters, +0.5 points of test accuracy"),
+        (0.8, 0.9061, "1.2× slower, 38% of the parameters, −3.0 points of test accuracy"),
+    ],
+)
+def test_headline_is_honest_in_every_direction(speedup: float, pruned_accuracy: float, expected: str) -> None:
+    result = make_result(speedup=speedup, pruned_accuracy=pruned_accuracy)
+    assert headline(parse_result(result, where="result")) == expected
+
+
+def test_summary_table_prints_before_after_and_ratio() -> None:
+    console = Console(width=100, record=True, file=None, quiet=False)
+    with console.capture() as capture:
+        console.print(summary_table(make_result()))
+    lines = [" ".join(line.replace("│", " ").replace("┃", " ").split()) for line in capture.get().splitlines()]
+    assert "before after ratio" in lines
+    assert "Test accuracy 93.62% 93.31% −0.31 points" in lines
+    assert "Energy per inference (estimated) 3.1 mJ 1.55 mJ 0.50" in lines
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "policy.json", "trials.sqlite"])
+@pytest.mark.parametrize("content", [None, b"\x00\xffnot what it should be{"])
+def test_a_missing_or_corrupt_file_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:
+    run_dir = make_run(tmp_path)
+    (run_dir / name).unlink()
+    if content is not None:
+        (run_dir / name).write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(run_dir / name))):
+        write_report(run_dir)
+    assert not (run_dir / "report.html").exists()
+    assert (run_dir / name).exists() == (content is not None)
+
+
+def test_a_run_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such run directory"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema"),
+        ({"ratios": {"params": 0.5}}, "ratios.macs: Field required"),
+        ({"original": make_result()["original"] | {"energy_source": "guessed"}}, "original.energy_source"),
+        ({"original": make_result()["original"] | {"energy_source": None}}, "energy_mj needs energy_source"),
+        ({"pruned": make_result()["pruned"] | {"params": 0}}, "pruned.params"),
+    ],
+)
+def test_a_result_that_breaks_the_schema_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    run_dir = make_run(tmp_path, result=make_result() | change)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        write_report(run_dir)
+    assert str(caught.value).startswith(str(run_dir / "result.json"))
+
+
+@pytest.mark.parametrize("fact", ["finetune_log", "ladders"])
+def test_a_broken_fact_is_named(tmp_path: Path, fact: str) -> None:
+    run_dir = make_run(tmp_path)
+    TrialStore(run_dir / "trials.sqlite").set_fact(fact, '[{"epoch": 1}]')
+    with pytest.raises(InputError, match=f"trials.sqlite: the fact {fact} is broken"):
+        write_report(run_dir)
+
+
+def test_a_policy_that_keeps_more_than_there_was_is_refused(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    policy = read_json(run_dir / "policy.json")
+    policy["groups"]["stem"]["of"] = 11
+    write_json(run_dir / "policy.json", policy)
+    with pytest.raises(InputError, match=r"policy.json: group stem keeps 12 of 11 channels"):
+        write_report(run_dir)
+
+
+def test_long_names_keep_both_ends() -> None:
+    name = "backbone.encoder.stages.3.blocks.11.mlp.fc1"
+    assert len(shorten(name)) == MAX_LABEL_CHARACTERS
+    assert shorten(name) == "backbone.encode…cks.11.mlp.fc1"
+    assert shorten("stem\n") == "stem\N{REPLACEMENT CHARACTER}"
+
+
+def test_durations_read_well() -> None:
+    assert [duration(seconds) for seconds in (0.2, 59.4, 140.2, 3600)] == ["0 s", "59 s", "2 min 20 s", "60 min 0 s"]
