@@ -181,11 +181,11 @@ def _prepare_process(quiet: bool) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
 
 
-def _summarise(result: dict[str, Any], folder: Path) -> None:
+def _summarise(result: Any, folder: Path) -> None:
     from autoprune.report import summary_table
 
     progress.console.print(summary_table(result))
-    if not result["checks"]["target_met"]:
+    if not result.checks.target_met:
         progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
     typer.echo(folder / "report.html")
 

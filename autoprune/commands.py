@@ -13,6 +13,7 @@ from autoprune.policies.actor import load_actor, roll_out
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared, prepare
 from autoprune.problem import Outcome
+from autoprune.result import SearchFigures
 from autoprune.run_dir import RunDir, check_run_dir, opened
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.tensorboard import RunLogger
@@ -96,5 +97,4 @@ def _decided(prepared: Prepared, run_dir: RunDir, policy: PruningPolicy, *, sour
         raise InputError(f"the policy does not fit the model's groups ({', '.join(wrong[:4])})")
     ordered = PruningPolicy.of({name: channels[name] for name in original})
     save_policy(run_dir.policy, ordered, model="", original=original)
-    search = {"searcher": source, "evaluations": 0, "wall_s": 0.0, "seed": 0, "proxy_rank_correlation": None}
-    return Decision(ordered, search)
+    return Decision(ordered, SearchFigures(searcher=source, evaluations=0, wall_s=0.0, seed=0))

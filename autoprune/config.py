@@ -224,7 +224,7 @@ def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
 def _parse_yaml(text: str, *, where: str) -> Any:

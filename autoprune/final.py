@@ -1,9 +1,8 @@
 """The last step of a run: the exported files, original and pruned, scored on the test split and timed side by side."""
 
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,24 +13,10 @@ from autoprune.config import MeasureConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.latency import Latency, Speedup, make_session, measure_interleaved, paired_speedup, peak_rss_bytes
 from autoprune.problem import PredictedCost
+from autoprune.result import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
 
 SCORING_BATCH = 200
 METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs", "params": "params"}
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What `result.json` says of one exported file; accuracy is a fraction of the test split."""
-
-    test_accuracy: float
-    params: int
-    macs: int
-    latency_ms_p50: float
-    latency_ms_p95: float
-    energy_mj: float
-    energy_source: str
-    onnx_bytes: int
-    peak_rss_bytes: int
 
 
 @dataclass(frozen=True)
@@ -85,43 +70,36 @@ def target_met(target: TargetConfig, comparison: Comparison) -> bool:
     return after <= target.bound(before)
 
 
-def result_json(
+def run_result(
     comparison: Comparison,
     *,
     parity_max_abs: float,
     targets: tuple[TargetConfig, ...],
-    search: dict[str, Any],
+    search: SearchFigures,
     info: DataInfo,
-) -> dict[str, Any]:
-    """The contents of `result.json`, schema 1."""
+) -> RunResult:
+    """The contents of `result.json`."""
     before, after = comparison.original, comparison.pruned
-    return {
-        "schema": 1,
-        "original": asdict(before),
-        "pruned": asdict(after),
-        "ratios": {
-            "params": after.params / before.params,
-            "macs": after.macs / before.macs,
-            "latency": after.latency_ms_p50 / before.latency_ms_p50,
-            "energy": after.energy_mj / before.energy_mj,
-            "speedup": comparison.speedup.speedup,
-            "speedup_ci95": list(comparison.speedup.ci95),
-        },
-        "checks": {
-            "onnx_parity_max_abs": parity_max_abs,
-            "target_met": all(target_met(target, comparison) for target in targets),
-        },
-        "search": search,
-        "adaptive": None,
-        "input": {
-            "shape": list(info.input_shape),
-            "scaling": "(pixel / 255 - mean) / std per channel",
-            "mean": list(info.mean),
-            "std": list(info.std),
-            "classes": list(info.classes),
-        },
-        "environment": environment(),
-    }
+    assert before.energy_mj is not None and after.energy_mj is not None
+    return RunResult(
+        original=before,
+        pruned=after,
+        ratios=Ratios(
+            params=after.params / before.params,
+            macs=after.macs / before.macs,
+            latency=after.latency_ms_p50 / before.latency_ms_p50,
+            energy=after.energy_mj / before.energy_mj,
+            speedup=comparison.speedup.speedup,
+            speedup_ci95=comparison.speedup.ci95,
+        ),
+        checks=Checks(
+            onnx_parity_max_abs=parity_max_abs,
+            target_met=all(target_met(target, comparison) for target in targets),
+        ),
+        search=search,
+        input=InputFigures(shape=info.input_shape, mean=info.mean, std=info.std, classes=info.classes),
+        environment=environment(),
+    )
 
 
 def environment() -> dict[str, str]:

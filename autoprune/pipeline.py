@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from autoprune.data import SearchData, load_search_data, load_test_split, normal
 from autoprune.distill import finetune
 from autoprune.export import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
-from autoprune.final import compare_files, result_json
+from autoprune.final import compare_files, run_result
 from autoprune.latency import measure_interleaved
 from autoprune.models import ModelSpec, build_model, check_classifier, load_weights
 from autoprune.policies.table import SEARCHERS
@@ -28,6 +27,7 @@ from autoprune.prepare import Prepared, prepare
 from autoprune.problem import Outcome, SearchProblem
 from autoprune.progress import bar, say
 from autoprune.report import write_report
+from autoprune.result import RunResult, SearchFigures, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, opened
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.structure import STRUCTURE_FILE, load_pruned, save_pruned
@@ -45,7 +45,7 @@ class Decision:
     """The policy that a run applies, and what `result.json` says of where it comes from."""
 
     policy: PruningPolicy
-    search: dict[str, Any]
+    search: SearchFigures
 
 
 # From the prepared problem to a policy: a search, a trained agent, or a policy from a file.
@@ -81,14 +81,14 @@ def run(
     resume: bool = False,
     subject: Subject | None = None,
     decide: Decide | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Do the whole job in `root` and return the contents of `result.json`; a finished run is only read back.
 
     `subject` replaces the model and data of the configuration, `decide` its search.
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
-        return dict(read_json(run_dir.result))
+        return parse_result(read_json(run_dir.result), where=str(run_dir.result))
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
@@ -137,19 +137,18 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
         done = store.fact(SEARCH_FACT)
         if done is not None and run_dir.policy.is_file():
-            return Decision(load_policy(run_dir.policy), json.loads(done))
+            return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
         result = search_only(prepared.problem, config, run_dir, logger)
         policy = fastest_true(prepared, result.outcomes, config)
         save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
-        summary = {
-            "searcher": result.searcher,
-            "evaluations": result.evaluations,
-            "wall_s": result.wall_s,
-            "seed": result.seed,
-            "best_reward": result.best.reward,
-            "proxy_rank_correlation": None,
-        }
-        store.set_fact(SEARCH_FACT, json.dumps(summary))
+        summary = SearchFigures(
+            searcher=result.searcher,
+            evaluations=result.evaluations,
+            wall_s=result.wall_s,
+            seed=result.seed,
+            best_reward=result.best.reward,
+        )
+        store.set_fact(SEARCH_FACT, summary.model_dump_json())
         return Decision(policy, summary)
 
     return decide
@@ -264,7 +263,7 @@ def _finetuned(
 
 def _measured(
     config: RunConfig, subject: Subject, prepared: Prepared, decision: Decision, pruned: nn.Module, run_dir: RunDir
-) -> dict[str, Any]:
+) -> RunResult:
     """Export both models, check parity, measure, and write `result.json` and `report.html`."""
     info = subject.data.info
     say("exporting and measuring")
@@ -281,10 +280,10 @@ def _measured(
         info=info,
         config=config.measure,
     )
-    result = result_json(
+    result = run_result(
         comparison, parity_max_abs=parity, targets=config.target, search=decision.search, info=info
     )
-    write_json(run_dir.result, result)
+    write_json(run_dir.result, result.as_json())
     write_report(run_dir.root)
     shutil.rmtree(run_dir.state, ignore_errors=True)
     return result

@@ -3,84 +3,17 @@
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
 from autoprune.charts import GroupWidths
 from autoprune.config import RunConfig, load_config
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.policy import load_policy
+from autoprune.result import RunResult, explain, parse_result
 from autoprune.train import EpochLog
 from autoprune.trials import EpisodeRow, TrialStore
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
-
-
-class Figures(_Part):
-    """What was measured of one exported model; accuracy is a fraction of the test split."""
-
-    test_accuracy: float = Field(ge=0, le=1)
-    params: int = Field(gt=0)
-    macs: int = Field(gt=0)
-    latency_ms_p50: float = Field(gt=0)
-    latency_ms_p95: float = Field(gt=0)
-    energy_mj: float | None = Field(ge=0)
-    energy_source: Literal["measured", "estimated"] | None
-    onnx_bytes: int = Field(gt=0)
-    peak_rss_bytes: int | None = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _energy_has_a_source(self) -> "Figures":
-        if self.energy_mj is not None and self.energy_source is None:
-            raise ValueError("energy_mj needs energy_source, measured or estimated")
-        return self
-
-
-class Ratios(_Part):
-    """Pruned divided by original; `speedup` is the other way round."""
-
-    params: float = Field(gt=0)
-    macs: float = Field(gt=0)
-    latency: float = Field(gt=0)
-    energy: float | None
-    speedup: float = Field(gt=0)
-    speedup_ci95: tuple[float, float]
-
-
-class Checks(_Part):
-    onnx_parity_max_abs: float
-    target_met: bool
-
-
-class SearchFigures(_Part):
-    searcher: str
-    evaluations: int
-    wall_s: float
-    seed: int
-    proxy_rank_correlation: float | None
-
-
-class AdaptiveFigures(_Part):
-    test_accuracy: float
-    latency_ms_mean: float
-    level_share: tuple[float, ...]
-
-
-class RunResult(_Part):
-    """`result.json`, schema 1; keys that this version does not know are left alone."""
-
-    schema_version: Literal[1] = Field(alias="schema")
-    original: Figures
-    pruned: Figures
-    ratios: Ratios
-    checks: Checks
-    search: SearchFigures
-    adaptive: AdaptiveFigures | None = None
-    environment: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -94,14 +27,6 @@ class RunRecord:
     chosen: dict[str, int]
     episodes: tuple[EpisodeRow, ...]
     finetune: tuple[EpochLog, ...]
-
-
-def parse_result(raw: Any, *, where: str) -> RunResult:
-    """`raw` as schema 1; `InputError` begins with `where` and names the first key that is wrong."""
-    try:
-        return RunResult.model_validate(raw)
-    except ValidationError as error:
-        raise InputError(f"{where}: not a result of schema 1 ({_explain(error)})") from None
 
 
 def read_run(run_dir: Path) -> RunRecord:
@@ -146,17 +71,11 @@ def _parse_ladders(text: str | None, *, where: Path) -> dict[str, tuple[int, ...
     try:
         return {} if text is None else TypeAdapter(dict[str, tuple[int, ...]]).validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{where}: the fact ladders is broken ({_explain(error)})") from None
+        raise InputError(f"{where}: the fact ladders is broken ({explain(error)})") from None
 
 
 def _parse_finetune(text: str | None, *, where: Path) -> tuple[EpochLog, ...]:
     try:
         return () if text is None else TypeAdapter(tuple[EpochLog, ...]).validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{where}: the fact finetune_log is broken ({_explain(error)})") from None
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{key}: {first['msg']}" if key else first["msg"]
+        raise InputError(f"{where}: the fact finetune_log is broken ({explain(error)})") from None

@@ -14,7 +14,8 @@ from rich.table import Table
 from autoprune.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.config import TargetConfig
 from autoprune.files import write_text
-from autoprune.record import RunRecord, RunResult, parse_result, read_run
+from autoprune.record import RunRecord, read_run
+from autoprune.result import RunResult, parse_result
 from autoprune.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"

@@ -1,8 +1,7 @@
-"""Training: one loop for baselines and fine-tuning, resumable after each epoch, bound by the network and not by data."""
+"""Training: one loop for baselines and fine-tuning, resumable after each epoch, bound by the network alone."""
 
 import copy
 import math
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +64,9 @@ def cosine(share_done: float) -> float:
 
 def has_fast_bf16() -> bool:
     """Whether this CPU computes in bfloat16 itself; elsewhere autocast would only slow training down."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(torch.cpu, "_is_amx_tile_supported", None)
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(
+        torch.cpu, "_is_amx_tile_supported", None
+    )
     return bool(supported and supported())
 
 
@@ -216,9 +217,7 @@ def _epoch_batches(data: SearchData, recipe: FitRecipe, *, seed: int) -> Iterato
         yield normalise(images, data.info), data.train.labels[chosen]
 
 
-def _parameter_groups(
-    model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]
-) -> Sequence[dict[str, object]]:
+def _parameter_groups(model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]) -> Sequence[dict[str, object]]:
     """One group for each (learning rate, decayed or not); vectors (biases, BatchNorm) are not decayed."""
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -254,5 +253,5 @@ def _save_state(path: Path, state: dict[str, object]) -> None:
 def _load_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except Exception as error:  # the reader raises almost anything on broken bytes
         raise RunError(f"{path}: corrupt training state ({error}); delete it to start this training again") from None

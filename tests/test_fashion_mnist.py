@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import http.server
-import os
 import shutil
 import socket
 import threading
@@ -246,4 +245,4 @@ def test_a_corrupt_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("AUTOPRUNE_DATA", str(folder))
     with pytest.raises(DataError, match=rf"{NAMES[3]}: .*delete it and fetch it again"):
         fashion_mnist.load("test")
-    assert os.path.getsize(folder / NAMES[2]) > 4_000_000
+    assert (folder / NAMES[2]).stat().st_size > 4_000_000

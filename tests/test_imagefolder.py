@@ -1,5 +1,6 @@
 """Folders of real PNG and JPEG files, grey and RGB, whole and broken."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,6 @@ def test_mixed_sizes_need_image_size(tmp_path: Path) -> None:
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 24))
 def test_scaling_gives_the_size_asked_for(width: int, height: int, image_size: int) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = picture(Path(folder) / "x.png", 77, size=(width, height))
         array = imagefolder._decode(path, image_size=image_size, mode="L")

@@ -18,7 +18,7 @@ def test_a_policy_comes_back_from_its_file(channels: dict[str, int]) -> None:
     assert policy.as_dict() == channels
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "policy.json"
-        save_policy(path, policy, model="resnet20", original={name: 4096 for name in channels})
+        save_policy(path, policy, model="resnet20", original=dict.fromkeys(channels, 4096))
         assert load_policy(path) == policy
 
 

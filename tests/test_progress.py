@@ -37,9 +37,7 @@ def test_a_log_gets_whole_lines_as_they_stand(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.usefixtures("shown")
-def test_a_log_gets_a_line_now_and_then(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOG_INTERVAL_S", 0.0)
     with progress.bar("work", 3) as bar:
         for _ in range(3):

@@ -17,7 +17,7 @@ def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
     try:
         images, labels, names = factory(split)
         classes = tuple(str(name) for name in names)
-        loaded = ImageSplit(torch.as_tensor(np.array(images)), _integers(np.array(labels)))
+        loaded = ImageSplit(torch.tensor(np.asarray(images)), _integers(np.asarray(labels)))
     except Exception as error:  # the user's code may raise anything
         raise DataError(
             f"data.name={spec}: the factory must take {split!r} and return (images, labels, class_names) with images "

@@ -1,0 +1,103 @@
+"""The schema of `result.json`: what a run measured, checked when it is written and when it is read."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoprune.errors import InputError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class Figures(_Part):
+    """What was measured of one exported model; accuracy is a fraction of the test split."""
+
+    test_accuracy: float = Field(ge=0, le=1)
+    params: int = Field(gt=0)
+    macs: int = Field(gt=0)
+    latency_ms_p50: float = Field(gt=0)
+    latency_ms_p95: float = Field(gt=0)
+    energy_mj: float | None = Field(ge=0)
+    energy_source: Literal["measured", "estimated"] | None
+    onnx_bytes: int = Field(gt=0)
+    peak_rss_bytes: int | None = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _energy_has_a_source(self) -> "Figures":
+        if self.energy_mj is not None and self.energy_source is None:
+            raise ValueError("energy_mj needs energy_source, measured or estimated")
+        return self
+
+
+class Ratios(_Part):
+    """Pruned divided by original; `speedup` is the other way round."""
+
+    params: float = Field(gt=0)
+    macs: float = Field(gt=0)
+    latency: float = Field(gt=0)
+    energy: float | None
+    speedup: float = Field(gt=0)
+    speedup_ci95: tuple[float, float]
+
+
+class Checks(_Part):
+    onnx_parity_max_abs: float
+    target_met: bool
+
+
+class SearchFigures(_Part):
+    searcher: str
+    evaluations: int
+    wall_s: float
+    seed: int
+    best_reward: float | None = None  # None: the policy comes from no search
+    proxy_rank_correlation: float | None = None
+
+
+class InputFigures(_Part):
+    """How pixels become the exported file's input."""
+
+    shape: tuple[int, int, int]
+    scaling: str = "(pixel / 255 - mean) / std per channel"
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+
+
+class AdaptiveFigures(_Part):
+    test_accuracy: float
+    latency_ms_mean: float
+    level_share: tuple[float, ...]
+
+
+class RunResult(_Part):
+    """`result.json`, schema 1; keys that this version does not know are left alone."""
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    original: Figures
+    pruned: Figures
+    ratios: Ratios
+    checks: Checks
+    search: SearchFigures
+    adaptive: AdaptiveFigures | None = None
+    input: InputFigures | None = None
+    environment: dict[str, str] = {}
+
+    def as_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def parse_result(raw: Any, *, where: str) -> RunResult:
+    """`raw` as schema 1; `InputError` begins with `where` and names the first key that is wrong."""
+    try:
+        return RunResult.model_validate(raw)
+    except ValidationError as error:
+        raise InputError(f"{where}: not a result of schema 1 ({explain(error)})") from None
+
+
+def explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key}: {first['msg']}" if key else first["msg"]

@@ -1,0 +1,236 @@
+"""Training learns, repeats bit for bit, and goes on after an interruption as if there had been none."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.config import TrainConfig
+from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
+from autoprune.errors import RunError
+from autoprune.train import (
+    EpochLog,
+    FitRecipe,
+    accuracy,
+    cosine,
+    cross_entropy_loss,
+    fit,
+    has_fast_bf16,
+    one_cycle,
+    train_baseline,
+)
+
+INFO = DataInfo("bars", ("top", "bottom", "none"), 1, 8, 8, mean=(0.3,), std=(0.3,))
+RECIPE = FitRecipe(
+    epochs=4,
+    batch_size=32,
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    ema_decay=0.9,
+    schedule=one_cycle,
+    augmentation=Augmentation(crop_padding=1),
+)
+
+
+def bars(count: int, seed: int) -> ImageSplit:
+    """Noise with a bright upper half, a bright lower half, or neither: separable, and left as it is by a flip."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 100, (count, 1, 8, 8), generator=generator)
+    labels = torch.arange(count) % 3
+    images[labels == 0, :, :4] += 120
+    images[labels == 1, :, 4:] += 120
+    return ImageSplit(images.to(torch.uint8), labels)
+
+
+DATA = SearchData(INFO, bars(300, 0), bars(90, 1))
+
+
+def net(seed: int = 0) -> nn.Module:
+    """With dropout, so that the order of the global generator matters too."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, 2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Dropout2d(0.1),
+        nn.Flatten(),
+        nn.Linear(8 * 4 * 4, 3),
+    )
+
+
+def trained(
+    model: nn.Module,
+    recipe: FitRecipe = RECIPE,
+    *,
+    seed: int = 0,
+    state_path: Path | None = None,
+    logs: list[EpochLog] | None = None,
+) -> nn.Module:
+    return fit(
+        model,
+        DATA,
+        loss=cross_entropy_loss(0.0),
+        recipe=recipe,
+        seed=seed,
+        description="test",
+        state_path=state_path,
+        on_epoch=None if logs is None else logs.append,
+    )
+
+
+def same(first: nn.Module, second: nn.Module) -> bool:
+    states = first.state_dict(), second.state_dict()
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_separable_problem_is_learnt() -> None:
+    logs: list[EpochLog] = []
+    best = trained(net(), logs=logs)
+    assert accuracy(best, bars(300, 2), INFO) > 0.95
+    assert not best.training
+    assert [log.epoch for log in logs] == [1, 2, 3, 4]
+    assert logs[-1].train_loss < 0.5 * logs[0].train_loss
+    assert accuracy(best, DATA.search, INFO) == max(log.search_accuracy for log in logs)
+
+
+def test_a_baseline_is_trained_from_its_configuration() -> None:
+    config = TrainConfig.model_validate(
+        {"epochs": 4, "batch_size": 32, "learning_rate": 0.1, "ema_decay": 0, "augment": {"erase_size": 2}}
+    )
+    assert accuracy(train_baseline(net(), DATA, config, seed=0), bars(300, 2), INFO) > 0.95
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
+    first, second, other = trained(net()), trained(net()), trained(net(), seed=1)
+    assert same(first, second)
+    assert not same(first, other)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epochs_done", [1, 2, 3])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done: int) -> None:
+    expected_logs: list[EpochLog] = []
+    whole = net()
+    expected = trained(whole, logs=expected_logs)
+    path = tmp_path / "state.pt"
+    calls = 0
+    steps_per_epoch = 300 // 32
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > epochs_done * steps_per_epoch + 3:
+            raise Interrupted
+        return cross_entropy_loss(0.0)(model, images, labels)
+
+    with pytest.raises(Interrupted):
+        fit(net(), DATA, loss=loss, recipe=RECIPE, seed=0, description="test", state_path=path)
+    logs: list[EpochLog] = []
+    resumed = net(5)  # the weights come from the state
+    best = trained(resumed, state_path=path, logs=logs)
+    assert same(best, expected)
+    assert same(resumed, whole)
+    assert logs == expected_logs
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_training_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    first = trained(net(), state_path=path)
+    written = path.stat().st_mtime_ns
+    assert same(trained(net(3), state_path=path), first)
+    assert path.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
+def test_a_corrupt_state_is_named(tmp_path: Path, kept: float) -> None:
+    path = tmp_path / "state.pt"
+    trained(net(), replace(RECIPE, epochs=1), state_path=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if kept < 1 else int(kept)])
+    with pytest.raises(RunError, match=r"state\.pt: corrupt training state .* delete it"):
+        trained(net(), state_path=path)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    with pytest.raises(RunError, match=r"test: the loss is (nan|inf) in epoch 1; lower the learning rate"):
+        fit(
+            net(),
+            DATA,
+            loss=lambda model, images, labels: F.cross_entropy(model(images), labels) * math.inf,
+            recipe=RECIPE,
+            seed=0,
+            description="test",
+            state_path=path,
+        )
+    assert not path.exists()
+
+
+def test_no_epochs_return_the_model_as_it_is() -> None:
+    model = net()
+    assert same(trained(model, replace(RECIPE, epochs=0)), model)
+
+
+def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
+    logs: list[EpochLog] = []
+    trained(net(), replace(RECIPE, batch_size=4096, epochs=2), logs=logs)
+    assert [log.epoch for log in logs] == [1, 2]
+
+
+def test_learning_rates_can_be_set_for_single_parameters() -> None:
+    model = net()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    fit(
+        model,
+        DATA,
+        loss=cross_entropy_loss(0.0),
+        recipe=replace(RECIPE, epochs=1),
+        seed=0,
+        description="test",
+        lr_factors={"0.weight": 0.0, "5.weight": 2.0},
+    )
+    after = dict(model.named_parameters())
+    assert torch.equal(before["0.weight"], after["0.weight"])
+    assert not torch.equal(before["5.weight"], after["5.weight"])
+
+
+def test_schedules_by_hand() -> None:
+    assert one_cycle(0.0) == 0.04
+    assert one_cycle(0.1) == pytest.approx(0.52)
+    assert one_cycle(0.2) == 1.0
+    assert one_cycle(0.6) == pytest.approx(0.5)
+    assert one_cycle(1.0) == pytest.approx(0.0)
+    assert cosine(0.05) == 1.0
+    assert cosine(0.525) == pytest.approx(0.5)
+    assert cosine(1.0) == pytest.approx(0.0)
+    for schedule in (one_cycle, cosine):
+        assert all(0 <= schedule(step / 200) <= 1 for step in range(201))
+
+
+def test_accuracy_by_hand() -> None:
+    class AlwaysTop(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 0.0, 0.0]]).repeat(len(x), 1)
+
+    assert accuracy(AlwaysTop(), bars(1200, 0), INFO) == pytest.approx(1 / 3)  # three batches
+
+
+def test_label_smoothing_by_hand() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)  # shares 1/4 and 3/4
+
+    value = cross_entropy_loss(0.2)(Fixed(), torch.zeros(2, 1), torch.tensor([1, 1]))
+    assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+
+
+def test_the_bf16_check_answers() -> None:
+    assert has_fast_bf16() in (True, False)
