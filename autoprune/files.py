@@ -1,6 +1,7 @@
 """Files that are whole or absent: everything is written beside its place and moved there in one step."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -9,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoprune.errors import InputError
+from autoprune.errors import InputError, RunError
 
+FULL_BYTES = 2**20  # less than this is left when a write fails: then that is why
 MIN_FREE_BYTES = 100 * 2**20  # a run leaves about 10 MB; checkpoints of large models need more
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise."""
+    """Yield a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
+
+    Raises `RunError` if the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
     os.close(handle)
@@ -27,6 +32,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
+    except Exception as error:
+        if _is_disk_full(error, path.parent):
+            raise RunError(f"{path}: the disk is full; free some space and go on with --resume") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,3 +74,10 @@ def require_free_space(folder: Path, needed_bytes: int = MIN_FREE_BYTES) -> None
             f"{folder}: the disk is nearly full ({free_bytes / 2**20:.0f} MiB free, a run needs "
             f"{needed_bytes / 2**20:.0f} MiB); free some space or choose another --run-dir"
         )
+
+
+def _is_disk_full(error: Exception, folder: Path) -> bool:
+    """Libraries hide ENOSPC in errors of their own; what they had written still fills the disk, or they say so."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < FULL_BYTES

@@ -12,13 +12,12 @@ import torch
 from torch import nn
 
 from autoprune.config import FinetuneConfig, RunConfig
-from autoprune.data import SearchData, load_search_data, load_test_split, normalise
+from autoprune.data import normalise
 from autoprune.distill import finetune
 from autoprune.export import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
 from autoprune.final import compare_files, run_result
 from autoprune.latency import measure_interleaved
-from autoprune.models import ModelSpec, build_model, check_classifier, load_weights
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.trained import TrainingInfo
@@ -31,6 +30,7 @@ from autoprune.result import RunResult, SearchFigures, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, opened
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.subject import Subject, load_subject
 from autoprune.tensorboard import RunLogger
 from autoprune.train import EpochLog, train_baseline
 from autoprune.trials import TrialStore
@@ -52,28 +52,6 @@ class Decision:
 Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The trained model and its data, checked against each other."""
-
-    model: nn.Module
-    spec: ModelSpec | None  # None: the model came as an object
-    data: SearchData
-    is_trained: bool
-
-
-def load_subject(config: RunConfig) -> Subject:
-    """Data and model of a configuration; raises `InputError` for whatever does not exist, load or fit."""
-    data = load_search_data(config.data)
-    spec = ModelSpec(config.model.name, data.info.num_classes, data.info.in_channels, config.model.width)
-    seed_everything(derive_seed(config.seed, "initial weights"))
-    model = build_model(spec)
-    check_classifier(model, config.model.name, data.info.input_shape, data.info.num_classes)
-    if config.model.checkpoint is not None:
-        load_weights(model, config.model.checkpoint)
-    return Subject(model, spec, data, is_trained=config.model.checkpoint is not None)
-
-
 def run(
     config: RunConfig,
     root: Path,
@@ -88,6 +66,8 @@ def run(
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
+        if not run_dir.report.is_file():  # it was stopped between the two
+            write_report(root)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
@@ -276,7 +256,7 @@ def _measured(
         run_dir.original_onnx,
         run_dir.model_onnx,
         costs=(problem.original_cost, problem.predict(decision.policy)),
-        test=load_test_split(config.data),
+        test=subject.test,
         info=info,
         config=config.measure,
     )

@@ -17,7 +17,7 @@ from rich.progress import (
 
 LOG_INTERVAL_S = 15.0
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 _shown = False
 _display: Progress | None = None  # of the outermost bar; bars inside it are further lines of the same display
 

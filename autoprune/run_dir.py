@@ -34,6 +34,10 @@ class RunDir:
         return self.root / "policy.json"
 
     @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
     def agent(self) -> Path:
         return self.root / "agent"
 
@@ -59,8 +63,17 @@ class RunDir:
         return self.root / "state"
 
     @property
+    def lock(self) -> Path:
+        return self.root / ".lock"
+
+    @property
     def finished(self) -> bool:
         return self.result.is_file()
+
+    @property
+    def holds_work(self) -> bool:
+        """Whether an epoch or an episode is done: each is logged."""
+        return self.logs.is_dir()
 
 
 def check_run_dir(root: Path, config: RunConfig, *, resume: bool) -> RunDir:
@@ -81,28 +94,30 @@ def check_run_dir(root: Path, config: RunConfig, *, resume: bool) -> RunDir:
                 f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "
                 f"resume it with its own, or choose another --run-dir"
             )
-    elif root.is_dir() and any(root.iterdir()):
+    elif root.is_dir() and set(root.iterdir()) - {run_dir.lock}:
         raise InputError(f"{root}: is not empty and holds no run; choose another --run-dir")
     require_free_space(root)
     return run_dir
 
 
 @contextmanager
-def opened(run_dir: RunDir, config: RunConfig) -> Iterator[RunDir]:
-    """Hold the directory against other processes; bad input found in a fresh run leaves nothing behind."""
-    fresh = not run_dir.config.is_file()
+def opened(run_dir: RunDir, config: RunConfig) -> Iterator[None]:
+    """Hold the directory against other processes; bad input leaves nothing behind, unless work was done before."""
     run_dir.root.mkdir(parents=True, exist_ok=True)
-    with (run_dir.root / ".lock").open("w") as lock:
+    with run_dir.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{run_dir.root}: another process is running there") from None
+            raise InputError(
+                f"{run_dir.root}: another process is running there; wait for it, or choose another --run-dir"
+            ) from None
+        is_fresh = not run_dir.config.is_file()
         try:
-            if fresh:
+            if is_fresh:
                 write_text(run_dir.config, dump_config(config))
-            yield run_dir
+            yield
         except InputError:
-            if fresh:
+            if is_fresh and not run_dir.holds_work:
                 shutil.rmtree(run_dir.root, ignore_errors=True)
             raise
 

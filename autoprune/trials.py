@@ -144,7 +144,8 @@ class TrialStore:
                 connection.execute("PRAGMA synchronous = FULL")
                 yield connection
         except sqlite3.OperationalError as error:  # a lock, a full disk, no rights
-            raise RunError(f"{self.path}: {error}") from None
+            remedy = "; free some space and go on with --resume" if "disk is full" in str(error) else ""
+            raise RunError(f"{self.path}: {error}{remedy}") from None
         except sqlite3.IntegrityError:  # a value that no caller may pass
             raise
         except sqlite3.DatabaseError as error:

@@ -21,6 +21,7 @@ class RollOut:
 
     observations: NDArray[np.float32]  # (n + 1, fields); the last one is after the last decision
     actions: NDArray[np.float32]  # (n,) what was done: the asked action, snapped to a rung and clipped
+    rungs: tuple[int, ...]  # index on each group's ladder
     policy: PruningPolicy
 
 
@@ -40,7 +41,7 @@ def roll_out(problem: PruningProblem, act: Act, *, count: int = 1) -> tuple[Roll
             np.stack([observe(problem, decided[i], float(actions[step + 1, i])) for i in range(count)])
         )
     stacked = np.stack(observations, axis=1)  # (count, n + 1, fields)
-    return tuple(RollOut(stacked[i], actions[1:, i], policy_of_rungs(groups, decided[i])) for i in range(count))
+    return tuple(RollOut(stacked[i], actions[1:, i], decided[i], policy_of_rungs(groups, decided[i])) for i in range(count))
 
 
 def demonstrate(problem: PruningProblem, policy: PruningPolicy) -> RollOut:

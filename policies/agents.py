@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from autoprune.envs.layerwise import LayerwisePruningEnv
-from autoprune.envs.rollout import RollOut, demonstrate
-from autoprune.policies.exploration import Exploration, propose, utilities_of
+from autoprune.envs.rollout import RollOut, demonstrate, roll_out
+from autoprune.policies.exploration import Exploration, act_with, propose, utilities_of
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, Ddpg, Learner, Ppo, Sac, Td3, make_learner
 from autoprune.policies.searcher import SearchResult
@@ -114,10 +114,10 @@ class AgentSearcher:
         progress = session.evaluations / session.max_evaluations
         settings = self.exploration
         noise = settings.noise_start + progress * (settings.noise_end - settings.noise_start)
+        (followed,) = roll_out(session, act_with(learner.actor))
+        bases = [best.rungs, followed.rungs]
         for redraw in range(REDRAWS):
-            proposals = propose(
-                session, learner.actor, best.actions, settings, noise=noise * (1 + redraw), rng=draw
-            )
+            proposals = propose(session, bases, settings, noise=noise * (1 + redraw), rng=draw)
             new = [proposal for proposal in proposals if proposal.policy not in known]
             if new:
                 break

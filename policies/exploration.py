@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from autoprune.envs.action import action_of, policy_of_rungs, rung_of
 from autoprune.envs.rollout import Act, RollOut, roll_out
-from autoprune.problem import PruningProblem
+from autoprune.problem import PruningProblem, SearchGroup, meets
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,10 @@ class Exploration:
     """How far and how much to look around; the noise falls linearly from start to end over the budget."""
 
     proposals: int = 16  # roll-outs per episode, of which one is evaluated
-    replayed_share: float = 0.5  # of the proposals that start from the best episode's actions, not the actor's
     noise_start: float = 0.6  # standard deviation of the truncated normal noise on an action
     noise_end: float = 0.3
     changed_groups: float = 2.5  # groups that get noise in an episode, on average
+    fill: float = 0.7  # how often what a proposal leaves under the limits is used up
     greed: float = 0.7  # how often the critic picks; otherwise the pick is random
 
 
@@ -37,37 +38,72 @@ def act_with(actor: nn.Module) -> Act:
 
 def propose(
     problem: PruningProblem,
-    actor: nn.Module,
-    best_actions: NDArray[np.float32],
+    bases: Sequence[Sequence[int]],
     settings: Exploration,
     *,
     noise: float,
     rng: np.random.Generator,
 ) -> tuple[RollOut, ...]:
-    """Roll-outs of the actor and of the best episode, each with noise on a few groups.
+    """Roll-outs near `bases` (rungs of each group): noise on a few groups, paid for by others, played from the start.
 
-    Noise on few groups at a time keeps what is good and shows which change did it; noise on all groups at once, as in
-    AMC, nearly always hurts when there are a hundred episodes and not a thousand.
+    Noise on few groups keeps what is good and shows which change did it; noise on all groups at once, as in AMC, nearly
+    always hurts when there are a hundred episodes and not a thousand. Clipping alone would let the last groups pay for
+    every wider one before them.
     """
-    count, groups = settings.proposals, len(problem.groups)
-    replayed = rng.random(count) < settings.replayed_share
-    changed = rng.random((groups, count)) < settings.changed_groups / groups
-    changed[rng.integers(groups, size=count), np.arange(count)] = True  # at least one
-    follow = act_with(actor)
+    moved = []
+    for _ in range(settings.proposals):
+        base = bases[int(rng.integers(len(bases)))]
+        rungs, changed = disturb(problem.groups, base, settings.changed_groups, noise=noise, rng=rng)
+        rungs = pay(problem, rungs, keep=changed, rng=rng)
+        if rng.random() < settings.fill:
+            rungs = fill(problem, rungs, rng=rng)
+        moved.append([action_of(rung, group) for rung, group in zip(rungs, problem.groups, strict=True)])
+    actions = np.array(moved, dtype=np.float32)  # (proposals, n)
+    return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
 
-    def act(step: int, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        mean = np.where(replayed, best_actions[step], follow(step, observations))
-        return np.where(changed[step], truncated_normal(mean, noise, rng), mean).astype(np.float32)
 
-    return roll_out(problem, act, count=count)
+def disturb(
+    groups: Sequence[SearchGroup], base: Sequence[int], changes: float, *, noise: float, rng: np.random.Generator
+) -> tuple[list[int], set[int]]:
+    """Truncated normal noise on the actions of about `changes` groups; the rungs, and the groups that changed."""
+    count = min(1 + rng.poisson(changes - 1.0), len(groups))
+    changed = {int(index) for index in rng.choice(len(groups), size=count, replace=False)}
+    rungs = list(base)
+    for index in sorted(changed):
+        group = groups[index]
+        rungs[index] = rung_of(truncated_normal(action_of(base[index], group), noise, rng), group)
+        if rungs[index] == base[index]:  # too little to reach another rung: take a neighbour
+            rungs[index] = min(max(base[index] + int(rng.choice([-1, 1])), 0), len(group.ladder) - 1)
+    return rungs, changed
 
 
-def truncated_normal(mean: NDArray[np.float32], std: float, rng: np.random.Generator) -> NDArray[np.float32]:
+def pay(problem: PruningProblem, rungs: Sequence[int], *, keep: set[int], rng: np.random.Generator) -> list[int]:
+    """Lower groups at random, a rung at a time and those in `keep` last, until every limit is met."""
+    paid = list(rungs)
+    while not meets(problem.predict(policy_of_rungs(problem.groups, paid)), problem.limits):
+        lowerable = [index for index, rung in enumerate(paid) if rung > 0]
+        others = [index for index in lowerable if index not in keep]
+        paid[int(rng.choice(others or lowerable))] -= 1
+    return paid
+
+
+def fill(problem: PruningProblem, rungs: Sequence[int], *, rng: np.random.Generator) -> list[int]:
+    """Raise groups by a rung each, in random order, where the limits leave room."""
+    filled = list(rungs)
+    for index in rng.permutation(len(filled)):
+        raised = [*filled[:index], filled[index] + 1, *filled[index + 1 :]]
+        if raised[index] < len(problem.groups[index].ladder) and meets(
+            problem.predict(policy_of_rungs(problem.groups, raised)), problem.limits
+        ):
+            filled = raised
+    return filled
+
+
+def truncated_normal(mean: float, std: float, rng: np.random.Generator) -> float:
     """Normal around `mean`, drawn again while outside [-1, 1] (AMC's exploration noise)."""
-    drawn = np.asarray(rng.normal(mean, std))
-    while (outside := np.abs(drawn) > 1.0).any():
-        drawn = np.where(outside, rng.normal(mean, std), drawn)
-    return drawn.astype(np.float32)
+    while abs(drawn := float(rng.normal(mean, std))) > 1.0:
+        pass
+    return drawn
 
 
 def utilities_of(rewards: Sequence[float]) -> NDArray[np.float32]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from autoprune import progress
 from autoprune.config import find_config, load_config
 from autoprune.files import write_json
-from autoprune.pipeline import load_subject
 from autoprune.policies.table import SEARCHERS
 from autoprune.prepare import prepare
+from autoprune.subject import load_subject
 from autoprune.trials import TrialStore
 
 

@@ -183,8 +183,11 @@ def test_a_download_is_kept_and_not_repeated(
     assert server.requests == [f"/whole/{name}" for name in NAMES]
 
 
-def test_a_second_address_helps_out(empty_machine: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fashion_mnist, "URLS", (server.url("wrong"), server.url("whole")))
+@pytest.mark.parametrize("kind", ["wrong", "short", "broken"])
+def test_a_second_address_helps_out(
+    empty_machine: Path, server: Server, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(fashion_mnist, "URLS", (server.url(kind), server.url("whole")))
     assert len(fashion_mnist.load("train")) == 16
 
 
@@ -224,6 +227,10 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
+def scrambled(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:30] + b"\xff" * 900)
+
+
 def emptied(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -236,7 +243,7 @@ def other_content(path: Path) -> None:
     path.write_bytes(gzip.compress(b"other"))
 
 
-@pytest.mark.parametrize("damage", [truncated, flipped, emptied, replaced, other_content])
+@pytest.mark.parametrize("damage", [truncated, flipped, scrambled, emptied, replaced, other_content])
 def test_a_corrupt_archive_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object) -> None:
     """On a copy of the real labels."""
     folder = copy_archives(REAL_FOLDER, tmp_path / "copy")

@@ -34,6 +34,15 @@ def test_a_failure_midway_leaves_the_old_file_and_no_temporary(tmp_path: Path) -
     assert names(tmp_path) == ["kept.txt"]
 
 
+def test_a_file_is_replaced_in_one_step(tmp_path: Path) -> None:
+    """Whoever has the old file open, as this link has, goes on reading the old file."""
+    path, link = tmp_path / "new.txt", tmp_path / "link.txt"
+    write_text(path, "old")
+    link.hardlink_to(path)
+    write_text(path, "new")
+    assert (path.read_text(), link.read_text()) == ("new", "old")
+
+
 def test_values_that_are_no_json_leave_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
     write_json(path, [1])
