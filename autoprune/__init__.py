@@ -1,3 +1,20 @@
 """autoprune: a trained network gets smaller and faster without losing accuracy."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.api import Result, compress
+    from autoprune.structure import load_pruned
+
 __version__ = "0.1.0"
+__all__ = ["Result", "__version__", "compress", "load_pruned"]
+
+# Imported when they are asked for (PEP 562): `import autoprune` stays light.
+_HOMES = {"Result": "autoprune.api", "compress": "autoprune.api", "load_pruned": "autoprune.structure"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -4,12 +4,18 @@ import errno
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from autoprune import __version__, progress
 from autoprune.errors import AutopruneError, InputError
+
+if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
+    from autoprune.config import RunConfig
+    from autoprune.result import RunResult
+
+INTERRUPTED = 130  # what Typer ends with on Ctrl-C
 
 app = typer.Typer(
     name="autoprune",
@@ -39,12 +45,14 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            _fail("the disk is full; free some space and go on with --resume", 1)
+            _fail(f"{error.filename or 'a file'}: the disk is full; free some space and go on with --resume", 1)
         if error.filename is not None:
             _fail(f"{error.filename}: {error.strerror}", 1)
         raise
-    except KeyboardInterrupt:
-        _fail("stopped; go on with --resume", 130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _fail("stopped; go on with --resume", INTERRUPTED)
+        raise
 
 
 @app.command(
@@ -95,7 +103,7 @@ def search(
 
 
 @app.command(
-    epilog="Example: `autoprune apply demo --agent runs/demo/agent -o model.name=resnet56 -o model.checkpoint=my.safetensors`"
+    epilog="Example: `autoprune apply demo --agent runs/demo/agent --model resnet56 --checkpoint my.safetensors`",
 )
 def apply(
     config: ConfigArgument,
@@ -116,7 +124,7 @@ def apply(
     chosen += [f"model.name={model}"] if model is not None else []
     chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
     settings = _settings(config, chosen, seed)
-    decide = commands.applied_decision(agent=agent, policy=policy)
+    decide = commands.applied_decision(settings, agent=agent, policy=policy)
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
     _summarise(pipeline.run(settings, folder, resume=resume, decide=decide), folder)
@@ -163,7 +171,7 @@ def version(
         raise typer.Exit
 
 
-def _settings(config: str, overrides: list[str] | None, seed: int | None) -> Any:
+def _settings(config: str, overrides: list[str] | None, seed: int | None) -> "RunConfig":
     from autoprune.config import find_config, load_config
 
     return load_config(find_config(config), [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
@@ -181,17 +189,18 @@ def _prepare_process(quiet: bool) -> None:
     warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
 
 
-def _summarise(result: Any, folder: Path) -> None:
+def _summarise(result: "RunResult", folder: Path) -> None:
     from autoprune.report import summary_table
 
-    progress.console.print(summary_table(result))
+    progress.console.print(summary_table(result.as_json()))
     if not result.checks.target_met:
         progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
     typer.echo(folder / "report.html")
 
 
-def _fail(message: str, exit_code: int) -> None:
-    progress.console.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
+def _fail(message: str, exit_code: int) -> NoReturn:
+    line = " ".join(message.split())  # other libraries' messages may have many lines
+    progress.console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
     sys.exit(exit_code)
 
 

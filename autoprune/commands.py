@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig
-from autoprune.data import load_test_split
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
 from autoprune.models import save_weights
-from autoprune.pipeline import Decide, Decision, load_subject, search_only
+from autoprune.pipeline import Decide, Decision, search_only
 from autoprune.policies.actor import load_actor, roll_out
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared, prepare
@@ -16,6 +15,7 @@ from autoprune.problem import Outcome
 from autoprune.result import SearchFigures
 from autoprune.run_dir import RunDir, check_run_dir, opened
 from autoprune.seeding import derive_seed, seed_everything
+from autoprune.subject import load_subject
 from autoprune.tensorboard import RunLogger
 from autoprune.toy import toy_problem
 from autoprune.train import accuracy, train_baseline
@@ -48,24 +48,24 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     return best
 
 
-def applied_decision(*, agent: Path | None, policy: Path | None) -> Decide:
+def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Decide:
     """A decision without a search; raises `InputError` unless exactly one readable source is given."""
     if (agent is None) == (policy is None):
         raise InputError("give either --agent DIR or --policy FILE")
     if agent is not None:
         actor = load_actor(agent)
         return lambda prepared, run_dir, _store: _decided(
-            prepared, run_dir, roll_out(actor, prepared.problem), source=f"{actor.searcher} (trained before)"
+            config, prepared, run_dir, roll_out(actor, prepared.problem), source=f"{actor.searcher} (trained before)"
         )
     assert policy is not None
     stored = load_policy(policy)
-    return lambda prepared, run_dir, _store: _decided(prepared, run_dir, stored, source="stored policy")
+    return lambda prepared, run_dir, _store: _decided(config, prepared, run_dir, stored, source="stored policy")
 
 
 def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     """Train the configured model from scratch and write its weights to `out`."""
     state_path = out.with_suffix(".state.pt")
-    if out.exists() and not resume:
+    if out.exists():
         raise InputError(f"{out}: exists already; delete it or choose another --out")
     if state_path.exists() and not resume:
         raise InputError(f"{state_path}: a training was stopped here; go on with --resume or delete the file")
@@ -74,7 +74,7 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     model = train_baseline(subject.model, subject.data, config.train, seed=config.seed, state_path=state_path)
     info = subject.data.info
     trained = TrainedBaseline(
-        accuracy(model, subject.data.search, info), accuracy(model, load_test_split(config.data), info), config.train.epochs
+        accuracy(model, subject.data.search, info), accuracy(model, subject.test, info), config.train.epochs
     )
     metadata = {
         "model": config.model.name,
@@ -88,13 +88,21 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     return trained
 
 
-def _decided(prepared: Prepared, run_dir: RunDir, policy: PruningPolicy, *, source: str) -> Decision:
+def _decided(config: RunConfig, prepared: Prepared, run_dir: RunDir, policy: PruningPolicy, *, source: str) -> Decision:
     original = prepared.elastic.full_policy.as_dict()
     channels = policy.as_dict()
-    wrong = sorted(original.keys() ^ channels.keys())
-    wrong += [f"{name} keeps {channels[name]} of {original[name]}" for name in original if channels.get(name, 0) > original[name]]
+    wrong = [f"the model has no group {name}" for name in channels.keys() - original.keys()]
+    wrong += [f"{name} is missing" for name in original.keys() - channels.keys()]
+    wrong += [
+        f"{name} keeps {kept} of {original[name]}" for name, kept in channels.items() if kept > original.get(name, kept)
+    ]
     if wrong:
-        raise InputError(f"the policy does not fit the model's groups ({', '.join(wrong[:4])})")
+        raise InputError(
+            f"the policy does not fit {config.model.name} ({'; '.join(sorted(wrong)[:3])}; {len(wrong)} in all); "
+            f"apply it to the model that it was found for, or give --agent"
+        )
     ordered = PruningPolicy.of({name: channels[name] for name in original})
-    save_policy(run_dir.policy, ordered, model="", original=original)
-    return Decision(ordered, SearchFigures(searcher=source, evaluations=0, wall_s=0.0, seed=0))
+    if run_dir.policy.is_file() and load_policy(run_dir.policy) != ordered:
+        raise InputError(f"{run_dir.policy}: the run there applies another policy; choose another --run-dir")
+    save_policy(run_dir.policy, ordered, model=config.model.name, original=original)
+    return Decision(ordered, SearchFigures(searcher=source, evaluations=0, wall_s=0.0, seed=config.seed))

@@ -18,8 +18,8 @@ from autoprune.export import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
 from autoprune.final import compare_files, run_result
 from autoprune.latency import measure_interleaved
-from autoprune.policies.table import SEARCHERS
 from autoprune.policies.searcher import SearchResult
+from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared, prepare

@@ -33,12 +33,13 @@ def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
     write_json(folder / STRUCTURE_FILE, {"schema": SCHEMA, "model": built, "layers": layers})
 
 
-def load_pruned(folder: Path, *, architecture: nn.Module | None = None) -> nn.Module:
+def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) -> nn.Module:
     """The pruned model in evaluation mode.
 
     `architecture`, the unpruned model, is built from the name in the file unless it is given; it is changed into the
     pruned one. Raises `InputError` or `ModelError` naming the file and what does not fit.
     """
+    folder = Path(folder)
     path = folder / STRUCTURE_FILE
     raw = read_json(path)
     try:

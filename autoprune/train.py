@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, normalise
 from autoprune.errors import RunError
+from autoprune.fast_batchnorm import fast_batchnorm
 from autoprune.files import atomic_path
 from autoprune.progress import bar
 from autoprune.seeding import derive_seed
@@ -160,7 +161,7 @@ def fit(
     steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch
     use_bf16 = has_fast_bf16()
-    with bar(description, total_steps) as progress:
+    with bar(description, total_steps) as progress, fast_batchnorm(model):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like

@@ -8,9 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from autoprune.envs.action import action_of, policy_of_rungs, rung_of
+from autoprune.envs.action import action_of, rung_of
 from autoprune.envs.rollout import Act, RollOut, roll_out
-from autoprune.problem import PruningProblem, SearchGroup, meets
+from autoprune.policies.heuristics import EXPONENTS, cut, fill, modelled_losses
+from autoprune.problem import PruningProblem, SearchGroup
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Exploration:
     noise_end: float = 0.3
     changed_groups: float = 2.5  # groups that get noise in an episode, on average
     fill: float = 0.7  # how often what a proposal leaves under the limits is used up
+    doubt: float = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
     greed: float = 0.7  # how often the critic picks; otherwise the pick is random
 
 
@@ -48,26 +50,33 @@ def propose(
 
     Noise on few groups keeps what is good and shows which change did it; noise on all groups at once, as in AMC, nearly
     always hurts when there are a hundred episodes and not a thousand. Clipping alone would let the last groups pay for
-    every wider one before them.
+    every wider one before them; here those pay that seem to lose least, by sensitivities with noise on them too.
     """
+    groups = problem.groups
     moved = []
     for _ in range(settings.proposals):
         base = bases[int(rng.integers(len(bases)))]
-        rungs, changed = disturb(problem.groups, base, settings.changed_groups, noise=noise, rng=rng)
-        rungs = pay(problem, rungs, keep=changed, rng=rng)
+        rungs, changed = disturb(groups, base, settings.changed_groups, noise=noise, rng=rng)
+        doubt = rng.lognormal(0.0, settings.doubt, len(groups))
+        exponent = float(rng.uniform(min(EXPONENTS), max(EXPONENTS)))
+        losses = [
+            [loss * factor for loss in ladder]
+            for ladder, factor in zip(modelled_losses(groups, exponent=exponent), doubt, strict=True)
+        ]
+        rungs = cut(problem, rungs, losses, keep=changed)
         if rng.random() < settings.fill:
-            rungs = fill(problem, rungs, rng=rng)
-        moved.append([action_of(rung, group) for rung, group in zip(rungs, problem.groups, strict=True)])
+            rungs = fill(problem, rungs, losses, keep=changed)
+        moved.append([action_of(rung, group) for rung, group in zip(rungs, groups, strict=True)])
     actions = np.array(moved, dtype=np.float32)  # (proposals, n)
     return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
 
 
 def disturb(
     groups: Sequence[SearchGroup], base: Sequence[int], changes: float, *, noise: float, rng: np.random.Generator
-) -> tuple[list[int], set[int]]:
+) -> tuple[list[int], frozenset[int]]:
     """Truncated normal noise on the actions of about `changes` groups; the rungs, and the groups that changed."""
     count = min(1 + rng.poisson(changes - 1.0), len(groups))
-    changed = {int(index) for index in rng.choice(len(groups), size=count, replace=False)}
+    changed = frozenset(int(index) for index in rng.choice(len(groups), size=count, replace=False))
     rungs = list(base)
     for index in sorted(changed):
         group = groups[index]
@@ -75,28 +84,6 @@ def disturb(
         if rungs[index] == base[index]:  # too little to reach another rung: take a neighbour
             rungs[index] = min(max(base[index] + int(rng.choice([-1, 1])), 0), len(group.ladder) - 1)
     return rungs, changed
-
-
-def pay(problem: PruningProblem, rungs: Sequence[int], *, keep: set[int], rng: np.random.Generator) -> list[int]:
-    """Lower groups at random, a rung at a time and those in `keep` last, until every limit is met."""
-    paid = list(rungs)
-    while not meets(problem.predict(policy_of_rungs(problem.groups, paid)), problem.limits):
-        lowerable = [index for index, rung in enumerate(paid) if rung > 0]
-        others = [index for index in lowerable if index not in keep]
-        paid[int(rng.choice(others or lowerable))] -= 1
-    return paid
-
-
-def fill(problem: PruningProblem, rungs: Sequence[int], *, rng: np.random.Generator) -> list[int]:
-    """Raise groups by a rung each, in random order, where the limits leave room."""
-    filled = list(rungs)
-    for index in rng.permutation(len(filled)):
-        raised = [*filled[:index], filled[index] + 1, *filled[index + 1 :]]
-        if raised[index] < len(problem.groups[index].ladder) and meets(
-            problem.predict(policy_of_rungs(problem.groups, raised)), problem.limits
-        ):
-            filled = raised
-    return filled
 
 
 def truncated_normal(mean: float, std: float, rng: np.random.Generator) -> float:

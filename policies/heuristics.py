@@ -1,11 +1,15 @@
 """Policies from predictions and sensitivities alone: they cost no evaluation and warm-start the agents."""
 
 import itertools
+from collections.abc import Sequence
 
 from autoprune.envs.action import nearest_rung, policy_of_rungs
+from autoprune.envs.observation import tightest_limit
 from autoprune.policy import PruningPolicy
 from autoprune.problem import PruningProblem, SearchGroup, meets
-from autoprune.envs.observation import tightest_limit
+
+Losses = Sequence[Sequence[float]]
+"""What is lost at each rung of each group, in nats."""
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 MIN_SENSITIVITY = 1e-6  # nats; measured on finite data, a sensitivity can come out as 0 or just below
@@ -31,61 +35,73 @@ def uniform_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
 
 
 def greedy_policy(problem: PruningProblem, *, exponent: float) -> PruningPolicy:
-    """A knapsack by greed: from full, lower the rung that loses least per cost saved until every limit is met.
+    """A knapsack by greed: from full, cut what loses least per cost saved until every limit is met.
 
-    The loss of a group at keep ratio r is modelled as s * ((1 - r) / (1 - r_mid)) ** exponent, where s is the
-    sensitivity that was measured at r_mid, the middle rung: 1 cuts few groups deep, a larger exponent spreads the
-    cuts. What the last cut saved too much is then given back to the groups that lost most.
+    `exponent` says how a group's loss grows with its cut (`modelled_losses`): 1 cuts few groups deep, a larger one
+    spreads the cuts.
     """
-    groups = problem.groups
-    rungs = [len(group.ladder) - 1 for group in groups]
-    while not _meets(problem, policy_of_rungs(groups, rungs)):
-        rungs = _cheapest_cut(problem, rungs, exponent)
-    while (raised := _best_raise(problem, rungs, exponent)) is not None:
-        rungs = raised
-    return policy_of_rungs(groups, rungs)
+    losses = modelled_losses(problem.groups, exponent=exponent)
+    full = [len(group.ladder) - 1 for group in problem.groups]
+    return policy_of_rungs(problem.groups, fill(problem, cut(problem, full, losses), losses))
 
 
-def modelled_loss(group: SearchGroup, rung: int, exponent: float) -> float:
-    """The loss of `group` at `rung` in nats, as `greedy_policy` models it."""
-    middle_cut = 1.0 - group.ladder[len(group.ladder) // 2] / group.channels
-    cut = 1.0 - group.ladder[rung] / group.channels
-    if cut == 0.0:
-        return 0.0
-    # A ladder of two rungs has its middle at full width, where the sensitivity says nothing of the cut.
-    relative = cut / middle_cut if middle_cut > 0.0 else 1.0
-    return max(group.sensitivity, MIN_SENSITIVITY) * relative**exponent
+def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float) -> Losses:
+    """s * ((1 - r) / (1 - r_mid)) ** exponent for each rung's keep ratio r.
+
+    s is the sensitivity, measured at r_mid, the middle rung.
+    """
+    losses = []
+    for group in groups:
+        cuts = [1.0 - channels / group.channels for channels in group.ladder]
+        # A ladder of two rungs has its middle at full width, where the sensitivity says nothing of the cut.
+        middle_cut = cuts[len(cuts) // 2] or 1.0
+        sensitivity = max(group.sensitivity, MIN_SENSITIVITY)
+        losses.append([sensitivity * (cut / middle_cut) ** exponent for cut in cuts])
+    return losses
 
 
-def _cheapest_cut(problem: PruningProblem, rungs: list[int], exponent: float) -> list[int]:
-    """Lower one group to its next rung that saves cost; if none saves any, lower the one that loses least."""
-    groups = problem.groups
-    cost = problem.predict(policy_of_rungs(groups, rungs))
-    metric = tightest_limit(problem, cost).metric
-    choices: list[tuple[bool, float, list[int]]] = []  # (saves nothing, price, rungs)
-    for index, group in enumerate(groups):
-        now = modelled_loss(group, rungs[index], exponent)
-        for rung in range(rungs[index] - 1, -1, -1):
-            lowered = [*rungs[:index], rung, *rungs[index + 1 :]]
-            saved = cost.of(metric) - problem.predict(policy_of_rungs(groups, lowered)).of(metric)
-            lost = modelled_loss(group, rung, exponent) - now
-            choices.append((saved <= 0.0, lost / saved if saved > 0.0 else lost, lowered))
-            if saved > 0.0:
-                break
-    return min(choices)[2]
+def cut(
+    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int] = frozenset()
+) -> list[int]:
+    """Lower one group at a time, the one that loses least per cost saved, until every limit is met.
+
+    A step goes down to the next rung that saves cost (latency is no monotone function of the width). Groups in `keep`
+    (indices) are lowered only when no other group can be.
+    """
+    groups, lowered = problem.groups, list(rungs)
+    while not _meets(problem, policy_of_rungs(groups, lowered)):
+        cost = problem.predict(policy_of_rungs(groups, lowered))
+        metric = tightest_limit(problem, cost).metric
+        choices: list[tuple[bool, bool, float, int, int]] = []  # (kept, saves nothing, price, group, rung)
+        for index, group_losses in enumerate(losses):
+            for rung in range(lowered[index] - 1, -1, -1):
+                candidate = policy_of_rungs(groups, [*lowered[:index], rung, *lowered[index + 1 :]])
+                saved = cost.of(metric) - problem.predict(candidate).of(metric)
+                lost = group_losses[rung] - group_losses[lowered[index]]
+                choices.append((index in keep, saved <= 0.0, lost / saved if saved > 0.0 else lost, index, rung))
+                if saved > 0.0:
+                    break
+        *_, index, rung = min(choices)
+        lowered[index] = rung
+    return lowered
 
 
-def _best_raise(problem: PruningProblem, rungs: list[int], exponent: float) -> list[int] | None:
-    """Raise one group to a higher rung within the limits, the one that wins back most; None if none fits."""
-    groups = problem.groups
-    choices: list[tuple[float, list[int]]] = []
-    for index, group in enumerate(groups):
-        for rung in range(rungs[index] + 1, len(group.ladder)):
-            raised = [*rungs[:index], rung, *rungs[index + 1 :]]
-            if _meets(problem, policy_of_rungs(groups, raised)):
-                won = modelled_loss(group, rungs[index], exponent) - modelled_loss(group, rung, exponent)
-                choices.append((won, raised))
-    return max(choices)[1] if choices else None
+def fill(
+    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int] = frozenset()
+) -> list[int]:
+    """Raise one group at a time, the one that wins back most, while the limits leave room; never those in `keep`."""
+    groups, raised = problem.groups, list(rungs)
+    while True:
+        choices: list[tuple[float, int, int]] = []  # (won back, group, rung)
+        for index in set(range(len(groups))) - keep:
+            for rung in range(raised[index] + 1, len(groups[index].ladder)):
+                candidate = policy_of_rungs(groups, [*raised[:index], rung, *raised[index + 1 :]])
+                if _meets(problem, candidate):
+                    choices.append((losses[index][raised[index]] - losses[index][rung], index, rung))
+        if not choices:
+            return raised
+        _, index, rung = max(choices)
+        raised[index] = rung
 
 
 def _meets(problem: PruningProblem, policy: PruningPolicy) -> bool:

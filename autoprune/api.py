@@ -1,0 +1,99 @@
+"""The whole job from Python: `autoprune.compress(model, data, target=…, run_dir=…)`."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from autoprune import pipeline
+from autoprune.config import RunConfig, TargetConfig, parse_config
+from autoprune.data import ImageSplit, SearchData
+from autoprune.errors import InputError
+from autoprune.policy import PruningPolicy, load_policy
+from autoprune.result import RunResult
+from autoprune.run_dir import RunDir
+from autoprune.structure import load_pruned
+from autoprune.subject import load_subject
+
+# As in a configuration: {"metric": "latency", "max_ratio": 0.5}, or several that must all hold.
+Target = TargetConfig | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: the pruned, fine-tuned module in evaluation mode, its policy, what was measured, the files."""
+
+    model: nn.Module
+    policy: PruningPolicy
+    report: RunResult  # result.json
+    paths: RunDir
+
+
+def compress(
+    model: nn.Module | str,
+    data: SearchData | str,
+    *,
+    run_dir: Path | str,
+    target: Target | Sequence[Target] | None = None,
+    checkpoint: Path | str | None = None,
+    test: ImageSplit | None = None,
+    config: RunConfig | None = None,
+    resume: bool = False,
+) -> Result:
+    """Search, cut, fine-tune, export and measure; everything is left in `run_dir`.
+
+    `model` is a trained module, which is not changed, or a model's name with its `checkpoint`. `data` is a name, or
+    your own `SearchData` with a `test` split, which is used once, at the end. `config` holds all other settings;
+    `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for what `autoprune run`
+    would refuse, and `RunError` if the run fails midway.
+    """
+    if isinstance(data, SearchData) and test is None:
+        raise InputError("test: data given as SearchData needs a test split, as in test=ImageSplit(images, labels)")
+    settings = _settings(config or RunConfig(), model, data, test, target, checkpoint)
+    paths = RunDir(Path(run_dir))
+    given_model = None if isinstance(model, str) else model
+    subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
+    report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
+    architecture = None if subject.spec is not None else subject.model
+    return Result(load_pruned(paths.pruned, architecture=architecture), load_policy(paths.policy), report, paths)
+
+
+def _settings(
+    config: RunConfig,
+    model: nn.Module | str,
+    data: SearchData | str,
+    test: ImageSplit | None,
+    target: Target | Sequence[Target] | None,
+    checkpoint: Path | str | None,
+) -> RunConfig:
+    """The configuration of the run. Objects are named by what they hold, so that `resume` notices other ones."""
+    raw = config.model_dump()
+    if isinstance(model, str):
+        raw["model"]["name"] = model
+        raw["model"]["checkpoint"] = None if checkpoint is None else str(checkpoint)
+    else:
+        if checkpoint is not None:
+            raise InputError("checkpoint: a model given as an object holds its weights; leave checkpoint out")
+        raw["model"] = {"name": f"{type(model).__name__} {_digest(model.state_dict().values())}"}
+    if isinstance(data, str):
+        raw["data"]["name"] = data
+    else:
+        splits = (data.train, data.search, *([test] if test is not None else []))
+        raw["data"]["name"] = (
+            f"{data.info.name} {_digest(tensor for split in splits for tensor in (split.images, split.labels))}"
+        )
+    if target is not None:
+        targets = [target] if isinstance(target, TargetConfig | Mapping) else target
+        raw["target"] = [entry.model_dump() if isinstance(entry, TargetConfig) else dict(entry) for entry in targets]
+    return parse_config(raw, where="compress")
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
