@@ -47,8 +47,8 @@ def compress(
 
     `model` is a trained module, which is not changed, or a model's name with its `checkpoint`. `data` is a name, or
     your own `SearchData` with a `test` split, which is used once, at the end. `config` holds all other settings;
-    `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for what `autoprune run`
-    would refuse, and `RunError` if the run fails midway.
+    `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for bad input,
+    before any work, and `RunError` if the run fails midway.
     """
     if isinstance(data, SearchData) and test is None:
         raise InputError("test: data given as SearchData needs a test split, as in test=ImageSplit(images, labels)")

@@ -67,11 +67,11 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
-    from autoprune import pipeline
-
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
+    from autoprune import pipeline
+
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(config)
     _summarise(pipeline.run(settings, folder, resume=resume), folder)
@@ -90,10 +90,10 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
-    from autoprune import commands
-
     chosen = [*(override or []), *([f"search.agent={agent}"] if agent is not None else [])]
     settings = _settings(config, chosen, seed)
+    from autoprune import commands
+
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{settings.search.agent}-seed{settings.seed}")
     outcome = commands.search(settings, folder, resume=resume)
@@ -118,12 +118,12 @@ def apply(
     quiet: Quiet = False,
 ) -> None:
     """Apply a trained agent, or a stored policy, to a (new) model: no search, the rest of the job as in `run`."""
-    from autoprune import commands, pipeline
-
     chosen = list(override or [])
     chosen += [f"model.name={model}"] if model is not None else []
     chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
     settings = _settings(config, chosen, seed)
+    from autoprune import commands, pipeline
+
     decide = commands.applied_decision(settings, agent=agent, policy=policy)
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
@@ -142,9 +142,9 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a baseline model and write its weights."""
+    settings = _settings(config, override, seed)
     from autoprune import commands
 
-    settings = _settings(config, override, seed)
     _prepare_process(quiet)
     trained = commands.train(settings, out, resume=resume)
     progress.console.print(

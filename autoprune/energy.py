@@ -17,6 +17,8 @@ def estimated_energy_mj(layers: Iterable[LayerShape]) -> float:
     """Estimated millijoules for one image."""
     picojoule = 0.0
     for layer in layers:
-        moved = layer.params + layer.in_channels * math.prod(layer.in_size) + layer.out_channels * math.prod(layer.out_size)
+        moved = (
+            layer.params + layer.in_channels * math.prod(layer.in_size) + layer.out_channels * math.prod(layer.out_size)
+        )
         picojoule += layer.macs * PICOJOULE_PER_MAC + moved * PICOJOULE_PER_VALUE_MOVED
     return picojoule * 1e-9

@@ -70,8 +70,6 @@ class Evaluator:
             return torch.cat([F.log_softmax(model(batch).float(), dim=1) for batch in _batches(self.images)])
 
 
-
-
 def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
     if count >= len(split):
         return split

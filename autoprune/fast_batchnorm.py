@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-VECTOR_CHANNELS = 16  # PyTorch's kernel is the faster one for multiples of this (measured: AVX-512, float32 and bfloat16)
+VECTOR_CHANNELS = (
+    16  # PyTorch's kernel is the faster one for multiples of this (measured: AVX-512, float32 and bfloat16)
+)
+
 
 class _BatchNorm(torch.autograd.Function):
     """(x (N, C, H, W) channels-last, weight (C,), bias (C,), eps) to (y, mean (C,), biased variance (C,))."""

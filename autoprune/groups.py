@@ -57,7 +57,11 @@ class ModelGroups:
 
 def is_depthwise(module: nn.Module) -> bool:
     """One filter for each channel. A convolution of one input channel is not depthwise: its outputs are free."""
-    return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels == module.out_channels
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )
 
 
 def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:

@@ -65,9 +65,7 @@ def rank_channels(
     return ranked
 
 
-def _producers(
-    model: nn.Module, group: PrunableGroup, *, with_gradient: bool = False
-) -> list[tuple[Member, Tensor]]:
+def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = False) -> list[tuple[Member, Tensor]]:
     """The group's layers that make its channels, with their weights (C_out, ...), or weight x gradient."""
     found = []
     for member in group.members:

@@ -1,4 +1,4 @@
-"""Builds the latency predictor of a model and the ladders of its groups, by measuring; a resumed run reads them back."""
+"""Builds a model's latency predictor and the ladders of its groups, by measuring; a resumed run reads them back."""
 
 import json
 import tempfile
@@ -83,9 +83,7 @@ def _ladder(
         layers = shapes.layers(PruningPolicy.of({**full, group.name: width}))
         return table.sum_ms(shape for name, shape in layers.items() if name in touched)
 
-    return staircase(
-        candidate_widths(group.channels, min_keep=search.min_keep, max_rungs=search.max_rungs), time_ms
-    )
+    return staircase(candidate_widths(group.channels, min_keep=search.min_keep, max_rungs=search.max_rungs), time_ms)
 
 
 def _fill(table: LatencyTable, elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> None:

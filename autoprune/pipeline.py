@@ -105,9 +105,7 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
     if result.agent is not None:
         target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
         model = config.model.name if config.problem == "model" else config.problem
-        result.agent.save(
-            run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward))
-        )
+        result.agent.save(run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward)))
     return result
 
 
@@ -260,9 +258,7 @@ def _measured(
         info=info,
         config=config.measure,
     )
-    result = run_result(
-        comparison, parity_max_abs=parity, targets=config.target, search=decision.search, info=info
-    )
+    result = run_result(comparison, parity_max_abs=parity, targets=config.target, search=decision.search, info=info)
     write_json(run_dir.result, result.as_json())
     write_report(run_dir.root)
     shutil.rmtree(run_dir.state, ignore_errors=True)
@@ -276,4 +272,3 @@ def _shares(total: int, parts: int) -> list[int]:
 
 def _with_epochs(config: FinetuneConfig, epochs: int) -> FinetuneConfig:
     return config.model_copy(update={"epochs": epochs})
-

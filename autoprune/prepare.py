@@ -52,9 +52,7 @@ def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: Tri
     )
     elastic = ElasticModel(model, model_groups.prunable, ranking)
     shapes = CutShapes(elastic, data.info.input_shape)
-    latency = build_latency_model(
-        elastic, shapes, data.info, search=config.search, measure=config.measure, store=store
-    )
+    latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
 
     def predict(policy: PruningPolicy) -> PredictedCost:
         cost = shapes.cost(policy)

@@ -107,13 +107,8 @@ class SearchProblem:
         self.original_cost = self.predict(self.full_policy)
         floor_cost = self.predict(self.floor_policy)
         for limit in limits:
-            floor, original = floor_cost.of(limit.metric), self.original_cost.of(limit.metric)
-            if floor > limit.max_value:
-                raise TargetError(
-                    f"target {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) "
-                    f"is below the floor {floor:.4g} ({floor / original:.3f}); raise target.max_ratio or lower "
-                    f"search.min_keep"
-                )
+            if not meets(floor_cost, (limit,)):
+                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
 
     @property
     def full_policy(self) -> PruningPolicy:
@@ -152,6 +147,13 @@ class SearchProblem:
 
 def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
     return all(cost.of(limit.metric) <= limit.max_value * (1 + 1e-9) for limit in limits)
+
+
+def _below_floor(limit: Limit, floor: float, original: float) -> str:
+    return (
+        f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) is below "
+        f"the floor {floor:.4g} ({floor / original:.3f}); raise the target or lower search.min_keep"
+    )
 
 
 def policy_of(groups: tuple[SearchGroup, ...], channels: Mapping[str, int]) -> PruningPolicy:

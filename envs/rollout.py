@@ -37,11 +37,11 @@ def roll_out(problem: PruningProblem, act: Act, *, count: int = 1) -> tuple[Roll
             rung = clip_rung(problem, decided[i], rung_of(float(asked[i]), group))
             decided[i] = (*decided[i], rung)
             actions[step + 1, i] = action_of(rung, group)
-        observations.append(
-            np.stack([observe(problem, decided[i], float(actions[step + 1, i])) for i in range(count)])
-        )
+        observations.append(np.stack([observe(problem, decided[i], float(actions[step + 1, i])) for i in range(count)]))
     stacked = np.stack(observations, axis=1)  # (count, n + 1, fields)
-    return tuple(RollOut(stacked[i], actions[1:, i], decided[i], policy_of_rungs(groups, decided[i])) for i in range(count))
+    return tuple(
+        RollOut(stacked[i], actions[1:, i], decided[i], policy_of_rungs(groups, decided[i])) for i in range(count)
+    )
 
 
 def demonstrate(problem: PruningProblem, policy: PruningPolicy) -> RollOut:

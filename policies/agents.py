@@ -106,9 +106,7 @@ class AgentSearcher:
                         )
         return rolled[int(np.argmax(rewards))]
 
-    def _choose(
-        self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator
-    ) -> RollOut:
+    def _choose(self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator) -> RollOut:
         """A proposal that was not evaluated yet: mostly the critic's favourite, sometimes any."""
         known = {outcome.policy for outcome in session.outcomes}
         progress = session.evaluations / session.max_evaluations

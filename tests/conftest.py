@@ -1,9 +1,45 @@
-"""What all tests share: no display is needed, and hypothesis does not mistake a busy machine for a slow test."""
+"""What all tests share: no display is needed, a busy machine makes no test too slow for hypothesis, a small job."""
 
 import os
+from pathlib import Path
 
 import hypothesis
+import pytest
+import small_job
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("autoprune")
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained weights of `small_job.net`, made by `autoprune train`."""
+    folder = tmp_path_factory.mktemp("small")
+    weights = folder / "net.safetensors"
+    small_job.done("train", small_job.write_config(folder / "train.yaml"), "--out", weights, "--quiet")
+    return weights
+
+
+@pytest.fixture(scope="session")
+def small_config(small_checkpoint: Path) -> Path:
+    """The small job, with its checkpoint."""
+    return small_job.write_config(small_checkpoint.with_name("small.yaml"), model={"checkpoint": str(small_checkpoint)})
+
+
+@pytest.fixture(scope="session")
+def ddpg_config(small_checkpoint: Path) -> Path:
+    """The small job with a search that is long enough to be stopped."""
+    return small_job.write_config(
+        small_checkpoint.with_name("ddpg.yaml"),
+        model={"checkpoint": str(small_checkpoint)},
+        search={"agent": "ddpg", "max_evaluations": 16},
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_run(ddpg_config: Path) -> Path:
+    """The directory of a run of `ddpg_config` that nothing stopped; tests copy it and leave it as it is."""
+    run_dir = ddpg_config.with_name("finished")
+    small_job.done("run", ddpg_config, "--run-dir", run_dir, "--quiet")
+    return run_dir

@@ -16,8 +16,8 @@ from autoprune.config import RunConfig, dump_config, parse_config
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy
-from autoprune.result import parse_result
 from autoprune.report import comparison_rows, duration, headline, summary_table, write_report
+from autoprune.result import parse_result
 from autoprune.reward import Score
 from autoprune.train import EpochLog
 from autoprune.trials import TrialStore

@@ -1,0 +1,388 @@
+"""The real job on a real subset of Fashion-MNIST; every figure that it reports is measured again here."""
+
+import json
+import math
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import small_job
+import torch
+import yaml
+from safetensors import safe_open
+from small_job import HERE, done, net
+from torch import Tensor, nn
+
+import autoprune
+from autoprune.config import DataConfig, load_config
+from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
+from autoprune.errors import InputError
+from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.pipeline import cutting_steps, fastest_true
+from autoprune.policy import PruningPolicy, load_policy
+from autoprune.prepare import prepare
+from autoprune.result import RunResult, parse_result
+from autoprune.subject import load_subject
+
+FILES = {
+    "config.yaml",
+    "result.json",
+    "trials.sqlite",
+    "policy.json",
+    "report.html",
+    "agent/agent.onnx",
+    "agent/agent.json",
+    "pruned/structure.json",
+    "pruned/model.safetensors",
+    "export/model.onnx",
+    "export/original.onnx",
+}
+TEST_IMAGES, EVALUATIONS, MAX_RATIO = 1000, 12, 0.6
+SUBSET = (
+    "data.max_train_images=3000",
+    f"data.max_test_images={TEST_IMAGES}",
+    f"target={{metric: latency, max_ratio: {MAX_RATIO}}}",
+    "search.agent=ddpg",
+    f"search.max_evaluations={EVALUATIONS}",
+    "search.score_images=500",
+    "search.calibration_images=256",
+    "finetune.epochs=2",
+    "finetune.batch_size=100",
+    "finetune.learning_rate=0.02",
+    "measure.rounds=15",
+)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("end-to-end") / "run"
+    overrides = [part for override in SUBSET for part in ("-o", override)]
+    printed = done("run", "demo", *overrides, "--run-dir", folder)
+    assert printed == f"{folder / 'report.html'}\n"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(run_dir: Path) -> RunResult:
+    return parse_result(json.loads((run_dir / "result.json").read_text()), where="result.json")
+
+
+@pytest.fixture(scope="module")
+def test_split() -> ImageSplit:
+    return load_test_split(DataConfig(max_test_images=TEST_IMAGES))
+
+
+def pixels(images: Tensor, result: RunResult) -> np.ndarray:
+    """Bytes (N, C, H, W) to the exported file's input, as `result.json` says."""
+    assert result.input is not None
+    mean, std = (np.array(values, dtype=np.float32)[:, None, None] for values in (result.input.mean, result.input.std))
+    return (images.numpy().astype(np.float32) / np.float32(255) - mean) / std
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def logits(path: Path, images: np.ndarray) -> np.ndarray:
+    return np.concatenate([session(path).run(None, {"images": part})[0] for part in np.array_split(images, 4)])
+
+
+def counted(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(parameters, multiply-adds of convolutions and linear layers for one image), counted by hooks."""
+    macs = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            macs += output[0].numel() * module.weight[0].numel()
+
+    handles = [module.register_forward_hook(count) for module in model.modules()]
+    with torch.no_grad():
+        model(torch.zeros(1, *input_shape))
+    for handle in handles:
+        handle.remove()
+    return sum(parameter.numel() for parameter in model.parameters()), macs
+
+
+def test_every_file_is_there(run_dir: Path) -> None:
+    files = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
+    assert {name for name in files if not name.startswith("logs/")} - {".lock"} == FILES
+    assert {path.parent.name for path in (run_dir / "logs").rglob("events.out.tfevents.*")} == {"search", "finetune"}
+
+
+def test_files_are_valid(run_dir: Path) -> None:
+    for name in ("export/model.onnx", "export/original.onnx", "agent/agent.onnx"):
+        onnx.checker.check_model(onnx.load(run_dir / name), full_check=True)
+    with closing(sqlite3.connect(run_dir / "trials.sqlite")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        [(policies,)] = connection.execute("SELECT count(DISTINCT trial_id) FROM episodes")
+    assert policies == EVALUATIONS
+    assert load_config(run_dir / "config.yaml").search.max_evaluations == EVALUATIONS
+    html = (run_dir / "report.html").read_text()
+    assert html.rstrip().endswith("</html>")
+    assert 'src="http' not in html
+    assert all(path.stat().st_size > 100 for path in (run_dir / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_result_says_what_was_done(result: RunResult) -> None:
+    assert (result.search.searcher, result.search.evaluations, result.search.seed) == ("ddpg", EVALUATIONS, 0)
+    assert result.search.wall_s > 0
+    assert result.input is not None
+    assert result.input.shape == (1, 28, 28)
+    assert len(result.input.classes) == 10
+    assert result.environment["torch"] == torch.__version__
+    for name in ("params", "macs"):
+        assert getattr(result.ratios, name) == getattr(result.pruned, name) / getattr(result.original, name)
+    assert result.ratios.latency == result.pruned.latency_ms_p50 / result.original.latency_ms_p50
+    low, high = result.ratios.speedup_ci95
+    assert low <= result.ratios.speedup <= high
+
+
+def test_accuracies_are_those_of_the_files(run_dir: Path, result: RunResult, test_split: ImageSplit) -> None:
+    images = pixels(test_split.images, result)
+    for name, figures in (("original.onnx", result.original), ("model.onnx", result.pruned)):
+        right = logits(run_dir / "export" / name, images).argmax(1) == test_split.labels.numpy()
+        assert figures.test_accuracy == right.mean()
+    assert result.original.test_accuracy > 0.92
+    assert result.pruned.test_accuracy > 0.8
+
+
+def test_sizes_are_those_of_the_files(run_dir: Path, result: RunResult) -> None:
+    original = load_subject(load_config(run_dir / "config.yaml")).model
+    pruned = autoprune.load_pruned(run_dir / "pruned")
+    assert counted(original, (1, 28, 28)) == (result.original.params, result.original.macs)
+    assert counted(pruned, (1, 28, 28)) == (result.pruned.params, result.pruned.macs)
+    assert result.original.onnx_bytes == (run_dir / "export/original.onnx").stat().st_size
+    assert result.pruned.onnx_bytes == (run_dir / "export/model.onnx").stat().st_size < result.original.onnx_bytes
+    kept = load_policy(run_dir / "policy.json").as_dict()
+    assert all(pruned.get_submodule(name).weight.shape[0] == channels for name, channels in kept.items())
+
+
+def test_pytorch_module_and_file_agree(run_dir: Path, result: RunResult, test_split: ImageSplit) -> None:
+    images = pixels(test_split.images[:256], result)
+    with torch.no_grad():
+        expected = autoprune.load_pruned(run_dir / "pruned")(torch.from_numpy(images)).numpy()
+    assert np.abs(logits(run_dir / "export/model.onnx", images) - expected).max() <= 1e-4
+    assert result.checks.onnx_parity_max_abs <= 1e-4
+
+
+def test_file_takes_any_batch(run_dir: Path) -> None:
+    one = session(run_dir / "export/model.onnx")
+    for count in (1, 3):
+        assert one.run(None, {"images": np.zeros((count, 1, 28, 28), np.float32)})[0].shape == (count, 10)
+
+
+def test_latency_target_is_met_as_timed_here(run_dir: Path, result: RunResult) -> None:
+    assert result.checks.target_met == (result.ratios.latency <= MAX_RATIO)
+    assert result.checks.target_met
+    calls = [session(run_dir / "export" / name) for name in ("original.onnx", "model.onnx")]
+    feed = {"images": np.zeros((1, 1, 28, 28), np.float32)}
+    times: list[list[float]] = [[], []]
+    for _ in range(300):
+        for call, taken in zip(calls, times, strict=True):
+            began = time.perf_counter()
+            call.run(None, feed)
+            taken.append(time.perf_counter() - began)
+    ratio = np.median(times[1]) / np.median(times[0])
+    assert ratio == pytest.approx(result.ratios.latency, rel=0.15)  # a busy machine; each side is a median
+
+
+def test_report_is_written_again(run_dir: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run_dir, copy)
+    (copy / "report.html").unlink()
+    assert done("report", copy) == f"{copy / 'report.html'}\n"
+    assert (copy / "report.html").read_text().count("<svg") == (run_dir / "report.html").read_text().count("<svg") > 0
+
+
+# ---------------------------------------------------------------- the small job, for the rest
+
+
+def test_apply_a_policy_gives_the_same_model_again(ddpg_config: Path, finished_run: Path, tmp_path: Path) -> None:
+    applied = tmp_path / "applied"
+    done("apply", ddpg_config, "--policy", finished_run / "policy.json", "--run-dir", applied, "--quiet")
+    for name in ("policy.json", "pruned/structure.json", "pruned/model.safetensors"):
+        assert (applied / name).read_bytes() == (finished_run / name).read_bytes(), name
+    search = json.loads((applied / "result.json").read_text())["search"]
+    assert (search["searcher"], search["evaluations"]) == ("stored policy", 0)
+
+
+def test_apply_an_agent_to_a_model_that_it_has_not_seen(ddpg_config: Path, finished_run: Path, tmp_path: Path) -> None:
+    weights, applied = tmp_path / "resnet.safetensors", tmp_path / "applied"
+    torch.manual_seed(0)
+    save_weights(build_model(ModelSpec("resnet20", 3, 1, 0.5)), weights)
+    arguments = ("--agent", finished_run / "agent", "--model", "resnet20", "--checkpoint", weights)
+    quick = ("-o", "model.width=0.5", "-o", "finetune.epochs=1", "-o", "target={metric: macs, max_ratio: 0.6}")
+    done("apply", ddpg_config, *arguments, *quick, "--run-dir", applied, "--quiet")
+    result = json.loads((applied / "result.json").read_text())
+    assert result["search"]["searcher"] == "ddpg (trained before)"
+    assert result["search"]["evaluations"] == 0
+    assert result["checks"]["target_met"]
+    assert result["ratios"]["macs"] <= 0.6
+    assert counted(autoprune.load_pruned(applied / "pruned"), (1, 16, 16))[1] == result["pruned"]["macs"]
+
+
+def test_another_policy_in_the_same_run_dir_is_refused(ddpg_config: Path, finished_run: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished_run, run_dir, ignore=shutil.ignore_patterns("result.json"))
+    full = json.loads((finished_run / "policy.json").read_text())
+    for group in full["groups"].values():
+        group["kept"] = group["of"]
+    (tmp_path / "full.json").write_text(json.dumps(full))
+    arguments = ("--policy", tmp_path / "full.json", "--run-dir", run_dir, "--resume", "--quiet")
+    ended = small_job.autoprune("apply", ddpg_config, *arguments)
+    assert ended.returncode == 2
+    assert "the run there applies another policy" in ended.stderr
+    assert (run_dir / "pruned" / "model.safetensors").is_file()
+
+
+def test_cutting_in_steps_ends_at_the_policy(small_config: Path, finished_run: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "run"
+    steps = ("-o", "finetune.cut_per_step=0.3", "-o", "finetune.epochs=2")
+    done("apply", small_config, "--policy", finished_run / "policy.json", *steps, "--run-dir", cut, "--quiet")
+    assert (cut / "policy.json").read_bytes() == (finished_run / "policy.json").read_bytes()
+    assert (cut / "pruned/structure.json").read_bytes() == (finished_run / "pruned/structure.json").read_bytes()
+    result = json.loads((cut / "result.json").read_text())
+    assert result["checks"]["onnx_parity_max_abs"] <= 1e-4
+    assert result["pruned"]["test_accuracy"] > 0.8
+    with closing(sqlite3.connect(cut / "trials.sqlite")) as connection:
+        [(logs,)] = connection.execute("SELECT value FROM facts WHERE name = 'finetune_log'")
+    assert [log["epoch"] for log in json.loads(logs)] == [1, 2]
+
+
+def test_cutting_steps_by_hand() -> None:
+    full, final = PruningPolicy.of({"a": 100, "b": 10, "c": 8}), PruningPolicy.of({"a": 70, "b": 9, "c": 8})
+    assert cutting_steps(full, final, None) == (final,)
+    # 100 -> 90 -> 81 -> ceil(72.9) = 73 -> 70 (65.7 would be below); 10 -> 9; c stays.
+    expected = [(90, 9), (81, 9), (73, 9), (70, 9)]
+    steps = cutting_steps(full, final, 0.1)
+    assert steps == tuple(PruningPolicy.of({"a": a, "b": b, "c": 8}) for a, b in expected)
+    assert cutting_steps(full, full, 0.1) == (full,)
+    # A tenth of three channels is less than one: one is cut all the same.
+    small = cutting_steps(PruningPolicy.of({"a": 3}), PruningPolicy.of({"a": 1}), 0.1)
+    assert small == (PruningPolicy.of({"a": 2}), PruningPolicy.of({"a": 1}))
+
+
+def test_fastest_true_takes_the_best_that_meets_the_target_as_measured(small_config: Path) -> None:
+    target = "target={metric: latency, max_ratio: 0.999}"
+    config = load_config(small_config, [target, "search.verify_top=3", "search.min_keep=0.02"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    outcomes = tuple(prepared.problem.evaluate(policy) for policy in (floor, full))
+    assert outcomes[1].reward > outcomes[0].reward
+    # The original has the better reward and misses a target that is half of its own time.
+    halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
+    assert fastest_true(prepared, outcomes, halved) == floor
+    # None meets the target: the fastest is taken.
+    strict = load_config(small_config, ["target={metric: latency, max_ratio: 0.0001}", "search.verify_top=3"])
+    assert fastest_true(prepared, outcomes, strict) == floor
+    # A target without latency needs no timing: the best reward.
+    assert fastest_true(prepared, outcomes, load_config(small_config)) == full
+
+
+@pytest.mark.parametrize("agent", ["ddpg", "td3", "sac", "ppo", "random", "uniform"])
+def test_search_of_the_toy_problem_repeats_itself(agent: str, tmp_path: Path) -> None:
+    policies = []
+    for name in ("first", "second"):
+        arguments = ("--agent", agent, "-o", "search.max_evaluations=10", "--run-dir", tmp_path / name, "--quiet")
+        assert done("search", "toy", *arguments) == f"{tmp_path / name / 'policy.json'}\n"
+        policies.append((tmp_path / name / "policy.json").read_bytes())
+        assert (tmp_path / name / "agent" / "agent.onnx").is_file() == (agent not in ("random", "uniform"))
+    assert policies[0] == policies[1]
+
+
+def test_train_on_fashion_mnist(tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    quick = ("train.epochs=1", "train.batch_size=100", "data.max_train_images=2000", "data.max_test_images=500")
+    overrides = [part for override in ("model.width=0.25", *quick) for part in ("-o", override)]
+    assert done("train", "fashion_mnist_baseline", *overrides, "--out", out) == f"{out}\n"
+    with safe_open(out, "pt") as stored:
+        metadata = stored.metadata()
+    assert metadata["model"] == "resnet20"
+    assert json.loads(metadata["config"])["model"]["width"] == 0.25
+    assert 0.3 < float(metadata["test_accuracy"]) < 1
+
+
+# ---------------------------------------------------------------- from Python
+
+
+def test_import_is_light() -> None:
+    code = "import sys, autoprune; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(dir(autoprune))"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    with pytest.raises(AttributeError, match="has no attribute 'decompress'"):
+        autoprune.decompress  # noqa: B018
+
+
+def test_compress_from_python(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    config = load_config(small_config)
+    subject = load_subject(config)
+    model = net(3)
+    load_weights(model, str(small_checkpoint))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    settings = config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})})
+    target = [{"metric": "macs", "max_ratio": 0.6}, {"metric": "params", "max_value": 40_000, "unit": "count"}]
+
+    def compress(data: SearchData, *, resume: bool = False) -> autoprune.Result:
+        return autoprune.compress(
+            model,
+            data,
+            test=subject.test,
+            target=target,
+            run_dir=tmp_path / "run",
+            config=settings,
+            resume=resume,
+        )
+
+    result = compress(subject.data)
+    assert result.report.checks.target_met
+    assert result.report.ratios.macs <= 0.6
+    assert result.report.pruned.params <= 40_000
+    assert counted(result.model, (1, 16, 16)) == (result.report.pruned.params, result.report.pruned.macs)
+    assert result.policy == load_policy(result.paths.policy)
+    assert not result.model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert result.paths.report.is_file()
+
+    again = compress(subject.data, resume=True)
+    assert again.report == result.report
+    images = torch.randn(4, 1, 16, 16)
+    assert torch.equal(again.model(images), result.model(images))
+    half = SearchData(subject.data.info, subject.data.train.select(torch.arange(200)), subject.data.search)
+    with pytest.raises(InputError, match=r"the run there has another configuration \(data\.name\)"):
+        compress(half, resume=True)
+
+
+def test_compress_by_name(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    settings = load_config(small_config, ["finetune.epochs=0"])
+    result = autoprune.compress(
+        f"{HERE}:net", f"{HERE}:bars", checkpoint=small_checkpoint, run_dir=str(tmp_path / "run"), config=settings
+    )
+    assert yaml.safe_load(result.paths.config.read_text())["target"] == [
+        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None}
+    ]
+    assert result.report.checks.target_met
+    assert math.isfinite(result.report.ratios.speedup)
+
+
+def test_compress_refuses_half_of_what_it_needs(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+    data = load_search_data(load_config(small_config).data)
+    with pytest.raises(InputError, match="data given as SearchData needs a test split"):
+        autoprune.compress(net(3), data, run_dir=tmp_path / "run")
+    with pytest.raises(InputError, match="a model given as an object holds its weights"):
+        autoprune.compress(net(3), "fashion-mnist", checkpoint=small_checkpoint, run_dir=tmp_path / "run")
+    with pytest.raises(InputError, match="the test split has images of"):
+        autoprune.compress(
+            net(3), data, test=ImageSplit(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3)), run_dir=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
