@@ -19,7 +19,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("models", "data"),
     ("groups", "importance", "elastic", "structure"),
     ("cost", "latency", "rss_probe", "export", "energy", "latency_table"),
-    ("train", "distill"),
+    ("fast_batchnorm", "train", "distill"),
     ("reward", "evaluate", "trials", "latency_model", "problem", "prepare", "toy"),
     ("envs",),
     ("policies",),
