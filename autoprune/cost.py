@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.elastic import ElasticModel, layer_sides
-from autoprune.groups import Axis, is_depthwise
+from autoprune.groups import Axis, evaluation_mode, is_depthwise
 from autoprune.policy import PruningPolicy
 
 
@@ -87,12 +87,10 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
-    was_training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, *input_shape))
+        with torch.no_grad(), evaluation_mode(model):
+            model(torch.zeros(1, *input_shape))
     finally:
-        model.train(was_training)
         for handle in handles:
             handle.remove()
     return shapes

@@ -29,6 +29,8 @@ class ElasticModel:
     def kept_channels(self, policy: PruningPolicy) -> dict[tuple[str, Axis], Tensor]:
         """Local channel indices that stay, ascending, for each cut side of each layer."""
         channels = policy.as_dict()
+        if unknown := channels.keys() - {group.name for group in self.groups}:
+            raise ValueError(f"the policy names {sorted(unknown)}, which are no groups of this model")
         keep: dict[tuple[str, Axis], Tensor] = {}
         for group in self.groups:
             wanted = channels.get(group.name)
@@ -79,6 +81,8 @@ def changed_layers(original: nn.Module, smaller: nn.Module) -> set[str]:
 
 def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> None:
     """Give a layer its pruned shape, with meaningless weights: the first step of loading a pruned model."""
+    if layer_sides(module) == (out_channels, in_channels):
+        return
     depthwise = is_depthwise(module)
     _slice_layer(module, "out", torch.zeros(out_channels, dtype=torch.long))
     if isinstance(module, nn.Conv2d | nn.Linear) and not depthwise:

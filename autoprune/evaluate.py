@@ -1,5 +1,7 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -76,5 +78,6 @@ def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
     return split.select(stratified_indices(split.labels, count, seed=0, purpose=purpose))
 
 
-def _batches(images: Tensor) -> list[Tensor]:
-    return list(images.split(BATCH))
+def _batches(images: Tensor) -> Sequence[Tensor]:
+    """At most `BATCH` images each, evenly: BatchNorm cannot be calibrated on a last batch of one image."""
+    return images.tensor_split(-(-len(images) // BATCH))

@@ -76,13 +76,16 @@ def _gains(module: nn.BatchNorm2d) -> bool:
 def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
     if not self.training:
         return nn.BatchNorm2d.forward(self, x)
+    assert self.running_mean is not None and self.running_var is not None
+    assert self.num_batches_tracked is not None and self.momentum is not None
     x = x.contiguous(memory_format=torch.channels_last)
+    y: Tensor
     y, mean, variance = _BatchNorm.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
     count = x.numel() // x.shape[1]
     with torch.no_grad():
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
     return y
 
 

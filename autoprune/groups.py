@@ -3,7 +3,9 @@
 Fang et al. 2023 (DepGraph) find the coupling; here it becomes plain data that cuts, costs and reports share.
 """
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +66,18 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode while the block runs; then each module is back in its own, which need not be the model's."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:
     """Read the groups of `model` for images (C, H, W); the model is left as it was.
 
@@ -71,27 +85,12 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
     """
     order = {name: index for index, (name, _) in enumerate(model.named_modules())}
     names = {module: name for name, module in model.named_modules()}
-    was_training = model.training
-    requires_grad = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     prunable: list[PrunableGroup] = []
     skipped: list[SkippedGroup] = []
-    try:
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)  # the tracer follows autograd's graph
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            graph = torch_pruning.DependencyGraph().build_dependency(
-                model.eval(), example_inputs=torch.zeros(1, *input_shape), verbose=False
-            )
-            found = list(graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]))
-    except Exception as error:  # the tracer runs the user's model, which may raise anything
-        raise ModelError(f"the model cannot be traced for its prunable groups ({error})") from error
-    finally:
-        model.train(was_training)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(requires_grad[name])
-    outputs = _output_layers(model, input_shape)
-    for group in found:
+    with evaluation_mode(model):
+        graph = _trace(model, input_shape)
+        outputs = _output_layers(model, input_shape)
+    for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
         members: list[Member] = []
         reason = None
         for item in group.items:
@@ -106,8 +105,12 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
             if name in outputs and axis == "out":
                 reason = "it is the model's output"
             members.append(Member(name, axis, tuple(item.idxs), tuple(item.root_idxs)))
-        producers = [member for member in members if member.axis == "out" and _makes_channels(model, member.module)]
-        first = min(producers, key=lambda member: order[member.module]).module
+        makers = [member.module for member in members if member.axis == "out" and _makes_channels(model, member.module)]
+        if not makers:
+            reason = "its channels are those of the model's input"
+        elif all(member.axis == "out" for member in members):
+            reason = reason or "no layer takes its channels in"
+        first = min(makers or [member.module for member in members], key=order.__getitem__)
         channels = len(group.items[0].idxs)
         if reason is None:
             ordered = sorted(members, key=lambda member: (order[member.module], member.axis))
@@ -121,6 +124,22 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
         tuple(sorted(prunable, key=lambda group: order[group.name])),
         tuple(sorted(skipped, key=lambda group: order[group.name])),
     )
+
+
+def _trace(model: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruning.DependencyGraph:
+    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        model.requires_grad_(True)  # the tracer follows autograd's graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch_pruning.DependencyGraph().build_dependency(
+                model, example_inputs=torch.zeros(1, *input_shape), verbose=False
+            )
+    except Exception as error:  # the tracer runs the user's model, which may raise anything
+        raise ModelError(f"the model cannot be traced for its prunable groups ({error})") from error
+    finally:
+        for parameter, required in requires_grad:
+            parameter.requires_grad_(required)
 
 
 def _makes_channels(model: nn.Module, name: str) -> bool:

@@ -103,11 +103,17 @@ def paired_speedup(reference: Latency, candidate: Latency, *, seed: int = 0) -> 
 
 
 def peak_rss_bytes(file: Path, input_shape: tuple[int, ...], *, threads: int) -> int:
-    """Peak resident memory of a fresh process that loads `file` in ONNX Runtime and runs it a few times."""
+    """Peak resident memory of a fresh process that loads `file` in ONNX Runtime and runs it a few times.
+
+    Raises `RunError` if that process fails.
+    """
     request = json.dumps({"file": str(file), "shape": list(input_shape), "threads": threads})
-    done = subprocess.run(
-        [sys.executable, "-I", str(RSS_PROBE), request], capture_output=True, text=True, timeout=RSS_PROBE_TIMEOUT_S
-    )
+    command = [sys.executable, "-I", str(RSS_PROBE), request]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RSS_PROBE_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RunError(f"{file}: measuring its memory took longer than {RSS_PROBE_TIMEOUT_S} s") from None
     if done.returncode != 0:
-        raise RunError(f"{file}: measuring its memory failed ({done.stderr.strip().splitlines()[-1:]})")
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RunError(f"{file}: measuring its memory failed ({reason})")
     return int(done.stdout)

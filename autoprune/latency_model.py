@@ -1,5 +1,6 @@
 """Builds a model's latency predictor and the ladders of its groups, by measuring; a resumed run reads them back."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Mapping
@@ -57,11 +58,11 @@ def build_latency_model(
     _fill(table, elastic, shapes, ladders)
     fit = _fit_whole_models(table, elastic, shapes, ladders, info, measure)
     if store is not None:
+        store.set_fact(LADDERS_FACT, json.dumps(ladders))
         store.set_fact(
             FACT,
             json.dumps({"table": table.as_json(), "offset_ms": fit.offset_ms, "scale": fit.scale, "ladders": ladders}),
         )
-        store.set_fact(LADDERS_FACT, json.dumps(ladders))
     return LatencyModel(LatencyPredictor(shapes, table, fit), ladders)
 
 
@@ -98,12 +99,9 @@ def _fill(table: LatencyTable, elastic: ElasticModel, shapes: CutShapes, ladders
         for layer, groups in owners.items():
             # More than two owners (a concatenation) would be too many combinations: those are measured when asked for.
             if len(groups) <= 2:
-                first, second = ([*sorted(groups), "", ""])[:2]
-                for first_width in ladders.get(first, (0,)):
-                    for second_width in ladders.get(second, (0,)):
-                        widths = {first: first_width, second: second_width}
-                        policy = PruningPolicy.of({name: widths.get(name, full[name]) for name in full})
-                        table.layer_ms(shapes.layers(policy)[layer])
+                for widths in itertools.product(*(ladders[name] for name in groups)):
+                    policy = PruningPolicy.of(full | dict(zip(groups, widths, strict=True)))
+                    table.layer_ms(shapes.layers(policy)[layer])
             progress.advance()
 
 

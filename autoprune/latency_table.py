@@ -1,5 +1,6 @@
 """Predicted latency: layers measured one by one in ONNX Runtime, summed, and corrected by a few whole models."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,9 +25,13 @@ STEP_TOLERANCE = 0.01  # a narrower width must be at least this much faster to b
 def measure_layer_ms(shape: LayerShape, *, threads: int, batch_size: int) -> float:
     """Time of one layer, with its ReLU, alone in ONNX Runtime."""
     session = make_session(_single_layer_model(shape), threads=threads)
-    channels = (batch_size, shape.in_channels)
-    size = () if shape.kind == "linear" else shape.in_size
-    feed = {"x": np.random.default_rng(0).standard_normal((*channels, *size), dtype=np.float32)}
+    rows = math.prod(shape.in_size)  # of a linear layer: positions that share it
+    size = (
+        (batch_size * rows, shape.in_channels)
+        if shape.kind == "linear"
+        else (batch_size, shape.in_channels, *shape.in_size)
+    )
+    feed = {"x": np.random.default_rng(0).standard_normal(size, dtype=np.float32)}
     for _ in range(WARM_UP_RUNS):
         session.run(None, feed)
     times_ms: list[float] = []
@@ -102,8 +107,7 @@ def candidate_widths(channels: int, *, min_keep: float, max_rungs: int) -> tuple
     """At most `max_rungs` widths with equal steps, down from all channels to `min_keep` of them (at least one)."""
     step = max(1, -(-channels // max_rungs))
     least = max(1, round(min_keep * channels))
-    widths = {width for width in range(channels, 0, -step) if width >= least}
-    return tuple(sorted(widths | {channels}))
+    return tuple(sorted(range(channels, least - 1, -step)))
 
 
 def staircase(widths: Sequence[int], cost: Callable[[int], float]) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ class SearchProblem:
     ) -> None:
         self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
         self._predict, self._score, self._reward_config = predict, score, reward_config
-        self._costs: dict[str, PredictedCost] = {}
+        self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, Score] = {}
         self.original_cost = self.predict(self.full_policy)
         floor_cost = self.predict(self.floor_policy)
@@ -119,9 +119,9 @@ class SearchProblem:
         return PruningPolicy.of({group.name: group.ladder[0] for group in self.groups})
 
     def predict(self, policy: PruningPolicy) -> PredictedCost:
-        if policy.key not in self._costs:
-            self._costs[policy.key] = self._predict(policy)
-        return self._costs[policy.key]
+        if policy not in self._costs:
+            self._costs[policy] = self._predict(policy)
+        return self._costs[policy]
 
     def is_feasible(self, policy: PruningPolicy) -> bool:
         return meets(self.predict(policy), self.limits)

@@ -1,6 +1,9 @@
 """A pruned model on disk: `structure.json` (shapes) and `model.safetensors` (weights); no pickle, no code."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -21,14 +24,7 @@ def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
         for name, module in model.named_modules()
         if isinstance(module, SIZED)
     }
-    built = None
-    if spec is not None:
-        built = {
-            "name": spec.name,
-            "num_classes": spec.num_classes,
-            "in_channels": spec.in_channels,
-            "width": spec.width,
-        }
+    built = asdict(spec) if spec is not None else None
     save_weights(model, folder / WEIGHTS_FILE)
     write_json(folder / STRUCTURE_FILE, {"schema": SCHEMA, "model": built, "layers": layers})
 
@@ -48,7 +44,7 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
         sizes = {
             str(name): (int(layer["out_channels"]), int(layer["in_channels"])) for name, layer in raw["layers"].items()
         }
-        spec = ModelSpec(**raw["model"]) if raw["model"] is not None else None
+        spec = _spec(raw["model"]) if raw["model"] is not None else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not the structure of a pruned model ({error!r})") from None
     if architecture is None:
@@ -58,8 +54,17 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     modules = dict(architecture.named_modules())
     for name, (out_channels, in_channels) in sizes.items():
         module = modules.get(name)
-        if not isinstance(module, SIZED) or out_channels < 1 or in_channels < 1:
+        if not isinstance(module, SIZED) or not _is_cut_of(module, out_channels, in_channels):
             raise ModelError(f"{path}: layer {name} does not fit the architecture")
         resize_layer(module, out_channels=out_channels, in_channels=in_channels)
     load_weights(architecture, str(folder / WEIGHTS_FILE))
     return architecture.eval()
+
+
+def _spec(raw: Mapping[str, Any]) -> ModelSpec:
+    return ModelSpec(str(raw["name"]), int(raw["num_classes"]), int(raw["in_channels"]), float(raw["width"]))
+
+
+def _is_cut_of(module: nn.Module, out_channels: int, in_channels: int) -> bool:
+    most_out, most_in = layer_sides(module)
+    return 1 <= out_channels <= most_out and 1 <= in_channels <= most_in

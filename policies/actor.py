@@ -12,6 +12,7 @@ from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import roll_out as roll_out_in_env
 from autoprune.errors import InputError
 from autoprune.files import read_json
+from autoprune.latency import make_session
 from autoprune.policy import PruningPolicy
 from autoprune.problem import PruningProblem
 
@@ -49,15 +50,8 @@ def load_actor(folder: Path) -> Actor:
     if fields != list(OBSERVATION_FIELDS):
         differing = sorted(set(fields) ^ set(OBSERVATION_FIELDS)) or "their order"
         raise InputError(f"{info_path}: the agent was trained on other observation fields; they differ in {differing}")
-    if not actor_path.is_file():
-        raise InputError(f"{actor_path}: no such file")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(actor_path, options, providers=["CPUExecutionProvider"])
-        shape = session.get_inputs()[0].shape
-    except Exception as error:  # ONNX Runtime's errors have no common base of their own
-        raise InputError(f"{actor_path}: not a valid ONNX model ({str(error).strip()})") from None
+    session = make_session(actor_path, threads=1)
+    shape = session.get_inputs()[0].shape
     if [value.name for value in session.get_inputs()] != ["observation"] or shape[1:] != [len(OBSERVATION_FIELDS)]:
         raise InputError(f"{actor_path}: not an actor for {len(OBSERVATION_FIELDS)} observation fields")
     return Actor(searcher, session)

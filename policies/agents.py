@@ -16,7 +16,7 @@ from autoprune.policies.exploration import Exploration, act_with, propose, utili
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, Ddpg, Learner, Ppo, Sac, Td3, make_learner
 from autoprune.policies.searcher import SearchResult
-from autoprune.policies.trained import TrainedActor
+from autoprune.policies.trained import TrainedActor, exported_network
 from autoprune.problem import BudgetSpent, Outcome, SearchProblem, SearchSession
 from autoprune.seeding import derive_seed, rng
 
@@ -73,7 +73,7 @@ class AgentSearcher:
             outcomes=tuple(session.outcomes),
             evaluations=session.evaluations,
             wall_s=time.perf_counter() - started,
-            agent=TrainedActor(self.name, nn.Sequential(learner.actor, nn.Hardtanh()).eval()),
+            agent=TrainedActor(self.name, exported_network(learner.actor)),
         )
 
     def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession, *, seed: int) -> RollOut:

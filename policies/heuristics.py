@@ -60,25 +60,22 @@ def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float) -> Losses
     return losses
 
 
-def cut(
-    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int] = frozenset()
-) -> list[int]:
+def cut(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[int]:
     """Lower one group at a time, the one that loses least per cost saved, until every limit is met.
 
-    A step goes down to the next rung that saves cost (latency is no monotone function of the width). Groups in `keep`
-    (indices) are lowered only when no other group can be.
+    A step goes down to the next rung that saves cost (latency is no monotone function of the width).
     """
     groups, lowered = problem.groups, list(rungs)
     while not _meets(problem, policy_of_rungs(groups, lowered)):
         cost = problem.predict(policy_of_rungs(groups, lowered))
         metric = tightest_limit(problem, cost).metric
-        choices: list[tuple[bool, bool, float, int, int]] = []  # (kept, saves nothing, price, group, rung)
+        choices: list[tuple[bool, float, int, int]] = []  # (saves nothing, price, group, rung)
         for index, group_losses in enumerate(losses):
             for rung in range(lowered[index] - 1, -1, -1):
                 candidate = policy_of_rungs(groups, [*lowered[:index], rung, *lowered[index + 1 :]])
                 saved = cost.of(metric) - problem.predict(candidate).of(metric)
                 lost = group_losses[rung] - group_losses[lowered[index]]
-                choices.append((index in keep, saved <= 0.0, lost / saved if saved > 0.0 else lost, index, rung))
+                choices.append((saved <= 0.0, lost / saved if saved > 0.0 else lost, index, rung))
                 if saved > 0.0:
                     break
         *_, index, rung = min(choices)
@@ -86,14 +83,12 @@ def cut(
     return lowered
 
 
-def fill(
-    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int] = frozenset()
-) -> list[int]:
-    """Raise one group at a time, the one that wins back most, while the limits leave room; never those in `keep`."""
+def fill(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[int]:
+    """Raise one group at a time, the one that wins back most, while the limits leave room."""
     groups, raised = problem.groups, list(rungs)
     while True:
         choices: list[tuple[float, int, int]] = []  # (won back, group, rung)
-        for index in set(range(len(groups))) - keep:
+        for index in range(len(groups)):
             for rung in range(raised[index] + 1, len(groups[index].ladder)):
                 candidate = policy_of_rungs(groups, [*raised[:index], rung, *raised[index + 1 :]])
                 if _meets(problem, candidate):

@@ -24,6 +24,11 @@ class TrainingInfo:
     best_reward: float
 
 
+def exported_network(actor: nn.Module) -> nn.Module:
+    """The network of a `TrainedActor`: a learner's actor, its actions clipped to [-1, 1]."""
+    return nn.Sequential(actor, nn.Hardtanh()).eval()
+
+
 @dataclass(frozen=True)
 class TrainedActor:
     """`network` maps observations (batch, fields) float32 to actions (batch, 1) in [-1, 1]; it is not trained further."""

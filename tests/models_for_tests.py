@@ -1,0 +1,157 @@
+"""Small networks of every kind of coupling, and one trained on a little of Fashion-MNIST.
+
+Weights, BatchNorm statistics and rankings are random, so that no channel is like another and no order is natural.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from autoprune.config import AugmentConfig, DataConfig, TrainConfig
+from autoprune.data import SearchData, load_search_data
+from autoprune.elastic import ElasticModel
+from autoprune.groups import find_groups
+from autoprune.models import ModelSpec, build_model
+from autoprune.policy import PruningPolicy
+from autoprune.train import train_baseline
+
+
+class FlattenNet(nn.Module):
+    """Each channel of the second convolution feeds 2 x 3 inputs of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.hidden = nn.Linear(6 * 2 * 3, 7)
+        self.norm = nn.BatchNorm1d(7)
+        self.head = nn.Linear(7, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(self.pool(self.features(x)), 1)
+        logits: Tensor = self.head(torch.relu(self.norm(self.hidden(x))))
+        return logits
+
+
+class ConcatNet(nn.Module):
+    """Dense connections: every layer sees the outputs of all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 5, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(5)
+        self.second = nn.Conv2d(5, 3, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.third = nn.Conv2d(8, 4, 3, padding=1, bias=False)
+        self.norm3 = nn.BatchNorm2d(12)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = torch.cat([x, self.second(torch.relu(self.norm1(x)))], 1)
+        x = torch.cat([x, self.third(torch.relu(self.norm2(x)))], 1)
+        logits: Tensor = self.head(torch.relu(self.norm3(x)).mean((2, 3)))
+        return logits
+
+
+class GroupedNet(nn.Module):
+    """A grouped convolution, which is not cut, before one that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 8, 3, padding=1, groups=4)
+        self.free = nn.Conv2d(8, 6, 3, padding=1)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.free(torch.relu(self.grouped(torch.relu(self.stem(x))))))
+        logits: Tensor = self.head(x.mean((2, 3)))
+        return logits
+
+
+@dataclass(frozen=True)
+class SmallNet:
+    build: Callable[[], nn.Module]
+    input_shape: tuple[int, int, int]
+
+
+SMALL_NETS: dict[str, SmallNet] = {
+    "resnet20": SmallNet(lambda: build_model(ModelSpec("resnet20", 4, 1, 0.25)), (1, 8, 8)),
+    "mobilenet_v2": SmallNet(lambda: build_model(ModelSpec("mobilenet_v2", 4, 1, 0.1)), (1, 8, 8)),
+    "vgg16_bn": SmallNet(lambda: build_model(ModelSpec("vgg16_bn", 4, 1, 0.0625)), (1, 16, 16)),
+    "flatten": SmallNet(FlattenNet, (2, 4, 6)),
+    "concat": SmallNet(ConcatNet, (1, 5, 5)),
+    "grouped": SmallNet(GroupedNet, (1, 5, 5)),
+}
+
+
+@cache
+def elastic_net(name: str) -> ElasticModel:
+    """One of `SMALL_NETS` with random weights and rankings; made once, so tests must leave it as it is."""
+    net = SMALL_NETS[name]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = net.build().eval()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                    assert tensor is not None
+                    nn.init.uniform_(tensor, 0.5, 1.5)
+        groups = find_groups(model, net.input_shape).prunable
+        ranking = {group.name: tuple(torch.randperm(group.channels).tolist()) for group in groups}
+    return ElasticModel(model, groups, ranking)
+
+
+def images_for(name: str, count: int = 3, *, seed: int = 0) -> Tensor:
+    """(count, C, H, W) of standard normal pixels."""
+    return torch.randn(count, *SMALL_NETS[name].input_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def policies(elastic: ElasticModel) -> st.SearchStrategy[PruningPolicy]:
+    """Any policy of the model, rung or not."""
+    widths = {group.name: st.integers(1, group.channels) for group in elastic.groups}
+    return st.fixed_dictionaries(widths).map(PruningPolicy.of)
+
+
+def random_policy(elastic: ElasticModel, seed: int) -> PruningPolicy:
+    generator = torch.Generator().manual_seed(seed)
+    return PruningPolicy.of(
+        {group.name: int(torch.randint(1, group.channels + 1, (), generator=generator)) for group in elastic.groups}
+    )
+
+
+def same_state(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two models hold the same tensors, bit for bit."""
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@cache
+def little_data() -> SearchData:
+    """512 training and 500 search images of Fashion-MNIST."""
+    return load_search_data(DataConfig(search_images=500, max_train_images=512))
+
+
+@cache
+def _trained_resnet() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(ModelSpec("resnet20", 10, 1, 0.25))
+        config = TrainConfig(epochs=8, batch_size=32, learning_rate=0.1, ema_decay=0.9, augment=NO_AUGMENTATION)
+        return train_baseline(model, little_data(), config, seed=0)
+
+
+def trained_resnet() -> nn.Module:
+    """A quarter-width ResNet-20 that has learnt `little_data`; each call gives a copy."""
+    return copy.deepcopy(_trained_resnet())
+
+
+NO_AUGMENTATION = AugmentConfig(crop_padding=0, flip=False)

@@ -1,0 +1,134 @@
+"""A trained actor: exported whole, the same in ONNX Runtime as in Stable-Baselines3, applied without torch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.errors import InputError
+from autoprune.policies.actor import load_actor, roll_out
+from autoprune.policies.learners import Ddpg, OffPolicyLearner, Ppo, PpoLearner, Sac, Td3, make_learner
+from autoprune.policies.table import SEARCHERS
+from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.toy import toy_problem
+
+INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an agent that has searched the toy problem a little."""
+    folder = tmp_path_factory.mktemp("agent")
+    trained = SEARCHERS["ddpg"]().search(toy_problem(), max_evaluations=12, seed=0).agent
+    assert trained is not None
+    trained.save(folder, INFO)
+    return folder
+
+
+@pytest.mark.parametrize("settings", [Ddpg(), Td3(), Sac(), Ppo()], ids=["ddpg", "td3", "sac", "ppo"])
+def test_the_exported_actor_does_what_the_agents_own_policy_does(
+    settings: Ddpg | Td3 | Sac | Ppo, tmp_path: Path
+) -> None:
+    learner = make_learner(settings, LayerwisePruningEnv(toy_problem()), episodes=4)
+    assert isinstance(learner, OffPolicyLearner | PpoLearner)
+    TrainedActor("test", exported_network(learner.actor)).save(tmp_path, INFO)
+    observations = np.random.default_rng(0).uniform(-1.0, 1.0, (64, len(OBSERVATION_FIELDS))).astype(np.float32)
+    agent: BaseAlgorithm = learner.agent
+    expected, _ = agent.predict(observations, deterministic=True)
+    np.testing.assert_allclose(load_actor(tmp_path).act(observations), expected[:, 0], atol=1e-5)
+
+
+def test_the_files_say_what_they_are(saved: Path) -> None:
+    info = json.loads((saved / "agent.json").read_text())
+    assert info["schema"] == 1
+    assert info["searcher"] == "ddpg"
+    assert info["observation"] == list(OBSERVATION_FIELDS)
+    assert info["training"] == {"model": "toy", "target": "latency <= 0.45", "evaluations": 20, "best_reward": -0.2}
+    model = onnx.load(saved / "agent.onnx")
+    onnx.checker.check_model(model)
+    assert model.opset_import[0].version == 17
+    assert sorted(path.name for path in saved.iterdir()) == ["agent.json", "agent.onnx"]
+
+
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "ppo"])
+def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Path) -> None:
+    problem = toy_problem()
+    result = SEARCHERS[name]().search(problem, max_evaluations=12, seed=0)
+    assert result.agent is not None
+    result.agent.save(tmp_path, INFO)
+    assert roll_out(load_actor(tmp_path), problem) == result.best.policy
+
+
+def test_an_actor_is_applied_without_torch_and_without_stable_baselines3(saved: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from autoprune.policies.actor import load_actor, roll_out; "
+        "from autoprune.toy import toy_problem; print(roll_out(load_actor(Path(sys.argv[1])), toy_problem()).key); "
+        "assert not {'torch', 'stable_baselines3'} & set(sys.modules), 'the actor imported a training library'"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(saved)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == roll_out(load_actor(saved), toy_problem()).key
+
+
+def _drop_field(info: dict[str, Any]) -> None:
+    info["observation"] = info["observation"][:-1]
+
+
+def _swap_fields(info: dict[str, Any]) -> None:
+    info["observation"] = info["observation"][::-1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_drop_field, "other observation fields; they differ in ['last_action']"),
+        (_swap_fields, "other observation fields; they differ in their order"),
+        (lambda info: info.update(schema=2), "schema 2 is not supported"),
+        (lambda info: info.update(min_version="99.0"), "needs autoprune 99.0 or later"),
+        (lambda info: info.pop("searcher"), "not the description of an agent"),
+    ],
+    ids=["field missing", "fields swapped", "schema", "version", "key missing"],
+)
+def test_another_description_is_refused(
+    saved: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    info = json.loads((saved / "agent.json").read_text())
+    spoil(info)
+    (tmp_path / "agent.json").write_text(json.dumps(info))
+    (tmp_path / "agent.onnx").write_bytes((saved / "agent.onnx").read_bytes())
+    with pytest.raises(InputError) as caught:
+        load_actor(tmp_path)
+    assert message in str(caught.value)
+    assert "agent.json" in str(caught.value)
+
+
+def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"agent\.json: no such file"):
+        load_actor(tmp_path)
+    (tmp_path / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+    with pytest.raises(InputError, match=r"agent\.onnx"):
+        load_actor(tmp_path)
+    (tmp_path / "agent.onnx").write_bytes((saved / "agent.onnx").read_bytes()[:200])
+    with pytest.raises(InputError, match=r"agent\.onnx"):
+        load_actor(tmp_path)
+    narrow = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", ["observation"], ["action"])],
+        "narrow",
+        [onnx.helper.make_tensor_value_info("observation", onnx.TensorProto.FLOAT, ["batch", 3])],
+        [onnx.helper.make_tensor_value_info("action", onnx.TensorProto.FLOAT, ["batch", 3])],
+    )
+    onnx.save(
+        onnx.helper.make_model(narrow, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "agent.onnx",
+    )
+    with pytest.raises(InputError, match=f"not an actor for {len(OBSERVATION_FIELDS)} observation fields"):
+        load_actor(tmp_path)

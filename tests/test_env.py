@@ -1,0 +1,98 @@
+"""The environment keeps Gymnasium's and Stable-Baselines3's contracts, and the problem's."""
+
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+from autoprune.envs import LAYERWISE_PRUNING
+from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.rollout import actions_of, demonstrate, roll_out
+from autoprune.policy import PruningPolicy
+from autoprune.problem import BudgetSpent, SearchSession
+from autoprune.toy import toy_optimum, toy_problem
+
+
+def test_gymnasium_makes_the_registered_environment_and_finds_no_fault() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gymnasium.make(LAYERWISE_PRUNING, problem=toy_problem())
+        gymnasium_check_env(env.unwrapped)
+    assert isinstance(env.unwrapped, LayerwisePruningEnv)
+
+
+def test_stable_baselines3_finds_no_fault() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sb3_check_env(LayerwisePruningEnv(toy_problem()), warn=True)
+
+
+def test_an_episode_has_one_step_per_group_and_its_reward_at_the_end() -> None:
+    problem = toy_problem()
+    env = LayerwisePruningEnv(problem)
+    env.reset(seed=0)
+    best = toy_optimum()
+    rewards = []
+    for step, action in enumerate(actions_of(problem, best.policy)):
+        observation, reward, terminated, truncated, info = env.step(np.array([action]))
+        rewards.append(reward)
+        assert env.observation_space.contains(observation)
+        assert info["channels"] == best.policy.channels[step][1]
+        assert terminated == (step == 3)
+        assert not truncated
+        assert ("outcome" in info) == terminated
+    assert rewards == [0.0, 0.0, 0.0, best.reward]
+    assert info["outcome"] == best
+
+
+def test_asking_for_everything_still_meets_the_target() -> None:
+    problem = toy_problem()
+    env = LayerwisePruningEnv(problem)
+    env.reset()
+    for _ in problem.groups:
+        *_, info = env.step(np.ones(1, dtype=np.float32))
+    assert problem.is_feasible(info["outcome"].policy)
+
+
+def test_a_spent_budget_ends_the_episode_with_an_exception() -> None:
+    session = SearchSession(toy_problem(), searcher="test", seed=0, max_evaluations=1)
+    env = LayerwisePruningEnv(session)
+    for action in (-1.0, 1.0):
+        env.reset()
+        for _ in range(3):
+            env.step(np.array([action]))
+        if action == -1.0:
+            env.step(np.array([action]))
+    with pytest.raises(BudgetSpent):
+        env.step(np.array([1.0]))
+
+
+def test_a_roll_out_is_what_the_environment_does_without_the_evaluation() -> None:
+    problem = toy_problem()
+    rng = np.random.default_rng(0)
+    asked = rng.uniform(-1.0, 1.0, (4, 3)).astype(np.float32)
+    for count, rolled in enumerate(roll_out(problem, lambda step, _: asked[step], count=3)):
+        env = LayerwisePruningEnv(problem)
+        observation, _ = env.reset()
+        for step in range(4):
+            np.testing.assert_array_equal(observation, rolled.observations[step])
+            observation, _, _, _, info = env.step(asked[step, count : count + 1])
+        np.testing.assert_array_equal(observation, rolled.observations[4])
+        assert info["outcome"].policy == rolled.policy
+
+
+def test_a_demonstration_repeats_a_feasible_policy() -> None:
+    problem = toy_problem()
+    best = toy_optimum().policy
+    rolled = demonstrate(problem, best)
+    assert rolled.policy == best
+    np.testing.assert_array_equal(rolled.actions, actions_of(problem, best))
+
+
+def test_a_width_off_the_ladder_cannot_be_demonstrated() -> None:
+    problem = toy_problem()
+    with pytest.raises(ValueError):
+        actions_of(problem, PruningPolicy.of({"conv1": 5, "conv2": 8, "conv3": 8, "conv4": 16}))

@@ -1,0 +1,155 @@
+"""Searchers: all keep the budget; agents find the toy problem's optimum, and find it again with the same seed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.config import RewardConfig
+from autoprune.policies.exploration import utilities_of
+from autoprune.policies.heuristics import EXPONENTS, demonstrations, greedy_policy, modelled_losses, uniform_policies
+from autoprune.policies.searcher import SearchResult
+from autoprune.policies.table import SEARCHERS
+from autoprune.policy import PruningPolicy
+from autoprune.problem import Outcome, SearchProblem
+from autoprune.toy import toy_cost, toy_optimum, toy_problem
+from autoprune.trials import TrialStore
+
+AGENTS = ("ddpg", "td3", "sac", "ppo")
+EVALUATIONS = 100  # of 625 policies
+
+
+def _search(name: str, *, seed: int, max_evaluations: int = EVALUATIONS) -> SearchResult:
+    return SEARCHERS[name]().search(toy_problem(), max_evaluations=max_evaluations, seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", AGENTS)
+def test_agents_find_the_optimum_of_the_toy_problem(name: str, seed: int) -> None:
+    result = _search(name, seed=seed)
+    assert result.best == toy_optimum()
+    assert result.evaluations <= EVALUATIONS
+    assert result.agent is not None
+
+
+def test_random_comes_close_to_the_optimum_and_uniform_does_not() -> None:
+    best = toy_optimum().reward
+    assert best - _search("random", seed=0).best.reward <= 0.05
+    assert best - _search("uniform", seed=0).best.reward > 0.3
+
+
+@pytest.mark.parametrize("name", ["random", *AGENTS])
+def test_the_same_seed_twice_gives_the_same_policies_and_another_seed_others(name: str) -> None:
+    def policies(seed: int) -> list[str]:
+        return [outcome.policy.key for outcome in _search(name, seed=seed, max_evaluations=25).outcomes]
+
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = policies(3)
+    np.random.seed(2)
+    torch.manual_seed(2)
+    assert policies(3) == first
+    assert policies(4) != first
+
+
+def test_a_search_leaves_the_global_generators_and_threads_alone() -> None:
+    threads = torch.get_num_threads()
+    np.random.seed(5)
+    torch.manual_seed(5)
+    _search("ddpg", seed=0, max_evaluations=8)
+    drawn = (np.random.random(), torch.rand(1).item())
+    np.random.seed(5)
+    torch.manual_seed(5)
+    assert drawn == (np.random.random(), torch.rand(1).item())
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHERS))
+@pytest.mark.parametrize("max_evaluations", [1, 2, 9])
+def test_every_searcher_keeps_the_budget_and_reports_each_episode(name: str, max_evaluations: int) -> None:
+    seen: list[Outcome] = []
+    problem = toy_problem()
+    result = SEARCHERS[name]().search(problem, max_evaluations=max_evaluations, seed=0, on_outcome=seen.append)
+    assert result.searcher == name
+    assert tuple(seen) == result.outcomes
+    assert len({outcome.policy for outcome in seen}) == result.evaluations <= max_evaluations
+    assert result.best.reward == max(outcome.reward for outcome in seen)
+    assert all(problem.is_feasible(outcome.policy) for outcome in seen)
+
+
+@pytest.mark.parametrize("name", ["ddpg", "ppo"])
+def test_a_search_of_remembered_scores_takes_the_same_course(name: str, tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "trials.sqlite")
+    fresh = SEARCHERS[name]().search(toy_problem(store), max_evaluations=15, seed=0)
+    assert store.count() == fresh.evaluations
+    again = SEARCHERS[name]().search(toy_problem(store), max_evaluations=15, seed=0)
+    assert again.outcomes == fresh.outcomes
+    assert store.count() == fresh.evaluations
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_ends_when_there_is_nothing_new_to_evaluate(name: str) -> None:
+    toy = toy_problem()
+    tiny = SearchProblem(
+        toy.groups[:1],
+        (),
+        predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
+        score=lambda policy: toy.evaluate(toy.full_policy).score,
+        reward_config=RewardConfig(),
+        fingerprint="tiny",
+    )
+    result = SEARCHERS[name]().search(tiny, max_evaluations=7, seed=0)
+    assert result.evaluations == 5  # one group of five rungs
+    assert len(result.outcomes) == 28
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_agent_begins_with_the_heuristics(name: str) -> None:
+    expected = demonstrations(toy_problem())
+    result = _search(name, seed=0, max_evaluations=len(expected))
+    assert tuple(outcome.policy for outcome in result.outcomes) == expected
+
+
+def test_demonstrations_are_distinct_and_meet_the_target_without_an_evaluation() -> None:
+    problem = toy_problem()
+    policies = demonstrations(problem)
+    assert len(set(policies)) == len(policies) >= 3
+    assert all(problem.is_feasible(policy) for policy in policies)
+
+
+def test_uniform_policies_go_from_full_to_floor_and_keep_one_ratio() -> None:
+    problem = toy_problem()
+    policies = uniform_policies(problem)
+    assert policies[0] == problem.full_policy
+    assert policies[-1] == problem.floor_policy
+    assert len(policies) == 5  # all ladders of the toy problem have the same shares
+    for policy in policies:
+        assert (
+            len({kept / group.channels for (_, kept), group in zip(policy.channels, problem.groups, strict=True)}) == 1
+        )
+
+
+def test_the_greedy_policy_leaves_no_room_for_a_wider_group() -> None:
+    problem = toy_problem()
+    for exponent in EXPONENTS:
+        policy = greedy_policy(problem, exponent=exponent).as_dict()
+        for group in problem.groups:
+            for width in group.ladder:
+                if width > policy[group.name]:
+                    assert not problem.is_feasible(PruningPolicy.of({**policy, group.name: width}))
+
+
+def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_the_exponent() -> None:
+    groups = toy_problem().groups
+    for exponent in EXPONENTS:
+        for group, losses in zip(groups, modelled_losses(groups, exponent=exponent), strict=True):
+            assert losses[2] == pytest.approx(group.sensitivity)  # half of the channels
+            assert losses[4] == 0.0
+            assert losses[0] == pytest.approx(group.sensitivity * 1.5**exponent)  # a quarter: 1.5 times the cut
+
+
+def test_utilities_are_centred_ranks() -> None:
+    np.testing.assert_allclose(utilities_of([-3.0, -0.1, -50.0]), [0.0, 1.0, -1.0])
+    np.testing.assert_allclose(utilities_of([2.0, 1.0, 2.0]), [0.5, -1.0, 0.5])
+    np.testing.assert_allclose(utilities_of([7.0]), [0.0])

@@ -1,0 +1,122 @@
+"""A pruned model on disk: what is read back computes the same, and a broken folder is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models_for_tests import SMALL_NETS, elastic_net, images_for, random_policy, same_state
+from torch import nn
+
+from autoprune.errors import AutopruneError, InputError, ModelError
+from autoprune.models import ModelSpec
+from autoprune.structure import STRUCTURE_FILE, WEIGHTS_FILE, load_pruned, save_pruned
+
+SPEC = ModelSpec("resnet20", 4, 1, 0.25)
+
+
+@pytest.mark.parametrize("name", SMALL_NETS)
+def test_a_cut_is_read_back(name: str, tmp_path: Path) -> None:
+    elastic = elastic_net(name)
+    pruned = elastic.cut(random_policy(elastic, 0)).eval()
+    save_pruned(tmp_path, pruned, None)
+    loaded = load_pruned(tmp_path, architecture=SMALL_NETS[name].build())
+    assert not loaded.training
+    assert same_state(loaded, pruned)
+    assert repr(loaded) == repr(pruned)
+    with torch.no_grad():
+        assert torch.equal(loaded(images_for(name)), pruned(images_for(name)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    elastic = elastic_net("resnet20")
+    save_pruned(tmp_path / "pruned", elastic.cut(random_policy(elastic, 0)), SPEC)
+    return tmp_path / "pruned"
+
+
+def test_a_built_in_model_is_rebuilt_from_its_name(folder: Path) -> None:
+    elastic = elastic_net("resnet20")
+    assert sorted(path.name for path in folder.iterdir()) == [WEIGHTS_FILE, STRUCTURE_FILE]
+    assert same_state(load_pruned(str(folder)), elastic.cut(random_policy(elastic, 0)))
+
+
+def test_a_model_given_as_an_object_is_asked_for_again(tmp_path: Path) -> None:
+    save_pruned(tmp_path, elastic_net("flatten").original, None)
+    with pytest.raises(InputError, match=rf"{STRUCTURE_FILE}: the model was given as an object; pass .* architecture="):
+        load_pruned(tmp_path)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    raw = json.loads((folder / STRUCTURE_FILE).read_text())
+    change(raw)
+    (folder / STRUCTURE_FILE).write_text(json.dumps(raw))
+
+
+BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], type[AutopruneError], str]] = {
+    "another schema": (lambda raw: raw.update(schema=2), InputError, "schema 2 is not supported"),
+    "no schema": (lambda raw: raw.pop("schema"), InputError, "not the structure of a pruned model"),
+    "no layers": (lambda raw: raw.pop("layers"), InputError, "not the structure of a pruned model"),
+    "layers of text": (lambda raw: raw.update(layers="all"), InputError, "not the structure of a pruned model"),
+    "no model": (lambda raw: raw.pop("model"), InputError, "not the structure of a pruned model"),
+    "half a model": (lambda raw: raw["model"].pop("width"), InputError, "not the structure of a pruned model"),
+    "a wide model": (lambda raw: raw["model"].update(width="x"), InputError, "not the structure of a pruned model"),
+    "unknown model": (lambda raw: raw["model"].update(name="resnet21"), ModelError, "unknown"),
+    "layer unknown": (
+        lambda raw: raw["layers"].update(conv9={"out_channels": 1, "in_channels": 1}),
+        ModelError,
+        "layer conv9 does not fit",
+    ),
+    "layer without weights": (
+        lambda raw: raw["layers"].update({"layer1": {"out_channels": 1, "in_channels": 1}}),
+        ModelError,
+        "layer layer1 does not fit",
+    ),
+    "layer too large": (
+        lambda raw: raw["layers"]["conv1"].update(out_channels=10**12),
+        ModelError,
+        "layer conv1 does not fit",
+    ),
+    "layer empty": (lambda raw: raw["layers"]["conv1"].update(out_channels=0), ModelError, "layer conv1 does not fit"),
+    "layer left out": (lambda raw: raw["layers"].pop("conv1"), ModelError, rf"{WEIGHTS_FILE}: does not fit the model"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_structure_is_named(case: str, folder: Path) -> None:
+    change, kind, message = BROKEN[case]
+    if case == "layer left out":  # its full shape must differ from the pruned one
+        assert load_pruned(folder).get_parameter("conv1.weight").shape[0] < 4
+    edit(folder, change)
+    with pytest.raises(kind, match=message):
+        load_pruned(folder)
+
+
+def test_broken_files_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"{STRUCTURE_FILE}: no such file"):
+        load_pruned(tmp_path / "nowhere")
+    weights = folder / WEIGHTS_FILE
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match=rf"{WEIGHTS_FILE}: corrupt"):
+        load_pruned(folder)
+    weights.unlink()
+    with pytest.raises(ModelError, match=rf"{WEIGHTS_FILE}: no such"):
+        load_pruned(folder)
+    (folder / STRUCTURE_FILE).write_text("{")
+    with pytest.raises(InputError, match=rf"{STRUCTURE_FILE}: not valid JSON"):
+        load_pruned(folder)
+
+
+def test_weights_of_another_cut_are_refused(folder: Path, tmp_path: Path) -> None:
+    save_pruned(tmp_path / "full", elastic_net("resnet20").original, SPEC)
+    (tmp_path / "full" / WEIGHTS_FILE).replace(folder / WEIGHTS_FILE)
+    with pytest.raises(ModelError, match="does not fit the model"):
+        load_pruned(folder)
+
+
+def test_another_architecture_is_refused(folder: Path) -> None:
+    with pytest.raises(ModelError, match="does not fit the architecture"):
+        load_pruned(folder, architecture=nn.Sequential(nn.Conv2d(1, 4, 3)))

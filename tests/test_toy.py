@@ -1,0 +1,50 @@
+"""The toy problem: its optimum, and what makes it hard for uniform and greedy policies."""
+
+import itertools
+
+import pytest
+
+from autoprune.policies.heuristics import demonstrations, uniform_policies
+from autoprune.policy import PruningPolicy
+from autoprune.toy import CHANNELS, SHARES, toy_cost, toy_optimum, toy_problem, toy_score
+
+
+def _all_policies() -> list[PruningPolicy]:
+    ladders = [group.ladder for group in toy_problem().groups]
+    names = [group.name for group in toy_problem().groups]
+    return [PruningPolicy.of(dict(zip(names, widths, strict=True))) for widths in itertools.product(*ladders)]
+
+
+def test_costs_and_scores_are_those_worked_out_by_hand() -> None:
+    cost = toy_cost((1.0, 1.0, 1.0, 1.0))
+    # 3->16 at 32x32, 16->32 and 32->32 at 16x16, 32->64 at 8x8
+    assert cost.params == 9 * (3 * 16 + 16 * 32 + 32 * 32 + 32 * 64)
+    assert cost.macs == 9 * (48 * 1024 + 512 * 256 + 1024 * 256 + 2048 * 64)
+    assert cost.predicted_latency_ms == pytest.approx(4 * 0.002 + cost.macs / 1e8)
+    # all halved: a quarter of each fragility, and a quarter of the clash
+    assert toy_score((0.5, 0.5, 0.5, 0.5)).kl == pytest.approx((0.1 + 0.5 + 0.15 + 0.3 + 1.5) / 4)
+
+
+def test_the_ladders_are_shares_of_the_channels() -> None:
+    for group, channels in zip(toy_problem().groups, CHANNELS, strict=True):
+        assert [kept / channels for kept in group.ladder] == list(SHARES)
+
+
+def test_the_optimum_is_the_only_best_one_and_lies_at_the_limit() -> None:
+    problem = toy_problem()
+    best = toy_optimum()
+    assert best.policy.as_dict() == {"conv1": 16, "conv2": 16, "conv3": 12, "conv4": 48}
+    feasible = [policy for policy in _all_policies() if problem.is_feasible(policy)]
+    assert len(feasible) == 385
+    assert sum(problem.evaluate(policy).reward >= best.reward for policy in feasible) == 1
+    # No group can keep one rung more: the limit binds.
+    for group, (name, kept) in zip(problem.groups, best.policy.channels, strict=True):
+        wider = [width for width in group.ladder if width > kept][:1]
+        assert all(not problem.is_feasible(PruningPolicy.of({**best.policy.as_dict(), name: width})) for width in wider)
+
+
+def test_neither_uniform_nor_greedy_policies_are_the_optimum() -> None:
+    problem = toy_problem()
+    best = toy_optimum().policy
+    assert best not in uniform_policies(problem)
+    assert best not in demonstrations(problem)
