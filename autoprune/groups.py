@@ -108,8 +108,6 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
         makers = [member.module for member in members if member.axis == "out" and _makes_channels(model, member.module)]
         if not makers:
             reason = "its channels are those of the model's input"
-        elif all(member.axis == "out" for member in members):
-            reason = reason or "no layer takes its channels in"
         first = min(makers or [member.module for member in members], key=order.__getitem__)
         channels = len(group.items[0].idxs)
         if reason is None:

@@ -1,9 +1,9 @@
-"""Reinforcement-learning agents as searchers: heuristics first, then exploration around the best under the critic's eye."""
+"""Reinforcement-learning agents as searchers: heuristics first, then exploration under the critic's eye."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ class AgentSearcher:
 
     name: str
     agent: Ddpg | Td3 | Sac | Ppo
-    exploration: Exploration = Exploration()
-    imitation: Imitation = Imitation()
+    exploration: Exploration = field(default_factory=Exploration)
+    imitation: Imitation = field(default_factory=Imitation)
 
     def search(
         self,

@@ -92,15 +92,12 @@ def lone_savings(problem: PruningProblem) -> list[list[float]]:
     """What each rung of each group saves of the cost when the group is cut alone; never less than a wider rung."""
     groups = problem.groups
     full = [len(group.ladder) - 1 for group in groups]
-    cost = problem.original_cost
-    metric = tightest_limit(problem, cost).metric
+    original = problem.original_cost
+    metric = tightest_limit(problem, original).metric
     savings = []
     for index, group in enumerate(groups):
-        alone = [
-            cost.of(metric)
-            - problem.predict(policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]])).of(metric)
-            for rung in range(len(group.ladder))
-        ]
+        cuts = [policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]]) for rung in range(len(group.ladder))]
+        alone = [original.of(metric) - problem.predict(policy).of(metric) for policy in cuts]
         savings.append([max(alone[rung:]) for rung in range(len(alone))])
     return savings
 

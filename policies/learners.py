@@ -158,17 +158,6 @@ class PpoLearner:
         self._recent = []
 
 
-class SacMean(nn.Module):
-    """The deterministic action of SAC's actor."""
-
-    def __init__(self, actor: nn.Module) -> None:
-        super().__init__()
-        self.actor = actor
-
-    def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        return cast(torch.Tensor, self.actor(observations, deterministic=True))
-
-
 def make_learner(settings: Ddpg | Td3 | Sac | Ppo, env: LayerwisePruningEnv, *, episodes: int) -> Learner:
     """A fresh learner that can hold `episodes` episodes; its weights come from the global generators."""
     groups = len(env.problem.groups)
@@ -199,6 +188,6 @@ def make_learner(settings: Ddpg | Td3 | Sac | Ppo, env: LayerwisePruningEnv, *, 
     updates = settings.updates_per_group * groups
     if isinstance(settings, Sac):
         sac = SAC("MlpPolicy", env, ent_coef=settings.entropy_weight, **shared)
-        return OffPolicyLearner(sac, SacMean(sac.actor), updates=updates)
+        return OffPolicyLearner(sac, nn.Sequential(sac.actor.latent_pi, sac.actor.mu, nn.Tanh()), updates=updates)
     agent = DDPG("MlpPolicy", env, **shared) if isinstance(settings, Ddpg) else TD3("MlpPolicy", env, **shared)
-    return OffPolicyLearner(agent, agent.actor, updates=updates)
+    return OffPolicyLearner(agent, agent.actor.mu, updates=updates)

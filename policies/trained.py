@@ -1,6 +1,7 @@
 """A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
 
 import io
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def exported_network(actor: nn.Module) -> nn.Module:
 
 @dataclass(frozen=True)
 class TrainedActor:
-    """`network` maps observations (batch, fields) float32 to actions (batch, 1) in [-1, 1]; it is not trained further."""
+    """`network` maps observations (batch, fields) float32 to actions (batch, 1) in [-1, 1]; its training is over."""
 
     searcher: str
     network: nn.Module
@@ -40,16 +41,18 @@ class TrainedActor:
         """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last."""
         example = torch.zeros(1, len(OBSERVATION_FIELDS))
         exported = io.BytesIO()
-        torch.onnx.export(
-            self.network,
-            (example,),
-            exported,
-            opset_version=OPSET,
-            dynamo=False,  # quick, and exact for a small dense network
-            input_names=["observation"],
-            output_names=["action"],
-            dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that is quick is no longer the default
+            torch.onnx.export(
+                self.network,
+                (example,),
+                exported,
+                opset_version=OPSET,
+                dynamo=False,  # quick, and exact for a small dense network
+                input_names=["observation"],
+                output_names=["action"],
+                dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
+            )
         with atomic_path(folder / ACTOR_FILE) as temporary:
             temporary.write_bytes(exported.getvalue())
         description = {

@@ -117,8 +117,13 @@ def images_for(name: str, count: int = 3, *, seed: int = 0) -> Tensor:
 
 def policies(elastic: ElasticModel) -> st.SearchStrategy[PruningPolicy]:
     """Any policy of the model, rung or not."""
-    widths = {group.name: st.integers(1, group.channels) for group in elastic.groups}
-    return st.fixed_dictionaries(widths).map(PruningPolicy.of)
+    return smaller_policies(elastic.full_policy)
+
+
+def smaller_policies(policy: PruningPolicy) -> st.SearchStrategy[PruningPolicy]:
+    """Any policy that keeps no more of any group than `policy` does."""
+    pairs = (st.tuples(st.just(name), st.integers(1, kept)) for name, kept in policy.channels)
+    return st.tuples(*pairs).map(PruningPolicy)
 
 
 def random_policy(elastic: ElasticModel, seed: int) -> PruningPolicy:

@@ -6,13 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, random_policy, same_state
+from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, random_policy, same_state, smaller_policies
 from torch import nn
 
 from autoprune.elastic import ElasticModel, changed_layers, layer_sides, resize_layer
+from autoprune.groups import find_groups
 from autoprune.policy import PruningPolicy
 
-EXAMPLES = 12
+EXAMPLES = 8
 names = pytest.mark.parametrize("name", SMALL_NETS)
 
 
@@ -101,8 +102,8 @@ def test_each_layer_says_its_new_shape(name: str) -> None:
 def test_cuts_are_nested(name: str, data: st.DataObject) -> None:
     elastic = elastic_net(name)
     larger = data.draw(policies(elastic))
-    smaller = data.draw(st.fixed_dictionaries({group: st.integers(1, kept) for group, kept in larger.channels}))
-    few, many = elastic.kept_channels(PruningPolicy.of(smaller)), elastic.kept_channels(larger)
+    smaller = data.draw(smaller_policies(larger))
+    few, many = elastic.kept_channels(smaller), elastic.kept_channels(larger)
     assert few.keys() == many.keys()
     for side, kept in few.items():
         assert set(kept.tolist()) <= set(many[side].tolist())
@@ -115,9 +116,7 @@ def test_cuts_are_nested(name: str, data: st.DataObject) -> None:
 def test_narrowing_step_by_step_is_one_cut(name: str, data: st.DataObject) -> None:
     elastic = elastic_net(name)
     first = data.draw(policies(elastic))
-    second = PruningPolicy.of(
-        data.draw(st.fixed_dictionaries({group: st.integers(1, kept) for group, kept in first.channels}))
-    )
+    second = data.draw(smaller_policies(first))
     narrowed = elastic.narrow(first)
     assert narrowed.full_policy == first
     assert same_state(narrowed.original, elastic.cut(first))
@@ -129,18 +128,12 @@ def test_the_first_of_the_ranking_stay_in_the_layer_s_order() -> None:
     conv = nn.Conv2d(1, 3, 1, bias=False)
     conv.weight.data = torch.tensor([10.0, 20.0, 30.0]).view(3, 1, 1, 1)
     model = nn.Sequential(conv, nn.Flatten(), nn.Linear(3, 2))
-    found = elastic_of(model, {"0": (2, 0, 1)})
-    smaller = found.cut(PruningPolicy.of({"0": 2}))
+    groups = find_groups(model, (1, 1, 1)).prunable
+    smaller = ElasticModel(model, groups, {"0": (2, 0, 1)}).cut(PruningPolicy.of({"0": 2}))
     assert smaller[0].weight.flatten().tolist() == [10.0, 30.0]
     assert torch.equal(smaller[2].weight, model[2].weight[:, [0, 2]])
     assert torch.equal(smaller[2].bias, model[2].bias)
     assert changed_layers(model, smaller) == {"0", "2"}
-
-
-def elastic_of(model: nn.Module, ranking: dict[str, tuple[int, ...]]) -> ElasticModel:
-    from autoprune.groups import find_groups
-
-    return ElasticModel(model, find_groups(model, (1, 1, 1)).prunable, ranking)
 
 
 def test_with_weights_of_another_model() -> None:
