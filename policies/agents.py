@@ -140,7 +140,7 @@ def imitate(actor: nn.Module, rolled: RollOut, *, steps: int, learning_rate: flo
     for _ in range(steps):
         loss = functional.mse_loss(actor(observations), actions)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
 

@@ -34,7 +34,7 @@ def act_with(actor: nn.Module) -> Act:
     def act(step: int, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():
             actions = actor(torch.from_numpy(observations))
-        return np.clip(actions.numpy().reshape(-1), -1.0, 1.0).astype(np.float32)
+        return np.asarray(actions.clamp(-1.0, 1.0).flatten(), dtype=np.float32)
 
     return act
 
@@ -160,4 +160,4 @@ def utilities_of(rewards: Sequence[float]) -> NDArray[np.float32]:
     below = (values[:, None] > values[None, :]).sum(axis=1)
     equal = (values[:, None] == values[None, :]).sum(axis=1)
     ranks = below + (equal - 1) / 2.0  # 0 .. episodes - 1
-    return (2.0 * ranks / (len(values) - 1) - 1.0).astype(np.float32)
+    return np.asarray(2.0 * ranks / (len(values) - 1) - 1.0, dtype=np.float32)

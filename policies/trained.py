@@ -1,6 +1,5 @@
 """A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
 
-import io
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,21 +39,18 @@ class TrainedActor:
     def save(self, folder: Path, info: TrainingInfo) -> None:
         """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last."""
         example = torch.zeros(1, len(OBSERVATION_FIELDS))
-        exported = io.BytesIO()
-        with warnings.catch_warnings():
+        with atomic_path(folder / ACTOR_FILE) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that is quick is no longer the default
             torch.onnx.export(
                 self.network,
                 (example,),
-                exported,
+                str(temporary),
                 opset_version=OPSET,
-                dynamo=False,  # quick, and exact for a small dense network
+                dynamo=False,
                 input_names=["observation"],
                 output_names=["action"],
                 dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
             )
-        with atomic_path(folder / ACTOR_FILE) as temporary:
-            temporary.write_bytes(exported.getvalue())
         description = {
             "schema": SCHEMA,
             "searcher": self.searcher,

@@ -1,0 +1,171 @@
+"""The distillation loss by hand, and fine-tuning of a cut on a little real data."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from models_for_tests import NO_AUGMENTATION, elastic_net, images_for, little_data, same_state, trained_resnet
+from torch import Tensor, nn
+
+from autoprune.config import FinetuneConfig
+from autoprune.data import normalise
+from autoprune.distill import attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.elastic import ElasticModel, changed_layers
+from autoprune.evaluate import recalibrate_batchnorm
+from autoprune.groups import find_groups
+from autoprune.models import ModelSpec, build_model
+from autoprune.policy import PruningPolicy
+from autoprune.train import EpochLog, accuracy
+
+CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
+
+
+class Constant(nn.Module):
+    """The same two logits for every image."""
+
+    def __init__(self, *logits: float) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits.expand(len(x), -1)
+
+
+@pytest.mark.parametrize(("weight", "temperature"), [(0.0, 4.0), (1.0, 1.0), (1.0, 4.0), (0.9, 2.0)])
+def test_the_loss_by_hand(weight: float, temperature: float) -> None:
+    """Two logits that differ by d give the first class sigmoid(d / T)."""
+    teacher, student = Constant(3.0, 1.0), Constant(0.0, 1.0)
+    config = FinetuneConfig(distill_weight=weight, temperature=temperature)
+    loss = distillation_loss(teacher, config)(student, torch.zeros(5, 1, 1, 1), torch.tensor([0, 0, 0, 1, 1]))
+    p, q = (1 / (1 + math.exp(-difference / temperature)) for difference in (2.0, -1.0))
+    kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    q1 = 1 / (1 + math.exp(1.0))
+    cross_entropy = -(3 * math.log(q1) + 2 * math.log(1 - q1)) / 5
+    assert loss.item() == pytest.approx((1 - weight) * cross_entropy + weight * temperature**2 * kl, rel=1e-5)
+    loss.backward()
+    assert student.logits.grad is not None
+    assert teacher.logits.grad is None
+
+
+def test_attention_by_hand() -> None:
+    """Energy all in the first pixel against energy all in the second: two unit vectors at a right angle."""
+    student, teacher = torch.zeros(1, 2, 1, 2), torch.zeros(1, 3, 1, 2)
+    student[0, :, 0, 0] = 5.0
+    teacher[0, 1, 0, 1] = 0.1
+    assert attention_distance(student, teacher).item() == pytest.approx(2.0)
+    halfway = torch.ones(1, 1, 1, 2)
+    assert attention_distance(halfway, teacher).item() == pytest.approx((2**-0.5) ** 2 + (1 - 2**-0.5) ** 2)
+
+
+def test_proportional_features_have_no_distance() -> None:
+    features = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert attention_distance(0.2 * features, features).item() == pytest.approx(0.0, abs=1e-9)
+    assert attention_distance(torch.cat([features, -features], 1), features).item() == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_feature_term_is_added() -> None:
+    teacher = elastic_net("flatten").original
+    student = elastic_net("flatten").cut(PruningPolicy.of({"features.0": 2, "features.2": 3, "hidden": 7}))
+    images, labels = images_for("flatten", 4), torch.tensor([0, 1, 2, 3])
+    layers = ("features.3",)
+    plain, with_features = (
+        distillation_loss(teacher, FinetuneConfig(feature_weight=weight), layers)(student, images, labels)
+        for weight in (0.0, 3.0)
+    )
+    with torch.no_grad():
+        distance = attention_distance(*(model.get_submodule("features")[:4](images) for model in (student, teacher)))
+    assert distance > 1e-3
+    torch.testing.assert_close(with_features, plain + 3.0 * distance)
+    assert not any(module._forward_hooks for model in (teacher, student) for module in model.modules())
+
+
+def test_the_stages_of_resnet20() -> None:
+    model = build_model(ModelSpec("resnet20", 10, 1, 0.25))
+    assert stage_layers(model, (1, 28, 28)) == ("layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2")
+
+
+def half_cut(teacher: nn.Module) -> nn.Module:
+    """Half of each group's channels, recalibrated."""
+    data = little_data()
+    groups = find_groups(teacher, data.info.input_shape).prunable
+    elastic = ElasticModel(teacher, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    model = elastic.cut(PruningPolicy.of({group.name: group.channels // 2 for group in groups}))
+    recalibrate_batchnorm(model, normalise(data.train.images[:256], data.info))
+    return model
+
+
+def tuned(model: nn.Module, teacher: nn.Module, config: FinetuneConfig = CONFIG, seed: int = 0) -> nn.Module:
+    return finetune(model, little_data(), teacher=teacher, config=config, learning_rate=0.05, seed=seed)
+
+
+def test_fine_tuning_mends_a_cut_and_leaves_the_teacher() -> None:
+    data, teacher = little_data(), trained_resnet()
+    before = copy.deepcopy(teacher)
+    cut = half_cut(teacher)
+    cut_accuracy = accuracy(cut, data.search, data.info)
+    logs: list[EpochLog] = []
+    best = finetune(cut, data, teacher=teacher, config=CONFIG, learning_rate=0.05, seed=0, on_epoch=logs.append)
+    best_accuracy = accuracy(best, data.search, data.info)
+    assert accuracy(teacher, data.search, data.info) > 0.5
+    assert best_accuracy > cut_accuracy + 0.05
+    assert best_accuracy == max(log.search_accuracy for log in logs)
+    assert [log.epoch for log in logs] == [1, 2, 3]
+    assert same_state(teacher, before)
+    assert changed_layers(best, half_cut(teacher)) == set()
+
+
+def test_features_of_the_teacher_can_be_followed() -> None:
+    teacher = trained_resnet()
+    config = CONFIG.model_copy(update={"epochs": 1})
+    plain = tuned(half_cut(teacher), teacher, config)
+    guided = tuned(half_cut(teacher), teacher, config.model_copy(update={"feature_weight": 100.0}))
+    assert not same_state(plain, guided)
+    assert all(torch.isfinite(tensor).all() for tensor in guided.state_dict().values())
+
+
+def test_the_same_seed_gives_the_same_weights() -> None:
+    teacher = trained_resnet()
+    config = CONFIG.model_copy(update={"epochs": 1})
+    first, second, other = (tuned(half_cut(teacher), teacher, config, seed) for seed in (1, 1, 2))
+    assert same_state(first, second)
+    assert not same_state(first, other)
+
+
+def test_only_layers_that_lost_channels_get_the_factor() -> None:
+    """With a factor of almost nothing they stay as they are, and the others learn."""
+    teacher, data = trained_resnet(), little_data()
+    groups = find_groups(teacher, data.info.input_shape).prunable
+    elastic = ElasticModel(teacher, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    cut = elastic.cut(PruningPolicy.of(elastic.full_policy.as_dict() | {"layer2.1.conv1": 3}))
+    before = copy.deepcopy(cut)
+    config = CONFIG.model_copy(update={"epochs": 1, "pruned_lr_factor": 1e-30, "ema_decay": 0.0})
+    best = tuned(cut, teacher, config)
+    unchanged = {
+        name.rpartition(".")[0]
+        for (name, old), new in zip(before.named_parameters(), best.parameters(), strict=True)
+        if torch.equal(old, new)
+    }
+    assert unchanged == {"layer2.1.conv1", "layer2.1.bn1", "layer2.1.conv2"} == changed_layers(teacher, before)
+
+
+def test_an_interrupted_fine_tuning_goes_on(tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(log: EpochLog) -> None:
+        if log.epoch == 1:
+            raise Stopped
+
+    teacher, data, state = trained_resnet(), little_data(), tmp_path / "state.pt"
+    config = CONFIG.model_copy(update={"epochs": 2})
+    with pytest.raises(Stopped):
+        finetune(
+            half_cut(teacher), data, teacher=teacher, config=config, learning_rate=0.05, seed=0,
+            state_path=state, on_epoch=stop,
+        )  # fmt: skip
+    resumed = finetune(
+        half_cut(teacher), data, teacher=teacher, config=config, learning_rate=0.05, seed=0, state_path=state
+    )
+    assert same_state(resumed, tuned(half_cut(teacher), teacher, config))

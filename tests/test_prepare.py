@@ -1,0 +1,166 @@
+"""The search problem of the shipped network on a little real data, prepared twice with one store."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from models_for_tests import elastic_net, little_data
+from torch import nn
+
+from autoprune.config import DataConfig, RunConfig, SearchConfig, TargetConfig
+from autoprune.cost import count_cost
+from autoprune.elastic import ElasticModel
+from autoprune.errors import ModelError, TargetError
+from autoprune.models import ModelSpec, build_model, load_weights
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared, fingerprint, prepare
+from autoprune.problem import SearchGroup
+from autoprune.trials import TrialStore
+
+CONFIG = RunConfig(
+    target=(TargetConfig(metric="macs", max_ratio=1.0), TargetConfig(metric="latency", max_value=1e6, unit="us")),
+    search=SearchConfig(min_keep=0.5, max_rungs=2, score_images=100, calibration_images=128),
+)
+
+
+@dataclass(frozen=True)
+class Twice:
+    """`again` was prepared with the store that `first` had filled."""
+
+    first: Prepared
+    again: Prepared
+    store: TrialStore
+    trials: int
+
+
+def shipped_resnet() -> nn.Module:
+    model = build_model(ModelSpec("resnet20", 10, 1))
+    load_weights(model, "resnet20-fashion-mnist")
+    return model
+
+
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
+    path = tmp_path_factory.mktemp("prepare") / "trials.sqlite"
+    first = prepare(CONFIG, shipped_resnet(), little_data(), store=TrialStore(path))
+    trials = TrialStore(path).count()
+    again = prepare(CONFIG, shipped_resnet(), little_data(), store=TrialStore(path))
+    return Twice(first, again, TrialStore(path), trials)
+
+
+@pytest.fixture
+def groups(twice: Twice) -> tuple[SearchGroup, ...]:
+    return twice.first.problem.groups
+
+
+def test_groups_are_those_of_the_model(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+    prunable = twice.first.model_groups.prunable
+    assert [(group.name, group.channels) for group in groups] == [(group.name, group.channels) for group in prunable]
+    assert len(groups) == 12
+    stem = groups[0]
+    assert (stem.name, stem.kind, stem.channels_in, stem.stride, stem.kernel, stem.spatial) == (
+        "conv1", "conv", 1, 1, 3, 28,
+    )  # fmt: skip
+    strided = next(group for group in groups if group.name == "layer3.0.conv1")
+    assert (strided.channels_in, strided.stride, strided.spatial, strided.channels) == (32, 2, 7, 64)
+
+
+def test_ladders_ascend_to_all_channels(groups: tuple[SearchGroup, ...]) -> None:
+    for group in groups:
+        assert list(group.ladder) == sorted(set(group.ladder))
+        assert group.ladder[0] >= group.channels // 2
+    assert any(len(group.ladder) == 2 for group in groups)
+
+
+def test_shares_are_of_the_whole_model(groups: tuple[SearchGroup, ...]) -> None:
+    """Only the classifier belongs to no group; a layer's output belongs to one."""
+    assert all(0 < group.macs_share < 1 and 0 < group.latency_share < 1 for group in groups)
+    assert sum(group.macs_share for group in groups) == pytest.approx(1 - 640 / 31_021_952)
+    assert 0.5 < sum(group.latency_share for group in groups) <= 1
+
+
+def test_sensitivities_are_measured(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+    """One trial for each group that has a choice; without one, the group's is that of the full model."""
+    assert all(group.sensitivity > 0 for group in groups if len(group.ladder) > 1)
+    with_choice = sum(len(group.ladder) > 1 for group in groups)
+    assert twice.trials == with_choice + any(len(group.ladder) == 1 for group in groups)
+    chosen = max(groups, key=lambda group: len(group.ladder))
+    problem = twice.first.problem
+    policy = {**problem.full_policy.as_dict(), chosen.name: chosen.ladder[0]}
+    outcome = problem.evaluate(PruningPolicy.of(policy))
+    assert outcome.score.kl == chosen.sensitivity
+
+
+def test_costs_are_those_of_the_cut(twice: Twice) -> None:
+    prepared = twice.first
+    floor = prepared.problem.floor_policy
+    predicted = prepared.problem.predict(floor)
+    counted = count_cost(prepared.elastic.cut(floor), (1, 28, 28))
+    assert (predicted.macs, predicted.params) == (counted.macs, counted.params)
+    original = prepared.problem.original_cost
+    assert (original.macs, original.params) == (31_021_952, 272_186)
+    assert 0 < predicted.estimated_energy_mj < original.estimated_energy_mj
+    assert 0 < predicted.predicted_latency_ms < original.predicted_latency_ms
+    assert [(limit.metric, limit.max_value) for limit in prepared.problem.limits] == [
+        ("macs", 31_021_952),
+        ("latency", 1000.0),
+    ]
+
+
+def test_preparing_again_measures_nothing_again(twice: Twice) -> None:
+    assert twice.store.count() == twice.trials
+    before, after = twice.first.latency, twice.again.latency
+    assert after.predictor.table.entries == before.predictor.table.entries
+    assert after.predictor.fit == before.predictor.fit
+    assert twice.again.problem.groups == twice.first.problem.groups
+    assert twice.again.problem.fingerprint == twice.first.problem.fingerprint
+    assert twice.again.elastic.ranking == twice.first.elastic.ranking
+
+
+def test_a_target_below_the_floor_says_the_floor(twice: Twice) -> None:
+    config = CONFIG.model_copy(update={"target": (TargetConfig(metric="params", max_ratio=0.01),)})
+    floor = twice.first.problem.predict(twice.first.problem.floor_policy).params
+    with pytest.raises(TargetError) as caught:
+        prepare(config, shipped_resnet(), little_data(), store=twice.store)
+    assert f"is below the floor {floor:.4g} ({floor / 272_186:.3f})" in str(caught.value)
+    assert twice.store.count() == twice.trials, "no sensitivity may be measured for a search that cannot be"
+
+
+def test_a_model_that_cannot_be_pruned_is_refused() -> None:
+    with pytest.raises(ModelError, match="no prunable group"):
+        prepare(CONFIG, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), little_data())
+
+
+def test_the_fingerprint_is_of_all_that_a_score_depends_on() -> None:
+    elastic = elastic_net("flatten")
+    tuned = copy.deepcopy(elastic.original)
+    with torch.no_grad():
+        tuned.get_parameter("head.bias")[0] += 1e-6
+    reranked = ElasticModel(elastic.original, elastic.groups, {**elastic.ranking, "hidden": tuple(range(7))})
+    fewer = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"score_images": 99})})
+    calibrated = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"calibration_images": 99})})
+    resplit = CONFIG.model_copy(update={"data": DataConfig(split_seed=1)})
+    different = {
+        fingerprint(CONFIG, elastic),
+        fingerprint(CONFIG, elastic.with_weights_of(tuned)),
+        fingerprint(CONFIG, reranked),
+        fingerprint(fewer, elastic),
+        fingerprint(calibrated, elastic),
+        fingerprint(resplit, elastic),
+    }
+    assert len(different) == 6
+
+
+def test_the_fingerprint_does_not_depend_on_target_agent_or_memory_format() -> None:
+    elastic = elastic_net("flatten")
+    other = CONFIG.model_copy(
+        update={
+            "target": (TargetConfig(metric="params", max_ratio=0.3),),
+            "search": CONFIG.search.model_copy(update={"agent": "random", "max_evaluations": 3}),
+            "seed": 7,
+        }
+    )
+    relaid = copy.deepcopy(elastic.original).to(memory_format=torch.channels_last)
+    assert fingerprint(other, elastic) == fingerprint(CONFIG, elastic)
+    assert fingerprint(CONFIG, elastic.with_weights_of(relaid)) == fingerprint(CONFIG, elastic)
