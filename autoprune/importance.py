@@ -89,5 +89,6 @@ def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Modu
         parameter.requires_grad_(True)
     for start in range(0, len(images), TAYLOR_BATCH):
         batch, truth = images[start : start + TAYLOR_BATCH], labels[start : start + TAYLOR_BATCH]
-        F.cross_entropy(model(batch), truth, reduction="sum").div(len(images)).backward()
+        loss = F.cross_entropy(model(batch), truth, reduction="sum") / len(images)
+        loss.backward()  # type: ignore[no-untyped-call]
     return model

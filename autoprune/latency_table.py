@@ -65,7 +65,9 @@ class LatencyTable:
     def from_json(cls, rows: Sequence[Mapping[str, Any]], *, threads: int, batch_size: int) -> "LatencyTable":
         entries = {}
         for row in rows:
-            fields = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+            fields: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value for key, value in row.items()
+            }
             ms = fields.pop("ms")
             entries[LayerShape(**fields)] = float(ms)
         return cls(threads=threads, batch_size=batch_size, entries=entries)

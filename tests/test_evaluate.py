@@ -62,7 +62,7 @@ def test_a_model_without_batchnorm_is_left_alone() -> None:
     assert same_state(model, elastic_net("grouped").original)
 
 
-SHADES = DataInfo("shades", ("dark", "bright", "other"), 1, 5, 5, mean=(0.0,), std=(1.0,))
+SHADES = DataInfo("shades", ("dark", "bright", "other"), 1, 5, 5, mean=(0.0,), std=(0.02,))
 
 
 def shades(count: int, first: int) -> ImageSplit:
@@ -72,7 +72,7 @@ def shades(count: int, first: int) -> ImageSplit:
 
 
 def values_of(images: torch.Tensor) -> set[int]:
-    return {round(255 * value) for value in images[:, 0, 0, 0].tolist()}
+    return {round(255 * 0.02 * value) for value in images[:, 0, 0, 0].tolist()}
 
 
 def test_calibration_sees_train_and_scoring_sees_search() -> None:
