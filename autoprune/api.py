@@ -12,6 +12,7 @@ from autoprune import pipeline
 from autoprune.config import RunConfig, TargetConfig, parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
+from autoprune.models import build_model
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.result import RunResult
 from autoprune.run_dir import RunDir
@@ -57,7 +58,7 @@ def compress(
     given_model = None if isinstance(model, str) else model
     subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
     report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
-    architecture = None if subject.spec is not None else subject.model
+    architecture = subject.model if subject.spec is None else build_model(subject.spec)
     return Result(load_pruned(paths.pruned, architecture=architecture), load_policy(paths.policy), report, paths)
 
 

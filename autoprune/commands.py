@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig
+from autoprune.decision import Decide, Decision, search_only
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
 from autoprune.models import save_weights
-from autoprune.pipeline import Decide, Decision, search_only
 from autoprune.policies.actor import load_actor, roll_out
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared, prepare

@@ -10,7 +10,7 @@ from torch import nn
 from autoprune.elastic import layer_sides, resize_layer
 from autoprune.errors import InputError, ModelError
 from autoprune.files import read_json, write_json
-from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
 
 SCHEMA = 1
 STRUCTURE_FILE, WEIGHTS_FILE = "structure.json", "model.safetensors"
@@ -33,7 +33,8 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     """The pruned model in evaluation mode.
 
     `architecture`, the unpruned model, is built from the name in the file unless it is given; it is changed into the
-    pruned one. Raises `InputError` or `ModelError` naming the file and what does not fit.
+    pruned one. A model from a factory, or one that came as an object, must be given: the file chooses no code to run.
+    Raises `InputError` or `ModelError` naming the file and what does not fit.
     """
     folder = Path(folder)
     path = folder / STRUCTURE_FILE
@@ -50,6 +51,10 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     if architecture is None:
         if spec is None:
             raise InputError(f"{path}: the model was given as an object; pass the original as architecture=")
+        if is_factory(spec.name):  # a stranger's file must not choose what code runs
+            raise InputError(
+                f"{path}: the model comes from the factory {spec.name}; pass what it makes as architecture="
+            )
         architecture = build_model(spec)
     modules = dict(architecture.named_modules())
     for name, (out_channels, in_channels) in sizes.items():

@@ -144,7 +144,8 @@ def fit(
     )
     averaged = copy.deepcopy(model)
     best = copy.deepcopy(model)
-    best_accuracy, first_epoch = -1.0, 0
+    first_epoch = 0
+    best_accuracy: float | None = None
     logs: list[EpochLog] = []
     if state_path is not None and state_path.is_file():
         state = _load_state(state_path)
@@ -157,6 +158,8 @@ def fit(
         for log in logs:
             if on_epoch is not None:
                 on_epoch(log)
+    if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
+        best_accuracy = accuracy(best, data.search, data.info)
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
     steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch

@@ -23,7 +23,20 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("reward", "evaluate", "trials", "latency_model", "problem", "prepare", "toy"),
     ("envs",),
     ("policies",),
-    ("charts", "result", "record", "report", "tensorboard", "final", "subject", "pipeline", "api", "commands", "cli"),
+    (
+        "charts",
+        "result",
+        "record",
+        "report",
+        "tensorboard",
+        "final",
+        "subject",
+        "decision",
+        "pipeline",
+        "api",
+        "commands",
+        "cli",
+    ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
 TOP_LEVEL = len(LEVELS) - 1

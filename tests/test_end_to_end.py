@@ -24,9 +24,10 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
+from autoprune.decision import fastest_true
 from autoprune.errors import InputError
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
-from autoprune.pipeline import cutting_steps, fastest_true
+from autoprune.pipeline import cutting_steps
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
 from autoprune.result import RunResult, parse_result

@@ -43,6 +43,16 @@ def test_a_built_in_model_is_rebuilt_from_its_name(folder: Path) -> None:
     assert same_state(load_pruned(str(folder)), elastic.cut(random_policy(elastic, 0)))
 
 
+def test_the_file_cannot_choose_code_to_run(folder: Path) -> None:
+    """`os:abort` is a callable of an installed package: as a factory it would end this process."""
+    path = folder / STRUCTURE_FILE
+    raw = json.loads(path.read_text())
+    raw["model"]["name"] = "os:abort"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(InputError, match="factory os:abort; pass what it makes as architecture="):
+        load_pruned(folder)
+
+
 def test_a_model_given_as_an_object_is_asked_for_again(tmp_path: Path) -> None:
     save_pruned(tmp_path, elastic_net("flatten").original, None)
     with pytest.raises(InputError, match=rf"{STRUCTURE_FILE}: the model was given as an object; pass .* architecture="):

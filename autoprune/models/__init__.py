@@ -1,6 +1,6 @@
 """Models by name: built in, torchvision's, timm's, or the user's own factory; weights without pickle."""
 
-from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier
+from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier, is_factory
 from autoprune.models.checkpoint import SHIPPED_CHECKPOINTS, load_weights, save_weights
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "ModelSpec",
     "build_model",
     "check_classifier",
+    "is_factory",
     "load_weights",
     "save_weights",
 ]

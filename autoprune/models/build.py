@@ -32,6 +32,11 @@ class ModelSpec:
     width: float = 1.0
 
 
+def is_factory(name: str) -> bool:
+    """Whether building the model runs the user's own code."""
+    return ":" in name and name.partition(":")[0] not in ("torchvision", "timm")
+
+
 def build_model(spec: ModelSpec) -> nn.Module:
     """A fresh model in evaluation mode; `ModelError` says why a name cannot be built."""
     source, separator, name = spec.name.partition(":")
