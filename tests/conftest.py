@@ -6,6 +6,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import small_job
+import torch
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)
@@ -43,3 +44,9 @@ def finished_run(ddpg_config: Path) -> Path:
     run_dir = ddpg_config.with_name("finished")
     small_job.done("run", ddpg_config, "--run-dir", run_dir, "--quiet")
     return run_dir
+
+
+@pytest.fixture(autouse=True)
+def _subnormal_numbers() -> None:
+    """ONNX Runtime switches subnormals off for the whole thread; the next test starts as a fresh process would."""
+    torch.set_flush_denormal(False)
