@@ -100,7 +100,7 @@ def test_a_target_below_the_floor_says_the_floor() -> None:
     problem(CountingScorer(), Limit("macs", 300))
     with pytest.raises(TargetError) as caught:
         problem(CountingScorer(), Limit("latency", 1.0), Limit("macs", 250))
-    assert "target macs <= 250 (0.250 of the original) is below the floor 300 (0.300)" in str(caught.value)
+    assert "target: macs <= 250 (0.250 of the original) is below the floor 300 (0.300)" in str(caught.value)
     assert "min_keep" in str(caught.value)
 
 
