@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from autoprune import __version__, progress
+from autoprune.cli_bench import EPILOG as BENCH_EPILOG
+from autoprune.cli_bench import bench
+from autoprune.cli_inspect import inspect
 from autoprune.errors import AutopruneError, InputError
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
@@ -160,6 +163,10 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A finished run.", metav
     from autoprune.report import write_report
 
     typer.echo(write_report(run_dir))
+
+
+app.command(epilog="Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`")(inspect)
+app.command(epilog=BENCH_EPILOG)(bench)
 
 
 @app.callback(invoke_without_command=True)

@@ -15,6 +15,8 @@ from autoprune.elastic import ElasticModel, layer_sides
 from autoprune.groups import Axis, evaluation_mode, is_depthwise
 from autoprune.policy import PruningPolicy
 
+AXES: tuple[Axis, ...] = ("in", "out")
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -135,23 +137,41 @@ class CutShapes:
                     cumulative.append(cumulative[-1] + counts[root])
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))
+        # The groups that a layer's shape depends on, and what was worked out for their widths before.
+        self.owners: dict[str, tuple[str, ...]] = {
+            name: tuple(dict.fromkeys(group for axis in AXES for group, _ in self._brings.get((name, axis), ())))
+            for name in self.original
+        }
+        self._known: dict[str, dict[tuple[int, ...], tuple[LayerShape, int, int]]] = {
+            name: {} for name in self.original
+        }
+
+    def layer(self, name: str, channels: Mapping[str, int]) -> LayerShape:
+        """Shape of one layer; `channels` must name the groups that own it."""
+        return self._layer_cost(name, channels)[0]
 
     def layers(self, policy: PruningPolicy) -> dict[str, LayerShape]:
         channels = policy.as_dict()
-        return {
-            name: shape.resized(
-                in_channels=self._side(name, "in", channels), out_channels=self._side(name, "out", channels)
-            )
-            for name, shape in self.original.items()
-        }
+        return {name: self._layer_cost(name, channels)[0] for name in self.original}
 
     def cost(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()
-        shapes = self.layers(policy).values()
-        norms = sum(2 * self._side(name, "out", channels) for name in self._norms)
-        return Cost(
-            sum(shape.macs for shape in shapes), sum(shape.params for shape in shapes) + norms + self._other_params
-        )
+        macs, params = 0, self._other_params
+        for name in self.original:
+            _, layer_macs, layer_params = self._layer_cost(name, channels)
+            macs += layer_macs
+            params += layer_params
+        return Cost(macs, params + sum(2 * self._side(name, "out", channels) for name in self._norms))
+
+    def _layer_cost(self, name: str, channels: Mapping[str, int]) -> tuple[LayerShape, int, int]:
+        widths = tuple([channels[group] for group in self.owners[name]])
+        known = self._known[name]
+        if widths not in known:
+            shape = self.original[name].resized(
+                in_channels=self._side(name, "in", channels), out_channels=self._side(name, "out", channels)
+            )
+            known[widths] = (shape, shape.macs, shape.params)
+        return known[widths]
 
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, TargetConfig
 from autoprune.export import export_onnx
-from autoprune.latency import measure_interleaved
+from autoprune.latency import Latency, measure_interleaved
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
@@ -23,6 +23,7 @@ from autoprune.tensorboard import RunLogger
 from autoprune.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
+VERIFY_BATCHES = 5
 HEADROOM = 0.02  # share of the allowed latency: about how far two measurements of one file lie apart
 SEARCH_FACT = "search"
 
@@ -94,32 +95,56 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
 def fastest_true(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConfig) -> PruningPolicy:
     """The outcome with the highest reward whose exported file meets the latency targets as measured.
 
-    One with some headroom comes first, so that the noise of the last measurement does not miss the target; if none of
-    the `verify_top` best meets it at all, the fastest of them is taken.
+    Files are timed `verify_top` at a time, best reward first, until one meets them with some headroom, so that the
+    noise of the last measurement does not miss the target. If none does, one that just meets them is taken, and if
+    there is none of those either, the fastest.
     """
     distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
-    best_first = sorted(distinct.values(), key=lambda outcome: -outcome.reward)[: config.search.verify_top]
+    policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
     targets = [target for target in config.target if target.metric == "latency"]
     if not targets:
-        return best_first[0].policy
+        return policies[0]
+    top = config.search.verify_top
+    tried: list[tuple[PruningPolicy, float]] = []
+    for start in range(0, min(len(policies), top * VERIFY_BATCHES), top):
+        batch = policies[start : start + top]
+        tried += zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
+        for policy, share in tried[start:]:
+            if share <= 1 - HEADROOM:
+                return policy
+    for policy, share in tried:
+        if share <= 1:
+            return policy
+    fastest, share = min(tried, key=lambda pair: pair[1])
+    say(f"no candidate meets the latency target as measured; taking the fastest ({share:.3f} of what is allowed)")
+    return fastest
+
+
+def _share_of_allowed(
+    prepared: Prepared, policies: list[PruningPolicy], targets: list[TargetConfig], config: RunConfig
+) -> list[float]:
+    """Measured latency of each policy's file, divided by the strictest target.
+
+    On a busy machine the median call and the undisturbed one can tell different ratios; the larger one counts.
+    """
     elastic, info = prepared.elastic, prepared.evaluator.info
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
         files = []
-        for index, policy in enumerate([elastic.full_policy, *(outcome.policy for outcome in best_first)]):
+        for index, policy in enumerate([elastic.full_policy, *policies]):
             files.append(Path(folder) / f"{index}.onnx")
             export_onnx(elastic.cut(policy), files[-1], info)
         images = torch.zeros(config.measure.batch_size, *info.input_shape).numpy()
         original, *candidates = measure_interleaved(
             files, images, threads=config.measure.threads, rounds=VERIFY_ROUNDS, runs_per_round=VERIFY_RUNS
         )
-    bound_ms = min(target.bound(original.latency_ms_p50) for target in targets)
-    for allowed_ms in (bound_ms * (1 - HEADROOM), bound_ms):
-        for outcome, latency in zip(best_first, candidates, strict=True):
-            if latency.latency_ms_p50 <= allowed_ms:
-                return outcome.policy
-    fastest = min(range(len(candidates)), key=lambda index: candidates[index].latency_ms_p50)
-    say(
-        f"no candidate meets {bound_ms:.4f} ms as measured; taking the fastest of the best "
-        f"({candidates[fastest].latency_ms_p50:.4f} ms)"
-    )
-    return best_first[fastest].policy
+
+    def share(metric: Callable[[Latency], float], candidate: Latency) -> float:
+        return metric(candidate) / min(target.bound(metric(original)) for target in targets)
+
+    return [
+        max(
+            share(lambda latency: latency.latency_ms_p50, candidate),
+            share(lambda latency: latency.latency_ms_quiet, candidate),
+        )
+        for candidate in candidates
+    ]

@@ -63,6 +63,12 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME/autoprune` or `~/.cache/autoprune`."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "autoprune"
+
+
 def require_free_space(folder: Path, needed_bytes: int = MIN_FREE_BYTES) -> None:
     """Raise `InputError` before any work if the disk under `folder` cannot hold a run."""
     existing = folder

@@ -11,6 +11,7 @@ import torch
 from autoprune import __version__
 from autoprune.config import MeasureConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.device import cpu_name
 from autoprune.latency import Latency, Speedup, make_session, measure_interleaved, paired_speedup, peak_rss_bytes
 from autoprune.problem import PredictedCost
 from autoprune.result import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
@@ -81,6 +82,7 @@ def run_result(
     """The contents of `result.json`."""
     before, after = comparison.original, comparison.pruned
     assert before.energy_mj is not None and after.energy_mj is not None
+    assert before.latency_ms_quiet is not None and after.latency_ms_quiet is not None
     return RunResult(
         original=before,
         pruned=after,
@@ -91,6 +93,7 @@ def run_result(
             energy=after.energy_mj / before.energy_mj,
             speedup=comparison.speedup.speedup,
             speedup_ci95=comparison.speedup.ci95,
+            speedup_quiet=before.latency_ms_quiet / after.latency_ms_quiet,
         ),
         checks=Checks(
             onnx_parity_max_abs=parity_max_abs,
@@ -109,7 +112,7 @@ def environment() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "system": platform.platform(terse=True),
     }
 
@@ -123,17 +126,10 @@ def _figures(
         macs=cost.macs,
         latency_ms_p50=latency.latency_ms_p50,
         latency_ms_p95=latency.latency_ms_p95,
+        latency_ms_quiet=latency.latency_ms_quiet,
         energy_mj=cost.estimated_energy_mj,
         energy_source="estimated",
         onnx_bytes=file.stat().st_size,
         peak_rss_bytes=peak_rss_bytes(file, (config.batch_size, *info.input_shape), threads=config.threads),
     )
 
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,6 +1,5 @@
 """Measured latency in ONNX Runtime: files interleaved in one process, medians, and an interval for the speed-up."""
 
-import gc
 import json
 import subprocess
 import sys
@@ -14,8 +13,10 @@ import numpy as np
 import onnxruntime
 
 from autoprune.errors import InputError, RunError
+from autoprune.timing import Call, time_bursts, time_until_quiet
 
 WARM_UP_S = 0.1
+QUIET_LIMIT_S = 2.0  # for each file, on a machine that is never quiet
 BOOTSTRAP_SAMPLES = 2000
 RSS_PROBE = Path(__file__).with_name("rss_probe.py")
 RSS_PROBE_TIMEOUT_S = 120
@@ -23,11 +24,12 @@ RSS_PROBE_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for one call, over all the timed calls of all rounds."""
+    """Milliseconds for one call: p50 and p95 over all the timed calls of all rounds, and of an undisturbed call."""
 
     latency_ms_p50: float
     latency_ms_p95: float
     round_medians_ms: tuple[float, ...]
+    latency_ms_quiet: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,12 @@ def make_session(model: Path | bytes, *, threads: int) -> onnxruntime.InferenceS
         raise InputError(f"{name}: ONNX Runtime cannot load it ({error})") from None
 
 
+def session_call(session: onnxruntime.InferenceSession, images: np.ndarray[Any, Any]) -> Call:
+    """Run `session` on `images` (N, C, H, W) when called."""
+    feed = {session.get_inputs()[0].name: images}
+    return lambda: session.run(None, feed)
+
+
 def measure_interleaved(
     files: Sequence[Path], images: np.ndarray[Any, Any], *, threads: int, rounds: int, runs_per_round: int
 ) -> list[Latency]:
@@ -60,35 +68,21 @@ def measure_interleaved(
 
     Slow spells of the machine then fall on all alike. The order within a round alternates.
     """
-    calls = []
-    for file in files:
-        session = make_session(file, threads=threads)
-        calls.append((session, {session.get_inputs()[0].name: images}))
-    for session, feed in calls:
+    calls = [session_call(make_session(file, threads=threads), images) for file in files]
+    for call in calls:
         deadline = time.perf_counter() + WARM_UP_S
         while time.perf_counter() < deadline:
-            session.run(None, feed)
-    samples_ms = np.empty((len(calls), rounds, runs_per_round))
-    gc_was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        for round_index in range(rounds):
-            order = range(len(calls)) if round_index % 2 == 0 else reversed(range(len(calls)))
-            for index in order:
-                session, feed = calls[index]
-                session.run(None, feed)  # brings the weights back into the cache
-                for run in range(runs_per_round):
-                    started = time.perf_counter()
-                    session.run(None, feed)
-                    samples_ms[index, round_index, run] = (time.perf_counter() - started) * 1e3
-    finally:
-        if gc_was_enabled:
-            gc.enable()
+            call()
+    samples_ms = time_bursts(calls, rounds=rounds, runs_per_round=runs_per_round)
+    quiet = time_until_quiet(calls, limit_s=QUIET_LIMIT_S * len(calls))
     return [
         Latency(
-            float(np.median(samples)), float(np.percentile(samples, 95)), tuple(np.median(samples, axis=1).tolist())
+            float(np.median(samples)),
+            float(np.percentile(samples, 95)),
+            tuple(np.median(samples, axis=1).tolist()),
+            undisturbed.quiet_ms,
         )
-        for samples in samples_ms
+        for samples, undisturbed in zip(samples_ms, quiet, strict=True)
     ]
 
 

@@ -1,31 +1,40 @@
-"""Builds a model's latency predictor and the ladders of its groups, by measuring; a resumed run reads them back."""
+"""Builds a model's latency predictor and the ladders of its groups by measuring; what is known is looked up."""
 
+import hashlib
 import itertools
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.cost import CutShapes
 from autoprune.data import DataInfo
+from autoprune.device import this_device
 from autoprune.elastic import ElasticModel
 from autoprune.export import export_onnx
+from autoprune.graph_context import epilogues
 from autoprune.groups import PrunableGroup
-from autoprune.latency import measure_interleaved
-from autoprune.latency_table import AffineFit, LatencyPredictor, LatencyTable, candidate_widths, fit_affine, staircase
+from autoprune.latency import make_session, session_call
+from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency
+from autoprune.layer_bench import LayerInGraph
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.seeding import rng
+from autoprune.staircase import alignment, candidate_widths, scanned_widths, staircase, thinned
+from autoprune.table_store import TableStore, default_table_path
+from autoprune.timing import QuietTime, time_until_quiet
 from autoprune.trials import TrialStore
 
 FACT = "latency"
 LADDERS_FACT = "ladders"
-WHOLE_MODELS = 8  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
-WHOLE_MODEL_ROUNDS, WHOLE_MODEL_RUNS = 12, 10
+WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
+SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
+NO_FIT = LatencyFit(0.0, 1.0, 0.0)
 
 Ladders = Mapping[str, tuple[int, ...]]
 
@@ -43,90 +52,167 @@ def build_latency_model(
     *,
     search: SearchConfig,
     measure: MeasureConfig,
-    store: TrialStore | None,
+    store: TrialStore | None = None,
+    table_path: Path | None = None,
 ) -> LatencyModel:
-    """Measure layers, derive ladders, correct by whole models; what is measured is kept in `store`."""
+    """Measure layers, derive ladders, correct by whole models.
+
+    Times go to the shared table at `table_path` (default: in the cache folder), so that later models and runs find
+    them; a copy of what this run uses is kept in `store`, so that a resumed run sees the very same figures.
+    """
+    after = _epilogues(elastic, shapes, info)
+    device = this_device(threads=measure.threads, batch_size=measure.batch_size)
     saved = store.fact(FACT) if store is not None else None
     if saved is not None:
-        return _from_json(saved, shapes, measure)
-    table = LatencyTable(threads=measure.threads, batch_size=measure.batch_size)
-    ladders: dict[str, tuple[int, ...]] = {}
-    with bar("latency staircases", len(elastic.groups)) as progress:
-        for group in elastic.groups:
-            ladders[group.name] = _ladder(group, elastic, shapes, table, search)
-            progress.advance()
-    _fill(table, elastic, shapes, ladders)
-    fit = _fit_whole_models(table, elastic, shapes, ladders, info, measure)
+        facts = json.loads(saved)
+        entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
+        predictor = LatencyPredictor(shapes, after, LatencyTable(device, entries=entries), LatencyFit(**facts["fit"]))
+        return LatencyModel(predictor, {name: tuple(widths) for name, widths in facts["ladders"].items()})
+    shared = TableStore(table_path or default_table_path(), device.key)
+    table = LatencyTable(device, store=shared)
+    unfitted = LatencyPredictor(shapes, after, table, NO_FIT)
+    ladders = find_ladders(elastic, unfitted, search)
+    table.ensure(_all_pairs(unfitted, ladders))
+    model_key = _model_key(unfitted, ladders)
+    known = shared.fit(model_key)
+    if known is None:
+        fit = _fit_whole_models(elastic, unfitted, ladders, info, measure)
+        with shared.measuring() as recorder:
+            recorder.add_fit(model_key, json.dumps(asdict(fit)))
+    else:
+        fit = LatencyFit(**json.loads(known))
+    predictor = LatencyPredictor(shapes, after, table, fit)
     if store is not None:
+        used = {layer.key: table.layer_ms(layer) for layer in _all_pairs(predictor, ladders)}
         store.set_fact(LADDERS_FACT, json.dumps(ladders))
-        store.set_fact(
-            FACT,
-            json.dumps({"table": table.as_json(), "offset_ms": fit.offset_ms, "scale": fit.scale, "ladders": ladders}),
-        )
-    return LatencyModel(LatencyPredictor(shapes, table, fit), ladders)
+        store.set_fact(FACT, json.dumps({"layers": used, "fit": asdict(fit), "ladders": ladders}))
+    return LatencyModel(predictor, ladders)
 
 
-def _from_json(saved: str, shapes: CutShapes, measure: MeasureConfig) -> LatencyModel:
-    facts = json.loads(saved)
-    table = LatencyTable.from_json(facts["table"], threads=measure.threads, batch_size=measure.batch_size)
-    predictor = LatencyPredictor(shapes, table, AffineFit(facts["offset_ms"], facts["scale"]))
-    return LatencyModel(predictor, {name: tuple(widths) for name, widths in facts["ladders"].items()})
+def find_ladders(
+    elastic: ElasticModel, predictor: LatencyPredictor, search: SearchConfig
+) -> dict[str, tuple[int, ...]]:
+    """Each group's ladder from measured times.
 
-
-def _ladder(
-    group: PrunableGroup, elastic: ElasticModel, shapes: CutShapes, table: LatencyTable, search: SearchConfig
-) -> tuple[int, ...]:
-    """Widths where the time of all layers that the group touches steps down, the others at full width."""
-    touched = {member.module for member in group.members}
-    full = elastic.full_policy.as_dict()
-
-    def time_ms(width: int) -> float:
-        layers = shapes.layers(PruningPolicy.of({**full, group.name: width}))
-        return table.sum_ms(shape for name, shape in layers.items() if name in touched)
-
-    return staircase(candidate_widths(group.channels, min_keep=search.min_keep, max_rungs=search.max_rungs), time_ms)
-
-
-def _fill(table: LatencyTable, elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> None:
-    """Measure every layer at every pair of rungs of its two sides, so that no lookup has to wait later."""
-    full = elastic.full_policy.as_dict()
-    owners: dict[str, set[str]] = {name: set() for name in shapes.original}
+    The uppermost widths of every group are measured one by one, which shows at what distance the steps lie; the
+    widths at that distance are then measured all the way down.
+    """
+    scans = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
+    measure_widths(elastic, predictor, scans, description="latency staircases")
+    candidates = {}
     for group in elastic.groups:
-        for member in group.members:
-            if member.module in owners:
-                owners[member.module].add(group.name)
-    with bar("latency table", len(owners)) as progress:
-        for layer, groups in owners.items():
-            # More than two owners (a concatenation) would be too many combinations: those are measured when asked for.
-            if len(groups) <= 2:
-                for widths in itertools.product(*(ladders[name] for name in groups)):
-                    policy = PruningPolicy.of(full | dict(zip(groups, widths, strict=True)))
-                    table.layer_ms(shapes.layers(policy)[layer])
+        scan = scans[group.name]
+        if scan[0] > 1 and group.channels > len(scan):
+            step = alignment(scan, [group_ms(elastic, predictor, group, width) for width in scan])
+            candidates[group.name] = candidate_widths(group.channels, step=step, min_keep=search.min_keep)
+        else:
+            candidates[group.name] = scan
+    measure_widths(elastic, predictor, candidates, description="latency ladders")
+    ladders = {}
+    for group in elastic.groups:
+        cost = _cost(elastic, predictor, group)
+        ladders[group.name] = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
+    return ladders
+
+
+def measure_widths(
+    elastic: ElasticModel, predictor: LatencyPredictor, widths: Mapping[str, Sequence[int]], *, description: str
+) -> None:
+    """Measure in one go what `group_ms` needs for these widths of these groups."""
+    predictor.table.ensure(
+        (
+            layer
+            for group in elastic.groups
+            for width in widths.get(group.name, ())
+            for layer in _touched(elastic, predictor, group, width)
+        ),
+        description=description,
+    )
+
+
+def group_ms(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int) -> float:
+    """Time of all layers that the group touches, with `width` of its channels, the other groups at full width."""
+    return sum(predictor.table.layer_ms(layer) for layer in _touched(elastic, predictor, group, width))
+
+
+def group_staircase(
+    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, widths: Sequence[int]
+) -> list[tuple[int, float]]:
+    """(width, ms) for each of `widths`, as `group_ms` gives it."""
+    measure_widths(elastic, predictor, {group.name: widths}, description=f"staircase of {group.name}")
+    return [(width, group_ms(elastic, predictor, group, width)) for width in widths]
+
+
+def measure_cuts(
+    elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
+) -> list[QuietTime]:
+    """Export each cut and time the files in turn: the time of an undisturbed call."""
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder, bar("whole models", len(policies)) as progress:
+        images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
+        calls = []
+        for index, policy in enumerate(policies):
+            file = Path(folder) / f"{index}.onnx"
+            export_onnx(elastic.cut(policy), file, info)
+            calls.append(session_call(make_session(file, threads=measure.threads), images))
+            file.unlink()
             progress.advance()
+        return time_until_quiet(calls, limit_s=SECONDS_A_MODEL * len(policies))
+
+
+def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
+    """A rung for each group, drawn evenly."""
+    generator = rng(seed, purpose)
+    return [
+        PruningPolicy.of({name: int(generator.choice(widths)) for name, widths in ladders.items()})
+        for _ in range(count)
+    ]
+
+
+def _cost(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup) -> Callable[[int], float]:
+    return lambda width: group_ms(elastic, predictor, group, width)
+
+
+def _touched(
+    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int
+) -> list[LayerInGraph]:
+    channels = {**elastic.full_policy.as_dict(), group.name: width}
+    members = {member.module for member in group.members}
+    return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members]
+
+
+def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
+    """Every layer at every pair of rungs of its two sides, so that no lookup has to wait later."""
+    layers = []
+    for name, owners in predictor.shapes.owners.items():
+        if len(owners) <= 2:  # more (a concatenation) would be too many combinations: measured when asked for
+            for widths in itertools.product(*(ladders[group] for group in owners)):
+                layers.append(predictor.in_graph(name, dict(zip(owners, widths, strict=True))))
+    return list(dict.fromkeys(layers))
+
+
+def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        file = Path(folder) / "original.onnx"
+        export_onnx(elastic.original, file, info)
+        return epilogues(onnx.load(str(file)), shapes.original)
+
+
+def _model_key(predictor: LatencyPredictor, ladders: Ladders) -> str:
+    """Architecture and ladders, not weights: latency does not depend on those."""
+    layers = {name: predictor.in_graph(name, dict(_full(ladders))).key for name in predictor.shapes.original}
+    return hashlib.sha256(json.dumps([layers, ladders], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _full(ladders: Ladders) -> dict[str, int]:
+    return {name: widths[-1] for name, widths in ladders.items()}
 
 
 def _fit_whole_models(
-    table: LatencyTable,
-    elastic: ElasticModel,
-    shapes: CutShapes,
-    ladders: Ladders,
-    info: DataInfo,
-    measure: MeasureConfig,
-) -> AffineFit:
-    """Export and time the original, the smallest and some random cuts, interleaved; fit the sums to them."""
-    generator = rng(0, "whole models")
-    policies = [elastic.full_policy, PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})]
-    for _ in range(WHOLE_MODELS):
-        policies.append(PruningPolicy.of({name: int(generator.choice(widths)) for name, widths in ladders.items()}))
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder, bar("whole models", len(policies)) as progress:
-        files = []
-        for index, policy in enumerate(policies):
-            files.append(Path(folder) / f"{index}.onnx")
-            export_onnx(elastic.cut(policy), files[-1], info)
-            progress.advance()
-        images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
-        measured = measure_interleaved(
-            files, images, threads=measure.threads, rounds=WHOLE_MODEL_ROUNDS, runs_per_round=WHOLE_MODEL_RUNS
-        )
-    sums_ms = [table.sum_ms(shapes.layers(policy).values()) for policy in policies]
-    return fit_affine(sums_ms, [latency.latency_ms_p50 for latency in measured])
+    elastic: ElasticModel, predictor: LatencyPredictor, ladders: Ladders, info: DataInfo, measure: MeasureConfig
+) -> LatencyFit:
+    """Time the original, the smallest and some random cuts whole; fit the sums to them."""
+    smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
+    policies = [elastic.full_policy, smallest, *random_policies(ladders, WHOLE_MODELS, purpose="whole models")]
+    measured = measure_cuts(elastic, policies, info, measure)
+    sums_ms, weights_mb = zip(*(predictor.sums(policy) for policy in policies), strict=True)
+    return fit_latency(sums_ms, weights_mb, [time.quiet_ms for time in measured])

@@ -76,7 +76,7 @@ def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: Tri
             store=store,
         )
 
-    groups = tuple(_search_group(group, shapes, latency) for group in elastic.groups)
+    groups = tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups)
     # The first problem raises TargetError before the sensitivities cost time.
     problem = problem_of(measure_sensitivities(problem_of(groups)))
     return Prepared(elastic, model_groups, evaluator, latency, problem)
@@ -107,15 +107,15 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel) -> SearchGroup:
+def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy) -> SearchGroup:
     layer = shapes.original[group.name]
-    owned = [
-        shape
+    owned = {
+        name: shape
         for name, shape in shapes.original.items()
         if any(member.module == name and member.axis == "out" for member in group.members)
-    ]
+    }
     everything = shapes.original.values()
-    table = latency.predictor.table
+    full_ms = latency.predictor.layers_ms(full)
     return SearchGroup(
         name=group.name,
         kind=layer.kind,
@@ -124,7 +124,7 @@ def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel
         stride=layer.stride[0],
         kernel=layer.kernel[0],
         spatial=layer.out_size[0],
-        macs_share=sum(shape.macs for shape in owned) / sum(shape.macs for shape in everything),
-        latency_share=table.sum_ms(owned) / table.sum_ms(everything),
+        macs_share=sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything),
+        latency_share=sum(full_ms[name] for name in owned) / sum(full_ms.values()),
         sensitivity=0.0,
     )

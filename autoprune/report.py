@@ -100,6 +100,7 @@ def comparison_rows(result: RunResult) -> list[Row]:
             "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
         ),
         Row("Latency, p95", f"{before.latency_ms_p95:.3f} ms", f"{after.latency_ms_p95:.3f} ms", f"{p95_ratio:.2f}"),
+        *_quiet_row(result),
         Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}"),
         Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}"),
         Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}"),
@@ -112,6 +113,14 @@ def comparison_rows(result: RunResult) -> list[Row]:
             "–" if ratios.energy is None else f"{ratios.energy:.2f}",
         ),
     ]
+
+
+def _quiet_row(result: RunResult) -> list[Row]:
+    before, after = result.original.latency_ms_quiet, result.pruned.latency_ms_quiet
+    speedup = result.ratios.speedup_quiet
+    if before is None or after is None or speedup is None:
+        return []
+    return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
 
 
 def duration(seconds: float) -> str:

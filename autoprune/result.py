@@ -19,6 +19,7 @@ class Figures(_Part):
     macs: int = Field(gt=0)
     latency_ms_p50: float = Field(gt=0)
     latency_ms_p95: float = Field(gt=0)
+    latency_ms_quiet: float | None = Field(None, gt=0)  # of a call that nothing else on the machine disturbed
     energy_mj: float | None = Field(ge=0)
     energy_source: Literal["measured", "estimated"] | None
     onnx_bytes: int = Field(gt=0)
@@ -40,6 +41,7 @@ class Ratios(_Part):
     energy: float | None
     speedup: float = Field(gt=0)
     speedup_ci95: tuple[float, float]
+    speedup_quiet: float | None = None
 
 
 class Checks(_Part):

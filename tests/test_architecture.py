@@ -15,16 +15,23 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir"),
+    ("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir", "timing", "device", "staircase"),
     ("models", "data"),
     ("groups", "importance", "elastic", "structure"),
-    ("cost", "latency", "rss_probe", "export", "energy", "latency_table"),
+    (
+        *("cost", "latency", "rss_probe", "subnormals", "export", "energy", "energy_sensors", "energy_measurement"),
+        *("layer_bench", "graph_context", "table_store", "latency_table"),
+        *("backends", "bench_inputs", "bench_stats", "yardstick", "bench_probe", "bench"),
+        *("onnx_cost", "ort_profile", "peaks", "roofline"),
+    ),
     ("fast_batchnorm", "train", "distill"),
-    ("reward", "evaluate", "trials", "latency_model", "problem", "prepare", "toy"),
+    ("reward", "evaluate", "trials", "latency_model", "latency_validation", "problem", "prepare", "toy"),
     ("envs",),
     ("policies",),
     (
         "charts",
+        *("bench_result", "bench_against", "bench_report", "bench_plot"),
+        *("inspection", "inspection_json", "inspection_charts", "inspection_text", "inspection_report", "inspect_model"),
         "result",
         "record",
         "report",
@@ -35,7 +42,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "pipeline",
         "api",
         "commands",
-        "cli",
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
-from autoprune.files import atomic_path
+from autoprune.files import atomic_path, cache_folder
 
 INFO = DataInfo(
     name="fashion-mnist",
@@ -39,12 +39,6 @@ URLS = (
     "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",  # plain http: the SHA-256 protects
 )
 DOWNLOAD_TIMEOUT_S = 30.0
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME/autoprune` or `~/.cache/autoprune`."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "autoprune"
 
 
 def find_folder() -> Path:

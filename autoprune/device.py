@@ -1,0 +1,74 @@
+"""What a latency depends on beside the model: figures of one device are never mixed with another's."""
+
+import json
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CPUINFO = Path("/proc/cpuinfo")
+# Those that inference kernels are chosen by (x86 and Arm); the full list of flags changes with the kernel's version.
+INSTRUCTION_SETS = (
+    "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "i8mm", "bf16",
+    "sve", "sve2",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine, a runtime and the way it is used."""
+
+    cpu: str
+    instruction_sets: tuple[str, ...]
+    runtime: str  # name and version
+    provider: str
+    threads: int
+    batch_size: int
+    precision: str = "fp32"
+
+    @property
+    def key(self) -> str:
+        """Equal for equal devices, and readable."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "instruction_sets": list(self.instruction_sets)}
+
+
+def this_device(*, threads: int, batch_size: int, provider: str = CPU_PROVIDER) -> Device:
+    """This machine under the installed ONNX Runtime."""
+    return Device(
+        cpu=cpu_name(),
+        instruction_sets=_instruction_sets(),
+        runtime=f"onnxruntime {onnxruntime.__version__}",
+        provider=provider,
+        threads=threads,
+        batch_size=batch_size,
+    )
+
+
+def cpu_name() -> str:
+    """The processor as the system names it; family, model and stepping tell apart those that share a name."""
+    found = {key: _cpuinfo(key) for key in ("model name", "cpu family", "model", "stepping")}
+    if found["model name"] is None:
+        return platform.processor() or platform.machine()
+    numbers = "/".join(found[key] or "?" for key in ("cpu family", "model", "stepping"))
+    return f"{found['model name']} ({numbers})"
+
+
+def _instruction_sets() -> tuple[str, ...]:
+    flags = (_cpuinfo("flags") or _cpuinfo("Features") or "").split()
+    return tuple(name for name in INSTRUCTION_SETS if name in flags) or (platform.machine(),)
+
+
+def _cpuinfo(key: str) -> str | None:
+    if CPUINFO.is_file():
+        for line in CPUINFO.read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    return None

@@ -1,0 +1,61 @@
+"""How well predicted latency agrees with what the exported files then show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.config import MeasureConfig
+from autoprune.data import DataInfo
+from autoprune.elastic import ElasticModel
+from autoprune.latency_model import LatencyModel, measure_cuts, random_policies
+
+Values = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@dataclass(frozen=True)
+class LatencyValidation:
+    """Errors are relative to the measured time; `points` are (predicted_latency_ms, measured_latency_ms).
+
+    `spearman` is NaN where there is no order to agree on: one policy, or figures that are all equal.
+    """
+
+    n: int
+    median_rel_error: float
+    p95_rel_error: float
+    spearman: float
+    points: tuple[tuple[float, float], ...]
+
+
+def validate_latency(
+    elastic: ElasticModel, latency: LatencyModel, info: DataInfo, *, measure: MeasureConfig, n: int, seed: int
+) -> LatencyValidation:
+    """Export `n` random policies, none of which was used to fit the predictor, and time them in turn."""
+    policies = random_policies(latency.ladders, n, purpose="latency validation", seed=seed)
+    predicted_ms = [latency.predictor.predicted_latency_ms(policy) for policy in policies]
+    measured_ms = [time.quiet_ms for time in measure_cuts(elastic, policies, info, measure)]
+    return compare(predicted_ms, measured_ms)
+
+
+def compare(predicted_ms: list[float], measured_ms: list[float]) -> LatencyValidation:
+    predicted, measured = np.array(predicted_ms), np.array(measured_ms)
+    errors = np.abs(predicted / measured - 1)
+    return LatencyValidation(
+        n=len(predicted),
+        median_rel_error=float(np.median(errors)),
+        p95_rel_error=float(np.percentile(errors, 95)),
+        spearman=_spearman(predicted, measured),
+        points=tuple(zip(predicted_ms, measured_ms, strict=True)),
+    )
+
+
+def _spearman(first: Values, second: Values) -> float:
+    if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+        return float("nan")
+    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
+
+
+def _ranks(values: Values) -> Values:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[place]

@@ -1,0 +1,73 @@
+"""Ladders: the widths of a group at which measured time steps down. Where they lie is found by measuring."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+STEP_TOLERANCE = 0.02  # a narrower width must be at least this much faster to be a rung: the noise of a measurement
+MOST_CANDIDATES = 24
+SCANNED_WHOLE = 16  # a group of up to this many channels is measured at every width
+Cost = Callable[[int], float]
+
+
+def staircase(widths: Sequence[int], cost: Cost) -> tuple[int, ...]:
+    """The widths worth having: those that no wider one matches in time (latency is a staircase, and not monotone)."""
+    kept = [max(widths)]
+    least = cost(kept[0])
+    for width in sorted(widths, reverse=True)[1:]:
+        time_of_width = cost(width)
+        if time_of_width < least * (1 - STEP_TOLERANCE):
+            kept.append(width)
+            least = time_of_width
+    return tuple(sorted(kept))
+
+
+def scanned_widths(channels: int, *, min_keep: float) -> tuple[int, ...]:
+    """The widths to measure one by one: all of a narrow group, the uppermost of a wide one, ascending."""
+    least = least_width(channels, min_keep=min_keep)
+    return tuple(range(max(least, channels - SCANNED_WHOLE), channels + 1))
+
+
+def alignment(widths: Sequence[int], times: Sequence[float]) -> int:
+    """The number whose multiples are faster than their neighbours, as far as times of some `widths` in a row show it.
+
+    1 if none stands out. A straight line is taken away first: that narrower is faster says nothing of steps.
+    """
+    if len(widths) < 3:
+        return 1
+    line = np.polyval(np.polyfit(widths, times, 1), widths)
+    residuals = (np.array(times) - line) / np.mean(times)
+    found, lowest = 1, -STEP_TOLERANCE / 2
+    for step in range(2, max(widths)):
+        multiples = [residual for width, residual in zip(widths, residuals, strict=True) if width % step == 0]
+        if len(multiples) >= 2 and float(np.mean(multiples)) < lowest:
+            found, lowest = step, float(np.mean(multiples))
+    return found
+
+
+def candidate_widths(channels: int, *, step: int, min_keep: float) -> tuple[int, ...]:
+    """`min_keep` of the channels, multiples of `step` above that, and all channels themselves, ascending.
+
+    Of a very wide group only every second, third … multiple, so that measuring them does not take for ever.
+    """
+    least = least_width(channels, min_keep=min_keep)
+    step *= max(1, -(-(channels - least) // (step * MOST_CANDIDATES)))
+    return tuple(sorted({least, *range(-(-least // step) * step, channels, step), channels}))
+
+
+def thinned(ladder: Sequence[int], cost: Cost, *, max_rungs: int) -> tuple[int, ...]:
+    """At most `max_rungs` of a ladder, about equally far apart in time; the ends stay."""
+    if len(ladder) <= max_rungs:
+        return tuple(ladder)
+    times = {width: cost(width) for width in ladder}
+    low, high = times[ladder[0]], times[ladder[-1]]
+    kept = {ladder[0], ladder[-1]}
+    for index in range(1, max_rungs - 1):
+        wanted = low + (high - low) * index / (max_rungs - 1)
+        left = [width for width in ladder if width not in kept]
+        kept.add(min(left, key=lambda width: abs(times[width] - wanted)))
+    return tuple(sorted(kept))
+
+
+def least_width(channels: int, *, min_keep: float) -> int:
+    return max(1, round(min_keep * channels))

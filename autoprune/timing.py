@@ -1,0 +1,201 @@
+"""Timing of calls in turn on a machine that others use too: interleaved bursts, and the time of an undisturbed call.
+
+On a shared machine a neighbour on the same core makes calls 1.5 times slower, for a millisecond or for minutes, and
+medians then measure the neighbour. A small fixed computation, the *reference*, is therefore timed before and after each
+burst: while it takes longer than its best time the core is disturbed, and the burst between is set aside.
+"""
+
+import contextlib
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], object]
+
+REFERENCE_SIZE, REFERENCE_REPEATS = 64, 2  # two small matrix products: 20 microseconds of multiply-adds, no threads
+QUIET_TOLERANCE = 0.05  # a reference within this of its best time: the core is undisturbed
+PATIENCE_S = 4.0  # no quiet moment for so long: the core has become slower for good (heat), and "best" starts again
+QUIET_CALLS, QUIET_BURSTS = 48, 8  # so many undisturbed calls settle a figure
+BURST_S = 0.0004  # quiet spells on a busy machine last about a millisecond
+MOST_CALLS_A_BURST = 8
+LONG_CALLS = 100  # or so many, each a burst of its own
+QUIET_PERCENTILE = 5  # what disturbances are left among quiet calls only ever add time
+FLOOR_CALLS = 8  # without quiet calls: the fastest of all stand in for them
+NOISY_SHARE = 0.5  # more disturbed calls than this make the machine a noisy one
+DISTURBED = 0.1  # a call this much slower than an undisturbed one was disturbed
+
+
+@dataclass(frozen=True)
+class QuietTime:
+    """The time of one undisturbed call, in milliseconds, and how it was come by."""
+
+    quiet_ms: float
+    disturbed_share: float  # of all calls timed, 0..1
+    calls: int
+    settled: bool  # whether enough undisturbed calls were seen before time ran out
+
+
+@contextlib.contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Python's collector would fall on whichever call is being timed."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def time_once_ms(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return (time.perf_counter() - started) * 1e3
+
+
+class Reference:
+    """The small fixed computation, and the best time that it has taken so far."""
+
+    def __init__(self, best_ms: float = float("inf")) -> None:
+        generator = np.random.default_rng(0)
+        size = (REFERENCE_SIZE, REFERENCE_SIZE)
+        self._left, self._right = (generator.standard_normal(size, dtype=np.float32) for _ in range(2))
+        self._out = np.empty(size, dtype=np.float32)
+        self.best_ms = best_ms
+        self._recent: deque[tuple[float, float]] = deque(maxlen=4096)
+        self._last_quiet = time.perf_counter()
+
+    def quiet_ms(self) -> float | None:
+        """Time the reference once, after a call that brings it back into the cache; None if that took too long."""
+        self._run()
+        took_ms = time_once_ms(self._run)
+        now = time.perf_counter()
+        self.best_ms = min(self.best_ms, took_ms)
+        if took_ms <= self.best_ms * (1 + QUIET_TOLERANCE):
+            self._last_quiet = now
+            self._recent.clear()
+            return took_ms
+        self._recent.append((now, took_ms))
+        if now - self._last_quiet > PATIENCE_S:
+            self.best_ms = min(ms for _, ms in self._recent)
+            self._last_quiet = now
+        return None
+
+    def wait(self, deadline: float) -> float | None:
+        """Repeat it until it is quiet; None if `deadline` (of `time.perf_counter`) is over before."""
+        while (took_ms := self.quiet_ms()) is None:
+            if time.perf_counter() > deadline:
+                return None
+        return took_ms
+
+    def restart_patience(self) -> None:
+        """Time in which nothing was timed does not count."""
+        self._last_quiet = time.perf_counter()
+        self._recent.clear()
+
+    def _run(self) -> None:
+        for _ in range(REFERENCE_REPEATS):
+            np.matmul(self._left, self._right, out=self._out)
+
+
+reference = Reference()  # of this process
+
+
+def time_bursts(
+    calls: Sequence[Call], *, rounds: int, runs_per_round: int, on_round: Callable[[], None] | None = None
+) -> np.ndarray[Any, Any]:
+    """Milliseconds (calls, rounds, runs): a short burst of each in turn; the order alternates from round to round."""
+    samples_ms = np.empty((len(calls), rounds, runs_per_round))
+    with no_garbage_collection():
+        for round_index in range(rounds):
+            order = range(len(calls)) if round_index % 2 == 0 else reversed(range(len(calls)))
+            for index in order:
+                calls[index]()  # brings the weights back into the cache
+                for run in range(runs_per_round):
+                    samples_ms[index, round_index, run] = time_once_ms(calls[index])
+            if on_round is not None:
+                on_round()
+    return samples_ms
+
+
+def time_until_quiet(
+    calls: Sequence[Call], *, limit_s: float, seed: int = 0, on_progress: Callable[[int], None] | None = None
+) -> list[QuietTime]:
+    """Time `calls` in turn, in random order, each until enough undisturbed calls were seen or `limit_s` is over.
+
+    `on_progress` gets the number of calls settled so far. Raises whatever a call raises.
+    """
+    order = np.random.default_rng(seed)
+    seen = [_Seen() for _ in calls]
+    active = list(range(len(calls)))
+    deadline = time.perf_counter() + limit_s
+    reference.restart_patience()
+    with no_garbage_collection():
+        bursts = [_burst_size(call) for call in calls]
+        while active:
+            for index in order.permutation(active):
+                call = calls[index]
+                call()  # brings the weights back into the cache
+                before_ms = reference.wait(deadline)
+                times_ms = [time_once_ms(call) for _ in range(bursts[index])]
+                after_ms = reference.quiet_ms()
+                if before_ms is None or after_ms is None:
+                    seen[index].add_disturbed(times_ms)
+                else:
+                    seen[index].add_quiet(times_ms, reference_ms=(before_ms + after_ms) / 2)
+            active = [index for index in active if not seen[index].settled]
+            if on_progress is not None:
+                on_progress(len(calls) - len(active))
+            if time.perf_counter() > deadline:
+                break
+    return [calls_seen.result(reference.best_ms) for calls_seen in seen]
+
+
+def quiet_time(samples_ms: np.ndarray[Any, Any]) -> QuietTime:
+    """The undisturbed time in samples of any shape that were taken without a reference: that of the fastest calls."""
+    seen = _Seen()
+    seen.add_disturbed(samples_ms.ravel().tolist())
+    return seen.result(reference_best_ms=1.0)
+
+
+class _Seen:
+    """The calls of one thing."""
+
+    def __init__(self) -> None:
+        self._quiet: list[float] = []  # in units of the reference, so that changes of the clock rate cancel
+        self._quiet_bursts = 0
+        self._all_ms: list[float] = []
+
+    def add_disturbed(self, times_ms: Sequence[float]) -> None:
+        self._all_ms.extend(times_ms)
+
+    def add_quiet(self, times_ms: Sequence[float], *, reference_ms: float) -> None:
+        self._all_ms.extend(times_ms)
+        self._quiet.extend(time_ms / reference_ms for time_ms in times_ms)
+        self._quiet_bursts += 1
+
+    @property
+    def settled(self) -> bool:
+        # A long call is a burst of its own.
+        return self._quiet_bursts >= QUIET_BURSTS and (
+            len(self._quiet) >= QUIET_CALLS or self._quiet_bursts >= LONG_CALLS
+        )
+
+    def result(self, reference_best_ms: float) -> QuietTime:
+        if self._quiet:
+            quiet_ms = float(np.percentile(self._quiet, QUIET_PERCENTILE)) * reference_best_ms
+        else:
+            quiet_ms = float(np.median(sorted(self._all_ms)[:FLOOR_CALLS]))
+        slow = np.array(self._all_ms) > quiet_ms * (1 + DISTURBED)
+        return QuietTime(quiet_ms, float(slow.mean()), len(self._all_ms), self.settled)
+
+
+def _burst_size(call: Call) -> int:
+    call()
+    once_s = time_once_ms(call) / 1e3
+    return int(min(MOST_CALLS_A_BURST, max(1, BURST_S / max(once_s, 1e-9))))
