@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from autoprune.errors import InputError, RunError
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console
 
+    from autoprune.bench import BenchSettings
     from autoprune.bench_against import SavedBench
     from autoprune.bench_result import BenchResult
 
@@ -40,6 +41,9 @@ def bench(
     seconds: Annotated[float | None, typer.Option(help="Time for each file. Default: 5.", min=0.01)] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A second for each file: wider intervals.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also throughput at batch 1, 2, 4 … 64.")] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Also what bounds each layer: arithmetic, memory or overhead.")
+    ] = False,
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the results as JSON; `-` for stdout.", metavar="FILE|-")
     ] = None,
@@ -53,6 +57,8 @@ def bench(
     """Measure model files side by side: latency, speed-up with its interval, throughput, memory, size, load time."""
     if quick and seconds is not None:
         raise InputError("--quick and --seconds: give one of the two")
+    if roofline and (backend != "onnxruntime" or provider not in (None, "CPUExecutionProvider")):
+        raise InputError("--roofline: only with ONNX Runtime's CPU provider; leave --backend and --provider out")
     from autoprune.bench import DEFAULT_SECONDS, QUICK_SECONDS, BenchSettings, device_of, measure, prepare
     from autoprune.bench_against import check_comparable, read_saved
     from autoprune.bench_inputs import parse_shape
@@ -84,9 +90,25 @@ def bench(
         from autoprune.bench_plot import write_plot
 
         write_plot(result, plot)
-    slower = _finish(result, saved, json_to, save, console)
+    rooflines = _rooflines(files, settings, console) if roofline else []
+    slower = _finish(result, saved, json_to, save, console, rooflines)
     if slower:
         raise RunError("; ".join(slower))
+
+
+def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") -> list[dict[str, Any]]:
+    """Measure and print what bounds each file's layers; the same as JSON."""
+    from autoprune.cli_roofline import roofline_table
+    from autoprune.roofline import roofline_report
+
+    found = []
+    for file in files:
+        measured = roofline_report(
+            Path(file), threads=settings.threads, batch_size=settings.batch_size, shape=settings.shape
+        )
+        console.print(roofline_table(measured, width=console.width))
+        found.append(measured.as_json())
+    return found
 
 
 def _print(result: "BenchResult", console: "Console") -> None:
@@ -103,13 +125,20 @@ def _print(result: "BenchResult", console: "Console") -> None:
 
 
 def _finish(
-    result: "BenchResult", saved: "SavedBench | None", json_to: str | None, save: Path | None, console: "Console"
+    result: "BenchResult",
+    saved: "SavedBench | None",
+    json_to: str | None,
+    save: Path | None,
+    console: "Console",
+    rooflines: list[dict[str, Any]],
 ) -> list[str]:
     """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
     from autoprune.bench_against import against_json, compare, describe
     from autoprune.files import write_json
 
     document = result.as_json()
+    if rooflines:
+        document["roofline"] = rooflines
     slower = []
     if saved is not None:
         comparison = compare(saved, result)

@@ -88,7 +88,7 @@ def compare_energy(
     calls: Sequence[Call], sensor: Sensor, *, seconds: float, idle_seconds: float
 ) -> list[EnergyReading]:
     """`measure_energy` of several calls, in turn and in alternating order; `seconds` for each of them."""
-    loads: list[list[Spell]] = [[] for _ in calls]
+    spells_under_load: list[list[Spell]] = [[] for _ in calls]
     idle_power_w: list[list[float]] = [[] for _ in calls]
     with _sampled(sensor):
         grains = [_grain(call, sensor) for call in calls]
@@ -99,25 +99,27 @@ def compare_energy(
         for round_index in range(ROUNDS):
             order = range(len(calls)) if round_index % 2 == 0 else reversed(range(len(calls)))
             for index in order:
-                load = _spell(calls[index], sensor, least_s=load_s, least_j=UPDATES_A_SPELL * grains[index].step_j)
+                spell = _spell(calls[index], sensor, least_s=load_s, least_j=UPDATES_A_SPELL * grains[index].step_j)
                 after = _spell(None, sensor, least_s=idle_s)
-                loads[index].append(load)
+                spells_under_load[index].append(spell)
                 idle_power_w[index].append((before.power_w + after.power_w) / 2)
                 before = after
     return [
         energy_reading(sensor.name, spells, idle_w, grain)
-        for spells, idle_w, grain in zip(loads, idle_power_w, grains, strict=True)
+        for spells, idle_w, grain in zip(spells_under_load, idle_power_w, grains, strict=True)
     ]
 
 
-def energy_reading(sensor: str, loads: Sequence[Spell], idle_power_w: Sequence[float], grain: Grain) -> EnergyReading:
+def energy_reading(
+    sensor: str, spells_under_load: Sequence[Spell], idle_power_w: Sequence[float], grain: Grain
+) -> EnergyReading:
     """One spell of load for each round, and the idle power around it."""
-    gross_mj = [load.joules / load.calls * 1e3 for load in loads]
+    gross_mj = [spell.joules / spell.calls * 1e3 for spell in spells_under_load]
     net_mj = [
-        (load.joules - idle_w * load.seconds) / load.calls * 1e3
-        for load, idle_w in zip(loads, idle_power_w, strict=True)
+        (spell.joules - idle_w * spell.seconds) / spell.calls * 1e3
+        for spell, idle_w in zip(spells_under_load, idle_power_w, strict=True)
     ]
-    load_s = sum(load.seconds for load in loads)
+    load_s = sum(spell.seconds for spell in spells_under_load)
     return EnergyReading(
         sensor=sensor,
         energy_source="measured",
@@ -125,11 +127,11 @@ def energy_reading(sensor: str, loads: Sequence[Spell], idle_power_w: Sequence[f
         gross_ci95_mj=_ci95(gross_mj),
         net_mj=statistics.fmean(net_mj),
         net_ci95_mj=_ci95(net_mj),
-        load_power_w=sum(load.joules for load in loads) / load_s,
+        load_power_w=sum(spell.joules for spell in spells_under_load) / load_s,
         idle_power_w=statistics.fmean(idle_power_w),
-        calls=sum(load.calls for load in loads),
+        calls=sum(spell.calls for spell in spells_under_load),
         load_s=load_s,
-        rounds=len(loads),
+        rounds=len(spells_under_load),
         update_interval_ms=grain.update_interval_s * 1e3,
         step_mj=grain.step_j * 1e3,
     )

@@ -132,4 +132,3 @@ def _figures(
         onnx_bytes=file.stat().st_size,
         peak_rss_bytes=peak_rss_bytes(file, (config.batch_size, *info.input_shape), threads=config.threads),
     )
-

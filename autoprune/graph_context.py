@@ -47,7 +47,7 @@ def _is_weighted(node: onnx.NodeProto, initializers: set[str]) -> bool:
 
 
 def _chain(graph: onnx.GraphProto, index: int, consumers: Mapping[str, list[int]], constants: set[str]) -> list[int]:
-    """The element-wise nodes that follow node `index` one by one; the `Add` of a constant, as of a bias, is no residual."""
+    """The element-wise nodes after node `index`, one by one; the `Add` of a constant or a bias is no residual."""
     chain: list[int] = []
     output = graph.node[index].output[0]
     while len(following := consumers.get(output, [])) == 1:

@@ -25,7 +25,7 @@ from autoprune.layer_bench import LayerInGraph
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.seeding import rng
-from autoprune.staircase import alignment, candidate_widths, scanned_widths, staircase, thinned
+from autoprune.staircase import alignment, candidate_widths, least_width, scanned_widths, staircase, thinned
 from autoprune.table_store import TableStore, default_table_path
 from autoprune.timing import QuietTime, time_until_quiet
 from autoprune.trials import TrialStore
@@ -76,11 +76,12 @@ def build_latency_model(
     model_key = _model_key(unfitted, ladders)
     known = shared.fit(model_key)
     if known is None:
-        fit = _fit_whole_models(elastic, unfitted, ladders, info, measure)
-        with shared.measuring() as recorder:
-            recorder.add_fit(model_key, json.dumps(asdict(fit)))
-    else:
-        fit = LatencyFit(**json.loads(known))
+        with shared.measuring() as recorder:  # another process may have fitted it while this one waited
+            known = recorder.fit(model_key)
+            if known is None:
+                known = json.dumps(asdict(_fit_whole_models(elastic, unfitted, ladders, info, measure)))
+                recorder.add_fit(model_key, known)
+    fit = LatencyFit(**json.loads(known))
     predictor = LatencyPredictor(shapes, after, table, fit)
     if store is not None:
         used = {layer.key: table.layer_ms(layer) for layer in _all_pairs(predictor, ladders)}
@@ -102,7 +103,7 @@ def find_ladders(
     candidates = {}
     for group in elastic.groups:
         scan = scans[group.name]
-        if scan[0] > 1 and group.channels > len(scan):
+        if scan[0] > least_width(group.channels, min_keep=search.min_keep):  # else it was scanned whole
             step = alignment(scan, [group_ms(elastic, predictor, group, width) for width in scan])
             candidates[group.name] = candidate_widths(group.channels, step=step, min_keep=search.min_keep)
         else:

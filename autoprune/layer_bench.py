@@ -9,7 +9,7 @@ carrier without the layer is taken away.
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from autoprune.cost import LayerShape
 from autoprune.latency import make_session
 from autoprune.timing import Call, time_until_quiet
 
-METHOD = 1  # part of what is stored: times of another method are not mixed with these
+METHOD = 2  # part of what is stored: times of another method are not mixed with these
 OPSET, IR_VERSION = 17, 9
 EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
 CLIP_RANGE = (0.0, 6.0)
@@ -61,6 +61,9 @@ class _Carrier:
         return math.prod(self.size) if self.kind == "linear" else 1
 
 
+EMPTY = _Carrier("conv", 1, (1, 1))
+
+
 def measure_layers(
     layers: Sequence[LayerInGraph],
     *,
@@ -69,13 +72,14 @@ def measure_layers(
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[LayerInGraph, float]:
     """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
-    carriers = sorted({carrier for layer in layers for carrier in _carriers(layer)}, key=repr)
+    # The smallest one stands for the call itself, the same whatever else is measured.
+    carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
     calls = [
         _call(_layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows) for layer in layers
     ] + [_call(_carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers]
     times = time_until_quiet(calls, limit_s=SECONDS_A_LAYER * len(calls) + 1.0, on_progress=on_progress)
     carrier_ms = {carrier: time.quiet_ms for carrier, time in zip(carriers, times[len(layers) :], strict=True)}
-    empty_ms = min(carrier_ms.values())
+    empty_ms = carrier_ms[EMPTY]
     measured = {}
     for layer, time in zip(layers, times, strict=False):
         around, *residual = _carriers(layer)
@@ -114,11 +118,11 @@ class _Graph:
         return name
 
     def constant(self, name: str, value: float) -> str:
-        self.initializers.append(numpy_helper.from_array(np.float32(value), name))
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
         return name
 
-    def node(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+    def node(self, op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Any] | None = None) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], **(attributes or {})))
         return output
 
     def made_input(self, name: str, carrier: _Carrier) -> str:
@@ -140,7 +144,7 @@ class _Graph:
 
     def one_pixel(self, x: str, size: tuple[int, int]) -> str:
         """Read off one pixel: the cheapest consumer that takes the runtime's own layout."""
-        return self.node("MaxPool", [x], "z", kernel_shape=[1, 1], strides=list(size))
+        return self.node("MaxPool", [x], "z", {"kernel_shape": [1, 1], "strides": list(size)})
 
 
 def _carrier_model(carrier: _Carrier) -> bytes:
@@ -157,19 +161,28 @@ def _layer_model(layer: LayerInGraph) -> bytes:
     bias = graph.weight("b", (shape.out_channels,))
     if shape.kind == "linear":
         weight = graph.weight("w", (shape.out_channels, shape.in_channels))
-        out = graph.node("Gemm", [made, weight, bias], "y", transB=1)
+        out = graph.node("Gemm", [made, weight, bias], "y", {"transB": 1})
     else:
         weight = graph.weight("w", (shape.out_channels, shape.in_channels // shape.groups, *shape.kernel))
         out = graph.node(
-            "Conv", [made, weight, bias], "y", kernel_shape=shape.kernel, strides=shape.stride,
-            pads=(*shape.padding, *shape.padding), dilations=shape.dilation, group=shape.groups,
-        )  # fmt: skip
+            "Conv",
+            [made, weight, bias],
+            "y",
+            {
+                "kernel_shape": shape.kernel,
+                "strides": shape.stride,
+                "pads": (*shape.padding, *shape.padding),
+                "dilations": shape.dilation,
+                "group": shape.groups,
+            },
+        )
     for index, op in enumerate(layer.epilogue):
-        inputs = {
-            "Add": lambda out: [out, added],
-            "Clip": lambda out: [out, graph.constant("low", CLIP_RANGE[0]), graph.constant("high", CLIP_RANGE[1])],
-        }.get(op, lambda out: [out])(out)
-        out = graph.node(op, inputs, f"e{index}")
+        beside: list[str] = []
+        if op == "Add":
+            beside = [added]
+        elif op == "Clip":
+            beside = [graph.constant(f"bound{index}{side}", bound) for side, bound in enumerate(CLIP_RANGE)]
+        out = graph.node(op, [out, *beside], f"e{index}")
     return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
 
 

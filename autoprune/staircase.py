@@ -33,14 +33,15 @@ def alignment(widths: Sequence[int], times: Sequence[float]) -> int:
 
     1 if none stands out. A straight line is taken away first: that narrower is faster says nothing of steps.
     """
-    if len(widths) < 3:
+    if len(widths) < 3 or max(times) <= 0:  # too few to tell, or all too small to measure
         return 1
     line = np.polyval(np.polyfit(widths, times, 1), widths)
     residuals = (np.array(times) - line) / np.mean(times)
-    found, lowest = 1, -STEP_TOLERANCE / 2
+    found, lowest = 1, 0.0
     for step in range(2, max(widths)):
         multiples = [residual for width, residual in zip(widths, residuals, strict=True) if width % step == 0]
-        if len(multiples) >= 2 and float(np.mean(multiples)) < lowest:
+        # Every multiple of a step is one too: a larger step must be clearly better.
+        if len(multiples) >= 2 and float(np.mean(multiples)) < lowest - STEP_TOLERANCE / 4:
             found, lowest = step, float(np.mean(multiples))
     return found
 

@@ -144,6 +144,11 @@ class Recorder:
             [(self._device_id, layer.key, ms, _now()) for layer, ms in times_ms.items()],
         )
 
+    def fit(self, model: str) -> str | None:
+        query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
+        row = self._connection.execute(query, (self._device_id, model)).fetchone()
+        return str(row[0]) if row else None
+
     def add_fit(self, model: str, fit: str) -> None:
         self._connection.execute(
             "INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?)", (self._device_id, model, fit, _now())

@@ -23,7 +23,6 @@ PATIENCE_S = 4.0  # no quiet moment for so long: the core has become slower for 
 QUIET_CALLS, QUIET_BURSTS = 48, 8  # so many undisturbed calls settle a figure
 BURST_S = 0.0004  # quiet spells on a busy machine last about a millisecond
 MOST_CALLS_A_BURST = 8
-LONG_CALLS = 100  # or so many, each a burst of its own
 QUIET_PERCENTILE = 5  # what disturbances are left among quiet calls only ever add time
 FLOOR_CALLS = 8  # without quiet calls: the fastest of all stand in for them
 NOISY_SHARE = 0.5  # more disturbed calls than this make the machine a noisy one
@@ -181,10 +180,7 @@ class _Seen:
 
     @property
     def settled(self) -> bool:
-        # A long call is a burst of its own.
-        return self._quiet_bursts >= QUIET_BURSTS and (
-            len(self._quiet) >= QUIET_CALLS or self._quiet_bursts >= LONG_CALLS
-        )
+        return self._quiet_bursts >= QUIET_BURSTS and len(self._quiet) >= QUIET_CALLS
 
     def result(self, reference_best_ms: float) -> QuietTime:
         if self._quiet:

@@ -18,6 +18,7 @@ from autoprune.fast_batchnorm import fast_batchnorm
 from autoprune.files import atomic_path
 from autoprune.progress import bar
 from autoprune.seeding import derive_seed
+from autoprune.strided_convolution import safe_strided_convolutions
 
 EVALUATION_BATCH = 500
 MOMENTUM = 0.9
@@ -164,7 +165,7 @@ def fit(
     steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch
     use_bf16 = has_fast_bf16()
-    with bar(description, total_steps) as progress, fast_batchnorm(model):
+    with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like

@@ -1,6 +1,7 @@
 """What all tests share: no display is needed, a busy machine makes no test too slow for hypothesis, a small job."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -8,9 +9,19 @@ import pytest
 import small_job
 import torch
 
+from autoprune.table_store import TABLE_VARIABLE
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("autoprune")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _latency_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One latency table for all tests and the commands that they start; the user's own stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(TABLE_VARIABLE, str(tmp_path_factory.mktemp("latency") / "latency.sqlite"))
+        yield
 
 
 @pytest.fixture(scope="session")

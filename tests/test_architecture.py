@@ -15,7 +15,10 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir", "timing", "device", "staircase"),
+    (
+        *("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir"),
+        *("timing", "device", "staircase"),
+    ),
     ("models", "data"),
     ("groups", "importance", "elastic", "structure"),
     (
@@ -24,14 +27,15 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("backends", "bench_inputs", "bench_stats", "yardstick", "bench_probe", "bench"),
         *("onnx_cost", "ort_profile", "peaks", "roofline"),
     ),
-    ("fast_batchnorm", "train", "distill"),
+    ("fast_batchnorm", "strided_convolution", "train", "distill"),
     ("reward", "evaluate", "trials", "latency_model", "latency_validation", "problem", "prepare", "toy"),
     ("envs",),
     ("policies",),
     (
         "charts",
         *("bench_result", "bench_against", "bench_report", "bench_plot"),
-        *("inspection", "inspection_json", "inspection_charts", "inspection_text", "inspection_report", "inspect_model"),
+        *("inspection", "inspection_json", "inspection_charts", "inspection_text", "inspection_report"),
+        "inspect_model",
         "result",
         "record",
         "report",

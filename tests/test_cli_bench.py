@@ -208,3 +208,17 @@ def test_the_coverage_check_counts() -> None:
     lines = ended.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["other core idle"] * 2 + ["other core loaded"] * 2
     assert all("/1, half-width ±" in line for line in lines)
+
+
+def test_a_roofline_says_what_bounds_each_layer(folder: Path, tmp_path: Path) -> None:
+    report = tmp_path / "bench.json"
+    shown = done("bench", folder / "large.onnx", "--roofline", "--json", report, *FAST)
+    assert "large.onnx: what bounds each layer" in shown
+    [roofline] = json.loads(report.read_text())["roofline"]
+    bounds = {node["bound"] for node in roofline["nodes"]}
+    assert bounds <= {"compute", "memory", "overhead"} and bounds
+
+
+def test_a_roofline_needs_onnx_runtime(folder: Path) -> None:
+    message = refused(folder / "small.onnx", "--roofline", "--backend", "torch")
+    assert message == "--roofline: only with ONNX Runtime's CPU provider; leave --backend and --provider out"

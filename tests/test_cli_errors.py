@@ -24,7 +24,7 @@ import autoprune as package
 from autoprune.data import fashion_mnist
 
 TRUNCATED = "t10k-images-idx3-ubyte.gz"
-COMMANDS = ("run", "search", "apply", "train", "report")
+COMMANDS = ("run", "search", "apply", "train", "report", "inspect", "bench")
 
 
 def refused(*arguments: str | Path, exit_code: int = 2, **variables: str) -> str:

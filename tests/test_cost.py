@@ -99,3 +99,45 @@ def test_a_cut_by_hand() -> None:
     shapes = CutShapes(elastic, (1, 5, 5))
     assert shapes.cost(PruningPolicy.of({"0": 4, "1": 3})) == Cost(36 * 9 + 108 + 6, 40 + 111 + 8)
     assert shapes.cost(PruningPolicy.of({"0": 2, "1": 3})) == Cost(18 * 9 + 54 + 6, 20 + 57 + 8)
+
+
+def test_the_groups_that_a_layer_s_shape_depends_on() -> None:
+    """Those of its input first; a concatenation brings several, a layer that is not cut none of its own."""
+    concat, input_shape = elastic_net("concat"), SMALL_NETS["concat"].input_shape
+    owners = CutShapes(concat, input_shape).owners
+    assert owners == {
+        "first": ("first",),
+        "second": ("first", "second"),
+        "third": ("first", "second", "third"),
+        "head": ("first", "second", "third"),
+    }
+    chain = elastic_of(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 3, 3), nn.Flatten(), nn.Linear(3, 2)))
+    assert CutShapes(chain, (1, 5, 5)).owners == {"0": ("0",), "1": ("0", "1"), "3": ("1",)}
+
+
+@pytest.mark.parametrize("name", SMALL_NETS)
+@settings(max_examples=12)
+@given(data=st.data())
+def test_a_layer_needs_to_know_its_owners_alone(name: str, data: st.DataObject) -> None:
+    """In whatever order policies are asked for: what is remembered of one is not taken for another."""
+    elastic, input_shape = elastic_net(name), SMALL_NETS[name].input_shape
+    shapes = CutShapes(elastic, input_shape)
+    for policy in data.draw(st.lists(policies(elastic), min_size=2, max_size=4)):
+        channels = policy.as_dict()
+        fresh = CutShapes(elastic, input_shape)
+        assert shapes.layers(policy) == fresh.layers(policy)
+        assert shapes.cost(policy) == fresh.cost(policy)
+        for layer, shape in shapes.layers(policy).items():
+            assert shapes.layer(layer, {group: channels[group] for group in shapes.owners[layer]}) == shape
+
+
+def test_what_was_worked_out_before_is_looked_up() -> None:
+    """The very same objects come back, whatever other groups do."""
+    elastic, input_shape = elastic_net("flatten"), SMALL_NETS["flatten"].input_shape
+    shapes = CutShapes(elastic, input_shape)
+    full = elastic.full_policy
+    smaller = PruningPolicy.of({**full.as_dict(), full.channels[0][0]: 1})
+    before, after = shapes.layers(full), shapes.layers(smaller)
+    assert list(before) == ["features.0", "features.2", "hidden", "head"]
+    assert [after[name] is before[name] for name in before] == [False, False, True, True]
+    assert all(shape is before[name] for name, shape in shapes.layers(full).items())

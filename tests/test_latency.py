@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.data import DataInfo
 from autoprune.errors import InputError, RunError
 from autoprune.export import export_onnx
-from autoprune.latency import Latency, make_session, measure_interleaved, paired_speedup, peak_rss_bytes
+from autoprune.latency import Latency, make_session, measure_interleaved, paired_speedup, peak_rss_bytes, session_call
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 IMAGE = np.zeros((1, *INFO.input_shape), dtype=np.float32)
@@ -39,6 +39,7 @@ def test_more_work_takes_longer(files: tuple[Path, Path]) -> None:
         assert 0 < min(latency.round_medians_ms) <= latency.latency_ms_p50 <= max(latency.round_medians_ms)
         assert latency.latency_ms_p95 >= latency.latency_ms_p50
     assert large.latency_ms_p50 > small.latency_ms_p50
+    assert large.latency_ms_quiet > small.latency_ms_quiet > 0
     assert paired_speedup(large, small).speedup > 1
 
 
@@ -53,7 +54,9 @@ def test_the_garbage_collector_is_switched_on_again(files: tuple[Path, Path]) ->
 
 def latency(round_medians_ms: np.ndarray) -> Latency:
     medians = tuple(round_medians_ms.tolist())
-    return Latency(float(np.median(round_medians_ms)), float(np.percentile(round_medians_ms, 95)), medians)
+    return Latency(
+        float(np.median(round_medians_ms)), float(np.percentile(round_medians_ms, 95)), medians, min(medians)
+    )
 
 
 def test_a_known_ratio_is_found_through_slow_spells() -> None:
@@ -125,3 +128,12 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(RunError, match=r"broken\.onnx: measuring its memory failed \(.*INVALID_PROTOBUF"):
         peak_rss_bytes(tmp_path / "broken.onnx", (1, 1), threads=1)
+
+
+def test_a_session_is_called_on_its_images(files: tuple[Path, Path]) -> None:
+    session = make_session(files[0], threads=1)
+    images = np.random.default_rng(0).standard_normal((3, *INFO.input_shape), dtype=np.float32)
+    [[expected]] = [session.run(None, {"images": images})]
+    [called] = session_call(session, images)()
+    assert called.shape == (3, 2)
+    np.testing.assert_array_equal(called, expected)

@@ -1,115 +1,97 @@
-"""Staircases and fits by hand; layers are measured once, in ONNX Runtime, when they are first asked for."""
+"""Fits and predictions by hand; layers are measured once, in ONNX Runtime, when they are first asked for."""
 
 import itertools
-import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, random_policy
 
+from autoprune import latency_table
 from autoprune.cost import CutShapes, LayerShape
-from autoprune.latency_table import (
-    AffineFit,
-    LatencyPredictor,
-    LatencyTable,
-    candidate_widths,
-    fit_affine,
-    measure_layer_ms,
-    staircase,
-)
+from autoprune.device import this_device
+from autoprune.errors import InputError
+from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency
+from autoprune.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_model, measure_layers
+from autoprune.policy import PruningPolicy
+from autoprune.table_store import TableStore
 
 CONV = LayerShape("conv", 3, 8, (3, 3), (2, 2), (1, 1), (1, 1), 1, (9, 9), (5, 5), bias=True)
 DEPTHWISE = LayerShape("depthwise", 6, 6, (3, 1), (1, 1), (1, 0), (1, 1), 6, (4, 4), (4, 4), bias=False)
 GROUPED = LayerShape("conv", 6, 4, (3, 3), (1, 1), (2, 2), (2, 2), 2, (5, 7), (5, 7), bias=False)
 LINEAR = LayerShape("linear", 12, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), bias=True)
 ROWS = LayerShape("linear", 12, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, (7, 1), (7, 1), bias=True)
+SHAPES = (CONV, DEPTHWISE, GROUPED, LINEAR, ROWS)
+DEVICE = this_device(threads=1, batch_size=1)
 
 
-@pytest.mark.parametrize(
-    ("channels", "min_keep", "max_rungs", "expected"),
-    [
-        (64, 0.125, 8, (8, 16, 24, 32, 40, 48, 56, 64)),
-        (64, 0.3, 8, (24, 32, 40, 48, 56, 64)),
-        (10, 0.1, 4, (1, 4, 7, 10)),
-        (10, 0.2, 4, (4, 7, 10)),
-        (3, 0.01, 8, (1, 2, 3)),
-        (5, 1.0, 8, (5,)),
-        (1, 0.125, 8, (1,)),
-    ],
-)
-def test_candidate_widths_by_hand(channels: int, min_keep: float, max_rungs: int, expected: tuple[int, ...]) -> None:
-    assert candidate_widths(channels, min_keep=min_keep, max_rungs=max_rungs) == expected
+def _with_output_shape(content: bytes) -> onnx.ModelProto:
+    """The runtime needs no shape of the output, the checker does."""
+    model = onnx.load_from_string(content)
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    assert inferred.graph.output[0].type.tensor_type.HasField("shape")
+    return inferred
 
 
-@given(st.integers(1, 3000), st.floats(0.001, 1), st.integers(2, 40))
-def test_candidate_widths_are_few_and_end_at_full(channels: int, min_keep: float, max_rungs: int) -> None:
-    widths = candidate_widths(channels, min_keep=min_keep, max_rungs=max_rungs)
-    assert widths[-1] == channels
-    assert 1 <= len(widths) <= max_rungs
-    assert widths[0] >= max(1, round(min_keep * channels))
-    assert len({after - before for before, after in itertools.pairwise(widths)}) <= 1
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.kind)
+def test_every_kind_of_layer_is_measured(shape: LayerShape) -> None:
+    epilogues = [(), ("Relu",)] if shape.kind == "linear" else [(), *((op,) for op in EPILOGUE_OPS), ("Add", "Relu")]
+    layers = [LayerInGraph(shape, epilogue) for epilogue in epilogues]
+    for layer in layers:
+        onnx.checker.check_model(_with_output_shape(_layer_model(layer)), full_check=True)
+    for batch_size in (1, 3):
+        times_ms = measure_layers(layers, threads=1, batch_size=batch_size)
+        assert list(times_ms) == layers
+        assert all(0 <= ms < 100 for ms in times_ms.values())
 
 
-def test_a_staircase_by_hand() -> None:
-    """Times as they were seen once: 24 is no faster than 32, and 48 is hardly faster than 49."""
-    times = {8: 62, 16: 62.5, 17: 117, 24: 150, 31: 253, 32: 150, 48: 298, 49: 300, 63: 707, 64: 486}
-    assert staircase(tuple(times), times.__getitem__) == (16, 17, 32, 49, 64)
+def test_a_hundred_times_the_work_takes_longer() -> None:
+    large = replace(CONV, in_channels=64, out_channels=96, in_size=(28, 28), out_size=(14, 14))
+    times_ms = measure_layers([LayerInGraph(CONV), LayerInGraph(large)], threads=1, batch_size=1)
+    assert times_ms[LayerInGraph(large)] > times_ms[LayerInGraph(CONV)]
 
 
-def test_a_flat_or_rising_staircase_has_one_step() -> None:
-    assert staircase((2, 4, 8), lambda width: 1.0) == (8,)
-    assert staircase((2, 4, 8), lambda width: 1.0 / width) == (8,)
-    assert staircase((4, 8, 2), float) == (2, 4, 8)
-
-
-@pytest.mark.parametrize("shape", [CONV, DEPTHWISE, GROUPED, LINEAR, ROWS], ids=lambda shape: shape.kind)
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_layers_are_measured_alone(shape: LayerShape, batch_size: int) -> None:
-    assert 0 < measure_layer_ms(shape, threads=1, batch_size=batch_size) < 1000
+@given(st.sampled_from(SHAPES), st.lists(st.sampled_from(EPILOGUE_OPS), max_size=3), st.integers(1, 512))
+def test_keys_go_back_to_layers(shape: LayerShape, epilogue: list[str], channels: int) -> None:
+    layer = LayerInGraph(shape.resized(in_channels=channels, out_channels=channels + 1), tuple(epilogue))
+    assert LayerInGraph.from_key(layer.key) == layer
 
 
 def test_a_layer_is_measured_once() -> None:
-    table = LatencyTable(threads=1, batch_size=1)
-    assert table.entries == {}
-    first = table.layer_ms(CONV)
-    assert table.entries == {CONV: first}
-    assert table.layer_ms(CONV) == first
-    assert table.sum_ms([CONV, LINEAR, CONV]) == pytest.approx(2 * first + table.entries[LINEAR])
-    assert list(table.entries) == [CONV, LINEAR]
+    table = LatencyTable(DEVICE)
+    first = table.layer_ms(LayerInGraph(CONV))
+    assert table.entries == {LayerInGraph(CONV): first}
+    assert table.layer_ms(LayerInGraph(CONV)) == first
 
 
 def test_a_known_table_measures_nothing() -> None:
     """A time that no measurement gives."""
-    table = LatencyTable(threads=1, batch_size=1, entries={CONV: -1.0})
-    assert table.sum_ms([CONV, CONV]) == -2.0
+    assert LatencyTable(DEVICE, entries={LayerInGraph(CONV): -1.0}).layer_ms(LayerInGraph(CONV)) == -1.0
 
 
-def test_tables_go_through_json() -> None:
-    table = LatencyTable(threads=2, batch_size=4, entries={CONV: 0.25, DEPTHWISE: 0.1, LINEAR: 1e-3})
-    rows = json.loads(json.dumps(table.as_json()))
-    read = LatencyTable.from_json(rows, threads=2, batch_size=4)
-    assert (read.threads, read.batch_size) == (2, 4)
-    assert read.entries == table.entries
-    assert list(read.entries) == list(table.entries)
+def test_another_table_of_the_same_file_knows_it(tmp_path: Path) -> None:
+    store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
+    first = LatencyTable(DEVICE, store=store)
+    first.ensure([LayerInGraph(CONV), LayerInGraph(LINEAR)])
+    assert LatencyTable(DEVICE, store=store).entries == first.entries
 
 
-def test_an_affine_fit_finds_known_coefficients() -> None:
-    sums = [0.1, 0.2, 0.5, 1.0]
-    fit = fit_affine(sums, [0.03 + 1.2 * each for each in sums])
-    assert fit.offset_ms == pytest.approx(0.03)
-    assert fit.scale == pytest.approx(1.2)
-    assert fit.apply(2.0) == pytest.approx(2.43)
+def test_a_fit_finds_known_coefficients() -> None:
+    sums, weights = [0.1, 0.2, 0.5, 1.0, 0.7], [0.3, 0.1, 2.0, 1.0, 0.2]
+    fit = fit_latency(sums, weights, [0.03 + 1.2 * ms + 0.05 * mb for ms, mb in zip(sums, weights, strict=True)])
+    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.03, 1.2, 0.05))
+    assert fit.apply(2.0, 1.0) == pytest.approx(2.48)
 
 
-def test_relative_errors_count() -> None:
-    """An outlier of 10% weighs as much at a large model as at a small one."""
-    sums = np.linspace(1, 100, 20)
-    noise = np.where(np.arange(20) % 2 == 0, 1.1, 0.9)
-    fit = fit_affine(sums.tolist(), (2 * sums * noise).tolist())
-    residuals = np.array([fit.apply(each) for each in sums]) / (2 * sums * noise) - 1
-    assert abs(residuals).max() < 0.15
+def test_weights_that_would_make_a_model_faster_do_not_count() -> None:
+    sums, weights = [0.1, 0.2, 0.5, 1.0], [4.0, 3.0, 1.0, 2.0]
+    fit = fit_latency(sums, weights, [0.5 + ms - 0.02 * mb for ms, mb in zip(sums, weights, strict=True)])
+    assert fit.ms_per_weight_mb == 0.0
+    assert fit.scale > 0
 
 
 @pytest.mark.parametrize(
@@ -119,20 +101,125 @@ def test_relative_errors_count() -> None:
         ([1.0, 2.0, 3.0], [10.0, 0.1, 1.0], 1 / 3),  # the smallest would take no time
     ],
 )
-def test_a_fit_that_makes_no_sense_falls_back_to_a_ratio(
-    sums: list[float], measured: list[float], ratio: float
-) -> None:
-    fit = fit_affine(sums, measured)
-    assert fit.offset_ms == 0.0
-    assert fit.scale == pytest.approx(ratio)
+def test_a_fit_that_makes_no_sense_falls_back(sums: list[float], measured: list[float], ratio: float) -> None:
+    fit = fit_latency(sums, [1.0, 1.0, 1.0], measured)
+    assert fit.scale > 0 and fit.offset_ms + fit.scale * min(sums) > 0
+    assert (fit.offset_ms, fit.ms_per_weight_mb) == (0.0, 0.0)
+
+
+def test_relative_errors_count() -> None:
+    """An outlier of 10% weighs as much at a large model as at a small one."""
+    sums = np.linspace(1, 100, 20)
+    noise = np.where(np.arange(20) % 2 == 0, 1.1, 0.9)
+    fit = fit_latency(sums.tolist(), [1.0] * 20, (2 * sums * noise).tolist())
+    residuals = np.array([fit.apply(each, 1.0) for each in sums]) / (2 * sums * noise) - 1
+    assert abs(residuals).max() < 0.15
 
 
 def test_a_prediction_is_the_corrected_sum_over_layers() -> None:
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     policy = random_policy(elastic, 0)
-    layers = list(shapes.layers(policy).values())
+    after = {name: ("Relu",) if shape.kind == "conv" else () for name, shape in shapes.original.items()}
+    layers = [LayerInGraph(shape, after[name]) for name, shape in shapes.layers(policy).items()]
     entries = {layer: 0.01 * (index + 1) for index, layer in enumerate(layers)}
-    predictor = LatencyPredictor(shapes, LatencyTable(threads=1, batch_size=1, entries=entries), AffineFit(0.5, 2.0))
     assert len(entries) == 4
-    assert predictor.predicted_latency_ms(policy) == pytest.approx(0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04))
+    predictor = LatencyPredictor(shapes, after, LatencyTable(DEVICE, entries=entries), LatencyFit(0.5, 2.0, 3.0))
+    weight_mb = sum(layer.shape.params for layer in layers) * 4e-6
+    expected = 0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04) + 3 * weight_mb
+    assert predictor.predicted_latency_ms(policy) == pytest.approx(expected)
+    assert sum(predictor.layers_ms(policy).values()) == pytest.approx(expected - 0.5)
+    predictor.table.entries.clear()  # a second look-up needs the table no more
+    assert predictor.predicted_latency_ms(policy) == pytest.approx(expected)
+    assert predictor.table.entries == {}
+
+
+def test_one_slope_by_hand() -> None:
+    """Least squares on the ratios 1/3, 1 and 3: their sum, 13/3, over the sum of their squares, 91/9."""
+    fit = fit_latency([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [3.0, 2.0, 1.0])
+    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.0, 3 / 7, 0.0))
+    assert fit_latency([2.0], [1.0], [3.0]) == LatencyFit(0.0, pytest.approx(1.5), 0.0)
+
+
+def test_weights_that_never_change_tell_nothing() -> None:
+    fit = fit_latency([0.1, 0.2, 0.5, 1.0], [2.0] * 4, [0.03 + 1.2 * ms for ms in (0.1, 0.2, 0.5, 1.0)])
+    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.03, 1.2, 0.0))
+
+
+POSITIVE = st.floats(0.01, 100)
+
+
+@given(st.lists(st.tuples(POSITIVE, POSITIVE, POSITIVE), min_size=1, max_size=16))
+def test_more_work_never_makes_a_prediction_smaller(models: list[tuple[float, float, float]]) -> None:
+    """Whatever was measured; and no model of the fit comes out at nothing or less."""
+    sums, weights, measured = zip(*models, strict=True)
+    fit = fit_latency(sums, weights, measured)
+    assert fit.scale > 0
+    assert fit.ms_per_weight_mb >= 0
+    assert all(fit.apply(sum_ms, weight_mb) > 0 for sum_ms, weight_mb in zip(sums, weights, strict=True))
+
+
+def test_given_times_outrank_those_of_the_file(tmp_path: Path) -> None:
+    store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
+    with store.measuring() as recorder:
+        recorder.add({LayerInGraph(CONV): 1.0, LayerInGraph(LINEAR): 2.0})
+    table = LatencyTable(DEVICE, store=store, entries={LayerInGraph(CONV): 3.0})
+    assert table.entries == {LayerInGraph(CONV): 3.0, LayerInGraph(LINEAR): 2.0}
+
+
+def test_chunks_that_were_finished_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third of five layers cannot be made: its epilogue is no operation."""
+    monkeypatch.setattr(latency_table, "CHUNK", 2)
+    store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
+    good = [LayerInGraph(CONV.resized(in_channels=3, out_channels=channels)) for channels in (1, 2, 3, 4)]
+    bad = LayerInGraph(CONV, ("Nonsense",))
+    table = LatencyTable(DEVICE, store=store)
+    with pytest.raises(InputError, match="ONNX Runtime cannot load it"):
+        table.ensure([good[0], good[1], bad, good[2], good[3]])
+    assert list(table.entries) == good[:2]
+    assert store.layers() == table.entries
+    table.ensure(good)
+    assert store.layers() == table.entries
+    assert set(table.entries) == set(good)
+
+
+class CountingTable(LatencyTable):
+    """Counts what it is asked; each layer takes the time that comes next."""
+
+    asked = 0
+
+    def layer_ms(self, layer: LayerInGraph) -> float:
+        self.asked += 1
+        return self.entries.setdefault(layer, float(len(self.entries) + 1))
+
+
+def test_a_look_up_asks_for_a_layer_once() -> None:
+    """Of four layers the first group touches two, the last group the last two."""
+    elastic = elastic_net("flatten")
+    shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
+    table = CountingTable(DEVICE)
+    predictor = LatencyPredictor(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0, 0.0))
+    first, _, last = (group.name for group in elastic.groups)
+    full = elastic.full_policy
+    asked = []
+    for changes in ({}, {}, {first: 1}, {first: 1}, {}, {last: 2}, {first: 1, last: 2}):
+        predictor.predicted_latency_ms(PruningPolicy.of({**full.as_dict(), **changes}))
+        asked.append(table.asked)
+    assert [after - before for before, after in itertools.pairwise([0, *asked])] == [4, 0, 2, 0, 0, 2, 0]
+    assert predictor.sums(full)[0] == 1 + 2 + 3 + 4
+
+
+def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
+    """Times that no measurement gives, and a file that is broken by then."""
+    elastic = elastic_net("flatten")
+    shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
+    after = dict.fromkeys(shapes.original, ("Relu",))
+    path = tmp_path / "table.sqlite"
+    store = TableStore(path, DEVICE.key)
+    with store.measuring() as recorder:
+        recorder.add({LayerInGraph(shape, ("Relu",)): -1.0 for shape in shapes.original.values()})
+    table = LatencyTable(DEVICE, store=store)
+    path.write_bytes(b"no table")
+    predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0, 0.0))
+    assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [-4.0] * 3
+    assert path.read_bytes() == b"no table"

@@ -1,0 +1,292 @@
+"""The shared table: by device, for two processes at once, and whole whatever kills one of them."""
+
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from autoprune import table_store
+from autoprune.cost import LayerShape
+from autoprune.device import this_device
+from autoprune.errors import InputError
+from autoprune.files import cache_folder
+from autoprune.latency_table import LatencyTable
+from autoprune.layer_bench import LayerInGraph
+from autoprune.table_store import TABLE_VARIABLE, TableStore, default_table_path
+
+DEVICE = this_device(threads=1, batch_size=1)
+MEASURE = """
+import sys
+from pathlib import Path
+from autoprune.cost import LayerShape
+from autoprune.device import this_device
+from autoprune.latency_table import LatencyTable
+from autoprune.layer_bench import LayerInGraph
+from autoprune.table_store import TableStore
+import autoprune.latency_table
+autoprune.latency_table.CHUNK = 8
+device = this_device(threads=1, batch_size=1)
+table = LatencyTable(device, store=TableStore(Path(sys.argv[1]), device.key))
+print("ready", flush=True)
+table.ensure(
+    LayerInGraph(LayerShape("conv", 4, width, (3, 3), (1, 1), (1, 1), (1, 1), 1, (9, 9), (9, 9), False))
+    for width in range(1, int(sys.argv[2]) + 1)
+)
+print(sorted(table.entries.values()), flush=True)
+"""
+
+
+def layer(width: int) -> LayerInGraph:
+    return LayerInGraph(LayerShape("conv", 4, width, (3, 3), (1, 1), (1, 1), (1, 1), 1, (9, 9), (9, 9), False))
+
+
+def start(path: Path, widths: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", MEASURE, str(path), str(widths)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_share_one_measurement(tmp_path: Path) -> None:
+    both = [start(tmp_path / "table.sqlite", 24) for _ in range(2)]
+    shown = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], shown
+    assert shown[0][0] == shown[1][0]
+    assert len(TableStore(tmp_path / "table.sqlite", DEVICE.key).layers()) == 24
+
+
+def test_a_killed_process_leaves_what_it_finished(tmp_path: Path) -> None:
+    path = tmp_path / "table.sqlite"
+    process = start(path, 400)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 120
+    while not (kept := TableStore(path, DEVICE.key).layers()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    after = TableStore(path, DEVICE.key).layers()
+    assert kept and kept.items() <= after.items() and len(after) % 8 == 0 and len(after) < 400
+    table = LatencyTable(DEVICE, store=TableStore(path, DEVICE.key))
+    table.ensure([layer(width) for width in range(1, 9)])
+    assert {layer(width): table.entries[layer(width)] for width in range(1, 9)}.items() <= after.items()
+
+
+def test_devices_are_never_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "table.sqlite"
+    others = [replace(DEVICE, cpu="another"), replace(DEVICE, threads=2), replace(DEVICE, runtime="onnxruntime 0.1")]
+    with TableStore(path, DEVICE.key).measuring() as recorder:
+        recorder.add({layer(1): 0.25})
+        recorder.add_fit("model", "{}")
+    for other in others:
+        store = TableStore(path, other.key)
+        assert store.layers() == {}
+        assert store.fit("model") is None
+    assert TableStore(path, DEVICE.key).layers() == {layer(1): 0.25}
+    assert TableStore(path, DEVICE.key).fit("model") == "{}"
+
+
+def test_what_fails_midway_is_not_kept(tmp_path: Path) -> None:
+    store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
+    with pytest.raises(RuntimeError, match="midway"), store.measuring() as recorder:
+        recorder.add({layer(1): 0.25})
+        raise RuntimeError("midway")
+    assert store.layers() == {}
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "text.sqlite").write_text("no table, but long enough for a header of SQLite" * 50)
+    with pytest.raises(InputError, match=r"text\.sqlite: not a latency table, or a broken one .*delete the file"):
+        TableStore(tmp_path / "text.sqlite", DEVICE.key)
+    with sqlite3.connect(tmp_path / "other.sqlite") as connection:
+        connection.execute("CREATE TABLE accounts (name TEXT)")
+    with pytest.raises(InputError, match=r"other\.sqlite: an SQLite file, but not a latency table"):
+        TableStore(tmp_path / "other.sqlite", DEVICE.key)
+    TableStore(tmp_path / "newer.sqlite", DEVICE.key)
+    with sqlite3.connect(tmp_path / "newer.sqlite") as connection:
+        connection.execute("PRAGMA user_version = 7")
+    with pytest.raises(InputError, match=r"newer\.sqlite: a latency table of format 7"):
+        TableStore(tmp_path / "newer.sqlite", DEVICE.key)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a lock in vain fails at once instead of in a quarter of an hour."""
+    monkeypatch.setattr(table_store, "LOCK_TIMEOUT_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_readers_do_not_wait_for_a_measurement(tmp_path: Path) -> None:
+    """They see what was stored before it; another measurement waits, and says for what."""
+    path = tmp_path / "table.sqlite"
+    with TableStore(path, DEVICE.key).measuring() as recorder:
+        recorder.add({layer(1): 0.5})
+        recorder.add_fit("a model", "{}")
+    with TableStore(path, DEVICE.key).measuring() as recorder:
+        recorder.add({layer(2): 0.25})
+        reader = TableStore(path, DEVICE.key)
+        assert reader.layers() == {layer(1): 0.5}
+        assert reader.fit("a model") == "{}"
+        with pytest.raises(InputError, match=r"table\.sqlite: .*locked"), reader.measuring():
+            pass
+    assert reader.layers() == {layer(1): 0.5, layer(2): 0.25}
+
+
+def test_who_waits_finds_what_was_measured_meanwhile(tmp_path: Path) -> None:
+    """A time that no measurement gives."""
+    store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
+    table = LatencyTable(DEVICE, store=store)
+    waiting = threading.Thread(target=table.ensure, args=([layer(1), layer(2)],))
+    with store.measuring() as recorder:
+        recorder.add({layer(1): -1.0})
+        waiting.start()
+        waiting.join(timeout=0.5)
+        assert waiting.is_alive()
+        assert table.entries == {}
+    waiting.join(timeout=60)
+    assert table.entries[layer(1)] == -1.0
+    assert table.entries[layer(2)] >= 0
+    assert store.layers() == table.entries
+
+
+def test_many_may_open_a_new_table_at_once(tmp_path: Path) -> None:
+    """Whoever comes second finds a whole table, not half of one."""
+    errors: list[Exception] = []
+    barrier = threading.Barrier(4)
+
+    def open_all() -> None:
+        for index in range(25):
+            barrier.wait()
+            try:
+                TableStore(tmp_path / f"{index}.sqlite", DEVICE.key).layers()
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=open_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_what_is_recorded_comes_back(tmp_path: Path) -> None:
+    store = TableStore(tmp_path / "new" / "table.sqlite", DEVICE.key)
+    assert (store.layers(), store.fit("a")) == ({}, None)
+    with store.measuring() as recorder:
+        assert recorder.known([layer(1), layer(2)]) == {}
+        recorder.add({layer(1): 0.1 + 0.2, layer(2): 1e-6})
+        recorder.add_fit("a", '{"scale": 1}')
+        assert recorder.known([layer(2), layer(3)]) == {layer(2): 1e-6}
+    assert TableStore(store.path, DEVICE.key).layers() == {layer(1): 0.1 + 0.2, layer(2): 1e-6}
+    assert (store.fit("a"), store.fit("b")) == ('{"scale": 1}', None)
+
+
+def test_another_method_shares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor do two devices that measure the same layer; all stand in one file."""
+    path, other = tmp_path / "table.sqlite", replace(DEVICE, batch_size=2)
+    for device, ms in ((DEVICE, 1.0), (other, 2.0)):
+        with TableStore(path, device.key).measuring() as recorder:
+            assert recorder.known([layer(1)]) == {}
+            recorder.add({layer(1): ms})
+            recorder.add_fit("model", str(ms))
+    monkeypatch.setattr(table_store, "METHOD", table_store.METHOD + 1)
+    newer = TableStore(path, DEVICE.key)
+    assert (newer.layers(), newer.fit("model")) == ({}, None)
+    monkeypatch.undo()
+    for device, ms in ((DEVICE, 1.0), (other, 2.0)):
+        store = TableStore(path, device.key)
+        assert (store.layers(), store.fit("model")) == ({layer(1): ms}, str(ms))
+    assert [file.name for file in tmp_path.iterdir()] == ["table.sqlite"]
+
+
+@pytest.mark.parametrize("version", [0, 1, 7])
+def test_the_database_of_another_program_is_kept(version: int, tmp_path: Path) -> None:
+    """Nobody is told to delete it."""
+    path = tmp_path / "trials.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+        connection.execute(f"PRAGMA user_version = {version}")
+    before = path.read_bytes()
+    expected = rf"trials\.sqlite: an SQLite file, but not a latency table; name another file in {TABLE_VARIABLE}$"
+    with pytest.raises(InputError, match=expected):
+        TableStore(path, DEVICE.key)
+    assert path.read_bytes() == before
+
+
+def test_a_broken_table_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.sqlite"
+    with TableStore(path, DEVICE.key).measuring() as recorder:
+        recorder.add({layer(width): 1.0 for width in range(1, 200)})
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+    with pytest.raises(InputError, match=r"table\.sqlite: .*malformed.*; delete the file"):
+        TableStore(path, DEVICE.key).layers()
+
+
+def test_an_empty_file_becomes_a_table(tmp_path: Path) -> None:
+    (tmp_path / "table.sqlite").touch()
+    assert TableStore(tmp_path / "table.sqlite", DEVICE.key).layers() == {}
+
+
+def test_a_place_that_can_hold_no_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=rf"table\.sqlite: its folder cannot be made.*{TABLE_VARIABLE}"):
+        TableStore(tmp_path / "file" / "table.sqlite", DEVICE.key)
+    with pytest.raises(InputError, match=rf"cannot be used as a latency table \(unable to open.*{TABLE_VARIABLE}"):
+        TableStore(tmp_path, DEVICE.key)
+
+
+@contextlib.contextmanager
+def as_nobody() -> Iterator[None]:
+    """Root may write anywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_without_the_right_to_write_is_named() -> None:
+    """A table in it is read all the same, if it knows the device."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        TableStore(folder / "old.sqlite", DEVICE.key)
+        folder.chmod(0o555)
+        (folder / "old.sqlite").chmod(0o444)
+        try:
+            with as_nobody():
+                with pytest.raises(InputError, match=rf"new\.sqlite: .*unable to open.*{TABLE_VARIABLE}"):
+                    TableStore(folder / "new.sqlite", DEVICE.key)
+                with pytest.raises(InputError, match=r"new\.sqlite: its folder cannot be made \(Permission denied\)"):
+                    TableStore(folder / "folder" / "new.sqlite", DEVICE.key)
+                assert TableStore(folder / "old.sqlite", DEVICE.key).layers() == {}
+                with pytest.raises(InputError, match=rf"old\.sqlite: .*readonly.*{TABLE_VARIABLE}"):
+                    TableStore(folder / "old.sqlite", replace(DEVICE, threads=9).key)
+        finally:
+            folder.chmod(0o755)
+
+
+def test_where_the_table_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(TABLE_VARIABLE, str(tmp_path / "named.db"))
+    assert default_table_path() == tmp_path / "named.db"
+    monkeypatch.delenv(TABLE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert default_table_path() == tmp_path / "cache" / "autoprune" / "latency.sqlite"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_table_path() == cache_folder() / "latency.sqlite" == tmp_path / ".cache/autoprune/latency.sqlite"
