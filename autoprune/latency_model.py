@@ -76,10 +76,14 @@ def build_latency_model(
     model_key = _model_key(unfitted, ladders)
     known = shared.fit(model_key)
     if known is None:
-        with shared.measuring() as recorder:  # another process may have fitted it while this one waited
-            known = recorder.fit(model_key)
+        policies = _whole_models(elastic, ladders)
+        sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
+        with shared.measuring() as recorder:
+            known = recorder.fit(model_key)  # another process may have fitted it while this one waited
             if known is None:
-                known = json.dumps(asdict(_fit_whole_models(elastic, unfitted, ladders, info, measure)))
+                measured_ms = [time.quiet_ms for time in measure_cuts(elastic, policies, info, measure)]
+                sums_ms, weights_mb = zip(*sums, strict=True)
+                known = json.dumps(asdict(fit_latency(sums_ms, weights_mb, measured_ms)))
                 recorder.add_fit(model_key, known)
     fit = LatencyFit(**json.loads(known))
     predictor = LatencyPredictor(shapes, after, table, fit)
@@ -208,12 +212,7 @@ def _full(ladders: Ladders) -> dict[str, int]:
     return {name: widths[-1] for name, widths in ladders.items()}
 
 
-def _fit_whole_models(
-    elastic: ElasticModel, predictor: LatencyPredictor, ladders: Ladders, info: DataInfo, measure: MeasureConfig
-) -> LatencyFit:
-    """Time the original, the smallest and some random cuts whole; fit the sums to them."""
+def _whole_models(elastic: ElasticModel, ladders: Ladders) -> list[PruningPolicy]:
+    """What the sums are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    policies = [elastic.full_policy, smallest, *random_policies(ladders, WHOLE_MODELS, purpose="whole models")]
-    measured = measure_cuts(elastic, policies, info, measure)
-    sums_ms, weights_mb = zip(*(predictor.sums(policy) for policy in policies), strict=True)
-    return fit_latency(sums_ms, weights_mb, [time.quiet_ms for time in measured])
+    return [elastic.full_policy, smallest, *random_policies(ladders, WHOLE_MODELS, purpose="whole models")]

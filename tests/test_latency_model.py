@@ -347,3 +347,15 @@ def test_cuts_are_exported_and_timed() -> None:
     times = measure_cuts(elastic, [elastic.full_policy, smallest], info, MeasureConfig(batch_size=3))
     assert len(times) == 2
     assert all(0 < time.quiet_ms < 1000 and time.calls > 0 for time in times)
+
+
+def test_a_group_that_was_scanned_whole_is_not_thinned_out() -> None:
+    """16 channels, all of 2 … 16 measured: steps at 5 and 11 are rungs though they are multiples of nothing."""
+    elastic = chain(16)
+
+    def time_of(width: int) -> float:
+        return 1.0 if width <= 5 else 2.0 if width <= 11 else 3.0
+
+    predictor = predictor_of(elastic, lambda before, after: time_of(max(before, after)))
+    [group] = elastic.groups
+    assert find_ladders(elastic, predictor, SearchConfig(min_keep=0.125, max_rungs=8)) == {group.name: (5, 11, 16)}
