@@ -23,7 +23,7 @@ from autoprune.tensorboard import RunLogger
 from autoprune.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
-VERIFY_BATCHES = 5
+VERIFY_BATCHES = 3
 HEADROOM = 0.02  # share of the allowed latency: about how far two measurements of one file lie apart
 SEARCH_FACT = "search"
 

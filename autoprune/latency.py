@@ -16,7 +16,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.timing import Call, time_bursts, time_until_quiet
 
 WARM_UP_S = 0.1
-QUIET_LIMIT_S = 2.0  # for each file, on a machine that is never quiet
+QUIET_LIMIT_S = 0.7  # for each file, on a machine that is never quiet
 BOOTSTRAP_SAMPLES = 2000
 RSS_PROBE = Path(__file__).with_name("rss_probe.py")
 RSS_PROBE_TIMEOUT_S = 120
