@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autoprune.data import DataInfo
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
 from autoprune.latency import make_session
+from autoprune.subnormals import flush_subnormals
 
 OPSET = 17
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
-EXPONENT_BITS, MANTISSA_BITS = np.uint32(0x7F800000), np.uint32(0x007FFFFF)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
                     dynamo=False,
                 )
             exported = onnx.load(str(temporary))
-            flushed = _flush_subnormals(exported)
+            flushed = flush_subnormals(exported)
             onnx.helper.set_model_props(exported, _metadata(info))
             onnx.checker.check_model(exported, full_check=True)
         except OSError:
@@ -76,20 +75,3 @@ def _metadata(info: DataInfo) -> dict[str, str]:
         "autoprune.std": ",".join(f"{value:.6g}" for value in info.std),
         "autoprune.classes": ",".join(info.classes),
     }
-
-
-def _flush_subnormals(model: onnx.ModelProto) -> int:
-    """Set weights too small for a normal float32 to zero: they can make a CPU several times slower."""
-    flushed = 0
-    for initializer in model.graph.initializer:
-        if initializer.data_type != onnx.TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(initializer)
-        # By their bits: once ONNX Runtime has run on this thread, comparisons take subnormal numbers for zero.
-        bits = values.view(np.uint32)
-        subnormal = (bits & EXPONENT_BITS == 0) & (bits & MANTISSA_BITS != 0)
-        if subnormal.any():
-            flushed += int(subnormal.sum())
-            cured = np.where(subnormal, np.float32(0), values)
-            initializer.CopyFrom(numpy_helper.from_array(cured, initializer.name))
-    return flushed

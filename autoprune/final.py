@@ -75,6 +75,7 @@ def run_result(
     comparison: Comparison,
     *,
     parity_max_abs: float,
+    flushed_subnormals: int,
     targets: tuple[TargetConfig, ...],
     search: SearchFigures,
     info: DataInfo,
@@ -97,6 +98,7 @@ def run_result(
         ),
         checks=Checks(
             onnx_parity_max_abs=parity_max_abs,
+            flushed_subnormals=flushed_subnormals,
             target_met=all(target_met(target, comparison) for target in targets),
         ),
         search=search,

@@ -142,7 +142,9 @@ def _measured(
     info = subject.data.info
     say("exporting and measuring")
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
-    export_onnx(pruned, run_dir.model_onnx, info)
+    flushed = export_onnx(pruned, run_dir.model_onnx, info).flushed_subnormals
+    if flushed:
+        say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
     parity = parity_max_abs(pruned, run_dir.model_onnx, shown)
     problem = prepared.problem
@@ -154,7 +156,14 @@ def _measured(
         info=info,
         config=config.measure,
     )
-    result = run_result(comparison, parity_max_abs=parity, targets=config.target, search=decision.search, info=info)
+    result = run_result(
+        comparison,
+        parity_max_abs=parity,
+        flushed_subnormals=flushed,
+        targets=config.target,
+        search=decision.search,
+        info=info,
+    )
     write_json(run_dir.result, result.as_json())
     write_report(run_dir.root)
     shutil.rmtree(run_dir.state, ignore_errors=True)

@@ -46,6 +46,7 @@ class Ratios(_Part):
 
 class Checks(_Part):
     onnx_parity_max_abs: float
+    flushed_subnormals: int | None = None  # weights of the pruned model that the export set to zero
     target_met: bool
 
 

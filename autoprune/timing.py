@@ -20,7 +20,8 @@ Call = Callable[[], object]
 REFERENCE_SIZE, REFERENCE_REPEATS = 64, 2  # two small matrix products: 20 microseconds of multiply-adds, no threads
 QUIET_TOLERANCE = 0.05  # a reference within this of its best time: the core is undisturbed
 PATIENCE_S = 4.0  # no quiet moment for so long: the core has become slower for good (heat), and "best" starts again
-QUIET_CALLS, QUIET_BURSTS = 48, 8  # so many undisturbed calls settle a figure
+QUIET_CALLS, QUIET_BURSTS = 48, 8  # so many undisturbed calls, in so many bursts, settle a figure
+LONG_CALLS = 24  # so many bursts settle it too: a call as long as a burst averages over what disturbs a short one
 BURST_S = 0.0004  # quiet spells on a busy machine last about a millisecond
 MOST_CALLS_A_BURST = 8
 QUIET_PERCENTILE = 5  # what disturbances are left among quiet calls only ever add time
@@ -180,7 +181,8 @@ class _Seen:
 
     @property
     def settled(self) -> bool:
-        return self._quiet_bursts >= QUIET_BURSTS and len(self._quiet) >= QUIET_CALLS
+        enough_calls = self._quiet_bursts >= QUIET_BURSTS and len(self._quiet) >= QUIET_CALLS
+        return enough_calls or self._quiet_bursts >= LONG_CALLS
 
     def result(self, reference_best_ms: float) -> QuietTime:
         if self._quiet:
