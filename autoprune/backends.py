@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from autoprune.device import CPU_PROVIDER
 from autoprune.errors import InputError, RunError
 from autoprune.timing import Call
 
@@ -80,21 +81,13 @@ class OnnxRuntimeBackend:
         import onnxruntime
 
         available = onnxruntime.get_available_providers()
-        return ("CPUExecutionProvider", *(name for name in available if name != "CPUExecutionProvider"))
+        return (CPU_PROVIDER, *(name for name in available if name != CPU_PROVIDER))
 
     def open_model(self, source: str, *, threads: int, provider: str) -> Runner:
-        import onnxruntime
+        from autoprune.latency import make_session
 
         require_onnx_file(source, "onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        try:
-            session = onnxruntime.InferenceSession(source, options, providers=[provider])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            raise InputError(f"{source}: ONNX Runtime cannot load it ({error})") from None
+        session = make_session(Path(source), threads=threads, provider=provider)
         if provider not in session.get_providers():  # it falls back to the CPU in silence
             raise InputError(
                 f"--provider {provider}: ONNX Runtime could not start it; its libraries or its device are missing"

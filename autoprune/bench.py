@@ -21,12 +21,15 @@ from autoprune.bench_inputs import bind_and_run, random_inputs, resolve_shape
 from autoprune.bench_probe import measure_peak_rss_bytes
 from autoprune.bench_stats import BLOCKS, quiet_interval
 from autoprune.device import Device, this_device
+from autoprune.energy_measurement import EnergyReading, compare_energy
+from autoprune.energy_sensors import NoSensorError, Sensor, open_sensor
 from autoprune.errors import InputError
 from autoprune.timing import NOISY_SHARE, Call, no_garbage_collection, quiet_time, time_once_ms
 from autoprune.yardstick import yardstick
 
 Array = np.ndarray[Any, Any]
 
+GPU_PROVIDERS = ("CUDA", "Tensorrt", "TensorRT")
 DEFAULT_SECONDS = 5.0  # for each file
 QUICK_SECONDS = 1.0
 WARM_UP_S = 0.03  # in each sitting
@@ -52,6 +55,7 @@ class BenchSettings:
     shape: tuple[int, ...] | None = None
     seconds: float = DEFAULT_SECONDS
     sweep: bool = False
+    energy: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class FileBench:
     file_bytes: int | None  # None: a built-in architecture
     peak_rss_bytes: int
     subnormal_weights: int | None  # None: not a file of which they can be counted
+    energy: EnergyReading | None = None  # of a call; None: not asked for
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,25 @@ class Subject:
 
 def bench(sources: Sequence[str], settings: BenchSettings) -> Bench:
     """Measure `sources`. Raises `InputError` before anything is timed if one cannot be measured so."""
-    return measure(prepare(sources, settings), settings)
+    sensor = energy_sensor(settings)
+    return measure(prepare(sources, settings), settings, sensor)
 
 
 def device_of(settings: BenchSettings) -> Device:
     backend, provider = find_backend(settings.backend, settings.provider)
     device = this_device(threads=settings.threads, batch_size=settings.batch_size, provider=provider)
     return replace(device, runtime=backend.runtime())
+
+
+def energy_sensor(settings: BenchSettings) -> Sensor | None:
+    """The sensor of what the files run on, if energy is asked for. Raises `InputError` with the reason without one."""
+    if not settings.energy:
+        return None
+    _, provider = find_backend(settings.backend, settings.provider)
+    try:
+        return open_sensor("cuda" if any(name in provider for name in GPU_PROVIDERS) else "cpu")
+    except NoSensorError as error:
+        raise InputError(f"--energy: {error}") from None
 
 
 def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
@@ -142,7 +159,8 @@ def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
     return subjects
 
 
-def measure(subjects: Sequence[Subject], settings: BenchSettings) -> Bench:
+def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor | None = None) -> Bench:
+    """Time the files in turn, and measure all else; energy if there is a `sensor`."""
     backend, provider = find_backend(settings.backend, settings.provider)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     sittings, rounds, runs = plan(
@@ -166,6 +184,11 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings) -> Bench:
     blocks = sittings if sittings > 1 else BLOCKS
     *samples_ms, yardstick_ms = np.concatenate(parts, axis=1)  # (rounds, runs) of each file, and of the yardstick
     sweep = _sweep(subjects, backend, provider, settings, rng) if settings.sweep else ()
+    energies: Sequence[EnergyReading | None] = [None] * len(subjects)
+    if sensor is not None:
+        with progress.bar("measuring energy", 1):
+            calls = [subject.call for subject in subjects]
+            energies = compare_energy(calls, sensor, seconds=settings.seconds, idle_seconds=settings.seconds)
     files = []
     with progress.bar("measuring memory", len(subjects)) as bar:
         for index, subject in enumerate(subjects):
@@ -184,6 +207,7 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings) -> Bench:
                     file_bytes=_size_bytes(Path(subject.source)),
                     peak_rss_bytes=peak,
                     subnormal_weights=_subnormal_weights(subject.source),
+                    energy=energies[index],
                 )
             )
             bar.advance()

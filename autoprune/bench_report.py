@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.bench_result import BenchResult, FileResult, Interval, SweepResult
+from autoprune.energy_measurement import EnergyReading
 
 ROWS: tuple[tuple[str, Callable[[FileResult], str]], ...] = (
     ("p50", lambda file: f"{_ms(file.latency_ms_p50)} ({_interval(file.latency_ms_p50_ci95)})"),
@@ -21,6 +22,12 @@ ROWS: tuple[tuple[str, Callable[[FileResult], str]], ...] = (
     ("calls timed", lambda file: f"{file.calls:,}"),
 )
 
+ENERGY_ROWS: tuple[tuple[str, Callable[[EnergyReading], str]], ...] = (
+    ("energy above idle", lambda energy: _mj(energy.net_mj, energy.net_ci95_mj)),
+    ("energy in all", lambda energy: _mj(energy.gross_mj, energy.gross_ci95_mj)),
+    ("idle power", lambda energy: f"{energy.idle_power_w:.3g} W"),
+    ("measured by", lambda energy: energy.sensor),
+)
 
 LEGEND = "in brackets: 95% intervals; quiet: a call that nothing disturbed; speed-up: against the first"
 
@@ -38,6 +45,9 @@ def table(result: BenchResult) -> Table:
         made.add_column(Text(file.name), justify="right")
     for label, shown in ROWS:
         made.add_row(label, *(shown(file) for file in result.files))
+    if readings := [file.energy for file in result.files if file.energy is not None]:
+        for label, shown_energy in ENERGY_ROWS:
+            made.add_row(label, *map(shown_energy, readings))
     return made
 
 
@@ -69,6 +79,10 @@ def _ms(milliseconds: float) -> str:
 
 def _interval(interval: Interval) -> str:
     return f"{interval[0]:.3f}–{interval[1]:.3f}"
+
+
+def _mj(millijoules: float, interval: Interval) -> str:
+    return f"{millijoules:.3g} mJ ({interval[0]:.3g}–{interval[1]:.3g})"
 
 
 def _megabytes(size: int | None) -> str:

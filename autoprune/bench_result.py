@@ -8,7 +8,8 @@
  "files":    [{"name", "path", "input_shape": [batch, ...], "calls", "rounds",
                "latency_ms_p50", "latency_ms_p50_ci95": [low, high], "latency_ms_p95", "quiet_ms", "quiet_ms_ci95",
                "images_per_s", "speedup" | null, "speedup_ci95" | null, "load_ms", "file_bytes" | null,
-               "peak_rss_bytes", "subnormal_weights" | null}],
+               "peak_rss_bytes", "subnormal_weights" | null,
+               "energy": null | {"sensor", "energy_source": "measured", "net_mj", "net_ci95_mj", "gross_mj", ...}}],
  "sweep":    null | [{"name", "batch_size", "latency_ms_p50", "quiet_ms", "ms_per_image", "images_per_s"}],
  "warnings": [text],
  "against":  null | {"path", "machine_ratio", "machine_ratio_ci95", "allowed_ratio", "not_saved": [name],
@@ -17,7 +18,7 @@
 ```
 
 p50 and p95 are over all calls; `quiet_ms` is the time of a call that nothing disturbed. A file's throughput follows
-from p50, that of the sweep from quiet times.
+from p50, that of the sweep from quiet times. Energies are of a call, `net_mj` above the idle power of the device.
 `speedup` is against the first file, which has none. `against` ratios are today's time by the saved one.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from autoprune.bench import Bench, FileBench, Machine, SweepPoint
 from autoprune.bench_stats import PairedRatio, median_interval, paired_ratio, quiet_interval
+from autoprune.energy_measurement import EnergyReading
 from autoprune.timing import quiet_time
 
 SCHEMA = 1
@@ -56,6 +58,10 @@ class FileResult:
     file_bytes: int | None
     peak_rss_bytes: int
     subnormal_weights: int | None
+    energy: EnergyReading | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "energy": self.energy.as_json() if self.energy is not None else None}
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class BenchResult:
             "backend": self.bench.settings.backend,
             "device": self.bench.device.as_json(),
             "machine": {**asdict(machine), "noisy": machine.noisy},
-            "files": [asdict(file) for file in self.files],
+            "files": [file.as_json() for file in self.files],
             "sweep": [asdict(point) for point in self.sweep] or None,
             "warnings": list(self.warnings),
             "against": None,
@@ -101,7 +107,8 @@ def results(bench: Bench) -> BenchResult:
         _file_result(file, _speedup(first, file) if file is not first else None, bench.settings.batch_size)
         for file in bench.files
     )
-    warnings = [*_noise_warning(bench.machine), *(line for file in files for line in _subnormal_warning(file))]
+    warnings = [*_noise_warning(bench.machine)]
+    warnings += [line for file in files for line in (*_subnormal_warning(file), *_energy_warning(file))]
     return BenchResult(bench, files, tuple(_sweep_result(point) for point in bench.sweep), tuple(warnings))
 
 
@@ -130,6 +137,7 @@ def _file_result(file: FileBench, speedup: PairedRatio | None, batch_size: int) 
         file_bytes=file.file_bytes,
         peak_rss_bytes=file.peak_rss_bytes,
         subnormal_weights=file.subnormal_weights,
+        energy=file.energy,
     )
 
 
@@ -153,6 +161,12 @@ def _noise_warning(machine: Machine) -> list[str]:
         f"the machine is noisy: {machine.disturbed_share:.0%} of the calls were disturbed{busy}; "
         "p50 and p95 also measure its neighbours; the speed-up and its interval allow for them"
     ]
+
+
+def _energy_warning(file: FileResult) -> list[str]:
+    if file.energy is None or file.energy.net_resolved:
+        return []
+    return [f"{file.name}: {file.energy.sensor} cannot tell it from idling; measure for longer (--seconds)"]
 
 
 def _subnormal_warning(file: FileResult) -> list[str]:

@@ -44,6 +44,9 @@ def bench(
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Also what bounds each layer: arithmetic, memory or overhead.")
     ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also energy of a call, from RAPL or NVML, above idle and in all.")
+    ] = False,
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the results as JSON; `-` for stdout.", metavar="FILE|-")
     ] = None,
@@ -59,7 +62,15 @@ def bench(
         raise InputError("--quick and --seconds: give one of the two")
     if roofline and (backend != "onnxruntime" or provider not in (None, "CPUExecutionProvider")):
         raise InputError("--roofline: only with ONNX Runtime's CPU provider; leave --backend and --provider out")
-    from autoprune.bench import DEFAULT_SECONDS, QUICK_SECONDS, BenchSettings, device_of, measure, prepare
+    from autoprune.bench import (
+        DEFAULT_SECONDS,
+        QUICK_SECONDS,
+        BenchSettings,
+        device_of,
+        energy_sensor,
+        measure,
+        prepare,
+    )
     from autoprune.bench_against import check_comparable, read_saved
     from autoprune.bench_inputs import parse_shape
     from autoprune.bench_result import results
@@ -72,6 +83,7 @@ def bench(
         shape=parse_shape(shape) if shape is not None else None,
         seconds=seconds if seconds is not None else QUICK_SECONDS if quick else DEFAULT_SECONDS,
         sweep=sweep,
+        energy=energy,
     )
     if plot is not None:
         from autoprune.bench_plot import check_format
@@ -80,10 +92,11 @@ def bench(
     saved = read_saved(against) if against is not None else None
     progress.show(not quiet)
     device = device_of(settings)
+    sensor = energy_sensor(settings)
     subjects = prepare(files, settings)
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
-    result = results(measure(subjects, settings))
+    result = results(measure(subjects, settings, sensor))
     console = progress.console if json_to == STDOUT else _stdout()
     _print(result, console)
     if plot is not None:

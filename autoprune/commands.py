@@ -5,6 +5,7 @@ from pathlib import Path
 
 from autoprune.config import RunConfig
 from autoprune.decision import Decide, Decision, search_only
+from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
 from autoprune.models import save_weights
@@ -32,6 +33,7 @@ class TrainedBaseline:
 def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
     run_dir = check_run_dir(root, config, resume=resume)
+    sensor = find_energy_source(config) if config.problem == "model" else None
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:
         raise InputError("model.checkpoint: a search needs a trained model; make one with `autoprune train`")
@@ -40,7 +42,7 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
         if subject is None:
             problem = toy_problem(store)
         else:
-            problem = prepare(config, subject.model, subject.data, store=store).problem
+            problem = prepare(config, subject.model, subject.data, store=store, sensor=sensor).problem
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, config, run_dir, logger).best
         model = config.model.name if subject is not None else config.problem

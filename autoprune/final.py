@@ -1,8 +1,10 @@
 """The last step of a run: the exported files, original and pruned, scored on the test split and timed side by side."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -12,11 +14,23 @@ from autoprune import __version__
 from autoprune.config import MeasureConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.device import cpu_name
-from autoprune.latency import Latency, Speedup, make_session, measure_interleaved, paired_speedup, peak_rss_bytes
+from autoprune.energy_measurement import compare_energy
+from autoprune.energy_sensors import Sensor
+from autoprune.latency import (
+    Latency,
+    Speedup,
+    make_session,
+    measure_interleaved,
+    paired_speedup,
+    peak_rss_bytes,
+    session_call,
+)
 from autoprune.problem import PredictedCost
+from autoprune.progress import say
 from autoprune.result import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
 
 SCORING_BATCH = 200
+ENERGY_SECONDS = 2.0  # of load for each file, and of idling in all
 METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs", "params": "params"}
 
 
@@ -25,6 +39,16 @@ class Comparison:
     original: Figures
     pruned: Figures
     speedup: Speedup
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Of one image, in millijoules."""
+
+    mj: float
+    source: Literal["measured", "estimated"]
+    sensor: str | None = None
+    ci95_mj: tuple[float, float] | None = None
 
 
 def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
@@ -47,8 +71,12 @@ def compare_files(
     test: ImageSplit,
     info: DataInfo,
     config: MeasureConfig,
+    sensor: Sensor | None = None,
 ) -> Comparison:
-    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned)."""
+    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned).
+
+    Energy is measured with `sensor`, and estimated without one.
+    """
     images = normalise(test.images[: config.batch_size], info).contiguous().numpy()
     latencies = measure_interleaved(
         [original, pruned],
@@ -57,15 +85,16 @@ def compare_files(
         rounds=config.rounds,
         runs_per_round=config.runs_per_round,
     )
+    energies = _energies([original, pruned], images, costs, config, sensor)
     figures = [
-        _figures(file, cost, latency, test, info, config)
-        for file, cost, latency in zip((original, pruned), costs, latencies, strict=True)
+        _figures(file, cost, latency, energy, test, info, config)
+        for file, cost, latency, energy in zip((original, pruned), costs, latencies, energies, strict=True)
     ]
     return Comparison(figures[0], figures[1], paired_speedup(*latencies))
 
 
 def target_met(target: TargetConfig, comparison: Comparison) -> bool:
-    """Whether the measured (for energy: estimated) figure of the pruned file is within the target."""
+    """Whether the pruned file's measured figure (of energy without a sensor: the estimate) is within the target."""
     key = METRIC_KEYS[target.metric]
     before, after = float(getattr(comparison.original, key)), float(getattr(comparison.pruned, key))
     return after <= target.bound(before)
@@ -119,8 +148,42 @@ def environment() -> dict[str, str]:
     }
 
 
+def _energies(
+    files: Sequence[Path],
+    images: np.ndarray[Any, Any],
+    costs: Sequence[PredictedCost],
+    config: MeasureConfig,
+    sensor: Sensor | None,
+) -> list[Energy]:
+    """Measured above idle, all files in turn; estimated without a sensor, or where it cannot tell work from idling."""
+    estimated = [Energy(cost.estimated_energy_mj, "estimated") for cost in costs]
+    if sensor is None:
+        return estimated
+    calls = [session_call(make_session(file, threads=config.threads), images) for file in files]
+    readings = compare_energy(calls, sensor, seconds=ENERGY_SECONDS, idle_seconds=ENERGY_SECONDS)
+    if not all(reading.net_resolved for reading in readings):
+        say(f"{sensor.name} cannot tell these models from idling: their energy is estimated")
+        return estimated
+    images_a_call = len(images)
+    return [
+        Energy(
+            reading.net_mj / images_a_call,
+            "measured",
+            reading.sensor,
+            (reading.net_ci95_mj[0] / images_a_call, reading.net_ci95_mj[1] / images_a_call),
+        )
+        for reading in readings
+    ]
+
+
 def _figures(
-    file: Path, cost: PredictedCost, latency: Latency, test: ImageSplit, info: DataInfo, config: MeasureConfig
+    file: Path,
+    cost: PredictedCost,
+    latency: Latency,
+    energy: Energy,
+    test: ImageSplit,
+    info: DataInfo,
+    config: MeasureConfig,
 ) -> Figures:
     return Figures(
         test_accuracy=score_onnx(file, test, info),
@@ -129,8 +192,10 @@ def _figures(
         latency_ms_p50=latency.latency_ms_p50,
         latency_ms_p95=latency.latency_ms_p95,
         latency_ms_quiet=latency.latency_ms_quiet,
-        energy_mj=cost.estimated_energy_mj,
-        energy_source="estimated",
+        energy_mj=energy.mj,
+        energy_source=energy.source,
+        energy_sensor=energy.sensor,
+        energy_mj_ci95=energy.ci95_mj,
         onnx_bytes=file.stat().st_size,
         peak_rss_bytes=peak_rss_bytes(file, (config.batch_size, *info.input_shape), threads=config.threads),
     )

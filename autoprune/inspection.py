@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.config import Metric, SearchConfig
 from autoprune.cost import CutShapes, LayerShape
 from autoprune.elastic import ElasticModel
-from autoprune.energy import estimated_energy_mj
+from autoprune.energy import estimated_energy_mj, work_of
 from autoprune.errors import InputError
 from autoprune.groups import PrunableGroup, SkippedGroup
 from autoprune.latency_validation import LatencyValidation
@@ -202,7 +202,7 @@ def assemble(
         )
         for name, shape in shapes.original.items()
     )
-    energies_mj = [estimated_energy_mj(shapes.layers(policy).values()) for policy in (full, smallest)]
+    energies_mj = [estimated_energy_mj(work_of(shapes.layers(policy).values())) for policy in (full, smallest)]
     targets = [
         TargetRange("macs", UNITS["macs"], "counted", original.macs, least.macs),
         TargetRange("params", UNITS["params"], "counted", original.params, least.params),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from autoprune.device import CPU_PROVIDER
 from autoprune.errors import InputError, RunError
 from autoprune.timing import Call, time_bursts, time_until_quiet
 
@@ -40,8 +41,8 @@ class Speedup:
     ci95: tuple[float, float]
 
 
-def make_session(model: Path | bytes, *, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session with denormals set to zero. Raises `InputError` if the file is missing or no ONNX model."""
+def make_session(model: Path | bytes, *, threads: int, provider: str = CPU_PROVIDER) -> onnxruntime.InferenceSession:
+    """A session with denormals set to zero. Raises `InputError` if the file is missing or no ONNX model."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -49,7 +50,7 @@ def make_session(model: Path | bytes, *, threads: int) -> onnxruntime.InferenceS
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     source = model if isinstance(model, bytes) else str(model)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         name = "model" if isinstance(model, bytes) else model
         raise InputError(f"{name}: ONNX Runtime cannot load it ({error})") from None

@@ -27,7 +27,7 @@ from autoprune.progress import bar
 from autoprune.seeding import rng
 from autoprune.staircase import alignment, candidate_widths, least_width, scanned_widths, staircase, thinned
 from autoprune.table_store import TableStore, default_table_path
-from autoprune.timing import QuietTime, time_until_quiet
+from autoprune.timing import Call, QuietTime, time_until_quiet
 from autoprune.trials import TrialStore
 
 FACT = "latency"
@@ -76,7 +76,7 @@ def build_latency_model(
     model_key = _model_key(unfitted, ladders)
     known = shared.fit(model_key)
     if known is None:
-        policies = _whole_models(elastic, ladders)
+        policies = whole_models(elastic, ladders)
         sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
         with shared.measuring() as recorder:
             known = recorder.fit(model_key)  # another process may have fitted it while this one waited
@@ -152,6 +152,14 @@ def measure_cuts(
     elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
 ) -> list[QuietTime]:
     """Export each cut and time the files in turn: the time of an undisturbed call."""
+    calls = cut_calls(elastic, policies, info, measure)
+    return time_until_quiet(calls, limit_s=SECONDS_A_MODEL * len(policies))
+
+
+def cut_calls(
+    elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
+) -> list[Call]:
+    """Export each cut and load the file: calls that run a batch of black images."""
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder, bar("whole models", len(policies)) as progress:
         images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
         calls = []
@@ -161,7 +169,7 @@ def measure_cuts(
             calls.append(session_call(make_session(file, threads=measure.threads), images))
             file.unlink()
             progress.advance()
-        return time_until_quiet(calls, limit_s=SECONDS_A_MODEL * len(policies))
+        return calls
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -212,7 +220,7 @@ def _full(ladders: Ladders) -> dict[str, int]:
     return {name: widths[-1] for name, widths in ladders.items()}
 
 
-def _whole_models(elastic: ElasticModel, ladders: Ladders) -> list[PruningPolicy]:
-    """What the sums are corrected by: the original, the smallest and some random cuts."""
+def whole_models(elastic: ElasticModel, ladders: Ladders) -> list[PruningPolicy]:
+    """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
     return [elastic.full_policy, smallest, *random_policies(ladders, WHOLE_MODELS, purpose="whole models")]

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
+from autoprune.device import CPU_PROVIDER
 from autoprune.errors import InputError
 from autoprune.onnx_cost import Attributes, TensorShape
 
@@ -73,9 +74,7 @@ class NodeProfiler:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(self._folder.name) / "profile")
         options.optimized_model_filepath = str(self._optimised_file)
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
 
     def __enter__(self) -> "NodeProfiler":
         return self

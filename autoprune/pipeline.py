@@ -12,6 +12,8 @@ from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.data import normalise
 from autoprune.decision import Decide, Decision, search_decision
 from autoprune.distill import finetune
+from autoprune.energy_sensors import Sensor
+from autoprune.energy_source import find_energy_source
 from autoprune.export import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
 from autoprune.final import compare_files, run_result
@@ -49,15 +51,16 @@ def run(
         if not run_dir.report.is_file():  # it was stopped between the two
             write_report(root)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
+    sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         model = _baseline(config, subject, run_dir, logger)
-        prepared = prepare(config, model, subject.data, store=store)
+        prepared = prepare(config, model, subject.data, store=store, sensor=sensor)
         seed_everything(derive_seed(config.seed, "search"))
         decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
         pruned = _finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
-        return _measured(config, subject, prepared, decision, pruned, run_dir)
+        return _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
 
 
 def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float | None) -> tuple[PruningPolicy, ...]:
@@ -136,7 +139,13 @@ def _finetuned(
 
 
 def _measured(
-    config: RunConfig, subject: Subject, prepared: Prepared, decision: Decision, pruned: nn.Module, run_dir: RunDir
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    decision: Decision,
+    pruned: nn.Module,
+    run_dir: RunDir,
+    sensor: Sensor | None,
 ) -> RunResult:
     """Export both models, check parity, measure, and write `result.json` and `report.html`."""
     info = subject.data.info
@@ -155,6 +164,7 @@ def _measured(
         test=subject.test,
         info=info,
         config=config.measure,
+        sensor=sensor,
     )
     result = run_result(
         comparison,

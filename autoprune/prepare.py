@@ -10,7 +10,9 @@ from autoprune.config import RunConfig
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
 from autoprune.elastic import ElasticModel
-from autoprune.energy import estimated_energy_mj
+from autoprune.energy import estimated_energy_mj, work_of
+from autoprune.energy_model import energy_constants
+from autoprune.energy_sensors import Sensor
 from autoprune.evaluate import Evaluator
 from autoprune.groups import ModelGroups, PrunableGroup, find_groups
 from autoprune.importance import rank_channels
@@ -34,9 +36,17 @@ class Prepared:
     problem: SearchProblem
 
 
-def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: TrialStore | None = None) -> Prepared:
+def prepare(
+    config: RunConfig,
+    model: nn.Module,
+    data: SearchData,
+    *,
+    store: TrialStore | None = None,
+    sensor: Sensor | None = None,
+) -> Prepared:
     """Build the problem. What is measured on the way is kept in `store`, so that a resumed run searches the same one.
 
+    With a `sensor`, a run that works with energy fits its estimates to what the sensor counts.
     Raises `ModelError` if nothing can be pruned, `TargetError` if the target lies below the floor.
     """
     model = model.eval()
@@ -53,10 +63,11 @@ def prepare(config: RunConfig, model: nn.Module, data: SearchData, *, store: Tri
     elastic = ElasticModel(model, model_groups.prunable, ranking)
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
+    constants = energy_constants(config, elastic, shapes, data.info, latency.ladders, sensor=sensor, store=store)
 
     def predict(policy: PruningPolicy) -> PredictedCost:
         cost = shapes.cost(policy)
-        energy_mj = estimated_energy_mj(shapes.layers(policy).values())
+        energy_mj = estimated_energy_mj(work_of(shapes.layers(policy).values()), constants)
         return PredictedCost(latency.predictor.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
     original_cost = predict(elastic.full_policy)

@@ -15,7 +15,7 @@ from autoprune.charts import Series, episode_chart, epoch_chart, keep_chart, sca
 from autoprune.config import TargetConfig
 from autoprune.files import write_text
 from autoprune.record import RunRecord, read_run
-from autoprune.result import RunResult, parse_result
+from autoprune.result import Figures, RunResult, parse_result
 from autoprune.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
@@ -145,8 +145,14 @@ def _millijoules(energy_mj: float | None) -> str:
 
 
 def _energy_source(result: RunResult) -> str:
-    before, after = (figures.energy_source or "not measured" for figures in (result.original, result.pruned))
+    before, after = (_energy_source_of(figures) for figures in (result.original, result.pruned))
     return before if before == after else f"before {before}, after {after}"
+
+
+def _energy_source_of(figures: Figures) -> str:
+    if figures.energy_sensor is not None:
+        return f"measured above idle, {figures.energy_sensor}"
+    return figures.energy_source or "not measured"
 
 
 def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:

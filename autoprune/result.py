@@ -22,6 +22,8 @@ class Figures(_Part):
     latency_ms_quiet: float | None = Field(None, gt=0)  # of a call that nothing else on the machine disturbed
     energy_mj: float | None = Field(ge=0)
     energy_source: Literal["measured", "estimated"] | None
+    energy_sensor: str | None = None  # what counted it; the idle power of the device is taken off
+    energy_mj_ci95: tuple[float, float] | None = None
     onnx_bytes: int = Field(gt=0)
     peak_rss_bytes: int | None = Field(gt=0)
 

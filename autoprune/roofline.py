@@ -16,6 +16,7 @@ import onnx
 
 from autoprune.backends import OnnxRuntimeBackend
 from autoprune.bench_inputs import bind_and_run, random_inputs, resolve_shape
+from autoprune.device import CPU_PROVIDER
 from autoprune.errors import RunError
 from autoprune.onnx_cost import node_cost
 from autoprune.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
@@ -24,7 +25,6 @@ from autoprune.timing import Call, QuietTime, quiet_time, time_bursts
 
 Bound = Literal["compute", "memory", "overhead"]
 
-CPU = "CPUExecutionProvider"
 LIMIT_S = 5.0
 CHUNK_ROUNDS, MOST_CHUNKS = 10, 40  # 400 rounds, of two calls each, make a clear profile
 EMPTY_NODES = 33
@@ -122,7 +122,7 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
     Raises `InputError` for a file that is no ONNX model or an input that does not fit, before anything is measured.
     """
     model = load_named(file)
-    runner = OnnxRuntimeBackend().open_model(str(file), threads=threads, provider=CPU)
+    runner = OnnxRuntimeBackend().open_model(str(file), threads=threads, provider=CPU_PROVIDER)
     images = random_inputs(runner.input, resolve_shape(str(file), runner.input, batch_size=batch_size, shape=shape))
     run_model = bind_and_run(str(file), runner, images)
     feed = {runner.input.name: images}

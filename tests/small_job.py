@@ -122,11 +122,11 @@ def done(*arguments: str | Path, **variables: str) -> str:
 
 
 @contextmanager
-def started(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
+def started(*arguments: str | Path, **variables: str) -> Iterator["subprocess.Popen[str]"]:
     """A command in the background; it is killed if it is still there when the block ends."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
-        env=environment(),
+        env=environment(**variables),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -83,11 +83,6 @@ def test_one_target_or_a_list_of_them(tmp_path: Path) -> None:
         ({"target": {"metric": "latency", "max_ratio": 1.5}}, ["target.0.max_ratio: must be less than or equal to 1"]),
         ({"target": []}, ["target: must be a bound such as {metric: latency, max_ratio: 0.5} or a list, got []"]),
         ({"target": 0.5}, ["target: must be a bound", "got 0.5"]),
-        ({"target": {"metric": "energy", "max_ratio": 0.5}}, ["measure.allow_estimated_energy=true"]),
-        (
-            {"search": {"reward": {"form": "weighted", "cost": "energy"}}},
-            ["measure.allow_estimated_energy=true", "metric: latency"],
-        ),
     ],
 )
 def test_each_mistake_is_told_with_its_key(raw: dict[str, Any], parts: list[str]) -> None:
@@ -103,11 +98,13 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert all(key in text for key in ("train.epochs", "search.agent", "measure.rounds"))
 
 
-def test_estimated_energy_is_used_when_it_is_allowed() -> None:
-    raw = {"target": {"metric": "energy", "max_ratio": 0.5}, "measure": {"allow_estimated_energy": True}}
-    assert parse_config(raw, where="x").target[0].metric == "energy"
+def test_which_keys_need_energy() -> None:
+    target = {"metric": "energy", "max_ratio": 0.5}
+    assert parse_config({"target": target}, where="x").energy_keys == ("target",)
+    weighted = parse_config({"search": {"reward": {"form": "weighted", "cost": "energy"}}}, where="x")
+    assert weighted.energy_keys == ("search.reward.cost",)
     unused = parse_config({"search": {"reward": {"form": "constrained", "cost": "energy"}}}, where="x")
-    assert unused.search.reward.cost == "energy"
+    assert not unused.uses_energy
 
 
 @pytest.mark.parametrize(
