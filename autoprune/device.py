@@ -10,6 +10,8 @@ import onnxruntime
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CPUINFO = Path("/proc/cpuinfo")
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+DEFAULT_CACHE_BYTES = 32 * 2**20  # where the system does not tell
 # Those that inference kernels are chosen by (x86 and Arm); the full list of flags changes with the kernel's version.
 INSTRUCTION_SETS = (
     "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512vl", "avx512dq", "avx512bw", "avx512_vnni",
@@ -58,6 +60,17 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
     numbers = "/".join(found[key] or "?" for key in ("cpu family", "model", "stepping"))
     return f"{found['model name']} ({numbers})"
+
+
+def last_level_cache_bytes(folder: Path = CPU_CACHES) -> int:
+    """The largest cache that the first processor sees, as Linux tells it."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    found = []
+    for file in folder.glob("index*/size"):
+        text = file.read_text(encoding="utf-8").strip()
+        if text[:-1].isdecimal() and text[-1:] in units:
+            found.append(int(text[:-1]) * units[text[-1]])
+    return max(found, default=DEFAULT_CACHE_BYTES)
 
 
 def _instruction_sets() -> tuple[str, ...]:

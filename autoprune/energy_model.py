@@ -10,7 +10,7 @@ from autoprune.elastic import ElasticModel
 from autoprune.energy import HOROWITZ, EnergyConstants, fit_constants, work_of
 from autoprune.energy_measurement import compare_energy
 from autoprune.energy_sensors import Sensor
-from autoprune.latency_model import Ladders, cut_calls, whole_models
+from autoprune.latency_model import Ladders, black_images_call, exported_cuts, whole_models
 from autoprune.progress import say
 from autoprune.trials import TrialStore
 
@@ -39,8 +39,9 @@ def energy_constants(
     saved = store.fact(FACT) if store is not None else None
     if saved is not None:
         return EnergyConstants(**json.loads(saved))
-    policies = whole_models(elastic, ladders)[:MODELS]
-    calls = cut_calls(elastic, policies, info, config.measure)
+    policies = whole_models(elastic, shapes, ladders)[:MODELS]
+    with exported_cuts(elastic, policies, info) as files:
+        calls = [black_images_call(file, info, config.measure) for file in files]
     readings = compare_energy(calls, sensor, seconds=SECONDS_A_MODEL, idle_seconds=IDLE_SECONDS)
     resolved = [
         (work_of(shapes.layers(policy).values()), reading.net_mj / config.measure.batch_size)

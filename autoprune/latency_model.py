@@ -1,10 +1,11 @@
 """Builds a model's latency predictor and the ladders of its groups by measuring; what is known is looked up."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,21 +21,32 @@ from autoprune.export import export_onnx
 from autoprune.graph_context import epilogues
 from autoprune.groups import PrunableGroup
 from autoprune.latency import make_session, session_call
-from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency
-from autoprune.layer_bench import LayerInGraph
+from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency, in_all_conditions
+from autoprune.layer_bench import BYTES_PER_WEIGHT, LayerInGraph
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.seeding import rng
-from autoprune.staircase import alignment, candidate_widths, least_width, scanned_widths, staircase, thinned
+from autoprune.staircase import (
+    alignment,
+    candidate_widths,
+    least_width,
+    scanned_widths,
+    settled_steps,
+    staircase,
+    thinned,
+)
 from autoprune.table_store import TableStore, default_table_path
-from autoprune.timing import Call, QuietTime, time_until_quiet
+from autoprune.timing import Call, time_until_quiet
 from autoprune.trials import TrialStore
 
 FACT = "latency"
 LADDERS_FACT = "ladders"
 WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
+HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 40  # with so many weights, what stays in the caches has to be found out too
+LOADS = 3  # one load of a file may run faster than the next for as long as it lives: where its memory happens to lie
+LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
 SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
-NO_FIT = LatencyFit(0.0, 1.0, 0.0)
+NO_FIT = LatencyFit(0.0, 1.0)
 
 Ladders = Mapping[str, tuple[int, ...]]
 
@@ -76,14 +88,13 @@ def build_latency_model(
     model_key = _model_key(unfitted, ladders)
     known = shared.fit(model_key)
     if known is None:
-        policies = whole_models(elastic, ladders)
+        policies = whole_models(elastic, shapes, ladders)
         sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
         with shared.measuring() as recorder:
             known = recorder.fit(model_key)  # another process may have fitted it while this one waited
             if known is None:
-                measured_ms = [time.quiet_ms for time in measure_cuts(elastic, policies, info, measure)]
-                sums_ms, weights_mb = zip(*sums, strict=True)
-                known = json.dumps(asdict(fit_latency(sums_ms, weights_mb, measured_ms)))
+                measured_ms = measure_cuts(elastic, shapes, policies, info, measure)
+                known = json.dumps(asdict(fit_latency(sums, measured_ms)))
                 recorder.add_fit(model_key, known)
     fit = LatencyFit(**json.loads(known))
     predictor = LatencyPredictor(shapes, after, table, fit)
@@ -104,14 +115,23 @@ def find_ladders(
     """
     scans = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
     measure_widths(elastic, predictor, scans, description="latency staircases")
-    candidates = {}
-    for group in elastic.groups:
-        scan = scans[group.name]
-        if scan[0] > least_width(group.channels, min_keep=search.min_keep):  # else it was scanned whole
-            step = alignment(scan, [group_ms(elastic, predictor, group, width) for width in scan])
-            candidates[group.name] = candidate_widths(group.channels, step=step, min_keep=search.min_keep)
-        else:
-            candidates[group.name] = scan
+    wide = [
+        group
+        for group in elastic.groups
+        if scans[group.name][0] > least_width(group.channels, min_keep=search.min_keep)
+    ]
+    steps = settled_steps(
+        {
+            group.name: alignment(
+                scans[group.name], [group_ms(elastic, predictor, group, width) for width in scans[group.name]]
+            )
+            for group in wide
+        }
+    )
+    # A group that is not wide was scanned whole.
+    candidates = scans | {
+        group.name: candidate_widths(group.channels, step=steps[group.name], min_keep=search.min_keep) for group in wide
+    }
     measure_widths(elastic, predictor, candidates, description="latency ladders")
     ladders = {}
     for group in elastic.groups:
@@ -149,27 +169,42 @@ def group_staircase(
 
 
 def measure_cuts(
-    elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
-) -> list[QuietTime]:
-    """Export each cut and time the files in turn: the time of an undisturbed call."""
-    calls = cut_calls(elastic, policies, info, measure)
-    return time_until_quiet(calls, limit_s=SECONDS_A_MODEL * len(policies))
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    policies: Sequence[PruningPolicy],
+    info: DataInfo,
+    measure: MeasureConfig,
+) -> list[float]:
+    """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads."""
+    loads_ms = []
+    with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
+        for _ in range(LOADS):
+            load_ms: list[float] = []
+            for part in _loaded_together(policies, shapes):
+                calls = [black_images_call(files[index], info, measure) for index in part]
+                times = time_until_quiet(calls, limit_s=SECONDS_A_MODEL / LOADS * len(part))
+                load_ms += [time.quiet_ms for time in times]
+                progress.advance(len(part))
+            loads_ms.append(load_ms)
+    return [float(value) for value in np.mean(loads_ms, axis=0)]
 
 
-def cut_calls(
-    elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
-) -> list[Call]:
-    """Export each cut and load the file: calls that run a batch of black images."""
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder, bar("whole models", len(policies)) as progress:
-        images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
-        calls = []
-        for index, policy in enumerate(policies):
-            file = Path(folder) / f"{index}.onnx"
-            export_onnx(elastic.cut(policy), file, info)
-            calls.append(session_call(make_session(file, threads=measure.threads), images))
-            file.unlink()
-            progress.advance()
-        return calls
+@contextlib.contextmanager
+def exported_cuts(elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo) -> Iterator[list[Path]]:
+    """The ONNX files of some cuts, while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        files = [Path(folder) / f"{index}.onnx" for index in range(len(policies))]
+        with bar("exporting cuts", len(policies)) as progress:
+            for file, policy in zip(files, policies, strict=True):
+                export_onnx(elastic.cut(policy), file, info)
+                progress.advance()
+        yield files
+
+
+def black_images_call(file: Path, info: DataInfo, measure: MeasureConfig) -> Call:
+    """Load `file`: a call that runs it on a batch of black images."""
+    images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
+    return session_call(make_session(file, threads=measure.threads), images)
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -195,11 +230,11 @@ def _touched(
 
 def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
     """Every layer at every pair of rungs of its two sides, so that no lookup has to wait later."""
-    layers = []
+    layers: list[LayerInGraph] = []
     for name, owners in predictor.shapes.owners.items():
         if len(owners) <= 2:  # more (a concatenation) would be too many combinations: measured when asked for
             for widths in itertools.product(*(ladders[group] for group in owners)):
-                layers.append(predictor.in_graph(name, dict(zip(owners, widths, strict=True))))
+                layers += in_all_conditions(predictor.in_graph(name, dict(zip(owners, widths, strict=True))))
     return list(dict.fromkeys(layers))
 
 
@@ -220,7 +255,27 @@ def _full(ladders: Ladders) -> dict[str, int]:
     return {name: widths[-1] for name, widths in ladders.items()}
 
 
-def whole_models(elastic: ElasticModel, ladders: Ladders) -> list[PruningPolicy]:
+def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    return [elastic.full_policy, smallest, *random_policies(ladders, WHOLE_MODELS, purpose="whole models")]
+    is_heavy = weight_bytes(shapes, elastic.full_policy) >= HEAVY_BYTES
+    count = HEAVY_WHOLE_MODELS if is_heavy else WHOLE_MODELS
+    return [elastic.full_policy, smallest, *random_policies(ladders, count, purpose="whole models")]
+
+
+def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:
+    return shapes.cost(policy).params * BYTES_PER_WEIGHT
+
+
+def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes) -> list[list[int]]:
+    """The numbers of `policies`, split so that no part has more than `LOADED_BYTES` of weights, unless it is one."""
+    parts: list[list[int]] = [[]]
+    loaded = 0
+    for index, policy in enumerate(policies):
+        size = weight_bytes(shapes, policy)
+        if parts[-1] and loaded + size > LOADED_BYTES:
+            parts.append([])
+            loaded = 0
+        parts[-1].append(index)
+        loaded += size
+    return parts

@@ -1,19 +1,22 @@
 """Predicted latency: the times of layers inside the graph, summed, and corrected by a few whole models."""
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from autoprune.cost import CutShapes
 from autoprune.device import Device
-from autoprune.layer_bench import LayerInGraph, measure_layers
+from autoprune.layer_bench import COLD_FROM_BYTES, LayerInGraph, measure_layers
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.table_store import TableStore
 
 CHUNK = 256  # layers timed in turn and then stored together: a killed process loses no more
-BYTES_PER_WEIGHT = 4
+CACHES_MB = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
+SPILLS_MB = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
+CLEARLY_SMALLER = 0.7
 
 
 class LatencyTable:
@@ -67,34 +70,81 @@ class LatencyTable:
 
 
 @dataclass(frozen=True)
+class LayerSums:
+    """Sums over a model's layers: their times with weights in a cache, what they take longer without, the weights."""
+
+    cached_ms: float
+    cold_extra_ms: float
+    weights_mb: float
+
+
+@dataclass(frozen=True)
 class LatencyFit:
-    """latency = offset_ms + scale * sum of the layers + ms_per_weight_mb * weights that must come from memory."""
+    """latency = offset_ms + scale * cached_ms + cold_share * spilled(weights_mb) * cold_extra_ms.
+
+    Of weights up to `cache_mb` a call finds all where the last one left them; the share that it does not find rises
+    smoothly over the next `spill_mb`, up to `cold_share` (not 1: the processor fetches ahead).
+    """
 
     offset_ms: float
     scale: float
-    ms_per_weight_mb: float
+    cold_share: float = 0.0
+    cache_mb: float = 0.0
+    spill_mb: float = 1.0
 
-    def apply(self, sum_ms: float, weight_mb: float) -> float:
-        return self.offset_ms + self.scale * sum_ms + self.ms_per_weight_mb * weight_mb
+    def apply(self, sums: LayerSums) -> float:
+        return self.offset_ms + self.scale * sums.cached_ms + self.extra_share(sums) * sums.cold_extra_ms
+
+    def extra_share(self, sums: LayerSums) -> float:
+        """How much of what its layers take longer without a cache a model pays, 0..`cold_share`."""
+        return self.cold_share * spilled(sums.weights_mb, cache_mb=self.cache_mb, spill_mb=self.spill_mb)
 
 
-def fit_latency(sums_ms: Sequence[float], weights_mb: Sequence[float], measured_ms: Sequence[float]) -> LatencyFit:
-    """Least squares on relative errors.
+def spilled(weights_mb: float, *, cache_mb: float, spill_mb: float) -> float:
+    """0 up to `cache_mb`, 1 from `spill_mb` above it, a smooth step between."""
+    share = min(1.0, max(0.0, (weights_mb - cache_mb) / spill_mb))
+    return share * share * (3 - 2 * share)
 
-    The layers are timed with their weights in the cache; a large model's are not, which the last term makes good. A
-    term that comes out with the wrong sign is left out: more work never makes a prediction smaller.
+
+def fit_latency(sums: Sequence[LayerSums], measured_ms: Sequence[float]) -> LatencyFit:
+    """Least squares on relative errors, over a grid of cache sizes.
+
+    A term that comes out with the wrong sign is left out: more work never makes a prediction smaller. That of the cache
+    must also make the errors clearly smaller, or a handful of models is explained by chance.
     """
-    sums, weights, measured = (np.array(values, dtype=float) for values in (sums_ms, weights_mb, measured_ms))
-    for columns in (("offset", "sum", "weights"), ("offset", "sum"), ("sum",)):
-        known = {"offset": np.ones_like(sums), "sum": sums, "weights": weights}
-        design = np.stack([known[column] for column in columns], axis=1) / measured[:, None]
+    plain = _fit_terms(sums, measured_ms, None)
+    best = min(
+        (_fit_terms(sums, measured_ms, size) for size in itertools.product(CACHES_MB, SPILLS_MB)),
+        key=lambda fit: _squared_error(fit, sums, measured_ms),
+    )
+    is_clear = _squared_error(best, sums, measured_ms) < CLEARLY_SMALLER * _squared_error(plain, sums, measured_ms)
+    return best if best.cold_share > 0 and is_clear else plain
+
+
+def _fit_terms(
+    sums: Sequence[LayerSums], measured_ms: Sequence[float], cache: tuple[float, float] | None
+) -> LatencyFit:
+    """The best offset, scale and, for a `cache` (its size, its spill), cold share, as far as their signs make sense."""
+    measured = np.array(measured_ms, dtype=float)
+    columns = {"offset_ms": np.ones_like(measured), "scale": np.array([entry.cached_ms for entry in sums])}
+    sizes = {}
+    if cache is not None:
+        sizes = {"cache_mb": cache[0], "spill_mb": cache[1]}
+        extra = [spilled(entry.weights_mb, **sizes) * entry.cold_extra_ms for entry in sums]
+        columns["cold_share"] = np.array(extra)
+    for names in (tuple(columns), ("offset_ms", "scale"), ("scale",)):
+        design = np.stack([columns[name] for name in names], axis=1) / measured[:, None]
         solution, _, rank, _ = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)
-        found = dict(zip(columns, solution.tolist(), strict=True))
-        fit = LatencyFit(found.get("offset", 0.0), found["sum"], found.get("weights", 0.0))
-        predicted = fit.offset_ms + fit.scale * sums + fit.ms_per_weight_mb * weights
-        if rank == len(columns) and fit.scale > 0 and fit.ms_per_weight_mb >= 0 and predicted.min() > 0:
+        found = dict(zip(names, solution.tolist(), strict=True))
+        fit = LatencyFit(**{"offset_ms": 0.0, **found, **(sizes if "cold_share" in found else {})})
+        predicted = [fit.apply(entry) for entry in sums]
+        if rank == len(names) and fit.scale > 0 and fit.cold_share >= 0 and min(predicted) > 0:
             return fit
-    return LatencyFit(0.0, float(np.median(measured / sums)), 0.0)
+    return LatencyFit(0.0, float(np.median(measured / columns["scale"])))
+
+
+def _squared_error(fit: LatencyFit, sums: Sequence[LayerSums], measured_ms: Sequence[float]) -> float:
+    return sum((fit.apply(entry) / ms - 1) ** 2 for entry, ms in zip(sums, measured_ms, strict=True))
 
 
 class LatencyPredictor:
@@ -104,8 +154,8 @@ class LatencyPredictor:
         self, shapes: CutShapes, epilogues: Mapping[str, tuple[str, ...]], table: LatencyTable, fit: LatencyFit
     ) -> None:
         self.shapes, self.epilogues, self.table, self.fit = shapes, epilogues, table, fit
-        # For each layer: its owners, and (ms, MB of weights) by their widths.
-        self._known: list[tuple[str, tuple[str, ...], dict[tuple[int, ...], tuple[float, float]]]] = [
+        # For each layer: its owners, and (ms, what it takes longer cold, MB of weights) by their widths.
+        self._known: list[tuple[str, tuple[str, ...], dict[tuple[int, ...], tuple[float, float, float]]]] = [
             (name, owners, {}) for name, owners in shapes.owners.items()
         ]
 
@@ -113,29 +163,36 @@ class LatencyPredictor:
         return LayerInGraph(self.shapes.layer(name, channels), self.epilogues[name])
 
     def predicted_latency_ms(self, policy: PruningPolicy) -> float:
-        return self.fit.apply(*self.sums(policy))
+        return self.fit.apply(self.sums(policy))
 
-    def sums(self, policy: PruningPolicy) -> tuple[float, float]:
-        """Sum of the layers' times in ms, and of their weights in MB."""
+    def sums(self, policy: PruningPolicy) -> LayerSums:
         channels = dict(policy.channels)
-        sum_ms = weight_mb = 0.0
+        cached_ms = cold_extra_ms = weights_mb = 0.0
         for name, owners, known in self._known:
             widths = tuple([channels[group] for group in owners])
             found = known.get(widths)
             if found is None:
-                layer = self.in_graph(name, channels)
-                found = (self.table.layer_ms(layer), layer.shape.params * BYTES_PER_WEIGHT / 1e6)
-                known[widths] = found
-            sum_ms += found[0]
-            weight_mb += found[1]
-        return sum_ms, weight_mb
+                found = known[widths] = self._layer(name, channels)
+            cached_ms += found[0]
+            cold_extra_ms += found[1]
+            weights_mb += found[2]
+        return LayerSums(cached_ms, cold_extra_ms, weights_mb)
 
     def layers_ms(self, policy: PruningPolicy) -> dict[str, float]:
         """Time of each layer inside the graph, without what lies between the layers."""
         channels = policy.as_dict()
-        return {
-            name: self.fit.scale * self.table.layer_ms(layer)
-            + self.fit.ms_per_weight_mb * layer.shape.params * BYTES_PER_WEIGHT / 1e6
-            for name in self.shapes.original
-            for layer in [self.in_graph(name, channels)]
-        }
+        extra_share = self.fit.extra_share(self.sums(policy))
+        layers = {name: self._layer(name, channels) for name in self.shapes.original}
+        return {name: self.fit.scale * ms + extra_share * extra_ms for name, (ms, extra_ms, _) in layers.items()}
+
+    def _layer(self, name: str, channels: Mapping[str, int]) -> tuple[float, float, float]:
+        layer = self.in_graph(name, channels)
+        ms = self.table.layer_ms(layer)
+        conditions = in_all_conditions(layer)
+        extra_ms = max(0.0, self.table.layer_ms(conditions[-1]) - ms) if len(conditions) > 1 else 0.0
+        return ms, extra_ms, layer.weight_bytes / 1e6
+
+
+def in_all_conditions(layer: LayerInGraph) -> tuple[LayerInGraph, ...]:
+    """What is to be measured of a layer: with its weights in a cache and, if they are many, with them in memory."""
+    return (layer, replace(layer, cold=True)) if layer.weight_bytes >= COLD_FROM_BYTES else (layer,)

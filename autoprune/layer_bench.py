@@ -5,6 +5,9 @@ not get its activation or residual fused into it: sums of such times are off by 
 *carrier*: a 1x1 convolution makes its input in the runtime's own layout, the layer follows with its epilogue (what
 comes after it up to the next layer: `Relu`, `Clip`, `Add`), and one pixel is read off at the end. The time of the
 carrier without the layer is taken away.
+
+A layer is timed over and over, so its weights stay in a cache. Those of a large model do not: a layer with many weights
+is therefore timed *cold* too, right after something else has filled the caches.
 """
 
 import json
@@ -17,34 +20,42 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.cost import LayerShape
+from autoprune.device import last_level_cache_bytes
 from autoprune.latency import make_session
-from autoprune.timing import Call, time_until_quiet
+from autoprune.timing import Call, time_cold, time_until_quiet
 
-METHOD = 2  # part of what is stored: times of another method are not mixed with these
+METHOD = 3  # part of what is stored: times of another method are not mixed with these
 OPSET, IR_VERSION = 17, 9
 EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
 CLIP_RANGE = (0.0, 6.0)
 SECONDS_A_LAYER = 0.25  # at most, on a machine that is never quiet
+BYTES_PER_WEIGHT = 4
+COLD_FROM_BYTES = 200_000  # a layer with fewer weights hardly notices where they lie
 
 
 @dataclass(frozen=True)
 class LayerInGraph:
-    """A layer of some shape with what the graph does right after it."""
+    """A layer of some shape with what the graph does right after it; `cold`: with its weights in memory, not cached."""
 
     shape: LayerShape
     epilogue: tuple[str, ...] = ()
+    cold: bool = False
 
     @property
     def key(self) -> str:
-        return json.dumps({**asdict(self.shape), "epilogue": self.epilogue})
+        return json.dumps({**asdict(self.shape), "epilogue": self.epilogue, "cold": self.cold})
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.shape.params * BYTES_PER_WEIGHT
 
     @classmethod
     def from_key(cls, key: str) -> "LayerInGraph":
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(key).items()
         }
-        epilogue = fields.pop("epilogue")
-        return cls(LayerShape(**fields), epilogue)
+        epilogue, cold = fields.pop("epilogue"), fields.pop("cold")
+        return cls(LayerShape(**fields), epilogue, cold)
 
 
 @dataclass(frozen=True)
@@ -72,20 +83,45 @@ def measure_layers(
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[LayerInGraph, float]:
     """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
+    measured: dict[LayerInGraph, float] = {}
+    for cold in (False, True):
+        alike = [layer for layer in layers if layer.cold is cold]
+        if alike:
+            done = len(measured)
+            shifted = None if on_progress is None else lambda count, done=done: on_progress(done + count)
+            measured |= _measure_alike(alike, cold=cold, threads=threads, batch_size=batch_size, on_progress=shifted)
+    return measured
+
+
+def _measure_alike(
+    layers: Sequence[LayerInGraph],
+    *,
+    cold: bool,
+    threads: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+) -> dict[LayerInGraph, float]:
+    """Layers that are all `cold`, or none."""
     # The smallest one stands for the call itself, the same whatever else is measured.
     carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
     calls = [
         _call(_layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows) for layer in layers
     ] + [_call(_carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers]
-    times = time_until_quiet(calls, limit_s=SECONDS_A_LAYER * len(calls) + 1.0, on_progress=on_progress)
-    carrier_ms = {carrier: time.quiet_ms for carrier, time in zip(carriers, times[len(layers) :], strict=True)}
+    if cold:
+        times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
+        if on_progress is not None:
+            on_progress(len(layers))
+    else:
+        times = time_until_quiet(calls, limit_s=SECONDS_A_LAYER * len(calls) + 1.0, on_progress=on_progress)
+        times_ms = [time.quiet_ms for time in times]
+    carrier_ms = dict(zip(carriers, times_ms[len(layers) :], strict=True))
     empty_ms = carrier_ms[EMPTY]
     measured = {}
-    for layer, time in zip(layers, times, strict=False):
+    for layer, layer_ms in zip(layers, times_ms, strict=False):
         around, *residual = _carriers(layer)
         # The call itself is in both carriers' times but happens once.
         around_ms = carrier_ms[around] + sum(carrier_ms[other] - empty_ms for other in residual)
-        measured[layer] = max(0.0, time.quiet_ms - around_ms)
+        measured[layer] = max(0.0, layer_ms - around_ms)
     return measured
 
 

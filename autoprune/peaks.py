@@ -6,13 +6,13 @@ Every probe is a model of its own, and is held to its fastest calls: a peak is a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from autoprune.device import last_level_cache_bytes
 from autoprune.latency import make_session
 from autoprune.timing import no_garbage_collection, time_once_ms
 
@@ -20,8 +20,6 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 OPSET, IR_VERSION = 17, 9
 FLOAT_BYTES = 4
-CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-DEFAULT_CACHE_BYTES = 32 * 2**20  # where the system does not tell
 LARGEST_MEMORY_PROBE_BYTES = 256 * 2**20
 
 CONV_PROBES = ((64, 56), (128, 28), (256, 14))  # channels, pixels a side: 3×3 convolutions of about 0.23 GFLOP
@@ -72,17 +70,6 @@ def best_of(first: Peaks, second: Peaks) -> Peaks:
         min(first.node_us, second.node_us),
         min(first.call_us, second.call_us),
     )
-
-
-def last_level_cache_bytes(folder: Path = CPU_CACHES) -> int:
-    """The largest cache that the first processor sees, as Linux tells it."""
-    units = {"K": 2**10, "M": 2**20, "G": 2**30}
-    found = []
-    for file in folder.glob("index*/size"):
-        text = file.read_text(encoding="utf-8").strip()
-        if text[:-1].isdecimal() and text[-1:] in units:
-            found.append(int(text[:-1]) * units[text[-1]])
-    return max(found, default=DEFAULT_CACHE_BYTES)
 
 
 def _bandwidth(values: int, nodes: int, *, threads: int) -> float:

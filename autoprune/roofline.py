@@ -16,11 +16,11 @@ import onnx
 
 from autoprune.backends import OnnxRuntimeBackend
 from autoprune.bench_inputs import bind_and_run, random_inputs, resolve_shape
-from autoprune.device import CPU_PROVIDER
+from autoprune.device import CPU_PROVIDER, last_level_cache_bytes
 from autoprune.errors import RunError
 from autoprune.onnx_cost import node_cost
 from autoprune.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
-from autoprune.peaks import Peaks, best_of, chain_model, last_level_cache_bytes, measure_peaks
+from autoprune.peaks import Peaks, best_of, chain_model, measure_peaks
 from autoprune.timing import Call, QuietTime, quiet_time, time_bursts
 
 Bound = Literal["compute", "memory", "overhead"]

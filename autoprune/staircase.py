@@ -1,10 +1,13 @@
 """Ladders: the widths of a group at which measured time steps down. Where they lie is found by measuring."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 STEP_TOLERANCE = 0.02  # a narrower width must be at least this much faster to be a rung: the noise of a measurement
+CLEAR_GAIN = 0.05
 MOST_CANDIDATES = 24
 SCANNED_WHOLE = 16  # a group of up to this many channels is measured at every width
 Cost = Callable[[int], float]
@@ -28,22 +31,46 @@ def scanned_widths(channels: int, *, min_keep: float) -> tuple[int, ...]:
     return tuple(range(max(least, channels - SCANNED_WHOLE), channels + 1))
 
 
-def alignment(widths: Sequence[int], times: Sequence[float]) -> int:
+@dataclass(frozen=True)
+class Step:
+    """Multiples of `width` are faster than their neighbours, by `gain` of the mean time on average."""
+
+    width: int
+    gain: float
+
+
+NO_STEP = Step(1, 0.0)
+
+
+def alignment(widths: Sequence[int], times: Sequence[float]) -> Step:
     """The number whose multiples are faster than their neighbours, as far as times of some `widths` in a row show it.
 
-    1 if none stands out. A straight line is taken away first: that narrower is faster says nothing of steps.
+    `NO_STEP` if none stands out. A straight line is taken away first: that narrower is faster says nothing of steps.
     """
     if len(widths) < 3 or max(times) <= 0:  # too few to tell, or all too small to measure
-        return 1
+        return NO_STEP
     line = np.polyval(np.polyfit(widths, times, 1), widths)
     residuals = (np.array(times) - line) / np.mean(times)
-    found, lowest = 1, 0.0
+    found = NO_STEP
     for step in range(2, max(widths)):
         multiples = [residual for width, residual in zip(widths, residuals, strict=True) if width % step == 0]
         # Every multiple of a step is one too: a larger step must be clearly better.
-        if len(multiples) >= 2 and float(np.mean(multiples)) < lowest - STEP_TOLERANCE / 4:
-            found, lowest = step, float(np.mean(multiples))
+        if len(multiples) >= 2 and -float(np.mean(multiples)) > found.gain + STEP_TOLERANCE / 4:
+            found = Step(step, -float(np.mean(multiples)))
     return found
+
+
+def settled_steps(steps: Mapping[str, Step]) -> dict[str, int]:
+    """The step of each group: its own where it stands out clearly, elsewhere the commonest of those that do.
+
+    Steps come from the kernels, which the groups of a model share; the scan of one group may show mostly noise.
+    """
+    clear = Counter(step.width for step in steps.values() if step.gain >= CLEAR_GAIN)
+    commonest = max(clear, key=lambda width: (clear[width], width), default=None)
+    return {
+        name: commonest if commonest is not None and step.gain < CLEAR_GAIN else step.width
+        for name, step in steps.items()
+    }
 
 
 def candidate_widths(channels: int, *, step: int, min_keep: float) -> tuple[int, ...]:

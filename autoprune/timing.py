@@ -21,10 +21,14 @@ REFERENCE_SIZE, REFERENCE_REPEATS = 64, 2  # two small matrix products: 20 micro
 QUIET_TOLERANCE = 0.05  # a reference within this of its best time: the core is undisturbed
 PATIENCE_S = 4.0  # no quiet moment for so long: the core has become slower for good (heat), and "best" starts again
 QUIET_CALLS, QUIET_BURSTS = 48, 8  # so many undisturbed calls, in so many bursts, settle a figure
-LONG_CALLS = 24  # so many bursts settle it too: a call as long as a burst averages over what disturbs a short one
 BURST_S = 0.0004  # quiet spells on a busy machine last about a millisecond
 MOST_CALLS_A_BURST = 8
 QUIET_PERCENTILE = 5  # what disturbances are left among quiet calls only ever add time
+# A call longer than a burst is one of a large model, whose weights come back into the cache only after some calls: the
+# second call of a VGG-16 after other models have run takes a fifth longer than the seventh.
+LONG_WARM_CALLS, LONG_CALLS, LONG_BURSTS = 6, 6, 10
+LONG_PERCENTILE = 25  # of the medians of its bursts, which vary by what others leave of the shared cache
+CACHE_LINE_BYTES = 64
 FLOOR_CALLS = 8  # without quiet calls: the fastest of all stand in for them
 NOISY_SHARE = 0.5  # more disturbed calls than this make the machine a noisy one
 DISTURBED = 0.1  # a call this much slower than an undisturbed one was disturbed
@@ -136,13 +140,15 @@ def time_until_quiet(
     deadline = time.perf_counter() + limit_s
     reference.restart_patience()
     with no_garbage_collection():
-        bursts = [_burst_size(call) for call in calls]
+        for call, calls_seen in zip(calls, seen, strict=True):
+            calls_seen.plan(call)
         while active:
             for index in order.permutation(active):
                 call = calls[index]
-                call()  # brings the weights back into the cache
+                for _ in range(seen[index].warm_calls):
+                    call()  # brings the weights back into the cache
                 before_ms = reference.wait(deadline)
-                times_ms = [time_once_ms(call) for _ in range(bursts[index])]
+                times_ms = [time_once_ms(call) for _ in range(seen[index].burst_calls)]
                 after_ms = reference.quiet_ms()
                 if before_ms is None or after_ms is None:
                     seen[index].add_disturbed(times_ms)
@@ -163,37 +169,62 @@ def quiet_time(samples_ms: np.ndarray[Any, Any]) -> QuietTime:
     return seen.result(reference_best_ms=1.0)
 
 
+def time_cold(calls: Sequence[Call], *, cache_bytes: int, repeats: int = 9, seed: int = 0) -> list[float]:
+    """Milliseconds of each call right after something else has filled all caches: with data that lie in memory.
+
+    `cache_bytes`: of the largest cache. Of `repeats` calls in random order the 25th percentile counts.
+    """
+    order = np.random.default_rng(seed)
+    elsewhere = np.ones(2 * cache_bytes // 4, dtype=np.float32)
+    samples_ms = np.empty((repeats, len(calls)))
+    for call in calls:
+        call()
+    with no_garbage_collection():
+        for repeat in range(repeats):
+            for index in order.permutation(len(calls)):
+                elsewhere[:: CACHE_LINE_BYTES // 4].sum()
+                samples_ms[repeat, index] = time_once_ms(calls[index])
+    return [float(value) for value in np.percentile(samples_ms, LONG_PERCENTILE, axis=0)]
+
+
 class _Seen:
-    """The calls of one thing."""
+    """The calls of one thing, and how it is to be called: a long call has bursts of another kind."""
 
     def __init__(self) -> None:
+        self.warm_calls, self.burst_calls, self._is_long = 1, 1, False
         self._quiet: list[float] = []  # in units of the reference, so that changes of the clock rate cancel
         self._quiet_bursts = 0
         self._all_ms: list[float] = []
+
+    def plan(self, call: Call) -> None:
+        call()
+        once_s = time_once_ms(call) / 1e3
+        self._is_long = once_s > BURST_S
+        if self._is_long:
+            self.warm_calls, self.burst_calls = LONG_WARM_CALLS, LONG_CALLS
+        else:
+            self.burst_calls = int(min(MOST_CALLS_A_BURST, max(1, BURST_S / max(once_s, 1e-9))))
 
     def add_disturbed(self, times_ms: Sequence[float]) -> None:
         self._all_ms.extend(times_ms)
 
     def add_quiet(self, times_ms: Sequence[float], *, reference_ms: float) -> None:
         self._all_ms.extend(times_ms)
-        self._quiet.extend(time_ms / reference_ms for time_ms in times_ms)
+        counted = [float(np.median(times_ms))] if self._is_long else times_ms
+        self._quiet.extend(time_ms / reference_ms for time_ms in counted)
         self._quiet_bursts += 1
 
     @property
     def settled(self) -> bool:
-        enough_calls = self._quiet_bursts >= QUIET_BURSTS and len(self._quiet) >= QUIET_CALLS
-        return enough_calls or self._quiet_bursts >= LONG_CALLS
+        if self._is_long:
+            return self._quiet_bursts >= LONG_BURSTS
+        return self._quiet_bursts >= QUIET_BURSTS and len(self._quiet) >= QUIET_CALLS
 
     def result(self, reference_best_ms: float) -> QuietTime:
         if self._quiet:
-            quiet_ms = float(np.percentile(self._quiet, QUIET_PERCENTILE)) * reference_best_ms
+            percentile = LONG_PERCENTILE if self._is_long else QUIET_PERCENTILE
+            quiet_ms = float(np.percentile(self._quiet, percentile)) * reference_best_ms
         else:
             quiet_ms = float(np.median(sorted(self._all_ms)[:FLOOR_CALLS]))
         slow = np.array(self._all_ms) > quiet_ms * (1 + DISTURBED)
         return QuietTime(quiet_ms, float(slow.mean()), len(self._all_ms), self.settled)
-
-
-def _burst_size(call: Call) -> int:
-    call()
-    once_s = time_once_ms(call) / 1e3
-    return int(min(MOST_CALLS_A_BURST, max(1, BURST_S / max(once_s, 1e-9))))

@@ -1,6 +1,8 @@
 """Fitting the energy estimate to a sensor, on one that knows what each call takes."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from autoprune.energy_model import FACT, MODELS, energy_constants
 from autoprune.groups import find_groups
 from autoprune.latency_model import whole_models
 from autoprune.models import ModelSpec, build_model
-from autoprune.timing import Call
+from autoprune.policy import PruningPolicy
 from autoprune.trials import TrialStore
 
 TRUE = EnergyConstants(pj_per_mac=500.0, pj_per_value_moved=9_000.0, mj_per_call=2.0)
@@ -55,12 +57,14 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     """Each of the models takes what `TRUE` says of it."""
     made = Ledger()
 
-    def calls(elastic: ElasticModel, policies: list, info: object, measure: object) -> list[Call]:
+    @contextlib.contextmanager
+    def energies_mj(elastic: ElasticModel, policies: list[PruningPolicy], info: object) -> Iterator[list[float]]:
+        """In the place of files."""
         shapes = CutShapes(elastic, INFO.input_shape)
-        energies = [estimated_energy_mj(work_of(shapes.layers(policy).values()), TRUE) for policy in policies]
-        return [lambda mj=mj: made.spend(mj) for mj in energies]
+        yield [estimated_energy_mj(work_of(shapes.layers(policy).values()), TRUE) for policy in policies]
 
-    monkeypatch.setattr(energy_model, "cut_calls", calls)
+    monkeypatch.setattr(energy_model, "exported_cuts", energies_mj)
+    monkeypatch.setattr(energy_model, "black_images_call", lambda mj, info, measure: lambda: made.spend(mj))
     monkeypatch.setattr(energy_model, "SECONDS_A_MODEL", 0.2)
     monkeypatch.setattr(energy_model, "IDLE_SECONDS", 0.2)
     monkeypatch.setattr(energy_measurement, "GRAIN_S", 0.01)
@@ -70,7 +74,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 def found(elastic: ElasticModel, config: RunConfig, sensor: Ledger | None, store: TrialStore | None = None):
     ladders = {group.name: (group.channels // 4, group.channels // 2, group.channels) for group in elastic.groups}
     shapes = CutShapes(elastic, INFO.input_shape)
-    assert len(whole_models(elastic, ladders)) > MODELS
+    assert len(whole_models(elastic, shapes, ladders)) > MODELS
     return energy_constants(config, elastic, shapes, INFO, ladders, sensor=sensor, store=store)
 
 

@@ -24,14 +24,19 @@ from autoprune.export import export_onnx
 from autoprune.graph_context import epilogues
 from autoprune.groups import find_groups
 from autoprune.latency_model import (
+    HEAVY_WHOLE_MODELS,
     LADDERS_FACT,
+    WHOLE_MODELS,
     LatencyModel,
+    _loaded_together,
     build_latency_model,
     find_ladders,
     group_ms,
     group_staircase,
     measure_cuts,
     random_policies,
+    weight_bytes,
+    whole_models,
 )
 from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable
 from autoprune.latency_validation import compare, validate_latency
@@ -165,6 +170,7 @@ def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer and shorter measurements, however busy the machine is; they are real ones all the same."""
     monkeypatch.setattr(latency_model, "WHOLE_MODELS", 2)
+    monkeypatch.setattr(latency_model, "LOADS", 1)
     monkeypatch.setattr(latency_model, "SECONDS_A_MODEL", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
 
@@ -198,13 +204,13 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
     first = build(elastic, path)
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE layers SET ms = ms * 1024")
-        connection.execute("UPDATE fits SET fit = ?", ('{"offset_ms": 7, "scale": 2, "ms_per_weight_mb": 0}',))
+        connection.execute("UPDATE fits SET fit = ?", ('{"offset_ms": 7, "scale": 2}',))
         connection.execute("UPDATE layers SET measured_at = 'then'")
     second = build(elastic, path)
     known = first.predictor.table.entries
     assert second.predictor.table.entries == {layer: ms * 1024 for layer, ms in known.items()}
     assert second.ladders == first.ladders
-    assert second.predictor.fit == LatencyFit(7, 2, 0)
+    assert second.predictor.fit == LatencyFit(7, 2)
     after = contents(path)
     assert len(after["devices"]) == 1
     assert {row[-1] for row in after["layers"]} == {"then"}  # nothing was measured again
@@ -282,7 +288,7 @@ class FormulaTable(LatencyTable):
 def predictor_of(elastic: ElasticModel, formula: Callable[[int, int], float]) -> LatencyPredictor:
     shapes = CutShapes(elastic, (1, 5, 5))
     after = dict.fromkeys(shapes.original, ())
-    return LatencyPredictor(shapes, after, FormulaTable(formula), LatencyFit(0.0, 1.0, 0.0))
+    return LatencyPredictor(shapes, after, FormulaTable(formula), LatencyFit(0.0, 1.0))
 
 
 def chain(*channels: int) -> ElasticModel:
@@ -344,9 +350,32 @@ def test_cuts_are_exported_and_timed() -> None:
     elastic = elastic_net("flatten")
     info = info_of(SMALL_NETS["flatten"].input_shape)
     smallest = PruningPolicy.of(dict.fromkeys(elastic.full_policy.as_dict(), 1))
-    times = measure_cuts(elastic, [elastic.full_policy, smallest], info, MeasureConfig(batch_size=3))
-    assert len(times) == 2
-    assert all(0 < time.quiet_ms < 1000 and time.calls > 0 for time in times)
+    shapes = CutShapes(elastic, info.input_shape)
+    times_ms = measure_cuts(elastic, shapes, [elastic.full_policy, smallest], info, MeasureConfig(batch_size=3))
+    assert len(times_ms) == 2
+    assert all(0 < ms < 1000 for ms in times_ms)
+
+
+def test_large_models_are_not_all_loaded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole net has 36 + 7 + 98 … parameters; two of them are more than is allowed together."""
+    elastic = elastic_net("flatten")
+    shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
+    full = elastic.full_policy
+    smallest = PruningPolicy.of(dict.fromkeys(full.as_dict(), 1))
+    monkeypatch.setattr(latency_model, "LOADED_BYTES", 1.5 * weight_bytes(shapes, full))
+    assert weight_bytes(shapes, full) == 4 * sum(parameter.numel() for parameter in elastic.original.parameters())
+    assert _loaded_together([full, smallest, full, full], shapes) == [[0, 1], [2], [3]]
+    monkeypatch.setattr(latency_model, "LOADED_BYTES", 1.0)
+    assert _loaded_together([full, smallest], shapes) == [[0], [1]]
+
+
+def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    elastic = elastic_net("flatten")
+    shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
+    ladders = {name: (1, channels) for name, channels in elastic.full_policy.channels}
+    assert len(whole_models(elastic, shapes, ladders)) == 2 + WHOLE_MODELS
+    monkeypatch.setattr(latency_model, "HEAVY_BYTES", 1.0)
+    assert len(whole_models(elastic, shapes, ladders)) == 2 + HEAVY_WHOLE_MODELS
 
 
 def test_a_group_that_was_scanned_whole_is_not_thinned_out() -> None:

@@ -1,5 +1,6 @@
 """Fits and predictions by hand; layers are measured once, in ONNX Runtime, when they are first asked for."""
 
+import dataclasses
 import itertools
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, random_policy
+from torch import nn
 
 from autoprune import latency_table
 from autoprune.cost import CutShapes, LayerShape
 from autoprune.device import this_device
+from autoprune.elastic import ElasticModel
 from autoprune.errors import InputError
-from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency
+from autoprune.latency_table import (
+    LatencyFit,
+    LatencyPredictor,
+    LatencyTable,
+    LayerSums,
+    fit_latency,
+    in_all_conditions,
+    spilled,
+)
 from autoprune.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_model, measure_layers
 from autoprune.policy import PruningPolicy
 from autoprune.table_store import TableStore
@@ -80,18 +91,53 @@ def test_another_table_of_the_same_file_knows_it(tmp_path: Path) -> None:
     assert LatencyTable(DEVICE, store=store).entries == first.entries
 
 
+def cached(*sums_ms: float) -> list[LayerSums]:
+    """Models with few weights: no cache makes a difference."""
+    return [LayerSums(ms, 0.0, 0.0) for ms in sums_ms]
+
+
 def test_a_fit_finds_known_coefficients() -> None:
-    sums, weights = [0.1, 0.2, 0.5, 1.0, 0.7], [0.3, 0.1, 2.0, 1.0, 0.2]
-    fit = fit_latency(sums, weights, [0.03 + 1.2 * ms + 0.05 * mb for ms, mb in zip(sums, weights, strict=True)])
-    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.03, 1.2, 0.05))
-    assert fit.apply(2.0, 1.0) == pytest.approx(2.48)
+    sums = cached(0.1, 0.2, 0.5, 1.0, 0.7)
+    fit = fit_latency(sums, [0.03 + 1.2 * entry.cached_ms for entry in sums])
+    assert (fit.offset_ms, fit.scale, fit.cold_share) == pytest.approx((0.03, 1.2, 0.0))
+    assert fit.apply(LayerSums(2.0, 5.0, 1.0)) == pytest.approx(2.43)
+
+
+def large(count: int = 40) -> list[LayerSums]:
+    """Models of 1 … 50 MB; what they take longer cold has little to do with what they take."""
+    generator = np.random.default_rng(0)
+    weights = np.linspace(1, 50, count)
+    return [
+        LayerSums(float(generator.uniform(0.2, 2)), float(0.03 * mb * generator.uniform(0.7, 1.3)), float(mb))
+        for mb in weights
+    ]
+
+
+def test_a_fit_finds_the_cache() -> None:
+    """16 MB of it, and another 24 MB until nothing is found there any more: both are on the grid."""
+    truth = LatencyFit(0.01, 1.1, 0.6, cache_mb=16.0, spill_mb=24.0)
+    fit = fit_latency(large(), [truth.apply(entry) for entry in large()])
+    assert dataclasses.astuple(fit) == pytest.approx(dataclasses.astuple(truth))
+
+
+def test_no_cache_is_seen_in_noise() -> None:
+    noise = np.random.default_rng(1).normal(1, 0.01, 14)
+    fit = fit_latency(large(14), [1.1 * entry.cached_ms * error for entry, error in zip(large(14), noise, strict=True)])
+    assert fit.cold_share == 0.0
+    assert fit.scale == pytest.approx(1.1, rel=0.02)
 
 
 def test_weights_that_would_make_a_model_faster_do_not_count() -> None:
-    sums, weights = [0.1, 0.2, 0.5, 1.0], [4.0, 3.0, 1.0, 2.0]
-    fit = fit_latency(sums, weights, [0.5 + ms - 0.02 * mb for ms, mb in zip(sums, weights, strict=True)])
-    assert fit.ms_per_weight_mb == 0.0
-    assert fit.scale > 0
+    measured = [0.5 + entry.cached_ms - 0.3 * entry.cold_extra_ms for entry in large()]
+    assert fit_latency(large(), measured).cold_share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("mb", "share"), [(0, 0.0), (10, 0.0), (15, 0.15625), (20, 0.5), (25, 0.84375), (30, 1.0), (99, 1)]
+)
+def test_what_a_cache_does_not_hold_by_hand(mb: float, share: float) -> None:
+    """10 MB are found, 30 MB and more are not; x * x * (3 - 2 * x) between."""
+    assert spilled(mb, cache_mb=10.0, spill_mb=20.0) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(
@@ -102,17 +148,17 @@ def test_weights_that_would_make_a_model_faster_do_not_count() -> None:
     ],
 )
 def test_a_fit_that_makes_no_sense_falls_back(sums: list[float], measured: list[float], ratio: float) -> None:
-    fit = fit_latency(sums, [1.0, 1.0, 1.0], measured)
+    fit = fit_latency(cached(*sums), measured)
     assert fit.scale > 0 and fit.offset_ms + fit.scale * min(sums) > 0
-    assert (fit.offset_ms, fit.ms_per_weight_mb) == (0.0, 0.0)
+    assert (fit.offset_ms, fit.cold_share) == (0.0, 0.0)
 
 
 def test_relative_errors_count() -> None:
     """An outlier of 10% weighs as much at a large model as at a small one."""
     sums = np.linspace(1, 100, 20)
     noise = np.where(np.arange(20) % 2 == 0, 1.1, 0.9)
-    fit = fit_latency(sums.tolist(), [1.0] * 20, (2 * sums * noise).tolist())
-    residuals = np.array([fit.apply(each, 1.0) for each in sums]) / (2 * sums * noise) - 1
+    fit = fit_latency(cached(*sums.tolist()), (2 * sums * noise).tolist())
+    residuals = np.array([fit.apply(entry) for entry in cached(*sums.tolist())]) / (2 * sums * noise) - 1
     assert abs(residuals).max() < 0.15
 
 
@@ -124,9 +170,8 @@ def test_a_prediction_is_the_corrected_sum_over_layers() -> None:
     layers = [LayerInGraph(shape, after[name]) for name, shape in shapes.layers(policy).items()]
     entries = {layer: 0.01 * (index + 1) for index, layer in enumerate(layers)}
     assert len(entries) == 4
-    predictor = LatencyPredictor(shapes, after, LatencyTable(DEVICE, entries=entries), LatencyFit(0.5, 2.0, 3.0))
-    weight_mb = sum(layer.shape.params for layer in layers) * 4e-6
-    expected = 0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04) + 3 * weight_mb
+    predictor = LatencyPredictor(shapes, after, LatencyTable(DEVICE, entries=entries), LatencyFit(0.5, 2.0))
+    expected = 0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04)
     assert predictor.predicted_latency_ms(policy) == pytest.approx(expected)
     assert sum(predictor.layers_ms(policy).values()) == pytest.approx(expected - 0.5)
     predictor.table.entries.clear()  # a second look-up needs the table no more
@@ -136,27 +181,45 @@ def test_a_prediction_is_the_corrected_sum_over_layers() -> None:
 
 def test_one_slope_by_hand() -> None:
     """Least squares on the ratios 1/3, 1 and 3: their sum, 13/3, over the sum of their squares, 91/9."""
-    fit = fit_latency([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [3.0, 2.0, 1.0])
-    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.0, 3 / 7, 0.0))
-    assert fit_latency([2.0], [1.0], [3.0]) == LatencyFit(0.0, pytest.approx(1.5), 0.0)
+    fit = fit_latency(cached(1.0, 2.0, 3.0), [3.0, 2.0, 1.0])
+    assert (fit.offset_ms, fit.scale) == pytest.approx((0.0, 3 / 7))
+    assert fit_latency(cached(2.0), [3.0]) == LatencyFit(0.0, pytest.approx(1.5))
 
 
-def test_weights_that_never_change_tell_nothing() -> None:
-    fit = fit_latency([0.1, 0.2, 0.5, 1.0], [2.0] * 4, [0.03 + 1.2 * ms for ms in (0.1, 0.2, 0.5, 1.0)])
-    assert (fit.offset_ms, fit.scale, fit.ms_per_weight_mb) == pytest.approx((0.03, 1.2, 0.0))
+def test_a_heavy_layer_is_measured_cold_too() -> None:
+    """48 * 48 * 9 * 4 = 82,944 bytes of weights are few, 96 * 96 * 9 * 4 = 331,776 are many."""
+    light, heavy = (LayerInGraph(replace(CONV, in_channels=n, out_channels=n, bias=False)) for n in (48, 96))
+    assert (light.weight_bytes, heavy.weight_bytes) == (82_944, 331_776)
+    assert in_all_conditions(light) == (light,)
+    assert in_all_conditions(heavy) == (heavy, replace(heavy, cold=True))
+
+
+def test_a_model_that_leaves_the_cache_pays_for_its_heavy_layers() -> None:
+    """One layer of 331,776 bytes: 1 ms cached, 4 ms cold. Nothing stays in a cache of 0 MB."""
+    net = nn.Sequential(nn.Conv2d(96, 96, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    elastic = ElasticModel(net, (), {})
+    shapes = CutShapes(elastic, (96, 4, 4))
+    [shape] = shapes.original.values()
+    layer = LayerInGraph(shape)
+    table = LatencyTable(DEVICE, entries={layer: 1.0, replace(layer, cold=True): 4.0})
+    fit = LatencyFit(0.0, 1.0, 0.5, cache_mb=0.0, spill_mb=0.001)
+    predictor = LatencyPredictor(shapes, {"0": ()}, table, fit)
+    assert predictor.sums(elastic.full_policy) == LayerSums(1.0, 3.0, pytest.approx(0.331776))
+    assert predictor.predicted_latency_ms(elastic.full_policy) == pytest.approx(1.0 + 0.5 * 3.0)
+    assert predictor.layers_ms(elastic.full_policy) == {"0": pytest.approx(2.5)}
 
 
 POSITIVE = st.floats(0.01, 100)
 
 
-@given(st.lists(st.tuples(POSITIVE, POSITIVE, POSITIVE), min_size=1, max_size=16))
-def test_more_work_never_makes_a_prediction_smaller(models: list[tuple[float, float, float]]) -> None:
+@given(st.lists(st.tuples(POSITIVE, POSITIVE, POSITIVE, POSITIVE), min_size=1, max_size=16))
+def test_more_work_never_makes_a_prediction_smaller(models: list[tuple[float, float, float, float]]) -> None:
     """Whatever was measured; and no model of the fit comes out at nothing or less."""
-    sums, weights, measured = zip(*models, strict=True)
-    fit = fit_latency(sums, weights, measured)
+    sums = [LayerSums(ms, extra_ms, mb) for ms, extra_ms, mb, _ in models]
+    fit = fit_latency(sums, [measured for *_, measured in models])
     assert fit.scale > 0
-    assert fit.ms_per_weight_mb >= 0
-    assert all(fit.apply(sum_ms, weight_mb) > 0 for sum_ms, weight_mb in zip(sums, weights, strict=True))
+    assert fit.cold_share >= 0
+    assert all(fit.apply(entry) > 0 for entry in sums)
 
 
 def test_given_times_outrank_those_of_the_file(tmp_path: Path) -> None:
@@ -198,7 +261,7 @@ def test_a_look_up_asks_for_a_layer_once() -> None:
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     table = CountingTable(DEVICE)
-    predictor = LatencyPredictor(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0, 0.0))
+    predictor = LatencyPredictor(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0))
     first, _, last = (group.name for group in elastic.groups)
     full = elastic.full_policy
     asked = []
@@ -206,7 +269,7 @@ def test_a_look_up_asks_for_a_layer_once() -> None:
         predictor.predicted_latency_ms(PruningPolicy.of({**full.as_dict(), **changes}))
         asked.append(table.asked)
     assert [after - before for before, after in itertools.pairwise([0, *asked])] == [4, 0, 2, 0, 0, 2, 0]
-    assert predictor.sums(full)[0] == 1 + 2 + 3 + 4
+    assert predictor.sums(full).cached_ms == 1 + 2 + 3 + 4
 
 
 def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
@@ -220,6 +283,6 @@ def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
         recorder.add({LayerInGraph(shape, ("Relu",)): -1.0 for shape in shapes.original.values()})
     table = LatencyTable(DEVICE, store=store)
     path.write_bytes(b"no table")
-    predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0, 0.0))
+    predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0))
     assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [-4.0] * 3
     assert path.read_bytes() == b"no table"

@@ -17,11 +17,12 @@ from torch import nn
 from autoprune.cli_roofline import is_noisy, roofline_figure, roofline_table, summary
 from autoprune.cost import count_cost
 from autoprune.data import DataInfo
+from autoprune.device import last_level_cache_bytes
 from autoprune.errors import InputError
 from autoprune.export import export_onnx
 from autoprune.onnx_cost import TensorShape
 from autoprune.ort_profile import ProfiledNode
-from autoprune.peaks import Peaks, best_of, chain_model, last_level_cache_bytes
+from autoprune.peaks import Peaks, best_of, chain_model
 from autoprune.roofline import Roofline, judge_nodes, raised, roofline_report, what_bounds
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.staircase import STEP_TOLERANCE, alignment, candidate_widths, scanned_widths, staircase, thinned
+from autoprune.staircase import (
+    NO_STEP,
+    STEP_TOLERANCE,
+    Step,
+    alignment,
+    candidate_widths,
+    scanned_widths,
+    settled_steps,
+    staircase,
+    thinned,
+)
 
 
 def test_a_staircase_by_hand() -> None:
@@ -33,12 +43,12 @@ def test_every_rung_is_faster_than_all_wider_ones(times: dict[int, float]) -> No
 @pytest.mark.parametrize("step", [4, 8, 16])
 def test_steps_are_found_where_they_lie(step: int) -> None:
     widths = range(32, 65)
-    assert alignment(widths, [-(-width // step) * step for width in widths]) == step
+    assert alignment(widths, [-(-width // step) * step for width in widths]).width == step
 
 
 def test_a_straight_line_has_no_steps() -> None:
-    assert alignment(range(48, 65), [3.0 * width + 10 for width in range(48, 65)]) == 1
-    assert alignment([1, 2], [1.0, 2.0]) == 1
+    assert alignment(range(48, 65), [3.0 * width + 10 for width in range(48, 65)]) == NO_STEP
+    assert alignment([1, 2], [1.0, 2.0]) == NO_STEP
 
 
 @pytest.mark.parametrize(
@@ -94,30 +104,37 @@ def notched(widths: range, step: int, depth: float = 0.3) -> list[float]:
 @pytest.mark.parametrize("step", [2, 3, 4, 8])
 def test_the_multiples_that_stand_out_are_found(step: int) -> None:
     """Every second of them is as fast, and no reason to leave out the others."""
-    assert alignment(range(48, 65), notched(range(48, 65), step)) == step
+    assert alignment(range(48, 65), notched(range(48, 65), step)).width == step
 
 
 def test_multiples_of_eight_that_are_faster_still() -> None:
     times = [1 - (0.2 if width % 4 == 0 else 0) - (0.2 if width % 8 == 0 else 0) for width in range(48, 65)]
-    assert alignment(range(48, 65), times) == 8
+    assert alignment(range(48, 65), times).width == 8
 
 
 @given(st.floats(0.001, 10), st.floats(0.0, 1.0))
 def test_no_straight_line_has_steps(offset: float, slope: float) -> None:
-    assert alignment(range(48, 65), [offset + slope * width for width in range(48, 65)]) == 1
+    assert alignment(range(48, 65), [offset + slope * width for width in range(48, 65)]) == NO_STEP
 
 
 def test_too_little_to_see_steps() -> None:
-    assert alignment((8,), (1.0,)) == 1
-    assert alignment(range(1, 9), notched(range(1, 9), 4, depth=0.001)) == 1
-    assert alignment(range(48, 65), [0.0] * 17) == 1
+    assert alignment((8,), (1.0,)) == NO_STEP
+    assert alignment(range(1, 9), notched(range(1, 9), 4, depth=0.001)) == NO_STEP
+    assert alignment(range(48, 65), [0.0] * 17) == NO_STEP
 
 
 @given(st.lists(st.floats(0, 10), max_size=17), st.integers(17, 300))
 def test_steps_have_two_multiples_among_the_widths(times: list[float], top: int) -> None:
     widths = range(top - len(times) + 1, top + 1)
-    found = alignment(widths, times)
+    found = alignment(widths, times).width
     assert found == 1 or (found > 1 and sum(width % found == 0 for width in widths) >= 2)
+
+
+def test_a_step_that_hardly_shows_gives_way_to_the_commonest_clear_one() -> None:
+    clear = {"a": Step(16, 0.2), "b": Step(16, 0.07), "c": Step(8, 0.3)}
+    assert settled_steps({**clear, "d": Step(21, 0.03), "e": NO_STEP}) == {"a": 16, "b": 16, "c": 8, "d": 16, "e": 16}
+    assert settled_steps({"d": Step(21, 0.03), "e": NO_STEP}) == {"d": 21, "e": 1}
+    assert settled_steps({}) == {}
 
 
 @given(st.integers(1, 3000), st.integers(1, 64), st.floats(0.001, 1))

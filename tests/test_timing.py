@@ -10,6 +10,9 @@ import pytest
 
 from autoprune import timing
 from autoprune.timing import (
+    LONG_BURSTS,
+    LONG_CALLS,
+    LONG_WARM_CALLS,
     MOST_CALLS_A_BURST,
     QUIET_BURSTS,
     QUIET_CALLS,
@@ -18,6 +21,7 @@ from autoprune.timing import (
     no_garbage_collection,
     quiet_time,
     time_bursts,
+    time_cold,
     time_until_quiet,
 )
 
@@ -146,18 +150,41 @@ def test_disturbed_calls_count_in_the_share_alone() -> None:
 
 @pytest.mark.parametrize(
     ("bursts", "calls_a_burst", "settled"),
-    [(5, 10, False), (6, 6, False), (6, 7, True), (8, 5, False), (9, 5, True), (19, 1, False), (20, 1, True)],
+    [(5, 10, False), (6, 6, False), (6, 7, True), (8, 5, False), (9, 5, True), (40, 1, False), (41, 1, True)],
 )
 def test_what_settles_a_figure(bursts: int, calls_a_burst: int, settled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here 41 calls in at least 6 bursts, or 20 bursts of a long call."""
-    for name, value in (("QUIET_CALLS", 41), ("QUIET_BURSTS", 6), ("LONG_CALLS", 20)):
+    """Here 41 calls in at least 6 bursts."""
+    for name, value in (("QUIET_CALLS", 41), ("QUIET_BURSTS", 6)):
         monkeypatch.setattr(timing, name, value)
-    seen = _Seen()
+    assert filled(_Seen(), bursts, calls_a_burst).settled is settled
+
+
+@pytest.mark.parametrize(("bursts", "settled"), [(4, False), (5, True)])
+def test_what_settles_the_figure_of_a_long_call(bursts: int, settled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "LONG_BURSTS", 5)
+    assert filled(long_seen(), bursts, LONG_CALLS).settled is settled
+
+
+def filled(seen: _Seen, bursts: int, calls_a_burst: int) -> _Seen:
     for _ in range(bursts):
         assert not seen.settled
         seen.add_quiet([1.0] * calls_a_burst, reference_ms=1.0)
         seen.add_disturbed([1.0] * 100)
-    assert seen.settled is settled
+    return seen
+
+
+def long_seen() -> _Seen:
+    seen = _Seen()
+    seen.plan(lambda: time.sleep(2 * timing.BURST_S))
+    return seen
+
+
+def test_a_burst_of_a_long_call_counts_by_its_median() -> None:
+    """Medians 1 … 5, whatever single calls took: their 25th percentile is 2."""
+    seen = long_seen()
+    for median in (3.0, 1.0, 5.0, 2.0, 4.0):
+        seen.add_quiet([median - 0.5, median, median + 9], reference_ms=1.0)
+    assert seen.result(1.0).quiet_ms == pytest.approx(2.0)
 
 
 def test_the_reference_is_quiet_within_five_percent_of_its_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,15 +248,34 @@ def test_the_order_is_random_and_follows_from_the_seed() -> None:
 
 
 @pytest.mark.usefixtures("quiet_machine")
-def test_a_long_call_is_a_burst_of_its_own() -> None:
-    progress: list[int] = []
-    short, long = time_until_quiet([lambda: None, lambda: time.sleep(0.002)], limit_s=1000, on_progress=progress.append)
-    bursts = max(QUIET_BURSTS, min(QUIET_CALLS, timing.LONG_CALLS))
-    assert (long.calls, long.settled, short.settled) == (bursts, True, True)
-    assert short.quiet_ms < long.quiet_ms
-    assert len(progress) == bursts
-    assert progress == sorted(progress)
-    assert (progress[0], progress[-1]) == (0, 2)
+def test_a_long_call_is_warmed_up_for_longer() -> None:
+    """Its weights come back into the cache only after some calls; it is settled by fewer bursts."""
+    log: list[int] = []
+
+    def long() -> None:
+        log.append(1)
+        time.sleep(0.002)
+
+    [found] = time_until_quiet([long], limit_s=1000)
+    assert (found.calls, found.settled) == (LONG_BURSTS * LONG_CALLS, True)
+    assert len(log) == 2 + LONG_BURSTS * (LONG_WARM_CALLS + LONG_CALLS)
+    assert found.quiet_ms >= 2.0
+
+
+def test_cold_calls_come_after_something_else_has_filled_the_caches() -> None:
+    """A matrix of 1 MB is read from the cache over and over, or from memory: the times differ, by how much is open."""
+    matrix, log = np.ones((512, 512), dtype=np.float32), list[str]()
+    vector = np.ones(512, dtype=np.float32)
+
+    def product() -> object:
+        log.append("product")
+        return matrix @ vector
+
+    times_ms = time_cold([product, lambda: log.append("other")], cache_bytes=2**22, repeats=5)
+    assert len(times_ms) == 2
+    assert all(ms > 0 for ms in times_ms)
+    assert log.count("product") == log.count("other") == 1 + 5
+    assert time_cold([], cache_bytes=2**20) == []
 
 
 def test_every_call_is_timed_even_without_time(monkeypatch: pytest.MonkeyPatch) -> None:
