@@ -120,6 +120,8 @@ class SearchConfig(Section):
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
+    finalists: int = Field(1, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")
+    finalist_epochs: int = Field(2, gt=0, description="how long, before the best of the finalists is taken")
     reward: RewardConfig = RewardConfig()
 
 
@@ -168,6 +170,10 @@ class RunConfig(Section):
         if not isinstance(value, list | tuple) or not value:
             raise ValueError(f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {value!r}")
         return value
+
+    @property
+    def finetune_learning_rate(self) -> float:
+        return self.finetune.learning_rate or self.train.learning_rate / 10
 
     @property
     def energy_keys(self) -> tuple[str, ...]:

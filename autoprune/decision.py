@@ -1,5 +1,11 @@
-"""Which policy a run applies: a search's best, checked by timing the exported files of its best candidates."""
+"""Which policy a run applies: the best of a search whose exported file meets the target, or a little more than that.
 
+Right after a cut the reward is only a hint of what fine-tuning will make of it. A run may therefore fine-tune a few
+finalists for a moment and take the one that comes closest to the original.
+"""
+
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +14,7 @@ from pathlib import Path
 import torch
 
 from autoprune.config import RunConfig, TargetConfig
+from autoprune.distill import finetune
 from autoprune.export import export_onnx
 from autoprune.latency import Latency, measure_interleaved
 from autoprune.policies.searcher import SearchResult
@@ -19,13 +26,15 @@ from autoprune.problem import Outcome, SearchProblem
 from autoprune.progress import bar, say
 from autoprune.result import SearchFigures
 from autoprune.run_dir import RunDir
+from autoprune.seeding import derive_seed
 from autoprune.tensorboard import RunLogger
 from autoprune.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.02  # share of the allowed latency: about how far two measurements of one file lie apart
-SEARCH_FACT = "search"
+UNLIKE_GROUPS = 3
+SEARCH_FACT, FINALISTS_FACT = "search", "finalists"
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
         if done is not None and run_dir.policy.is_file():
             return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
         result = search_only(prepared.problem, config, run_dir, logger)
-        policy = fastest_true(prepared, result.outcomes, config)
+        policy = best_finalist(prepared, finalists(prepared, result.outcomes, config), config, run_dir, store)
         save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
         summary = SearchFigures(
             searcher=result.searcher,
@@ -92,32 +101,78 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     return decide
 
 
-def fastest_true(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConfig) -> PruningPolicy:
-    """The outcome with the highest reward whose exported file meets the latency targets as measured.
+def finalists(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConfig) -> list[PruningPolicy]:
+    """The policies with the highest rewards whose exported files meet the latency targets as measured, best first.
 
-    Files are timed `verify_top` at a time, best reward first, until one meets them with some headroom, so that the
-    noise of the last measurement does not miss the target. If none does, one that just meets them is taken, and if
-    there is none of those either, the fastest.
+    At most `search.finalists`, each unlike those before it. Files are timed `verify_top` at a time, and have to meet
+    the targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
+    just meets them is taken, and if there is none of those either, the fastest.
     """
     distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
     policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
     targets = [target for target in config.target if target.metric == "latency"]
+    wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
-        return policies[0]
-    top = config.search.verify_top
+        return _unlike(policies, wanted)
     tried: list[tuple[PruningPolicy, float]] = []
-    for start in range(0, min(len(policies), top * VERIFY_BATCHES), top):
+    chosen: list[PruningPolicy] = []
+    for start in range(0, min(len(policies), top * VERIFY_BATCHES * wanted), top):
         batch = policies[start : start + top]
         tried += zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
-        for policy, share in tried[start:]:
-            if share <= 1 - HEADROOM:
-                return policy
+        chosen = _unlike([policy for policy, share in tried if share <= 1 - HEADROOM], wanted)
+        if len(chosen) == wanted:
+            return chosen
+    if chosen:
+        return chosen
     for policy, share in tried:
         if share <= 1:
-            return policy
+            return [policy]
     fastest, share = min(tried, key=lambda pair: pair[1])
     say(f"no candidate meets the latency target as measured; taking the fastest ({share:.3f} of what is allowed)")
-    return fastest
+    return [fastest]
+
+
+def best_finalist(
+    prepared: Prepared, policies: list[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
+) -> PruningPolicy:
+    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning."""
+    if len(policies) == 1:
+        return policies[0]
+    epochs = config.search.finalist_epochs
+    scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
+    for number, policy in enumerate(policies, 1):
+        if policy.key in scores:
+            continue
+        tuned = finetune(
+            prepared.evaluator.candidate(policy),
+            prepared.data,
+            teacher=prepared.elastic.original,
+            config=config.finetune.model_copy(update={"epochs": epochs}),
+            learning_rate=config.finetune_learning_rate,
+            seed=derive_seed(config.seed, "finalists"),  # the same batches for all
+            description=f"finalist {number}/{len(policies)}",
+            state_path=run_dir.state / f"finalist-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt",
+        )
+        scores[policy.key] = prepared.evaluator.score_model(tuned).kl
+        store.set_fact(FINALISTS_FACT, json.dumps(scores))
+    best = min(policies, key=lambda policy: scores[policy.key])
+    shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
+    say(f"finalists after {epochs} epochs, KL to the original: {shown}; taking number {policies.index(best) + 1}")
+    return best
+
+
+def _unlike(policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:
+    """The first `wanted` of `policies` that differ from each other in several groups: neighbours train alike."""
+    chosen: list[PruningPolicy] = []
+    for policy in policies:
+        if len(chosen) < wanted and all(_differing_groups(policy, other) >= UNLIKE_GROUPS for other in chosen):
+            chosen.append(policy)
+    return chosen
+
+
+def _differing_groups(first: PruningPolicy, second: PruningPolicy) -> int:
+    theirs = second.as_dict()
+    return sum(theirs[name] != channels for name, channels in first.channels)
 
 
 def _share_of_allowed(

@@ -60,7 +60,11 @@ class Evaluator:
         recalibrate_batchnorm(model, self.calibration)
 
     def score(self, policy: PruningPolicy) -> Score:
-        log_p = self._log_probabilities(self.candidate(policy))
+        return self.score_model(self.candidate(policy))
+
+    def score_model(self, model: nn.Module) -> Score:
+        """The score of any classifier of these images, as it stands; it is left in evaluation mode."""
+        log_p = self._log_probabilities(model)
         kl = F.kl_div(log_p, self.reference, reduction="batchmean", log_target=True)
         cross_entropy = F.nll_loss(log_p, self.labels)
         top1 = (log_p.argmax(1) == self.labels).float().mean()

@@ -126,7 +126,7 @@ def _finetuned(
             subject.data,
             teacher=teacher,
             config=_with_epochs(config.finetune, epochs),
-            learning_rate=config.finetune.learning_rate or config.train.learning_rate / 10,
+            learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, f"finetune {index}"),
             description="fine-tuning" if len(steps) == 1 else f"fine-tuning {index + 1}/{len(steps)}",
             state_path=run_dir.state / f"finetune-{index}.pt",

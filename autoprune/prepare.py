@@ -29,6 +29,7 @@ RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 class Prepared:
     """All that a search, and what follows it, needs."""
 
+    data: SearchData
     elastic: ElasticModel
     model_groups: ModelGroups
     evaluator: Evaluator
@@ -90,7 +91,7 @@ def prepare(
     groups = tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups)
     # The first problem raises TargetError before the sensitivities cost time.
     problem = problem_of(measure_sensitivities(problem_of(groups)))
-    return Prepared(elastic, model_groups, evaluator, latency, problem)
+    return Prepared(data, elastic, model_groups, evaluator, latency, problem)
 
 
 def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:

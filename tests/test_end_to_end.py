@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +25,17 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import fastest_true
+from autoprune.decision import FINALISTS_FACT, best_finalist, finalists
 from autoprune.errors import InputError
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
 from autoprune.pipeline import cutting_steps
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
+from autoprune.problem import policy_of
 from autoprune.result import RunResult, parse_result
+from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
+from autoprune.trials import TrialStore
 
 FILES = {
     "config.yaml",
@@ -274,7 +278,7 @@ def test_cutting_steps_by_hand() -> None:
     assert small == (PruningPolicy.of({"a": 2}), PruningPolicy.of({"a": 1}))
 
 
-def test_fastest_true_takes_the_best_that_meets_the_target_as_measured(small_config: Path) -> None:
+def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     target = "target={metric: latency, max_ratio: 0.999}"
     config = load_config(small_config, [target, "search.verify_top=3", "search.min_keep=0.02"])
     subject = load_subject(config)
@@ -284,12 +288,33 @@ def test_fastest_true_takes_the_best_that_meets_the_target_as_measured(small_con
     assert outcomes[1].reward > outcomes[0].reward
     # The original has the better reward and misses a target that is half of its own time.
     halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
-    assert fastest_true(prepared, outcomes, halved) == floor
+    assert finalists(prepared, outcomes, halved) == [floor]
     # None meets the target: the fastest is taken.
     strict = load_config(small_config, ["target={metric: latency, max_ratio: 0.0001}", "search.verify_top=3"])
-    assert fastest_true(prepared, outcomes, strict) == floor
+    assert finalists(prepared, outcomes, strict) == [floor]
     # A target without latency needs no timing: the best reward.
-    assert fastest_true(prepared, outcomes, load_config(small_config)) == full
+    assert finalists(prepared, outcomes, load_config(small_config)) == [full]
+    # The two differ in all three groups; a third that differs from the first in one is none of the finalists.
+    near = policy_of(prepared.problem.groups, {**full.as_dict(), prepared.problem.groups[0].name: 8})
+    three = (*outcomes, replace(outcomes[0], policy=near))
+    assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])) == [full, floor]
+
+
+def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_path: Path) -> None:
+    """One channel of each layer against all of them; what was fine-tuned before is not fine-tuned again."""
+    config = load_config(small_config, ["search.finalists=2", "search.finalist_epochs=1", "search.min_keep=0.02"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
+    run_dir.state.mkdir()
+    assert best_finalist(prepared, [floor, full], config, run_dir, store) == full
+    scores = json.loads(store.fact(FINALISTS_FACT) or "")
+    assert set(scores) == {floor.key, full.key}
+    assert scores[full.key] < scores[floor.key]
+    store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
+    assert best_finalist(prepared, [floor, full], config, run_dir, store) == floor
+    assert best_finalist(prepared, [floor], config, run_dir, store) == floor
 
 
 @pytest.mark.parametrize("agent", ["ddpg", "td3", "sac", "ppo", "random", "uniform"])
