@@ -10,9 +10,9 @@ from autoprune.elastic import ElasticModel
 from autoprune.energy import HOROWITZ, EnergyConstants, fit_constants, work_of
 from autoprune.energy_measurement import compare_energy
 from autoprune.energy_sensors import Sensor
-from autoprune.latency_model import Ladders, black_images_call, exported_cuts, whole_models
 from autoprune.progress import say
 from autoprune.trials import TrialStore
+from autoprune.whole_models import Ladders, black_images_call, exported_cuts, whole_models
 
 FACT = "energy"
 MODELS = 6  # the original, the smallest and some random cuts: for three constants

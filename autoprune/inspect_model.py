@@ -28,12 +28,13 @@ from autoprune.inspection import (
     smallest_policy,
     staircase_widths,
 )
-from autoprune.latency_model import build_latency_model, group_staircase, random_policies
+from autoprune.latency_model import build_latency_model, group_staircase
 from autoprune.latency_validation import validate_latency
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.progress import bar
 from autoprune.seeding import derive_seed, rng, seed_everything
 from autoprune.staircase import candidate_widths, least_width
+from autoprune.whole_models import random_policies
 
 EVALUATIONS_TIMED = 4
 EVALUATION_S = 1.0  # about as long as a timed evaluation may take; one that takes longer gets fewer images

@@ -1,15 +1,13 @@
 """Builds a model's latency predictor and the ladders of its groups by measuring; what is known is looked up."""
 
-import contextlib
 import hashlib
 import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from autoprune.config import MeasureConfig, SearchConfig
@@ -20,12 +18,8 @@ from autoprune.elastic import ElasticModel
 from autoprune.export import export_onnx
 from autoprune.graph_context import epilogues
 from autoprune.groups import PrunableGroup
-from autoprune.latency import make_session, session_call
 from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency, in_all_conditions
-from autoprune.layer_bench import BYTES_PER_WEIGHT, LayerInGraph
-from autoprune.policy import PruningPolicy
-from autoprune.progress import bar
-from autoprune.seeding import rng
+from autoprune.layer_bench import LayerInGraph
 from autoprune.staircase import (
     alignment,
     candidate_widths,
@@ -36,19 +30,12 @@ from autoprune.staircase import (
     thinned,
 )
 from autoprune.table_store import TableStore, default_table_path
-from autoprune.timing import Call, time_until_quiet
 from autoprune.trials import TrialStore
+from autoprune.whole_models import Ladders, measure_cuts, whole_models
 
 FACT = "latency"
 LADDERS_FACT = "ladders"
-WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
-HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 40  # with so many weights, what stays in the caches has to be found out too
-LOADS = 3  # one load of a file may run faster than the next for as long as it lives: where its memory happens to lie
-LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
-SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
 NO_FIT = LatencyFit(0.0, 1.0)
-
-Ladders = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -168,54 +155,6 @@ def group_staircase(
     return [(width, group_ms(elastic, predictor, group, width)) for width in widths]
 
 
-def measure_cuts(
-    elastic: ElasticModel,
-    shapes: CutShapes,
-    policies: Sequence[PruningPolicy],
-    info: DataInfo,
-    measure: MeasureConfig,
-) -> list[float]:
-    """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads."""
-    loads_ms = []
-    with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
-        for _ in range(LOADS):
-            load_ms: list[float] = []
-            for part in _loaded_together(policies, shapes):
-                calls = [black_images_call(files[index], info, measure) for index in part]
-                times = time_until_quiet(calls, limit_s=SECONDS_A_MODEL / LOADS * len(part))
-                load_ms += [time.quiet_ms for time in times]
-                progress.advance(len(part))
-            loads_ms.append(load_ms)
-    return [float(value) for value in np.mean(loads_ms, axis=0)]
-
-
-@contextlib.contextmanager
-def exported_cuts(elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo) -> Iterator[list[Path]]:
-    """The ONNX files of some cuts, while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        files = [Path(folder) / f"{index}.onnx" for index in range(len(policies))]
-        with bar("exporting cuts", len(policies)) as progress:
-            for file, policy in zip(files, policies, strict=True):
-                export_onnx(elastic.cut(policy), file, info)
-                progress.advance()
-        yield files
-
-
-def black_images_call(file: Path, info: DataInfo, measure: MeasureConfig) -> Call:
-    """Load `file`: a call that runs it on a batch of black images."""
-    images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
-    return session_call(make_session(file, threads=measure.threads), images)
-
-
-def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
-    """A rung for each group, drawn evenly."""
-    generator = rng(seed, purpose)
-    return [
-        PruningPolicy.of({name: int(generator.choice(widths)) for name, widths in ladders.items()})
-        for _ in range(count)
-    ]
-
-
 def _cost(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup) -> Callable[[int], float]:
     return lambda width: group_ms(elastic, predictor, group, width)
 
@@ -253,29 +192,3 @@ def _model_key(predictor: LatencyPredictor, ladders: Ladders) -> str:
 
 def _full(ladders: Ladders) -> dict[str, int]:
     return {name: widths[-1] for name, widths in ladders.items()}
-
-
-def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
-    """What predictions are corrected by: the original, the smallest and some random cuts."""
-    smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    is_heavy = weight_bytes(shapes, elastic.full_policy) >= HEAVY_BYTES
-    count = HEAVY_WHOLE_MODELS if is_heavy else WHOLE_MODELS
-    return [elastic.full_policy, smallest, *random_policies(ladders, count, purpose="whole models")]
-
-
-def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:
-    return shapes.cost(policy).params * BYTES_PER_WEIGHT
-
-
-def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes) -> list[list[int]]:
-    """The numbers of `policies`, split so that no part has more than `LOADED_BYTES` of weights, unless it is one."""
-    parts: list[list[int]] = [[]]
-    loaded = 0
-    for index, policy in enumerate(policies):
-        size = weight_bytes(shapes, policy)
-        if parts[-1] and loaded + size > LOADED_BYTES:
-            parts.append([])
-            loaded = 0
-        parts[-1].append(index)
-        loaded += size
-    return parts

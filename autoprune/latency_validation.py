@@ -7,7 +7,8 @@ import numpy as np
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.elastic import ElasticModel
-from autoprune.latency_model import LatencyModel, measure_cuts, random_policies
+from autoprune.latency_model import LatencyModel
+from autoprune.whole_models import measure_cuts, random_policies
 
 Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 

@@ -16,10 +16,10 @@ from autoprune.elastic import ElasticModel
 from autoprune.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, work_of
 from autoprune.energy_model import FACT, MODELS, energy_constants
 from autoprune.groups import find_groups
-from autoprune.latency_model import whole_models
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
 from autoprune.trials import TrialStore
+from autoprune.whole_models import whole_models
 
 TRUE = EnergyConstants(pj_per_mac=500.0, pj_per_value_moved=9_000.0, mj_per_call=2.0)
 CONFIG = RunConfig(target=(TargetConfig(metric="energy", max_ratio=0.5),))

@@ -14,7 +14,8 @@ import torch
 from models_for_tests import SMALL_NETS, FlattenNet, elastic_net
 from torch import nn
 
-from autoprune import latency_model, layer_bench
+from autoprune import layer_bench
+from autoprune import whole_models as whole_models_module
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.cost import CutShapes, layer_shapes
 from autoprune.data import DataInfo
@@ -24,19 +25,12 @@ from autoprune.export import export_onnx
 from autoprune.graph_context import epilogues
 from autoprune.groups import find_groups
 from autoprune.latency_model import (
-    HEAVY_WHOLE_MODELS,
     LADDERS_FACT,
-    WHOLE_MODELS,
     LatencyModel,
-    _loaded_together,
     build_latency_model,
     find_ladders,
     group_ms,
     group_staircase,
-    measure_cuts,
-    random_policies,
-    weight_bytes,
-    whole_models,
 )
 from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable
 from autoprune.latency_validation import compare, validate_latency
@@ -44,6 +38,15 @@ from autoprune.layer_bench import LayerInGraph
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
 from autoprune.trials import TrialStore
+from autoprune.whole_models import (
+    HEAVY_WHOLE_MODELS,
+    WHOLE_MODELS,
+    _loaded_together,
+    measure_cuts,
+    random_policies,
+    weight_bytes,
+    whole_models,
+)
 
 SEARCH = SearchConfig(min_keep=0.3, max_rungs=3)
 
@@ -169,9 +172,9 @@ def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer and shorter measurements, however busy the machine is; they are real ones all the same."""
-    monkeypatch.setattr(latency_model, "WHOLE_MODELS", 2)
-    monkeypatch.setattr(latency_model, "LOADS", 1)
-    monkeypatch.setattr(latency_model, "SECONDS_A_MODEL", 0.1)
+    monkeypatch.setattr(whole_models_module, "WHOLE_MODELS", 2)
+    monkeypatch.setattr(whole_models_module, "LOADS", 1)
+    monkeypatch.setattr(whole_models_module, "SECONDS_A_MODEL", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
 
 
@@ -362,10 +365,10 @@ def test_large_models_are_not_all_loaded_at_once(monkeypatch: pytest.MonkeyPatch
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     full = elastic.full_policy
     smallest = PruningPolicy.of(dict.fromkeys(full.as_dict(), 1))
-    monkeypatch.setattr(latency_model, "LOADED_BYTES", 1.5 * weight_bytes(shapes, full))
+    monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.5 * weight_bytes(shapes, full))
     assert weight_bytes(shapes, full) == 4 * sum(parameter.numel() for parameter in elastic.original.parameters())
     assert _loaded_together([full, smallest, full, full], shapes) == [[0, 1], [2], [3]]
-    monkeypatch.setattr(latency_model, "LOADED_BYTES", 1.0)
+    monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.0)
     assert _loaded_together([full, smallest], shapes) == [[0], [1]]
 
 
@@ -374,7 +377,7 @@ def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.Mon
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     ladders = {name: (1, channels) for name, channels in elastic.full_policy.channels}
     assert len(whole_models(elastic, shapes, ladders)) == 2 + WHOLE_MODELS
-    monkeypatch.setattr(latency_model, "HEAVY_BYTES", 1.0)
+    monkeypatch.setattr(whole_models_module, "HEAVY_BYTES", 1.0)
     assert len(whole_models(elastic, shapes, ladders)) == 2 + HEAVY_WHOLE_MODELS
 
 

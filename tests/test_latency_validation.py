@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net
 
-from autoprune import latency_model, layer_bench
+from autoprune import layer_bench, whole_models
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.cost import CutShapes
 from autoprune.data import DataInfo
-from autoprune.latency_model import build_latency_model, random_policies
+from autoprune.latency_model import build_latency_model
 from autoprune.latency_validation import compare, validate_latency
+from autoprune.whole_models import random_policies
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=2, max_size=30)
 
@@ -66,8 +67,8 @@ def test_a_correlation_lies_between_minus_one_and_one(pairs: list[tuple[int, int
 
 def test_a_small_network_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The policies are others than those that the predictor was fitted to."""
-    monkeypatch.setattr(latency_model, "WHOLE_MODELS", 3)
-    monkeypatch.setattr(latency_model, "SECONDS_A_MODEL", 0.1)
+    monkeypatch.setattr(whole_models, "WHOLE_MODELS", 3)
+    monkeypatch.setattr(whole_models, "SECONDS_A_MODEL", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
     elastic, shape = elastic_net("flatten"), SMALL_NETS["flatten"].input_shape
     info = DataInfo("test", ("a", "b"), *shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
