@@ -33,6 +33,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "reward",
         "evaluate",
         "trials",
+        "whole_models",
         "latency_model",
         "energy_model",
         "latency_validation",
