@@ -6,6 +6,7 @@ finalists for a moment and take the one that comes closest to the original.
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import torch
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.distill import finetune
 from autoprune.export import export_onnx
+from autoprune.groups import PrunableGroup
 from autoprune.latency import Latency, measure_interleaved
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.table import SEARCHERS
@@ -33,7 +35,7 @@ from autoprune.trials import TrialStore
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.02  # share of the allowed latency: about how far two measurements of one file lie apart
-UNLIKE_GROUPS = 3
+UNLIKE = 0.1  # of `distance`
 SEARCH_FACT, FINALISTS_FACT = "search", "finalists"
 
 
@@ -104,8 +106,8 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
 def finalists(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConfig) -> list[PruningPolicy]:
     """The policies with the highest rewards whose exported files meet the latency targets as measured, best first.
 
-    At most `search.finalists`, each unlike those before it. Files are timed `verify_top` at a time, and have to meet
-    the targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
+    At most `search.finalists`, each unlike those before it. Files are timed `verify_top` at a time and have to meet the
+    targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
     just meets them is taken, and if there is none of those either, the fastest.
     """
     distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
@@ -113,21 +115,21 @@ def finalists(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConf
     targets = [target for target in config.target if target.metric == "latency"]
     wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
-        return _unlike(policies, wanted)
-    tried: list[tuple[PruningPolicy, float]] = []
+        return _unlike(prepared, policies, wanted)
+    tried: dict[PruningPolicy, float] = {}
     chosen: list[PruningPolicy] = []
-    for start in range(0, min(len(policies), top * VERIFY_BATCHES * wanted), top):
-        batch = policies[start : start + top]
-        tried += zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
-        chosen = _unlike([policy for policy, share in tried if share <= 1 - HEADROOM], wanted)
-        if len(chosen) == wanted:
-            return chosen
+    for _ in range(VERIFY_BATCHES * wanted):
+        batch = [policy for policy in policies if policy not in tried and _is_unlike(prepared, policy, chosen)][:top]
+        if len(chosen) == wanted or not batch:
+            break
+        tried |= zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
+        chosen = _unlike(prepared, [policy for policy in policies if tried.get(policy, 1.0) <= 1 - HEADROOM], wanted)
     if chosen:
         return chosen
-    for policy, share in tried:
-        if share <= 1:
+    for policy in policies:
+        if tried.get(policy, math.inf) <= 1:
             return [policy]
-    fastest, share = min(tried, key=lambda pair: pair[1])
+    fastest, share = min(tried.items(), key=lambda pair: pair[1])
     say(f"no candidate meets the latency target as measured; taking the fastest ({share:.3f} of what is allowed)")
     return [fastest]
 
@@ -161,18 +163,30 @@ def best_finalist(
     return best
 
 
-def _unlike(policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:
-    """The first `wanted` of `policies` that differ from each other in several groups: neighbours train alike."""
+def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:
+    """The first `wanted` of `policies` that differ a good deal from each other: neighbours train alike."""
     chosen: list[PruningPolicy] = []
     for policy in policies:
-        if len(chosen) < wanted and all(_differing_groups(policy, other) >= UNLIKE_GROUPS for other in chosen):
+        if len(chosen) == wanted:
+            break
+        if _is_unlike(prepared, policy, chosen):
             chosen.append(policy)
     return chosen
 
 
-def _differing_groups(first: PruningPolicy, second: PruningPolicy) -> int:
-    theirs = second.as_dict()
-    return sum(theirs[name] != channels for name, channels in first.channels)
+def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy]) -> bool:
+    return all(distance(prepared.elastic.groups, policy, other) >= UNLIKE for other in others)
+
+
+def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: PruningPolicy) -> float:
+    """How much the keep ratios of two policies differ: the mean over groups, weighted by the layers that they touch.
+
+    The width of a residual trunk, which many layers share, thus counts for more than that of one block.
+    """
+    ours, theirs = first.as_dict(), second.as_dict()
+    layers = {group.name: len({member.module for member in group.members}) for group in groups}
+    differences = [layers[group.name] * abs(ours[group.name] - theirs[group.name]) / group.channels for group in groups]
+    return sum(differences) / sum(layers.values())
 
 
 def _share_of_allowed(

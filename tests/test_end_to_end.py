@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import FINALISTS_FACT, best_finalist, finalists
+from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists
 from autoprune.errors import InputError
+from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
 from autoprune.pipeline import cutting_steps
 from autoprune.policy import PruningPolicy, load_policy
@@ -294,10 +295,24 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     assert finalists(prepared, outcomes, strict) == [floor]
     # A target without latency needs no timing: the best reward.
     assert finalists(prepared, outcomes, load_config(small_config)) == [full]
-    # The two differ in all three groups; a third that differs from the first in one is none of the finalists.
-    near = policy_of(prepared.problem.groups, {**full.as_dict(), prepared.problem.groups[0].name: 8})
+    # A policy that differs from the first by one channel of one group is none of the finalists.
+    first = prepared.problem.groups[0]
+    near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
     three = (*outcomes, replace(outcomes[0], policy=near))
     assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])) == [full, floor]
+
+
+def test_the_distance_of_policies_by_hand(small_config: Path) -> None:
+    """Three groups of 32, 48 and 64 channels; each touches a convolution, a BatchNorm, and what reads it."""
+    config = load_config(small_config)
+    subject = load_subject(config)
+    groups = find_groups(subject.model, subject.data.info.input_shape).prunable
+    assert [len({member.module for member in group.members}) for group in groups] == [3, 3, 3]
+    full = PruningPolicy.of({group.name: group.channels for group in groups})
+    first, second, third = full.as_dict()
+    other = PruningPolicy.of({first: 16, second: 48, third: 48})
+    assert distance(groups, full, other) == distance(groups, other, full) == pytest.approx((0.5 + 0.25) / 3)
+    assert distance(groups, full, full) == 0.0
 
 
 def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_path: Path) -> None:
