@@ -34,7 +34,7 @@ from autoprune.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
-HEADROOM = 0.02  # share of the allowed latency: about how far two measurements of one file lie apart
+HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
 UNLIKE = 0.1  # of `distance`
 SEARCH_FACT, FINALISTS_FACT = "search", "finalists"
 

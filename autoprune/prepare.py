@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, TargetConfig
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
 from autoprune.elastic import ElasticModel
@@ -23,6 +23,7 @@ from autoprune.progress import bar
 from autoprune.trials import TrialStore
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
+LATENCY_HEADROOM = 0.015
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def prepare(
         return PredictedCost(latency.predictor.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
     original_cost = predict(elastic.full_policy)
-    limits = tuple(Limit(target.metric, target.bound(original_cost.of(target.metric))) for target in config.target)
+    smallest = PruningPolicy.of({group.name: latency.ladders[group.name][0] for group in elastic.groups})
+    limits = search_limits(config.target, original_cost, floor=predict(smallest))
     evaluator = Evaluator(
         elastic, data, score_images=config.search.score_images, calibration_images=config.search.calibration_images
     )
@@ -92,6 +94,20 @@ def prepare(
     # The first problem raises TargetError before the sensitivities cost time.
     problem = problem_of(measure_sensitivities(problem_of(groups)))
     return Prepared(data, elastic, model_groups, evaluator, latency, problem)
+
+
+def search_limits(
+    targets: tuple[TargetConfig, ...], original: PredictedCost, *, floor: PredictedCost
+) -> tuple[Limit, ...]:
+    """The targets in absolute terms. Latency is searched a little below its target: predictions and measurements err,
+    and candidates that miss it as measured are evaluations lost. A target between the two and the `floor` stands."""
+    limits = []
+    for target in targets:
+        bound = target.bound(original.of(target.metric))
+        if target.metric == "latency":
+            bound = max(bound * (1 - LATENCY_HEADROOM), min(bound, floor.of("latency")))
+        limits.append(Limit(target.metric, bound))
+    return tuple(limits)
 
 
 def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:

@@ -14,8 +14,8 @@ from autoprune.elastic import ElasticModel
 from autoprune.errors import ModelError, TargetError
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.policy import PruningPolicy
-from autoprune.prepare import Prepared, fingerprint, prepare
-from autoprune.problem import SearchGroup
+from autoprune.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
+from autoprune.problem import Limit, PredictedCost, SearchGroup
 from autoprune.trials import TrialStore
 
 CONFIG = RunConfig(
@@ -104,7 +104,7 @@ def test_costs_are_those_of_the_cut(twice: Twice) -> None:
     assert 0 < predicted.predicted_latency_ms < original.predicted_latency_ms
     assert [(limit.metric, limit.max_value) for limit in prepared.problem.limits] == [
         ("macs", 31_021_952),
-        ("latency", 1000.0),
+        ("latency", pytest.approx(1000.0 * (1 - LATENCY_HEADROOM))),
     ]
 
 
@@ -166,3 +166,16 @@ def test_the_fingerprint_does_not_depend_on_target_agent_or_memory_format() -> N
     relaid = copy.deepcopy(elastic.original).to(memory_format=torch.channels_last)
     assert fingerprint(other, elastic) == fingerprint(CONFIG, elastic)
     assert fingerprint(CONFIG, elastic.with_weights_of(relaid)) == fingerprint(CONFIG, elastic)
+
+
+@pytest.mark.parametrize(
+    ("allowed_ms", "floor_ms", "limit_ms"),
+    [(5.0, 2.0, 5.0 * (1 - LATENCY_HEADROOM)), (5.0, 4.99, 4.99), (5.0, 5.0, 5.0), (5.0, 6.0, 5.0)],
+)
+def test_latency_is_searched_a_little_below_its_target(allowed_ms: float, floor_ms: float, limit_ms: float) -> None:
+    """But never below the floor if the target is not."""
+    targets = (TargetConfig(metric="latency", max_ratio=allowed_ms / 10), TargetConfig(metric="params", max_ratio=0.5))
+    original, floor = (PredictedCost(ms, 1.0, 100, 200) for ms in (10.0, floor_ms))
+    latency, params = search_limits(targets, original, floor=floor)
+    assert latency == Limit("latency", pytest.approx(limit_ms))
+    assert params == Limit("params", 100)
