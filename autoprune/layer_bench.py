@@ -24,12 +24,13 @@ from autoprune.device import last_level_cache_bytes
 from autoprune.latency import make_session
 from autoprune.timing import Call, time_cold, time_until_quiet
 
-METHOD = 3  # part of what is stored: times of another method are not mixed with these
+METHOD = 4  # part of what is stored: times of another method are not mixed with these
 OPSET, IR_VERSION = 17, 9
 EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
 CLIP_RANGE = (0.0, 6.0)
 SECONDS_A_LAYER = 0.25  # at most, on a machine that is never quiet
 BYTES_PER_WEIGHT = 4
+SLOW_FROM_BYTES = 1_000_000  # so many weights come back into the cache only after some calls
 COLD_FROM_BYTES = 200_000  # a layer with fewer weights hardly notices where they lie
 
 
@@ -112,7 +113,13 @@ def _measure_alike(
         if on_progress is not None:
             on_progress(len(layers))
     else:
-        times = time_until_quiet(calls, limit_s=SECONDS_A_LAYER * len(calls) + 1.0, on_progress=on_progress)
+        slow_to_warm = [layer.weight_bytes >= SLOW_FROM_BYTES for layer in layers] + [False] * len(carriers)
+        times = time_until_quiet(
+            calls,
+            limit_s=SECONDS_A_LAYER * len(calls) + 1.0,
+            slow_to_warm=slow_to_warm,
+            on_progress=on_progress,
+        )
         times_ms = [time.quiet_ms for time in times]
     carrier_ms = dict(zip(carriers, times_ms[len(layers) :], strict=True))
     empty_ms = carrier_ms[EMPTY]

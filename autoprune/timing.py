@@ -128,10 +128,16 @@ def time_bursts(
 
 
 def time_until_quiet(
-    calls: Sequence[Call], *, limit_s: float, seed: int = 0, on_progress: Callable[[int], None] | None = None
+    calls: Sequence[Call],
+    *,
+    limit_s: float,
+    slow_to_warm: Sequence[bool] | None = None,
+    seed: int = 0,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[QuietTime]:
     """Time `calls` in turn, in random order, each until enough undisturbed calls were seen or `limit_s` is over.
 
+    `slow_to_warm`: for each call, whether it is to be warmed up like a long one, because it reads much memory.
     `on_progress` gets the number of calls settled so far. Raises whatever a call raises.
     """
     order = np.random.default_rng(seed)
@@ -140,8 +146,8 @@ def time_until_quiet(
     deadline = time.perf_counter() + limit_s
     reference.restart_patience()
     with no_garbage_collection():
-        for call, calls_seen in zip(calls, seen, strict=True):
-            calls_seen.plan(call)
+        for call, calls_seen, is_slow in zip(calls, seen, slow_to_warm or [False] * len(calls), strict=True):
+            calls_seen.plan(call, slow_to_warm=is_slow)
         while active:
             for index in order.permutation(active):
                 call = calls[index]
@@ -196,10 +202,10 @@ class _Seen:
         self._quiet_bursts = 0
         self._all_ms: list[float] = []
 
-    def plan(self, call: Call) -> None:
+    def plan(self, call: Call, *, slow_to_warm: bool = False) -> None:
         call()
         once_s = time_once_ms(call) / 1e3
-        self._is_long = once_s > BURST_S
+        self._is_long = slow_to_warm or once_s > BURST_S
         if self._is_long:
             self.warm_calls, self.burst_calls = LONG_WARM_CALLS, LONG_CALLS
         else:

@@ -262,6 +262,16 @@ def test_a_long_call_is_warmed_up_for_longer() -> None:
     assert found.quiet_ms >= 2.0
 
 
+@pytest.mark.usefixtures("quiet_machine")
+def test_what_reads_much_memory_is_warmed_up_like_a_long_call() -> None:
+    log: list[int] = []
+    calls = [lambda: log.append(0), lambda: log.append(1)]
+    plain, slow = time_until_quiet(calls, limit_s=1000, slow_to_warm=[False, True])
+    assert slow.calls == LONG_BURSTS * LONG_CALLS
+    assert log.count(1) == 2 + LONG_BURSTS * (LONG_WARM_CALLS + LONG_CALLS)
+    assert plain.calls == log.count(0) - 2 - plain.calls // MOST_CALLS_A_BURST
+
+
 def test_cold_calls_come_after_something_else_has_filled_the_caches() -> None:
     """A matrix of 1 MB is read from the cache over and over, or from memory: the times differ, by how much is open."""
     matrix, log = np.ones((512, 512), dtype=np.float32), list[str]()
