@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
-from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, normalise
+from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise
 from autoprune.errors import RunError
 from autoprune.fast_batchnorm import fast_batchnorm
 from autoprune.files import atomic_path
@@ -23,8 +23,20 @@ from autoprune.strided_convolution import safe_strided_convolutions
 EVALUATION_BATCH = 500
 MOMENTUM = 0.9
 
-# (model in training mode, normalised images (N, C, H, W), labels (N,)) to a scalar loss.
-Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: normalised images (N, C, H, W), labels (N,), their places in the train split (N,), and
+    which form of augmentation they are in: equal places and forms are equal images."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    form: int
+
+
+# (model in training mode, batch) to a scalar loss.
+Loss = Callable[[nn.Module, Batch], Tensor]
 # Share of the steps done (0..1) to a share of the top learning rate (0..1).
 Schedule = Callable[[float], float]
 
@@ -38,6 +50,7 @@ class FitRecipe:
     ema_decay: float
     schedule: Schedule
     augmentation: Augmentation
+    augmented_forms: int | None = None  # each image is seen in so many forms, in turn; None: a new one each epoch
 
 
 @dataclass(frozen=True)
@@ -85,8 +98,8 @@ def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
 
 
 def cross_entropy_loss(label_smoothing: float) -> Loss:
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(model(images).float(), labels, label_smoothing=label_smoothing)
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.images).float(), batch.labels, label_smoothing=label_smoothing)
 
     return loss
 
@@ -171,12 +184,12 @@ def fit(
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
             model.train()
             loss_sum, step = 0.0, epoch * steps_per_epoch
-            for images, labels in _epoch_batches(data, recipe, seed=derive_seed(seed, f"batches {epoch}")):
+            for batch in epoch_batches(data, recipe, epoch, seed=seed):
                 scale = recipe.schedule(step / total_steps)
                 for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = base_rate * scale
                 with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-                    value = loss(model, images, labels)
+                    value = loss(model, batch)
                 optimizer.zero_grad(set_to_none=True)
                 value.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
@@ -211,15 +224,21 @@ def fit(
     return best.eval()
 
 
-def _epoch_batches(data: SearchData, recipe: FitRecipe, *, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(data.train), generator=generator)
+def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int) -> Iterator[Batch]:
+    """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
+    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
+    form = epoch if recipe.augmented_forms is None else epoch % recipe.augmented_forms
+    draws = draw(len(order), data.info.input_shape[1:], recipe.augmentation, _generator(seed, f"augmentation {form}"))
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(recipe.batch_size, len(order))
     for start in range(0, len(order) - size + 1, size):
         chosen = order[start : start + size]
-        images = augment(data.train.images[chosen], recipe.augmentation, generator)
-        yield normalise(images, data.info), data.train.labels[chosen]
+        images = augment(data.train.images[chosen], recipe.augmentation, draws.select(chosen))
+        yield Batch(normalise(images, data.info), data.train.labels[chosen], chosen, form)
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose))
 
 
 def _parameter_groups(model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]) -> Sequence[dict[str, object]]:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoprune.data import Augmentation, DataInfo, augment, normalise
+from autoprune.data import Augmentation, DataInfo, augment, draw, normalise
 
 SIZE = 5
 # Each pixel of an image is told by its value, 1..25; 0 is padding.
@@ -15,6 +15,11 @@ IMAGE = torch.arange(1, SIZE * SIZE + 1, dtype=torch.uint8).view(1, 1, SIZE, SIZ
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def augmented(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
+    size = (images.shape[2], images.shape[3])
+    return augment(images, augmentation, draw(len(images), size, augmentation, generator(seed)))
 
 
 def all_crops(image: Tensor, padding: int, *, flip: bool) -> dict[bytes, tuple[int, int, bool]]:
@@ -36,7 +41,7 @@ def all_crops(image: Tensor, padding: int, *, flip: bool) -> dict[bytes, tuple[i
 def test_every_result_is_a_crop_of_the_padded_source(seed: int, padding: int, flip: bool, channels: int) -> None:
     images = torch.randint(1, 256, (9, channels, SIZE, SIZE + 2), dtype=torch.uint8, generator=generator(seed))
     before = images.clone()
-    out = augment(images, Augmentation(crop_padding=padding, flip=flip), generator(seed))
+    out = augmented(images, Augmentation(crop_padding=padding, flip=flip), seed)
     assert out.shape == images.shape
     assert out.dtype == torch.uint8
     assert torch.equal(images, before)
@@ -46,7 +51,7 @@ def test_every_result_is_a_crop_of_the_padded_source(seed: int, padding: int, fl
 
 def test_all_offsets_and_flips_are_drawn_and_no_others() -> None:
     crops = all_crops(IMAGE[0], 2, flip=True)
-    out = augment(IMAGE.repeat(3000, 1, 1, 1), Augmentation(crop_padding=2), generator(0))
+    out = augmented(IMAGE.repeat(3000, 1, 1, 1), Augmentation(crop_padding=2), 0)
     drawn = [crops[image.contiguous().numpy().tobytes()] for image in out]
     assert len(set(drawn)) == 5 * 5 * 2
     assert 1350 < sum(flipped for _, _, flipped in drawn) < 1650  # 5.5 standard deviations
@@ -55,20 +60,20 @@ def test_all_offsets_and_flips_are_drawn_and_no_others() -> None:
 def test_the_same_generator_gives_the_same_batch_and_a_flip_twice_is_none() -> None:
     images = torch.randint(0, 256, (64, 3, 6, 7), dtype=torch.uint8, generator=generator(1))
     flip_alone = Augmentation(crop_padding=0, flip=True)
-    once = augment(images, flip_alone, generator(2))
+    once = augmented(images, flip_alone, 2)
     assert not torch.equal(once, images)
-    assert torch.equal(augment(once, flip_alone, generator(2)), images)
+    assert torch.equal(augmented(once, flip_alone, 2), images)
 
 
 def test_no_augmentation_is_the_identity() -> None:
     images = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8)
-    assert torch.equal(augment(images, Augmentation(crop_padding=0, flip=False), generator(0)), images)
+    assert torch.equal(augmented(images, Augmentation(crop_padding=0, flip=False), 0), images)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_a_square_of_the_size_given_is_erased(size: int) -> None:
     images = torch.full((2000, 2, 9, 9), 7, dtype=torch.uint8)
-    out = augment(images, Augmentation(crop_padding=0, flip=False, erase_size=size), generator(0))
+    out = augmented(images, Augmentation(crop_padding=0, flip=False, erase_size=size), 0)
     assert out.dtype == torch.uint8
     assert set(out.unique().tolist()) == {0, 7}
     erased = out == 0

@@ -11,15 +11,19 @@ from torch import Tensor, nn
 
 from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
-from autoprune.distill import attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.distill import RememberedLogits, attention_distance, distillation_loss, finetune, stage_layers
 from autoprune.elastic import ElasticModel, changed_layers
 from autoprune.evaluate import recalibrate_batchnorm
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
-from autoprune.train import EpochLog, accuracy
+from autoprune.train import Batch, EpochLog, accuracy
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
+
+
+def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
+    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), form)
 
 
 class Constant(nn.Module):
@@ -38,7 +42,7 @@ def test_the_loss_by_hand(weight: float, temperature: float) -> None:
     """Two logits that differ by d give the first class sigmoid(d / T)."""
     teacher, student = Constant(3.0, 1.0), Constant(0.0, 1.0)
     config = FinetuneConfig(distill_weight=weight, temperature=temperature)
-    loss = distillation_loss(teacher, config)(student, torch.zeros(5, 1, 1, 1), torch.tensor([0, 0, 0, 1, 1]))
+    loss = distillation_loss(teacher, config)(student, batch_of(torch.zeros(5, 1, 1, 1), [0, 0, 0, 1, 1]))
     p, q = (1 / (1 + math.exp(-difference / temperature)) for difference in (2.0, -1.0))
     kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     q1 = 1 / (1 + math.exp(1.0))
@@ -68,14 +72,16 @@ def test_proportional_features_have_no_distance() -> None:
 def test_the_feature_term_is_added() -> None:
     teacher = elastic_net("flatten").original
     student = elastic_net("flatten").cut(PruningPolicy.of({"features.0": 2, "features.2": 3, "hidden": 7}))
-    images, labels = images_for("flatten", 4), torch.tensor([0, 1, 2, 3])
+    batch = batch_of(images_for("flatten", 4), [0, 1, 2, 3])
     layers = ("features.3",)
     plain, with_features = (
-        distillation_loss(teacher, FinetuneConfig(feature_weight=weight), layers)(student, images, labels)
+        distillation_loss(teacher, FinetuneConfig(feature_weight=weight), layers)(student, batch)
         for weight in (0.0, 3.0)
     )
     with torch.no_grad():
-        distance = attention_distance(*(model.get_submodule("features")[:4](images) for model in (student, teacher)))
+        distance = attention_distance(
+            *(model.get_submodule("features")[:4](batch.images) for model in (student, teacher))
+        )
     assert distance > 1e-3
     torch.testing.assert_close(with_features, plain + 3.0 * distance)
     assert not any(module._forward_hooks for model in (teacher, student) for module in model.modules())
@@ -128,6 +134,58 @@ def test_features_of_the_teacher_can_be_followed() -> None:
         assert all(torch.isfinite(tensor).all() for tensor in guided.state_dict().values())
     plain, with_features = logs
     assert with_features.train_loss > plain.train_loss + 1.0
+
+
+class Counting(nn.Module):
+    """Two logits for each image, its mean and its negative; counts the images that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        mean = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([mean, -mean], 1)
+
+
+def test_each_form_of_an_image_is_asked_for_once() -> None:
+    teacher = Counting()
+    remembered = RememberedLogits(teacher, images=6)
+    images = torch.randn(2, 6, 1, 2, 2, generator=torch.Generator().manual_seed(0))  # two forms of six images
+    orders = ([[0, 1, 2], [3, 4, 5]], [[5, 0, 3], [2, 4, 1]])
+    for order in (*orders, orders[0]):
+        for form in (0, 1):
+            for indices in order:
+                batch = batch_of(images[form, indices], [0, 0, 0], indices, form)
+                expected = images[form, indices].flatten(1).mean(1)
+                torch.testing.assert_close(remembered(batch), torch.stack([expected, -expected], 1))
+    assert teacher.asked == 12
+
+
+def test_an_image_not_seen_before_makes_its_batch_be_asked_about() -> None:
+    """Each epoch leaves out the images that fill no batch: the next one may bring them with known ones."""
+    teacher = Counting()
+    remembered = RememberedLogits(teacher, images=3)
+    images = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    for indices in ([0, 1], [1, 2], [2, 0]):
+        torch.testing.assert_close(
+            remembered(batch_of(images[indices], [0, 0], indices))[:, 0], images[indices].flatten(1).mean(1)
+        )
+    assert teacher.asked == 4
+
+
+def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same forms with and without memory. An epoch's images in another order are another batch for the teacher,
+    and equal up to rounding only where each image is computed by itself: hence float32 and a tolerance."""
+    monkeypatch.setattr("autoprune.train.has_fast_bf16", lambda: False)
+    teacher = trained_resnet()
+    config = CONFIG.model_copy(update={"epochs": 2, "augmented_forms": 1})
+    remembered = tuned(half_cut(teacher), teacher, config)
+    monkeypatch.setattr(RememberedLogits, "__call__", lambda self, batch: self._model(batch.images))
+    asked = tuned(half_cut(teacher), teacher, config)
+    for name, tensor in remembered.state_dict().items():
+        torch.testing.assert_close(tensor, asked.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

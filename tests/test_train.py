@@ -13,11 +13,13 @@ from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
 from autoprune.errors import RunError
 from autoprune.train import (
+    Batch,
     EpochLog,
     FitRecipe,
     accuracy,
     cosine,
     cross_entropy_loss,
+    epoch_batches,
     fit,
     has_fast_bf16,
     one_cycle,
@@ -123,12 +125,12 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done
     calls = 0
     steps_per_epoch = 300 // 32
 
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
         nonlocal calls
         calls += 1
         if calls > epochs_done * steps_per_epoch + 3:
             raise Interrupted
-        return cross_entropy_loss(0.0)(model, images, labels)
+        return cross_entropy_loss(0.0)(model, batch)
 
     with pytest.raises(Interrupted):
         fit(net(), DATA, loss=loss, recipe=RECIPE, seed=0, description="test", state_path=path)
@@ -165,7 +167,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
         fit(
             net(),
             DATA,
-            loss=lambda model, images, labels: F.cross_entropy(model(images), labels) * math.inf,
+            loss=lambda model, batch: F.cross_entropy(model(batch.images), batch.labels) * math.inf,
             recipe=RECIPE,
             seed=0,
             description="test",
@@ -183,6 +185,40 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
     logs: list[EpochLog] = []
     trained(net(), replace(RECIPE, batch_size=4096, epochs=2), logs=logs)
     assert [log.epoch for log in logs] == [1, 2]
+
+
+def seen(recipe: FitRecipe, epoch: int, seed: int = 0) -> tuple[list[int], Tensor]:
+    """The places of the images of an epoch in their order, and the images in the order of the split."""
+    batches = list(epoch_batches(DATA, recipe, epoch, seed=seed))
+    order = torch.cat([batch.indices for batch in batches])
+    images = torch.zeros(len(DATA.train), *INFO.input_shape)
+    images[order] = torch.cat([batch.images for batch in batches])
+    assert torch.equal(torch.cat([batch.labels for batch in batches]), DATA.train.labels[order])
+    return order.tolist(), images
+
+
+def test_each_epoch_has_an_order_and_an_augmentation_of_its_own() -> None:
+    recipe = replace(RECIPE, batch_size=100)
+    first, second = seen(recipe, 0), seen(recipe, 1)
+    assert sorted(first[0]) == sorted(second[0]) == list(range(300))
+    assert first[0] != second[0]
+    assert not torch.equal(first[1], second[1])
+    again, other_seed = seen(recipe, 0), seen(recipe, 0, seed=1)
+    assert again[0] == first[0] != other_seed[0]
+    assert torch.equal(again[1], first[1])
+    assert not torch.equal(other_seed[1], first[1])
+
+
+def test_augmented_forms_come_back_in_turn_and_in_another_order() -> None:
+    recipe = replace(RECIPE, batch_size=100, augmented_forms=3)
+    epochs = [seen(recipe, epoch) for epoch in range(5)]
+    for early, late in ((0, 3), (1, 4)):
+        assert torch.equal(epochs[early][1], epochs[late][1])
+        assert epochs[early][0] != epochs[late][0]
+    assert not torch.equal(epochs[0][1], epochs[1][1])
+    assert not torch.equal(epochs[0][1], epochs[2][1])
+    forms = [{batch.form for batch in epoch_batches(DATA, recipe, epoch, seed=0)} for epoch in range(4)]
+    assert forms == [{0}, {1}, {2}, {0}]
 
 
 def test_learning_rates_can_be_set_for_single_parameters() -> None:
@@ -228,7 +264,8 @@ def test_label_smoothing_by_hand() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)  # shares 1/4 and 3/4
 
-    value = cross_entropy_loss(0.2)(Fixed(), torch.zeros(2, 1), torch.tensor([1, 1]))
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), 0)
+    value = cross_entropy_loss(0.2)(Fixed(), batch)
     assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 
 

@@ -4,16 +4,18 @@ from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import Augmentation, augment, normalise
+from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, normalise
 from autoprune.data.splits import DataInfo, ImageSplit, SearchData, cut_search_split, stratified_indices
 from autoprune.errors import DataError
 
 __all__ = [
     "Augmentation",
+    "AugmentationDraws",
     "DataInfo",
     "ImageSplit",
     "SearchData",
     "augment",
+    "draw",
     "load_search_data",
     "load_test_split",
     "normalise",

@@ -1,6 +1,6 @@
 """Vectorised augmentation: a whole batch is cropped, flipped and erased by a few tensor operations."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -18,27 +18,50 @@ class Augmentation:
     erase_size: int = 0
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
-    """Random crop, horizontal flip and square erasing, drawn for each image: (N, C, H, W) uint8 to the same."""
+@dataclass(frozen=True)
+class AugmentationDraws:
+    """What chance decided for each of N images: offsets of the crop and the square's centre (N,), flips (N,) bool."""
+
+    crop_row: Tensor
+    crop_column: Tensor
+    flipped: Tensor
+    erase_row: Tensor
+    erase_column: Tensor
+
+    def select(self, indices: Tensor) -> "AugmentationDraws":
+        return AugmentationDraws(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+
+def draw(
+    count: int, size: tuple[int, int], augmentation: Augmentation, generator: torch.Generator
+) -> AugmentationDraws:
+    """Draw for `count` images of `size` (height, width)."""
+    offsets = 2 * augmentation.crop_padding + 1
+    height, width = size
+    return AugmentationDraws(
+        crop_row=torch.randint(0, offsets, (count,), generator=generator),
+        crop_column=torch.randint(0, offsets, (count,), generator=generator),
+        flipped=(torch.rand(count, generator=generator) < 0.5) & augmentation.flip,
+        # The square's centre may lie anywhere, so that part of it may fall outside (DeVries & Taylor 2017).
+        erase_row=torch.randint(0, height, (count,), generator=generator),
+        erase_column=torch.randint(0, width, (count,), generator=generator),
+    )
+
+
+def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
+    """Crop, flip and erase each image as drawn for it: (N, C, H, W) uint8 to the same."""
     count, _, height, width = images.shape
     padding = augmentation.crop_padding
-    rows = torch.arange(height).repeat(count, 1)  # (N, H) source row of each target row
-    columns = torch.arange(width).repeat(count, 1)  # (N, W)
     if padding:
         images = F.pad(images, (padding, padding, padding, padding))
-        rows = rows + torch.randint(0, 2 * padding + 1, (count, 1), generator=generator)
-        columns = columns + torch.randint(0, 2 * padding + 1, (count, 1), generator=generator)
-    if augmentation.flip:
-        flipped = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
+    rows = torch.arange(height) + draws.crop_row[:, None]  # (N, H) source row of each target row
+    columns = torch.arange(width) + draws.crop_column[:, None]  # (N, W)
+    columns = torch.where(draws.flipped[:, None], columns.flip(1), columns)
     batch = torch.arange(count)[:, None, None]
     out = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if augmentation.erase_size:
-        # The square's centre may lie anywhere, so that part of it may fall outside (DeVries & Taylor 2017).
-        centre_row = torch.randint(0, height, (count, 1), generator=generator)
-        centre_column = torch.randint(0, width, (count, 1), generator=generator)
-        row_hit = _within(torch.arange(height) - centre_row, augmentation.erase_size)  # (N, H)
-        column_hit = _within(torch.arange(width) - centre_column, augmentation.erase_size)  # (N, W)
+        row_hit = _within(torch.arange(height) - draws.erase_row[:, None], augmentation.erase_size)  # (N, H)
+        column_hit = _within(torch.arange(width) - draws.erase_column[:, None], augmentation.erase_size)  # (N, W)
         out = out * ~(row_hit[:, :, None] & column_hit[:, None, :])[:, None]
     return out
 
