@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.distill import finetune
+from autoprune.distill import RememberedLogits, finetune
 from autoprune.export import export_onnx
 from autoprune.groups import PrunableGroup
 from autoprune.latency import Latency, measure_interleaved
@@ -141,6 +141,8 @@ def best_finalist(
     if len(policies) == 1:
         return policies[0]
     epochs = config.search.finalist_epochs
+    teacher = prepared.elastic.original
+    answers = RememberedLogits(teacher, images=len(prepared.data.train))
     scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
     for number, policy in enumerate(policies, 1):
         if policy.key in scores:
@@ -148,10 +150,11 @@ def best_finalist(
         tuned = finetune(
             prepared.evaluator.candidate(policy),
             prepared.data,
-            teacher=prepared.elastic.original,
+            teacher=teacher,
             config=config.finetune.model_copy(update={"epochs": epochs}),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, "finalists"),  # the same batches for all
+            answers=answers,
             description=f"finalist {number}/{len(policies)}",
             state_path=run_dir.state / f"finalist-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt",
         )

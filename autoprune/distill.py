@@ -21,13 +21,15 @@ def finetune(
     config: FinetuneConfig,
     learning_rate: float,
     seed: int,
+    answers: "RememberedLogits | None" = None,
     description: str = "fine-tuning",
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`, a cut of `teacher`, and return the state that does best on the search split.
 
-    Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher is not changed.
+    Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher is not changed. With
+    `config.augmented_forms` its answers are kept, in `answers` if given: for several models tuned with equal seeds.
     """
     pruned = changed_layers(teacher, model)
     factors = {
@@ -44,12 +46,12 @@ def finetune(
         augmented_forms=config.augmented_forms,
     )
     layers = stage_layers(teacher, data.info.input_shape) if config.feature_weight > 0 else ()
+    if answers is None and config.augmented_forms is not None:
+        answers = RememberedLogits(teacher, images=len(data.train))
     return fit(
         model,
         data,
-        loss=distillation_loss(
-            teacher.eval(), config, layers, remember_images=len(data.train) if config.augmented_forms else 0
-        ),
+        loss=distillation_loss(teacher.eval(), config, layers, answers=answers),
         recipe=recipe,
         seed=seed,
         description=description,
@@ -60,19 +62,19 @@ def finetune(
 
 
 def distillation_loss(
-    teacher: nn.Module, config: FinetuneConfig, layers: Sequence[str] = (), *, remember_images: int = 0
+    teacher: nn.Module, config: FinetuneConfig, layers: Sequence[str] = (), *, answers: "RememberedLogits | None" = None
 ) -> Loss:
     """(1 - w) * cross-entropy + w * T^2 * KL(teacher || student at temperature T) + feature term over `layers`.
 
-    With `remember_images`, the size of the train split, the teacher is asked once for each form of each image, which
-    saves a third of a step when a form comes back. Features are too large to keep: with `layers` it is asked each time.
+    With `answers` the teacher is asked once for each form of each image, which saves a third of a step when a form
+    comes back. Features are too large to keep: with `layers` it is asked each time.
     """
     weight, temperature = config.distill_weight, config.temperature
-    answers = RememberedLogits(teacher, images=remember_images) if remember_images and not layers else None
+    taught_logits = (lambda batch: teacher(batch.images)) if answers is None or layers else answers
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         with torch.no_grad(), _Features(teacher, layers) as taught:
-            teacher_logits = (teacher(batch.images) if answers is None else answers(batch)).float()
+            teacher_logits = taught_logits(batch).float()
         with _Features(model, layers) as learnt:
             logits = model(batch.images).float()
         # Hinton et al. 2015, section 2: gradients shrink with 1/T^2, so the term is multiplied by T^2.
