@@ -14,7 +14,7 @@ import onnxruntime
 
 from autoprune.device import CPU_PROVIDER
 from autoprune.errors import InputError, RunError
-from autoprune.timing import Call, time_bursts, time_until_quiet
+from autoprune.timing import QUIET_PERCENTILE, Call, QuietTime, time_bursts, time_until_quiet
 
 WARM_UP_S = 0.1
 QUIET_LIMIT_S = 0.7  # for each file, on a machine that is never quiet
@@ -75,16 +75,28 @@ def measure_interleaved(
         while time.perf_counter() < deadline:
             call()
     samples_ms = time_bursts(calls, rounds=rounds, runs_per_round=runs_per_round)
-    quiet = time_until_quiet(calls, limit_s=QUIET_LIMIT_S * len(calls))
+    quiet_ms = undisturbed_ms(samples_ms, time_until_quiet(calls, limit_s=QUIET_LIMIT_S * len(calls)))
     return [
         Latency(
             float(np.median(samples)),
             float(np.percentile(samples, 95)),
             tuple(np.median(samples, axis=1).tolist()),
-            undisturbed.quiet_ms,
+            undisturbed,
         )
-        for samples, undisturbed in zip(samples_ms, quiet, strict=True)
+        for samples, undisturbed in zip(samples_ms, quiet_ms, strict=True)
     ]
+
+
+def undisturbed_ms(samples_ms: np.ndarray[Any, Any], quiet: Sequence[QuietTime]) -> list[float]:
+    """What an undisturbed call of each file takes, from samples (files, rounds, runs) and the times found after them.
+
+    If those came out slower than the samples' medians, or did not settle, the machine was busier than before. The
+    fast end of the samples then stands in, for all files alike, so that their ratios still compare like with like.
+    """
+    medians = np.median(samples_ms, axis=(1, 2))
+    if all(found.settled and found.quiet_ms <= median for found, median in zip(quiet, medians, strict=True)):
+        return [found.quiet_ms for found in quiet]
+    return [float(value) for value in np.percentile(samples_ms, QUIET_PERCENTILE, axis=(1, 2))]
 
 
 def paired_speedup(reference: Latency, candidate: Latency, *, seed: int = 0) -> Speedup:

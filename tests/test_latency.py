@@ -11,7 +11,16 @@ from torch import nn
 from autoprune.data import DataInfo
 from autoprune.errors import InputError, RunError
 from autoprune.export import export_onnx
-from autoprune.latency import Latency, make_session, measure_interleaved, paired_speedup, peak_rss_bytes, session_call
+from autoprune.latency import (
+    Latency,
+    make_session,
+    measure_interleaved,
+    paired_speedup,
+    peak_rss_bytes,
+    session_call,
+    undisturbed_ms,
+)
+from autoprune.timing import QuietTime
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 IMAGE = np.zeros((1, *INFO.input_shape), dtype=np.float32)
@@ -137,3 +146,15 @@ def test_a_session_is_called_on_its_images(files: tuple[Path, Path]) -> None:
     [called] = session_call(session, images)()
     assert called.shape == (3, 2)
     np.testing.assert_array_equal(called, expected)
+
+
+def test_undisturbed_calls_by_hand() -> None:
+    """101 calls each of 2..4 and 1..2 ms: medians 3 and 1.5, fifth percentiles 2.1 and 1.05."""
+    samples = np.stack([np.linspace(2, 4, 101), np.linspace(1, 2, 101)])[:, :, None]
+
+    def found(first: float, second: float, *, settled: bool = True) -> list[float]:
+        return undisturbed_ms(samples, [QuietTime(first, 0.0, 9, settled), QuietTime(second, 0.0, 9, True)])
+
+    assert found(2.5, 1.2) == [2.5, 1.2]
+    for later in (found(3.1, 1.2), found(2.5, 1.6), found(2.5, 1.2, settled=False)):
+        assert later == pytest.approx([2.1, 1.05])
