@@ -18,7 +18,10 @@ VECTOR_CHANNELS = (
 
 
 class _BatchNorm(torch.autograd.Function):
-    """(x (N, C, H, W) channels-last, weight (C,), bias (C,), eps) to (y, mean (C,), biased variance (C,))."""
+    """(x (N, C, H, W) channels-last, weight (C,), bias (C,), eps) to (y, mean (C,), biased variance (C,)).
+
+    y is (N, H * W * C) and no view, as one made in here could not be changed in place by an activation that follows.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -33,13 +36,12 @@ class _BatchNorm(torch.autograd.Function):
         y = torch.addcmul(shift.to(x.dtype).repeat(pixels), rows, scale.to(x.dtype).repeat(pixels))
         ctx.save_for_backward(x, weight, mean, inverse_std)
         ctx.mark_non_differentiable(mean, variance)
-        return _images(y, x.shape), mean, variance
+        return y, mean, variance
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, inverse_std = ctx.saved_tensors
-        gradient = gradients[0].contiguous(memory_format=torch.channels_last)
-        rows, gradient_rows = _rows(x), _rows(gradient)
+        rows, gradient_rows = _rows(x), gradients[0].contiguous()
         count = x.numel() // x.shape[1]
         pixels = x.shape[2] * x.shape[3]
         bias_gradient = _channel_sums(gradient_rows, x.shape[1])
@@ -86,7 +88,7 @@ def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         self.num_batches_tracked.add_(1)
-    return y
+    return _images(y, x.shape)
 
 
 def _rows(x: Tensor) -> Tensor:

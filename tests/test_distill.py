@@ -106,6 +106,23 @@ def tuned(model: nn.Module, teacher: nn.Module, config: FinetuneConfig = CONFIG,
     return finetune(model, little_data(), teacher=teacher, config=config, learning_rate=0.05, seed=seed)
 
 
+@pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
+def test_a_cut_of_every_kind_of_net_can_be_fine_tuned(name: str) -> None:
+    """Widths that fill no vector register, as pruning leaves them, take other kernels than the original's."""
+    data = little_data()
+    torch.manual_seed(0)
+    teacher = build_model(ModelSpec(name, 10, 1, 0.25)).eval()
+    cut = half_cut(teacher)
+    before = copy.deepcopy(cut)
+    config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 128})
+    logs: list[EpochLog] = []
+    finetune(cut, data, teacher=teacher, config=config, learning_rate=0.01, seed=0, on_epoch=logs.append)
+    assert math.isfinite(logs[0].train_loss)
+    assert not any(
+        torch.equal(ours, theirs) for ours, theirs in zip(cut.parameters(), before.parameters(), strict=True)
+    )
+
+
 def test_fine_tuning_mends_a_cut_and_leaves_the_teacher() -> None:
     data, teacher = little_data(), trained_resnet()
     before = copy.deepcopy(teacher)

@@ -51,6 +51,19 @@ def test_outputs_gradients_and_statistics_are_pytorchs(channels: int, images: in
     assert ours.num_batches_tracked == theirs.num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.ReLU6])
+def test_an_activation_may_change_the_output_in_place(activation: type[nn.ReLU] | type[nn.ReLU6]) -> None:
+    """As in VGG and MobileNet."""
+    theirs = nn.Sequential(norm(6, 0), activation())
+    ours = nn.Sequential(copy.deepcopy(theirs[0]), activation(inplace=True))
+    x, gradient = torch.randn(2, 6, 4, 4), torch.randn(2, 6, 4, 4)
+    expected_y, expected_gradient = step(theirs, x, gradient)
+    with fast_batchnorm(ours):
+        y, x_gradient = step(ours, x, gradient)
+    torch.testing.assert_close(y, expected_y)
+    torch.testing.assert_close(x_gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_by_hand() -> None:
     # One channel, values 1 and 3: mean 2, biased variance 1, so the outputs are -1 and 1 (eps 0).
     module = nn.BatchNorm2d(1, eps=0.0)
