@@ -5,6 +5,7 @@ from pathlib import Path
 
 from autoprune.config import RunConfig
 from autoprune.decision import Decide, Decision, search_only
+from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
@@ -42,7 +43,8 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
         if subject is None:
             problem = toy_problem(store)
         else:
-            problem = prepare(config, subject.model, subject.data, store=store, sensor=sensor).problem
+            prepared = prepare(config, subject.model, subject.data, store=store, sensor=sensor)
+            problem = elastic_distilled(prepared, config, run_dir, logger).problem
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, config, run_dir, logger).best
         model = config.model.name if subject is not None else config.problem

@@ -125,6 +125,17 @@ class SearchConfig(Section):
     reward: RewardConfig = RewardConfig()
 
 
+class ElasticConfig(Section):
+    """Elastic distillation before the search: candidates are then scored with weights trained for being cut.
+
+    Batches, augmentation and loss are those of `finetune`.
+    """
+
+    epochs: int = Field(0, ge=0, description="0: none; candidates are scored with the original's weights")
+    cuts: int = Field(64, gt=0, description="so many cuts that meet the target are trained in turn")
+    ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
+
+
 class FinetuneConfig(Section):
     epochs: int = Field(10, ge=0)
     batch_size: int = Field(256, gt=1)
@@ -161,6 +172,7 @@ class RunConfig(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     target: tuple[TargetConfig, ...] = (TargetConfig(metric="latency", max_ratio=0.5),)
+    elastic: ElasticConfig = ElasticConfig()
     search: SearchConfig = SearchConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     measure: MeasureConfig = MeasureConfig()

@@ -53,6 +53,16 @@ class ElasticModel:
             _slice_layer(smaller.get_submodule(name), axis, indices)
         return smaller
 
+    def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
+        """The parameters of the cut, by name, as slices of the original's through which gradients flow back."""
+        tensors: dict[str, Tensor] = dict(self.original.named_parameters())
+        for (name, axis), indices in self.kept_channels(policy).items():
+            fields, dim = _sliced_fields(self.original.get_submodule(name), axis)
+            for field in fields:
+                if (key := f"{name}.{field}") in tensors:
+                    tensors[key] = tensors[key].index_select(dim, indices)
+        return tensors
+
     def narrow(self, policy: PruningPolicy) -> "ElasticModel":
         """The cut as an elastic model of its own, with the same groups and ranking: for cutting step by step."""
         kept = self.kept_channels(policy)
@@ -114,27 +124,33 @@ def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Memb
     return replace(member, local=tuple(local for local, _ in pairs), root=tuple(root for _, root in pairs))
 
 
+def _sliced_fields(module: nn.Module, axis: Axis) -> tuple[tuple[str, ...], int]:
+    """Which tensors of a layer a cut of one side slices, and along which dimension."""
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return ("weight", "bias", "running_mean", "running_var"), 0
+    if axis == "out" or is_depthwise(module):
+        return ("weight", "bias"), 0
+    return ("weight",), 1
+
+
 def _slice_layer(module: nn.Module, axis: Axis, indices: Tensor) -> None:
     """Keep `indices` of one side of a layer, in place."""
+    depthwise = is_depthwise(module)
+    _take(module, *_sliced_fields(module, axis), indices)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        _take(module, ("weight", "bias", "running_mean", "running_var"), 0, indices)
         module.num_features = len(indices)
-    elif isinstance(module, nn.Conv2d) and is_depthwise(module):
-        _take(module, ("weight", "bias"), 0, indices)
+    elif isinstance(module, nn.Conv2d) and depthwise:
         module.in_channels = module.out_channels = module.groups = len(indices)
-    elif axis == "out":
-        _take(module, ("weight", "bias"), 0, indices)
-        if isinstance(module, nn.Conv2d):
+    elif isinstance(module, nn.Conv2d):
+        if axis == "out":
             module.out_channels = len(indices)
         else:
-            assert isinstance(module, nn.Linear), type(module)
-            module.out_features = len(indices)
-    else:
-        _take(module, ("weight",), 1, indices)
-        if isinstance(module, nn.Conv2d):
             module.in_channels = len(indices)
+    else:
+        assert isinstance(module, nn.Linear), type(module)
+        if axis == "out":
+            module.out_features = len(indices)
         else:
-            assert isinstance(module, nn.Linear), type(module)
             module.in_features = len(indices)
 
 

@@ -1,5 +1,6 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -48,6 +49,12 @@ class Evaluator:
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
         self.calibration = normalise(_subset(data.train, calibration_images, "calibration").images, data.info)
         self.reference = self._log_probabilities(elastic.original)  # (N, classes)
+
+    def of(self, elastic: ElasticModel) -> "Evaluator":
+        """The same evaluation, against the same original, of other weights."""
+        other = copy.copy(self)
+        other.elastic = elastic
+        return other
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
         """The cut with its BatchNorms recalibrated, ready to run."""

@@ -12,6 +12,7 @@ from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.data import normalise
 from autoprune.decision import Decide, Decision, search_decision
 from autoprune.distill import finetune
+from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_sensors import Sensor
 from autoprune.energy_source import find_energy_source
 from autoprune.export import export_onnx, parity_max_abs
@@ -57,6 +58,7 @@ def run(
         store = TrialStore(run_dir.trials)
         model = _baseline(config, subject, run_dir, logger)
         prepared = prepare(config, model, subject.data, store=store, sensor=sensor)
+        prepared = elastic_distilled(prepared, config, run_dir, logger)
         seed_everything(derive_seed(config.seed, "search"))
         decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
         pruned = _finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)

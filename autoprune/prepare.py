@@ -79,21 +79,29 @@ def prepare(
         elastic, data, score_images=config.search.score_images, calibration_images=config.search.calibration_images
     )
 
-    def problem_of(groups: tuple[SearchGroup, ...]) -> SearchProblem:
-        return SearchProblem(
-            groups,
-            limits,
-            predict=predict,
-            score=evaluator.score,
-            reward_config=config.search.reward,
-            fingerprint=fingerprint(config, elastic),
-            store=store,
-        )
+    problem = SearchProblem(
+        tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups),
+        limits,
+        predict=predict,
+        score=evaluator.score,
+        reward_config=config.search.reward,
+        fingerprint=fingerprint(config, elastic),
+        store=store,
+    )
+    return Prepared(data, elastic, model_groups, evaluator, latency, _with_sensitivities(problem, evaluator))
 
-    groups = tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups)
-    # The first problem raises TargetError before the sensitivities cost time.
-    problem = problem_of(measure_sensitivities(problem_of(groups)))
-    return Prepared(data, elastic, model_groups, evaluator, latency, problem)
+
+def with_trained_cuts(prepared: Prepared, trained: ElasticModel, config: RunConfig) -> Prepared:
+    """The same problem, its candidates and sensitivities scored with the weights of `trained`; what is applied and
+    fine-tuned in the end is still a cut of the original."""
+    evaluator = prepared.evaluator.of(trained)
+    both = f"{fingerprint(config, prepared.elastic)} {fingerprint(config, trained)}"
+    problem = prepared.problem.scored_by(evaluator.score, groups=prepared.problem.groups, fingerprint=both)
+    return replace(prepared, problem=_with_sensitivities(problem, evaluator))
+
+
+def _with_sensitivities(problem: SearchProblem, evaluator: Evaluator) -> SearchProblem:
+    return problem.scored_by(evaluator.score, groups=measure_sensitivities(problem), fingerprint=problem.fingerprint)
 
 
 def search_limits(

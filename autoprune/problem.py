@@ -126,6 +126,20 @@ class SearchProblem:
     def is_feasible(self, policy: PruningPolicy) -> bool:
         return meets(self.predict(policy), self.limits)
 
+    def scored_by(
+        self, score: Callable[[PruningPolicy], Score], *, groups: tuple[SearchGroup, ...], fingerprint: str
+    ) -> "SearchProblem":
+        """The same limits, costs and store with another scorer."""
+        return SearchProblem(
+            groups,
+            self.limits,
+            predict=self.predict,
+            score=score,
+            reward_config=self._reward_config,
+            fingerprint=fingerprint,
+            store=self.store,
+        )
+
     def evaluate(self, policy: PruningPolicy) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns."""
         score = self._scores.get(policy.key)

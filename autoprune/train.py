@@ -144,18 +144,21 @@ def fit(
     seed: int,
     description: str,
     lr_factors: dict[str, float] | None = None,
+    score: Callable[[nn.Module], float] | None = None,
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
 
-    `lr_factors` multiplies the learning rate of the parameters named. With `state_path` the state is kept after each
-    epoch, and a later call with the same path goes on from it. `RunError` if the loss stops being finite.
+    Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
+    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it.
+    `RunError` if the loss stops being finite.
     """
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         _parameter_groups(model, recipe, lr_factors or {}), lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True
     )
+    score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copy.deepcopy(model)
     best = copy.deepcopy(model)
     first_epoch = 0
@@ -173,7 +176,7 @@ def fit(
             if on_epoch is not None:
                 on_epoch(log)
     if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
-        best_accuracy = accuracy(best, data.search, data.info)
+        best_accuracy = score(best)
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
     steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch
@@ -200,7 +203,7 @@ def fit(
                 progress.advance(1, None)
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
-            search_accuracy = accuracy(averaged, data.search, data.info)
+            search_accuracy = score(averaged)
             if search_accuracy >= best_accuracy:
                 best_accuracy = search_accuracy
                 best.load_state_dict(averaged.state_dict())

@@ -2,16 +2,22 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from autoprune.envs.action import nearest_rung, policy_of_rungs
 from autoprune.envs.observation import tightest_limit
 from autoprune.policy import PruningPolicy
 from autoprune.problem import PruningProblem, SearchGroup, meets
+from autoprune.seeding import rng
 
 Losses = Sequence[Sequence[float]]
 """What is lost at each rung of each group, in nats."""
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+EXPONENT_RANGE = (0.7, 3.0)
+SENSITIVITY_SPREAD = 1.0  # standard deviation of the logarithm of the factors: 2.7 times up or down
 MIN_SENSITIVITY = 1e-6  # nats; measured on finite data, a sensitivity can come out as 0 or just below
 
 
@@ -20,6 +26,24 @@ def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
     uniform = next(policy for policy in uniform_policies(problem) if _meets(problem, policy))
     policies = [uniform, *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS)]
     return tuple(dict.fromkeys(policies))
+
+
+def varied_policies(problem: PruningProblem, count: int, *, seed: int) -> tuple[PruningPolicy, ...]:
+    """At most `count` policies close under the limits: greedy ones, for sensitivities that chance has varied."""
+    chance = rng(seed, "varied policies")
+    found: dict[PruningPolicy, None] = {}
+    for _ in range(2 * count):
+        if len(found) == count:
+            break
+        factors = np.exp(chance.normal(0.0, SENSITIVITY_SPREAD, len(problem.groups)))
+        groups = [
+            replace(group, sensitivity=max(group.sensitivity, MIN_SENSITIVITY) * float(factor))
+            for group, factor in zip(problem.groups, factors, strict=True)
+        ]
+        losses = modelled_losses(groups, exponent=float(chance.uniform(*EXPONENT_RANGE)))
+        full = [len(group.ladder) - 1 for group in problem.groups]
+        found[policy_of_rungs(problem.groups, fill(problem, cut(problem, full, losses), losses))] = None
+    return tuple(found)
 
 
 def uniform_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:

@@ -32,6 +32,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "reward",
         "evaluate",
+        "elastic_training",
         "trials",
         "whole_models",
         "latency_model",
@@ -54,6 +55,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "tensorboard",
         "final",
         "subject",
+        "elastic_stage",
         "decision",
         "pipeline",
         "api",

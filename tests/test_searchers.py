@@ -8,7 +8,14 @@ import torch
 
 from autoprune.config import RewardConfig
 from autoprune.policies.exploration import utilities_of
-from autoprune.policies.heuristics import EXPONENTS, demonstrations, greedy_policy, modelled_losses, uniform_policies
+from autoprune.policies.heuristics import (
+    EXPONENTS,
+    demonstrations,
+    greedy_policy,
+    modelled_losses,
+    uniform_policies,
+    varied_policies,
+)
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
@@ -138,6 +145,24 @@ def test_the_greedy_policy_leaves_no_room_for_a_wider_group() -> None:
             for width in group.ladder:
                 if width > policy[group.name]:
                     assert not problem.is_feasible(PruningPolicy.of({**policy, group.name: width}))
+
+
+def test_varied_policies_meet_the_target_leave_no_room_and_repeat() -> None:
+    problem = toy_problem()
+    policies = varied_policies(problem, 12, seed=0)
+    assert len(set(policies)) == len(policies) == 12
+    assert policies == varied_policies(problem, 12, seed=0) != varied_policies(problem, 12, seed=1)
+    for policy in policies:
+        assert problem.is_feasible(policy)
+        for group in problem.groups:
+            wider = [width for width in group.ladder if width > policy.as_dict()[group.name]]
+            assert not any(
+                problem.is_feasible(PruningPolicy.of({**policy.as_dict(), group.name: width})) for width in wider
+            )
+
+
+def test_fewer_policies_are_given_where_there_are_no_more() -> None:
+    assert 12 <= len(varied_policies(toy_problem(), 600, seed=0)) < 600
 
 
 def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_the_exponent() -> None:
