@@ -127,7 +127,9 @@ def inspect_model(
         points = group_staircase(elastic, predictor, asked, staircase_widths(asked.channels, rungs))
         facts = replace(facts, staircase=Staircase(staircase_of, asked.name, asked.channels, tuple(points), rungs))
     if validations:
-        checked = validate_latency(elastic, latency, info, measure=measure, n=validations, seed=0)
+        checked = validate_latency(
+            elastic, latency, info, measure=measure, n=validations, seed=0, table_path=table_path
+        )
         facts = replace(facts, validation=checked)
     return replace(facts, search_time=time_search(elastic, info, latency.ladders, search, table_s=table_s))
 

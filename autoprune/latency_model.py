@@ -20,6 +20,7 @@ from autoprune.graph_context import epilogues
 from autoprune.groups import PrunableGroup
 from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable, fit_latency, in_all_conditions
 from autoprune.layer_bench import LayerInGraph
+from autoprune.policy import PruningPolicy
 from autoprune.staircase import (
     alignment,
     candidate_widths,
@@ -65,7 +66,7 @@ def build_latency_model(
     if saved is not None:
         facts = json.loads(saved)
         entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
-        predictor = LatencyPredictor(shapes, after, LatencyTable(device, entries=entries), LatencyFit(**facts["fit"]))
+        predictor = LatencyPredictor(shapes, after, LatencyTable(device, entries=entries), LatencyFit.of(facts["fit"]))
         return LatencyModel(predictor, {name: tuple(widths) for name, widths in facts["ladders"].items()})
     shared = TableStore(table_path or default_table_path(), device.key)
     table = LatencyTable(device, store=shared)
@@ -83,13 +84,39 @@ def build_latency_model(
                 measured_ms = measure_cuts(elastic, shapes, policies, info, measure)
                 known = json.dumps(asdict(fit_latency(sums, measured_ms)))
                 recorder.add_fit(model_key, known)
-    fit = LatencyFit(**json.loads(known))
+    fit = LatencyFit.of(json.loads(known))
     predictor = LatencyPredictor(shapes, after, table, fit)
     if store is not None:
         used = {layer.key: table.layer_ms(layer) for layer in _all_pairs(predictor, ladders)}
         store.set_fact(LADDERS_FACT, json.dumps(ladders))
         store.set_fact(FACT, json.dumps({"layers": used, "fit": asdict(fit), "ladders": ladders}))
     return LatencyModel(predictor, ladders)
+
+
+def corrected_again(
+    elastic: ElasticModel,
+    latency: LatencyModel,
+    policies: Sequence[PruningPolicy],
+    info: DataInfo,
+    *,
+    measure: MeasureConfig,
+    table_path: Path | None = None,
+) -> tuple[LatencyModel, list[float]]:
+    """Measure `policies` among the whole models that correct predictions, and correct by the latter anew.
+
+    What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
+    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms.
+    """
+    predictor = latency.predictor
+    fitted = whole_models(elastic, predictor.shapes, latency.ladders)
+    shared = TableStore(table_path or default_table_path(), predictor.table.device.key)
+    sums = [predictor.sums(policy) for policy in fitted]
+    with shared.measuring() as recorder:
+        measured_ms = measure_cuts(elastic, predictor.shapes, [*fitted, *policies], info, measure)
+        fit = fit_latency(sums, measured_ms[: len(fitted)])
+        recorder.add_fit(_model_key(predictor, latency.ladders), json.dumps(asdict(fit)))
+    corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit)
+    return LatencyModel(corrected, latency.ladders), measured_ms[len(fitted) :]
 
 
 def find_ladders(

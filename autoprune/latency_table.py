@@ -1,13 +1,16 @@
 """Predicted latency: the times of layers inside the graph, summed, and corrected by a few whole models."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from autoprune.cost import CutShapes
 from autoprune.device import Device
+from autoprune.latency_residual import LatencyResidual, fit_residual
 from autoprune.layer_bench import COLD_FROM_BYTES, LayerInGraph, measure_layers
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
@@ -76,6 +79,7 @@ class LayerSums:
     cached_ms: float
     cold_extra_ms: float
     weights_mb: float
+    layers_ms: tuple[float, ...] = ()  # what `cached_ms` is the sum of
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class LatencyFit:
     """latency = offset_ms + scale * cached_ms + cold_share * spilled(weights_mb) * cold_extra_ms.
 
     Of weights up to `cache_mb` a call finds all where the last one left them; the share that it does not find rises
-    smoothly over the next `spill_mb`, up to `cold_share` (not 1: the processor fetches ahead).
+    smoothly over the next `spill_mb`, up to `cold_share` (not 1: the processor fetches ahead). `residual`, where enough
+    models were measured, says by what factor models like this one differed from that.
     """
 
     offset_ms: float
@@ -91,8 +96,19 @@ class LatencyFit:
     cold_share: float = 0.0
     cache_mb: float = 0.0
     spill_mb: float = 1.0
+    residual: LatencyResidual | None = None
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "LatencyFit":
+        """From what `dataclasses.asdict` gives, back from JSON."""
+        residual = raw.get("residual")
+        return cls(**{**raw, "residual": None if residual is None else LatencyResidual.of(residual)})
 
     def apply(self, sums: LayerSums) -> float:
+        return self.explained_ms(sums) * (1.0 if self.residual is None else self.residual.factor(sums.layers_ms))
+
+    def explained_ms(self, sums: LayerSums) -> float:
+        """Without the residual."""
         return self.offset_ms + self.scale * sums.cached_ms + self.extra_share(sums) * sums.cold_extra_ms
 
     def extra_share(self, sums: LayerSums) -> float:
@@ -110,7 +126,8 @@ def fit_latency(sums: Sequence[LayerSums], measured_ms: Sequence[float]) -> Late
     """Least squares on relative errors, over a grid of cache sizes.
 
     A term that comes out with the wrong sign is left out: more work never makes a prediction smaller. That of the cache
-    must also make the errors clearly smaller, or a handful of models is explained by chance.
+    must also make the errors clearly smaller, or a handful of models is explained by chance. Of many models, what is
+    still left is interpolated.
     """
     plain = _fit_terms(sums, measured_ms, None)
     best = min(
@@ -118,7 +135,9 @@ def fit_latency(sums: Sequence[LayerSums], measured_ms: Sequence[float]) -> Late
         key=lambda fit: _squared_error(fit, sums, measured_ms),
     )
     is_clear = _squared_error(best, sums, measured_ms) < CLEARLY_SMALLER * _squared_error(plain, sums, measured_ms)
-    return best if best.cold_share > 0 and is_clear else plain
+    fit = best if best.cold_share > 0 and is_clear else plain
+    left = [math.log(ms / fit.explained_ms(entry)) for entry, ms in zip(sums, measured_ms, strict=True)]
+    return replace(fit, residual=fit_residual([entry.layers_ms for entry in sums], left))
 
 
 def _fit_terms(
@@ -167,16 +186,17 @@ class LatencyPredictor:
 
     def sums(self, policy: PruningPolicy) -> LayerSums:
         channels = dict(policy.channels)
-        cached_ms = cold_extra_ms = weights_mb = 0.0
+        cold_extra_ms = weights_mb = 0.0
+        layers_ms: list[float] = []
         for name, owners, known in self._known:
             widths = tuple([channels[group] for group in owners])
             found = known.get(widths)
             if found is None:
                 found = known[widths] = self._layer(name, channels)
-            cached_ms += found[0]
+            layers_ms.append(found[0])
             cold_extra_ms += found[1]
             weights_mb += found[2]
-        return LayerSums(cached_ms, cold_extra_ms, weights_mb)
+        return LayerSums(sum(layers_ms), cold_extra_ms, weights_mb, tuple(layers_ms))
 
     def layers_ms(self, policy: PruningPolicy) -> dict[str, float]:
         """Time of each layer inside the graph, without what lies between the layers."""

@@ -1,14 +1,15 @@
 """How well predicted latency agrees with what the exported files then show."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.elastic import ElasticModel
-from autoprune.latency_model import LatencyModel
-from autoprune.whole_models import measure_cuts, random_policies
+from autoprune.latency_model import LatencyModel, corrected_again
+from autoprune.whole_models import random_policies
 
 Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 
@@ -28,12 +29,22 @@ class LatencyValidation:
 
 
 def validate_latency(
-    elastic: ElasticModel, latency: LatencyModel, info: DataInfo, *, measure: MeasureConfig, n: int, seed: int
+    elastic: ElasticModel,
+    latency: LatencyModel,
+    info: DataInfo,
+    *,
+    measure: MeasureConfig,
+    n: int,
+    seed: int,
+    table_path: Path | None = None,
 ) -> LatencyValidation:
-    """Export `n` random policies, none of which was used to fit the predictor, and time them in turn."""
+    """Export `n` random policies and time them in turn with the models that correct predictions.
+
+    None of the `n` is used for the correction, which is made anew and kept for later runs.
+    """
     policies = random_policies(latency.ladders, n, purpose="latency validation", seed=seed)
+    latency, measured_ms = corrected_again(elastic, latency, policies, info, measure=measure, table_path=table_path)
     predicted_ms = [latency.predictor.predicted_latency_ms(policy) for policy in policies]
-    measured_ms = measure_cuts(elastic, latency.predictor.shapes, policies, info, measure)
     return compare(predicted_ms, measured_ms)
 
 

@@ -24,7 +24,7 @@ from autoprune.device import last_level_cache_bytes
 from autoprune.latency import make_session
 from autoprune.timing import Call, time_cold, time_until_quiet
 
-METHOD = 4  # part of what is stored: times of another method are not mixed with these
+METHOD = 5  # part of what is stored: times of another method are not mixed with these
 OPSET, IR_VERSION = 17, 9
 EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
 CLIP_RANGE = (0.0, 6.0)

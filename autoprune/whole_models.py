@@ -20,7 +20,7 @@ from autoprune.seeding import rng
 from autoprune.timing import Call, time_until_quiet
 
 WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
-HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 40  # with so many weights, what stays in the caches has to be found out too
+HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 80  # with so many weights, what stays in the caches has to be found out too
 LOADS = 3  # one load of a file may run faster than the next for as long as it lives: where its memory happens to lie
 LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
 SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
@@ -52,17 +52,21 @@ def measure_cuts(
     info: DataInfo,
     measure: MeasureConfig,
 ) -> list[float]:
-    """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads."""
+    """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads.
+
+    Not all fit into memory at once; which ones are loaded together changes with each load.
+    """
     loads_ms = []
+    order = rng(0, "whole models in turn")
     with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
         for _ in range(LOADS):
-            load_ms: list[float] = []
-            for part in _loaded_together(policies, shapes):
+            load_ms: dict[int, float] = {}
+            for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
                 calls = [black_images_call(files[index], info, measure) for index in part]
                 times = time_until_quiet(calls, limit_s=SECONDS_A_MODEL / LOADS * len(part))
-                load_ms += [time.quiet_ms for time in times]
+                load_ms |= {index: time.quiet_ms for index, time in zip(part, times, strict=True)}
                 progress.advance(len(part))
-            loads_ms.append(load_ms)
+            loads_ms.append([load_ms[index] for index in range(len(policies))])
     return [float(value) for value in np.mean(loads_ms, axis=0)]
 
 
@@ -88,12 +92,13 @@ def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:
     return shapes.cost(policy).params * BYTES_PER_WEIGHT
 
 
-def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes) -> list[list[int]]:
-    """The numbers of `policies`, split so that no part has more than `LOADED_BYTES` of weights, unless it is one."""
+def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes, order: Sequence[int]) -> list[list[int]]:
+    """The numbers of `policies` in `order`, split so that no part has more than `LOADED_BYTES` of weights, unless it is
+    one model."""
     parts: list[list[int]] = [[]]
     loaded = 0
-    for index, policy in enumerate(policies):
-        size = weight_bytes(shapes, policy)
+    for index in order:
+        size = weight_bytes(shapes, policies[index])
         if parts[-1] and loaded + size > LOADED_BYTES:
             parts.append([])
             loaded = 0

@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("cost", "latency", "rss_probe", "subnormals", "export", "energy", "energy_sensors", "energy_source"),
         "energy_measurement",
-        *("layer_bench", "graph_context", "table_store", "latency_table"),
+        *("layer_bench", "graph_context", "table_store", "latency_residual", "latency_table"),
         *("backends", "bench_inputs", "bench_stats", "yardstick", "bench_probe", "bench"),
         *("onnx_cost", "ort_profile", "peaks", "roofline"),
     ),

@@ -204,7 +204,7 @@ def test_a_model_that_leaves_the_cache_pays_for_its_heavy_layers() -> None:
     table = LatencyTable(DEVICE, entries={layer: 1.0, replace(layer, cold=True): 4.0})
     fit = LatencyFit(0.0, 1.0, 0.5, cache_mb=0.0, spill_mb=0.001)
     predictor = LatencyPredictor(shapes, {"0": ()}, table, fit)
-    assert predictor.sums(elastic.full_policy) == LayerSums(1.0, 3.0, pytest.approx(0.331776))
+    assert predictor.sums(elastic.full_policy) == LayerSums(1.0, 3.0, pytest.approx(0.331776), (1.0,))
     assert predictor.predicted_latency_ms(elastic.full_policy) == pytest.approx(1.0 + 0.5 * 3.0)
     assert predictor.layers_ms(elastic.full_policy) == {"0": pytest.approx(2.5)}
 
