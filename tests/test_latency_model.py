@@ -163,7 +163,13 @@ def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
     name = "flatten"
     model = built(name, tmp_path / "table.sqlite")
     found = validate_latency(
-        elastic_net(name), model, info_of(SMALL_NETS[name].input_shape), measure=MeasureConfig(), n=4, seed=0
+        elastic_net(name),
+        model,
+        info_of(SMALL_NETS[name].input_shape),
+        measure=MeasureConfig(),
+        n=4,
+        seed=0,
+        table_path=tmp_path / "table.sqlite",
     )
     assert (found.n, len(found.points)) == (4, 4)
     assert all(measured_ms > 0 for _, measured_ms in found.points)
@@ -367,9 +373,10 @@ def test_large_models_are_not_all_loaded_at_once(monkeypatch: pytest.MonkeyPatch
     smallest = PruningPolicy.of(dict.fromkeys(full.as_dict(), 1))
     monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.5 * weight_bytes(shapes, full))
     assert weight_bytes(shapes, full) == 4 * sum(parameter.numel() for parameter in elastic.original.parameters())
-    assert _loaded_together([full, smallest, full, full], shapes) == [[0, 1], [2], [3]]
+    assert _loaded_together([full, smallest, full, full], shapes, [0, 1, 2, 3]) == [[0, 1], [2], [3]]
+    assert _loaded_together([full, smallest, full, full], shapes, [3, 0, 1, 2]) == [[3], [0, 1], [2]]
     monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.0)
-    assert _loaded_together([full, smallest], shapes) == [[0], [1]]
+    assert _loaded_together([full, smallest], shapes, [0, 1]) == [[0], [1]]
 
 
 def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def test_a_correlation_lies_between_minus_one_and_one(pairs: list[tuple[int, int
 
 
 def test_a_small_network_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The policies are others than those that the predictor was fitted to."""
+    """The policies are others than those that the predictor was fitted to; the fit made among them is kept."""
     monkeypatch.setattr(whole_models, "WHOLE_MODELS", 3)
     monkeypatch.setattr(whole_models, "SECONDS_A_MODEL", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
@@ -75,9 +75,12 @@ def test_a_small_network_is_validated(tmp_path: Path, monkeypatch: pytest.Monkey
     search, measure = SearchConfig(min_keep=0.3, max_rungs=3), MeasureConfig()
     shapes, table = CutShapes(elastic, shape), tmp_path / "table.sqlite"
     latency = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table)
-    found = validate_latency(elastic, latency, info, measure=measure, n=3, seed=0)
+    found = validate_latency(elastic, latency, info, measure=measure, n=3, seed=0, table_path=table)
     assert (found.n, len(found.points)) == (3, 3)
     assert 0 <= found.median_rel_error <= found.p95_rel_error < math.inf
     policies = random_policies(latency.ladders, 3, purpose="latency validation", seed=0)
-    assert [point[0] for point in found.points] == [latency.predictor.predicted_latency_ms(each) for each in policies]
+    again = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table)
+    assert again.ladders == latency.ladders
+    assert again.predictor.fit != latency.predictor.fit
+    assert [point[0] for point in found.points] == [again.predictor.predicted_latency_ms(each) for each in policies]
     assert all(0 < measured_ms < 1000 for _, measured_ms in found.points)
