@@ -142,7 +142,8 @@ def best_finalist(
         return policies[0]
     epochs = config.search.finalist_epochs
     teacher = prepared.elastic.original
-    answers = RememberedLogits(teacher, images=len(prepared.data.train))
+    remembers = config.finetune.augmented_forms is not None  # it takes memory, so it is asked for
+    answers = RememberedLogits(teacher, images=len(prepared.data.train)) if remembers else None
     scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
     for number, policy in enumerate(policies, 1):
         if policy.key in scores:

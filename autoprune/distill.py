@@ -35,16 +35,7 @@ def finetune(
     factors = {
         name: config.pruned_lr_factor for name, _ in model.named_parameters() if name.rpartition(".")[0] in pruned
     }
-    recipe = FitRecipe(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=learning_rate,
-        weight_decay=config.weight_decay,
-        ema_decay=config.ema_decay,
-        schedule=cosine,
-        augmentation=Augmentation(config.augment.crop_padding, config.augment.flip, config.augment.erase_size),
-        augmented_forms=config.augmented_forms,
-    )
+    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate)
     layers = stage_layers(teacher, data.info.input_shape) if config.feature_weight > 0 else ()
     if answers is None and config.augmented_forms is not None:
         answers = RememberedLogits(teacher, images=len(data.train))
@@ -58,6 +49,20 @@ def finetune(
         lr_factors=factors,
         state_path=state_path,
         on_epoch=on_epoch,
+    )
+
+
+def finetune_recipe(config: FinetuneConfig, *, epochs: int, learning_rate: float) -> FitRecipe:
+    """How the training loop fine-tunes with `config`, for so many epochs."""
+    return FitRecipe(
+        epochs=epochs,
+        batch_size=config.batch_size,
+        learning_rate=learning_rate,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        schedule=cosine,
+        augmentation=Augmentation(config.augment.crop_padding, config.augment.flip, config.augment.erase_size),
+        augmented_forms=config.augmented_forms,
     )
 
 

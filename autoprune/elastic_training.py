@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoprune.config import ElasticConfig, FinetuneConfig
-from autoprune.data import Augmentation, SearchData
-from autoprune.distill import distillation_loss
+from autoprune.data import SearchData
+from autoprune.distill import distillation_loss, finetune_recipe
 from autoprune.elastic import ElasticModel
 from autoprune.evaluate import Evaluator
 from autoprune.fast_batchnorm import fast_batchnorm
 from autoprune.policy import PruningPolicy
 from autoprune.seeding import rng
 from autoprune.strided_convolution import safe_strided_convolutions
-from autoprune.train import Batch, EpochLog, FitRecipe, Loss, cosine, fit
+from autoprune.train import Batch, EpochLog, Loss, fit
 
 WATCHED_CUTS = 4
 
@@ -50,17 +50,6 @@ def train_elastic(
         trained = elastic.with_weights_of(model)
         return sum(evaluator.of(trained).score(policy).top1 for policy in watched) / len(watched)
 
-    recipe = FitRecipe(
-        epochs=config.epochs,
-        batch_size=distillation.batch_size,
-        learning_rate=learning_rate,
-        weight_decay=distillation.weight_decay,
-        ema_decay=distillation.ema_decay,
-        schedule=cosine,
-        augmentation=Augmentation(
-            distillation.augment.crop_padding, distillation.augment.flip, distillation.augment.erase_size
-        ),
-    )
     trained = fit(
         elastic.cut(elastic.full_policy),
         data,
@@ -72,7 +61,7 @@ def train_elastic(
             ends_share=config.ends_share,
             seed=seed,
         ),
-        recipe=recipe,
+        recipe=finetune_recipe(distillation, epochs=config.epochs, learning_rate=learning_rate),
         seed=seed,
         description="elastic distillation",
         score=score,
