@@ -1,86 +1,114 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.elastic import ElasticModel
 from autoprune.policy import PruningPolicy
+from autoprune.repair import WeightRepair
 from autoprune.reward import Score
+from autoprune.seeding import rng
+from autoprune.train import has_fast_bf16
 
-BATCH = 256
-
-
-def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> None:
-    """Replace the running statistics of every BatchNorm by those of `images` (N, C, H, W), in place.
-
-    Right after a cut the statistics are those of channels that are gone, and accuracy is near chance (Li et al. 2020,
-    EagleEye). The statistics are plain means over batches.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative average
-        norm.train()
-    with torch.inference_mode():
-        for batch in _batches(images):
-            model(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+FIRST_LOOK = 400  # images after which a candidate may be dropped
+FOLDING_IMAGES = 16  # that show whether normalisation can be folded
 
 
 class Evaluator:
     """Scores policies of one elastic model; calibration images come from train, scoring images from search."""
 
-    def __init__(self, elastic: ElasticModel, data: SearchData, *, score_images: int, calibration_images: int) -> None:
+    def __init__(
+        self, elastic: ElasticModel, data: SearchData, *, score_images: int, calibration_images: int, repairs: bool
+    ) -> None:
         self.elastic, self.info = elastic, data.info
-        scored = _subset(data.search, score_images, "score")
+        scored = _shuffled(_subset(data.search, score_images, "score"))
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
         self.calibration = normalise(_subset(data.train, calibration_images, "calibration").images, data.info)
-        self.reference = self._log_probabilities(elastic.original)  # (N, classes)
+        self.repair = WeightRepair(elastic, self.calibration) if repairs else None
+        self.reference = _log_probabilities(elastic.original.eval(), self.images)  # (N, classes)
+        self._foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
 
     def of(self, elastic: ElasticModel) -> "Evaluator":
-        """The same evaluation, against the same original, of other weights."""
+        """The same evaluation, against the same original, of other weights, which are trained to be cut as they are."""
         other = copy.copy(self)
-        other.elastic = elastic
+        other.elastic, other.repair = elastic, None
         return other
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
-        """The cut with its BatchNorms recalibrated, ready to run."""
-        model = self.elastic.cut(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        """The cut, its weights repaired and its BatchNorms recalibrated, ready to run."""
+        model = self._repaired_cut(policy)
         self.recalibrate(model)
-        return model  # type: ignore[no-any-return]
+        return model
 
     def recalibrate(self, model: nn.Module) -> None:
         """Give `model` the BatchNorm statistics of the calibration images, in place."""
         recalibrate_batchnorm(model, self.calibration)
 
     def score(self, policy: PruningPolicy) -> Score:
-        return self.score_model(self.candidate(policy))
+        """The complete score."""
+        *_, complete = self.looks(policy)
+        return complete
+
+    def looks(self, policy: PruningPolicy) -> Iterator[Score]:
+        """A first look at `FIRST_LOOK` images, then the complete score; worked out as they are asked for.
+
+        The candidate runs as fast as it can: normalisation folded, in bfloat16 where the CPU computes in that.
+        """
+        model = self._repaired_cut(policy)
+        with _fast_arithmetic():
+            self.recalibrate(model)
+            fold_batchnorm(model, self._foldable)
+            log_p = _log_probabilities(model, self.images[:FIRST_LOOK])
+        if len(self.images) > FIRST_LOOK:
+            yield self._score_of(log_p)
+            with _fast_arithmetic():
+                log_p = torch.cat([log_p, _log_probabilities(model, self.images[FIRST_LOOK:])])
+        yield self._score_of(log_p)
 
     def score_model(self, model: nn.Module) -> Score:
-        """The score of any classifier of these images, as it stands; it is left in evaluation mode."""
-        log_p = self._log_probabilities(model)
-        kl = F.kl_div(log_p, self.reference, reduction="batchmean", log_target=True)
-        cross_entropy = F.nll_loss(log_p, self.labels)
-        top1 = (log_p.argmax(1) == self.labels).float().mean()
-        return Score(max(kl.item(), 0.0), cross_entropy.item(), top1.item(), len(self.labels))
+        """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
+        return self._score_of(_log_probabilities(model.eval(), self.images))
 
-    def _log_probabilities(self, model: nn.Module) -> Tensor:
-        model.eval()
-        with torch.inference_mode():
-            return torch.cat([F.log_softmax(model(batch).float(), dim=1) for batch in _batches(self.images)])
+    def _repaired_cut(self, policy: PruningPolicy) -> nn.Module:
+        model = self.elastic.cut(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.repair is not None:
+            self.repair.apply(model, self.elastic.kept_channels(policy))
+        return model  # type: ignore[no-any-return]
+
+    def _score_of(self, log_p: Tensor) -> Score:
+        """From log-probabilities (n, classes) of the first n images."""
+        n = len(log_p)
+        reference, labels = self.reference[:n], self.labels[:n]
+        kls = F.kl_div(log_p, reference, reduction="none", log_target=True).sum(1)
+        cross_entropies = F.nll_loss(log_p, labels, reduction="none")
+        top1 = (log_p.argmax(1) == labels).float().mean()
+        return Score(
+            max(kls.mean().item(), 0.0),
+            cross_entropies.mean().item(),
+            top1.item(),
+            n,
+            kl_se=_standard_error(kls),
+            cross_entropy_se=_standard_error(cross_entropies),
+            complete=n == len(self.images),
+        )
+
+
+def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return torch.cat([F.log_softmax(model(batch).float(), dim=1) for batch in even_batches(images)])
+
+
+def _fast_arithmetic() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16())
 
 
 def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
@@ -89,6 +117,10 @@ def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
     return split.select(stratified_indices(split.labels, count, seed=0, purpose=purpose))
 
 
-def _batches(images: Tensor) -> Sequence[Tensor]:
-    """At most `BATCH` images each, evenly: BatchNorm cannot be calibrated on a last batch of one image."""
-    return images.tensor_split(-(-len(images) // BATCH))
+def _shuffled(split: ImageSplit) -> ImageSplit:
+    """In an order by chance, always the same: the first images of a folder are often all of one class."""
+    return split.select(torch.from_numpy(rng(0, "order of scoring").permutation(len(split))))
+
+
+def _standard_error(values: Tensor) -> float:
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0

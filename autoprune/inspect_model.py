@@ -153,7 +153,9 @@ def time_search(
     policies = random_policies(ladders, EVALUATIONS_TIMED + 1, purpose="timed evaluations")
     seconds = []
     with bar("timing evaluations", len(policies)) as progress:
-        evaluator = Evaluator(elastic, data, score_images=scored, calibration_images=timed - scored)
+        evaluator = Evaluator(
+            elastic, data, score_images=scored, calibration_images=timed - scored, repairs=search.repair
+        )
         for policy in policies:
             started = time.perf_counter()
             elastic.cut(policy)

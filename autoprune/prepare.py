@@ -76,14 +76,18 @@ def prepare(
     smallest = PruningPolicy.of({group.name: latency.ladders[group.name][0] for group in elastic.groups})
     limits = search_limits(config.target, original_cost, floor=predict(smallest))
     evaluator = Evaluator(
-        elastic, data, score_images=config.search.score_images, calibration_images=config.search.calibration_images
+        elastic,
+        data,
+        score_images=config.search.score_images,
+        calibration_images=config.search.calibration_images,
+        repairs=config.search.repair,
     )
 
     problem = SearchProblem(
         tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups),
         limits,
         predict=predict,
-        score=evaluator.score,
+        looks=evaluator.looks,
         reward_config=config.search.reward,
         fingerprint=fingerprint(config, elastic),
         store=store,
@@ -96,12 +100,12 @@ def with_trained_cuts(prepared: Prepared, trained: ElasticModel, config: RunConf
     fine-tuned in the end is still a cut of the original."""
     evaluator = prepared.evaluator.of(trained)
     both = f"{fingerprint(config, prepared.elastic)} {fingerprint(config, trained)}"
-    problem = prepared.problem.scored_by(evaluator.score, groups=prepared.problem.groups, fingerprint=both)
+    problem = prepared.problem.scored_by(evaluator.looks, groups=prepared.problem.groups, fingerprint=both)
     return replace(prepared, problem=_with_sensitivities(problem, evaluator))
 
 
 def _with_sensitivities(problem: SearchProblem, evaluator: Evaluator) -> SearchProblem:
-    return problem.scored_by(evaluator.score, groups=measure_sensitivities(problem), fingerprint=problem.fingerprint)
+    return problem.scored_by(evaluator.looks, groups=measure_sensitivities(problem), fingerprint=problem.fingerprint)
 
 
 def search_limits(
@@ -139,7 +143,8 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
         digest.update(tensor.contiguous().numpy().tobytes())
     digest.update(repr(sorted(elastic.ranking.items())).encode())
     digest.update(config.data.model_dump_json().encode())
-    digest.update(f"{config.search.score_images} {config.search.calibration_images}".encode())
+    search = config.search
+    digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]
 
 

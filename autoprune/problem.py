@@ -1,7 +1,9 @@
 """The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
 
+import heapq
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +72,13 @@ class Outcome:
     reward: float
 
 
+Looks = Callable[[PruningPolicy], Iterable[Score]]
+"""Yields scores of more and more images, the last one `complete`; each is worked out when it is asked for."""
+
+CONTENDERS = 24  # so many of the best candidates of a search are scored completely
+DOUBT = 3.0  # standard errors that a candidate gets the benefit of
+
+
 class PruningProblem(Protocol):
     """What an environment needs of a problem; `SearchProblem` and `SearchSession` both give it."""
 
@@ -84,7 +93,7 @@ class PruningProblem(Protocol):
 
 
 class SearchProblem:
-    """Groups, limits, a cost predictor and a scorer; evaluated policies are remembered in `store` if there is one.
+    """Groups, limits, costs and scores; evaluated policies are remembered in `store` if there is one.
 
     Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
     """
@@ -95,15 +104,15 @@ class SearchProblem:
         limits: tuple[Limit, ...],
         *,
         predict: Callable[[PruningPolicy], PredictedCost],
-        score: Callable[[PruningPolicy], Score],
+        looks: Looks,
         reward_config: RewardConfig,
         fingerprint: str,
         store: TrialStore | None = None,
     ) -> None:
         self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
-        self._predict, self._score, self._reward_config = predict, score, reward_config
+        self._predict, self._looks, self._reward_config = predict, looks, reward_config
         self._costs: dict[PruningPolicy, PredictedCost] = {}
-        self._scores: dict[str, Score] = {}
+        self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by number of images
         self.original_cost = self.predict(self.full_policy)
         floor_cost = self.predict(self.floor_policy)
         for limit in limits:
@@ -126,37 +135,53 @@ class SearchProblem:
     def is_feasible(self, policy: PruningPolicy) -> bool:
         return meets(self.predict(policy), self.limits)
 
-    def scored_by(
-        self, score: Callable[[PruningPolicy], Score], *, groups: tuple[SearchGroup, ...], fingerprint: str
-    ) -> "SearchProblem":
+    def scored_by(self, looks: Looks, *, groups: tuple[SearchGroup, ...], fingerprint: str) -> "SearchProblem":
         """The same limits, costs and store with another scorer."""
         return SearchProblem(
             groups,
             self.limits,
             predict=self.predict,
-            score=score,
+            looks=looks,
             reward_config=self._reward_config,
             fingerprint=fingerprint,
             store=self.store,
         )
 
-    def evaluate(self, policy: PruningPolicy) -> Outcome:
-        """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns."""
-        score = self._scores.get(policy.key)
-        if score is None and self.store is not None:
-            score = self.store.score(self.fingerprint, policy.key)
-        if score is None:
-            started = time.perf_counter()
-            score = self._score(policy)
+    def evaluate(self, policy: PruningPolicy, *, worth: float = -math.inf) -> Outcome:
+        """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
+
+        No further images are spent on a policy once its reward, `DOUBT` standard errors better than found so far, is
+        below `worth`. The outcome is the same whether scores are remembered or not.
+        """
+        outcome = None
+        for score in self._scores_of(policy):
+            outcome = Outcome(policy, score, self.predict(policy), self._reward(policy, score))
+            if score.complete or self._reward(policy, score.at_best(DOUBT)) < worth:
+                return outcome
+        raise AssertionError(f"the scorer never gave a complete score ({outcome})")
+
+    def _scores_of(self, policy: PruningPolicy) -> Iterator[Score]:
+        """Scores of more and more images: those that are known, then new ones."""
+        known = self._scores.get(policy.key, ())
+        if not known and self.store is not None:
+            known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
+        yield from known
+        if known and known[-1].complete:
+            return
+        started = time.perf_counter()
+        for score in self._looks(policy):
+            if known and score.images <= known[-1].images:
+                continue
             if self.store is not None:
                 self.store.add_trial(self.fingerprint, policy.key, score, wall_s=time.perf_counter() - started)
-        self._scores[policy.key] = score
-        cost = self.predict(policy)
+            known = self._scores[policy.key] = (*known, score)
+            yield score
+            started = time.perf_counter()
+
+    def _reward(self, policy: PruningPolicy, score: Score) -> float:
         metric = self._reward_config.cost
-        value = reward(
-            score, cost=cost.of(metric), original_cost=self.original_cost.of(metric), config=self._reward_config
-        )
-        return Outcome(policy, score, cost, value)
+        cost, original_cost = self.predict(policy).of(metric), self.original_cost.of(metric)
+        return reward(score, cost=cost, original_cost=original_cost, config=self._reward_config)
 
 
 def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
@@ -200,6 +225,7 @@ class SearchSession:
         self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
         self.outcomes: list[Outcome] = []  # one per episode
         self._seen: set[str] = set()
+        self._best_rewards: list[float] = []  # of distinct policies scored completely, the lowest first, a heap
         self._on_outcome = on_outcome
 
     @property
@@ -227,6 +253,11 @@ class SearchSession:
         """The outcome with the highest reward, the earliest of equals."""
         return max(self.outcomes, key=lambda outcome: outcome.reward)
 
+    @property
+    def _worth(self) -> float:
+        """The least reward that makes a candidate one of the best so far."""
+        return self._best_rewards[0] if len(self._best_rewards) == CONTENDERS else -math.inf
+
     def predict(self, policy: PruningPolicy) -> PredictedCost:
         return self.problem.predict(policy)
 
@@ -235,13 +266,18 @@ class SearchSession:
         is_new = policy.key not in self._seen
         if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
             raise BudgetSpent
-        outcome = self.problem.evaluate(policy)
+        outcome = self.problem.evaluate(policy, worth=self._worth)
+        if is_new and outcome.score.complete:
+            heapq.heappush(self._best_rewards, outcome.reward)
+            if len(self._best_rewards) > CONTENDERS:
+                heapq.heappop(self._best_rewards)
         self._seen.add(policy.key)
         self.outcomes.append(outcome)
         if self.problem.store is not None:
             self.problem.store.add_episode(
                 self.problem.fingerprint,
                 policy.key,
+                images=outcome.score.images,
                 searcher=self.searcher,
                 seed=self.seed,
                 episode=len(self.outcomes),

@@ -1,19 +1,38 @@
 """The reward of a candidate: a pure function of its score and its cost."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autoprune.config import RewardConfig
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a candidate does on the search split; `kl` is KL(original || candidate) in nats, a mean over images."""
+    """How a candidate does on the search split; `kl` is KL(original || candidate) in nats, a mean over images.
+
+    A score of only some of the images is not `complete`. Standard errors are those of the means over `images`.
+    """
 
     kl: float
     cross_entropy: float
     top1: float
     images: int
+    kl_se: float = 0.0
+    cross_entropy_se: float = 0.0
+    complete: bool = True
+
+    @property
+    def top1_se(self) -> float:
+        return math.sqrt(self.top1 * (1.0 - self.top1) / self.images)
+
+    def at_best(self, standard_errors: float) -> "Score":
+        """The score with each mean so many standard errors better than it was found."""
+        return replace(
+            self,
+            kl=max(self.kl - standard_errors * self.kl_se, 0.0),
+            cross_entropy=max(self.cross_entropy - standard_errors * self.cross_entropy_se, 0.0),
+            top1=min(self.top1 + standard_errors * self.top1_se, 1.0),
+        )
 
 
 def reward(score: Score, *, cost: float, original_cost: float, config: RewardConfig) -> float:

@@ -28,7 +28,7 @@ def toy_problem(store: TrialStore | None = None) -> SearchProblem:
         tuple(_group(index) for index in range(len(CHANNELS))),
         (Limit("latency", LATENCY_RATIO * original.predicted_latency_ms),),
         predict=lambda policy: toy_cost(_shares(policy)),
-        score=lambda policy: toy_score(_shares(policy)),
+        looks=lambda policy: [toy_score(_shares(policy))],
         reward_config=RewardConfig(),
         fingerprint="toy-1",
         store=store,

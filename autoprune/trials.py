@@ -12,7 +12,9 @@ from autoprune.errors import InputError, RunError
 from autoprune.reward import Score
 
 LOCK_TIMEOUT_S = 30.0
-SCHEMA = """
+SCHEMA_VERSION = 2
+SCHEMA = f"""
+PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS trials (
     id INTEGER PRIMARY KEY,
     fingerprint TEXT NOT NULL,           -- of all that the score depends on: weights, data, evaluation settings
@@ -21,9 +23,12 @@ CREATE TABLE IF NOT EXISTS trials (
     cross_entropy REAL NOT NULL,
     top1 REAL NOT NULL,
     images INTEGER NOT NULL,
+    kl_se REAL NOT NULL,
+    cross_entropy_se REAL NOT NULL,
+    complete INTEGER NOT NULL,           -- 0: a candidate that was dropped after some of the images, or not yet scored
     wall_s REAL NOT NULL,
     created_at TEXT NOT NULL,
-    UNIQUE (fingerprint, policy)
+    UNIQUE (fingerprint, policy, images)
 );
 CREATE TABLE IF NOT EXISTS episodes (
     searcher TEXT NOT NULL,
@@ -67,25 +72,35 @@ class TrialStore:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if version != SCHEMA_VERSION and not is_empty:
+                raise InputError(f"{path}: written by another version of autoprune; start a new run")
             connection.executescript(SCHEMA)
 
-    def score(self, fingerprint: str, policy: str) -> Score | None:
-        """The score of a policy that has been evaluated before, or None."""
-        query = "SELECT kl, cross_entropy, top1, images FROM trials WHERE fingerprint = ? AND policy = ?"
+    def scores(self, fingerprint: str, policy: str) -> tuple[Score, ...]:
+        """The scores of a policy, by number of images; none if it has not been evaluated."""
+        query = (
+            "SELECT kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete FROM trials "
+            "WHERE fingerprint = ? AND policy = ? ORDER BY images"
+        )
         with self._connection() as connection:
-            row = connection.execute(query, (fingerprint, policy)).fetchone()
-        return Score(*row) if row else None
+            rows = connection.execute(query, (fingerprint, policy)).fetchall()
+        return tuple(Score(*row[:-1], bool(row[-1])) for row in rows)
 
     def add_trial(self, fingerprint: str, policy: str, score: Score, *, wall_s: float) -> None:
-        """Store a score; a policy that is stored already keeps its first one. `RunError` if it is not finite."""
-        if not math.isfinite(score.kl + score.cross_entropy + score.top1):
+        """Store a score; the first one of a policy on so many images stays. `RunError` if it is not finite."""
+        if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
             raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
-            "INSERT INTO trials (fingerprint, policy, kl, cross_entropy, top1, images, wall_s, created_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (fingerprint, policy) DO NOTHING"
+            "INSERT INTO trials (fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, "
+            "complete, wall_s, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (fingerprint, policy, images) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        values = (fingerprint, policy, score.kl, score.cross_entropy, score.top1, score.images, wall_s, created_at)
+        means = (score.kl, score.cross_entropy, score.top1, score.images)
+        errors = (score.kl_se, score.cross_entropy_se, score.complete)
+        values = (fingerprint, policy, *means, *errors, wall_s, created_at)
         with self._connection() as connection:
             connection.execute(statement, values)
 
@@ -94,6 +109,7 @@ class TrialStore:
         fingerprint: str,
         policy: str,
         *,
+        images: int,
         searcher: str,
         seed: int,
         episode: int,
@@ -103,14 +119,16 @@ class TrialStore:
         macs: int,
         params: int,
     ) -> None:
-        """Note that `episode` of a search asked for `policy`; `LookupError` if its trial is not stored."""
+        """Note that `episode` of a search took the score of `policy` on `images`; `LookupError` if it is not stored."""
         statement = (
             "INSERT OR REPLACE INTO episodes "
-            "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ?"
+            "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ? AND images = ?"
         )
         costs = (predicted_latency_ms, estimated_energy_mj, macs, params)
         with self._connection() as connection:
-            cursor = connection.execute(statement, (searcher, seed, episode, reward, *costs, fingerprint, policy))
+            cursor = connection.execute(
+                statement, (searcher, seed, episode, reward, *costs, fingerprint, policy, images)
+            )
         if cursor.rowcount != 1:
             raise LookupError(f"no trial of {policy} under this fingerprint")
 

@@ -41,7 +41,7 @@ def _staircase_problem(limit_ms: float) -> SearchProblem:
         (_group("a", (4, 8, 12, 16)), _group("b", (4, 8, 12, 16))),
         (Limit("latency", limit_ms),),
         predict=predict,
-        score=lambda policy: Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1),
+        looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
         reward_config=RewardConfig(),
         fingerprint="staircase",
     )

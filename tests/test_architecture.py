@@ -31,7 +31,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("fast_batchnorm", "strided_convolution", "train", "distill"),
     (
         "reward",
-        "evaluate",
+        *("batchnorm", "repair", "evaluate"),
         "elastic_training",
         "trials",
         "whole_models",

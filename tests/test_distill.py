@@ -9,11 +9,11 @@ import torch
 from models_for_tests import NO_AUGMENTATION, elastic_net, images_for, little_data, same_state, trained_resnet
 from torch import Tensor, nn
 
+from autoprune.batchnorm import recalibrate_batchnorm
 from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
 from autoprune.distill import RememberedLogits, attention_distance, distillation_loss, finetune, stage_layers
 from autoprune.elastic import ElasticModel, changed_layers
-from autoprune.evaluate import recalibrate_batchnorm
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy

@@ -123,7 +123,7 @@ def distilled(
         data,
         [halved(elastic), *(random_policy(elastic, seed=seed) for seed in range(4))],
         smallest=halved(elastic),
-        evaluator=Evaluator(elastic, data, score_images=500, calibration_images=256),
+        evaluator=Evaluator(elastic, data, score_images=500, calibration_images=256, repairs=False),
         config=ElasticConfig(epochs=epochs, ends_share=0.2),
         distillation=FINETUNE,
         learning_rate=0.05,
@@ -138,7 +138,7 @@ def test_a_cut_becomes_accurate_and_the_original_stays() -> None:
     before = trained_resnet()
     logs: list[EpochLog] = []
     trained = distilled(elastic, logs=logs)
-    evaluator = Evaluator(elastic, little_data(), score_images=500, calibration_images=256)
+    evaluator = Evaluator(elastic, little_data(), score_images=500, calibration_images=256, repairs=False)
     policy = halved(elastic)
     assert evaluator.of(trained).score(policy).kl < 0.8 * evaluator.score(policy).kl
     assert evaluator.of(trained).score(policy).top1 > evaluator.score(policy).top1 + 0.1

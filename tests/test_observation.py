@@ -73,7 +73,7 @@ def test_of_several_limits_the_one_with_most_to_remove_counts() -> None:
         toy_problem().groups,
         limits,
         predict=lambda policy: cost if dict(policy.channels)["conv1"] == 16 else PredictedCost(1.0, 0.1, 10, 10),
-        score=lambda policy: toy_score((1.0, 1.0, 1.0, 1.0)),
+        looks=lambda policy: [toy_score((1.0, 1.0, 1.0, 1.0))],
         reward_config=RewardConfig(),
         fingerprint="limits",
     )
@@ -86,7 +86,7 @@ def test_without_a_limit_progress_counts_latency() -> None:
         toy.groups,
         (),
         predict=toy.predict,
-        score=lambda policy: Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1),
+        looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
         reward_config=RewardConfig(),
         fingerprint="no limits",
     )

@@ -1,9 +1,11 @@
 """The search problem and its sessions: memory, budget, floor, and that a resumed search scores nothing twice."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from autoprune import problem as problem_module
 from autoprune.config import RewardConfig
 from autoprune.errors import TargetError
 from autoprune.policy import PruningPolicy
@@ -41,10 +43,10 @@ class CountingScorer:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def __call__(self, policy: PruningPolicy) -> Score:
+    def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
         self.asked.append(policy.key)
         removed = 10 - sum(policy.as_dict().values())
-        return Score(kl=0.1 * removed, cross_entropy=0.2, top1=0.9, images=50)
+        yield Score(kl=0.1 * removed, cross_entropy=0.2, top1=0.9, images=50)
 
 
 def problem(
@@ -58,7 +60,7 @@ def problem(
         GROUPS,
         limits,
         predict=predict,
-        score=scorer,
+        looks=scorer,
         reward_config=reward_config or RewardConfig(),
         fingerprint=fingerprint,
         store=store,
@@ -182,3 +184,83 @@ def test_the_best_is_the_earliest_of_equals_and_all_are_told() -> None:
     assert told == outcomes
     assert (running.groups, running.limits, running.original_cost) == (GROUPS, (), made.original_cost)
     assert running.predict(policy(1, 2)).macs == 300
+
+
+class TwoLooks:
+    """KL is a tenth for each channel removed; the first look errs by `off`, and says that it may err by 0.02."""
+
+    def __init__(self, off: float = 0.0) -> None:
+        self.off = off
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
+        kl = 0.1 * (10 - sum(policy.as_dict().values()))
+        self.asked.append((policy.key, 5))
+        yield Score(kl + self.off, 0.2, 0.9, images=5, kl_se=0.02, complete=False)
+        self.asked.append((policy.key, 50))
+        yield Score(kl, 0.2, 0.9, images=50, kl_se=0.001)
+
+
+def two_look_problem(looks: TwoLooks, store: TrialStore | None = None) -> SearchProblem:
+    return SearchProblem(
+        GROUPS, (), predict=predict, looks=looks, reward_config=RewardConfig(), fingerprint="f", store=store
+    )
+
+
+def test_a_candidate_is_dropped_when_even_at_its_best_it_is_not_worth_more() -> None:
+    made = two_look_problem(TwoLooks())
+    assert made.evaluate(policy(2, 2)).score.images == 50
+    # A reward of -0.6, found on a few images with a standard error of 0.02: -0.54 at its best.
+    dropped = made.evaluate(policy(2, 2), worth=-0.53)
+    assert (dropped.score.images, dropped.score.complete) == (5, False)
+    assert dropped.reward == pytest.approx(-0.6)
+    assert made.evaluate(policy(2, 2), worth=-0.55).score.complete
+
+
+def test_a_dropped_candidate_is_looked_at_again_when_it_matters(tmp_path: Path) -> None:
+    looks = TwoLooks()
+    for _ in range(2):  # the second time all is read from the store
+        made = two_look_problem(looks, TrialStore(tmp_path / "trials.sqlite"))
+        assert not made.evaluate(policy(2, 2), worth=-0.1).score.complete
+        assert made.evaluate(policy(2, 2)).score.complete
+        assert not made.evaluate(policy(2, 2), worth=-0.1).score.complete
+    assert looks.asked == [(policy(2, 2).key, 5), (policy(2, 2).key, 5), (policy(2, 2).key, 50)]
+
+
+def test_only_contenders_are_scored_completely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problem_module, "CONTENDERS", 2)
+    looks = TwoLooks()
+    running = session(two_look_problem(looks), 9)
+    outcomes = [
+        running.evaluate(each) for each in (policy(2, 6), policy(1, 2), policy(1, 6), policy(1, 2), policy(4, 6))
+    ]
+    # Rewards -0.2, -0.7, -0.3; the third takes the second's place among two contenders, so it is not worth a new look.
+    assert [outcome.score.complete for outcome in outcomes] == [True, True, True, False, True]
+    assert running.best is outcomes[4]
+
+
+def test_a_search_goes_the_same_way_whether_scores_are_computed_or_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(problem_module, "CONTENDERS", 1)
+    asked = [policy(2, 6), policy(1, 2), policy(4, 2), policy(4, 6)]
+
+    def outcomes(store: TrialStore) -> list[Outcome]:
+        running = session(two_look_problem(TwoLooks(), store), 9)
+        return [running.evaluate(each) for each in asked]
+
+    fresh = outcomes(TrialStore(tmp_path / "fresh.sqlite"))
+    store = TrialStore(tmp_path / "full.sqlite")
+    complete = two_look_problem(TwoLooks(), store)
+    for each in asked:
+        complete.evaluate(each)
+    assert outcomes(store) == fresh
+    assert [outcome.score.complete for outcome in fresh] == [True, False, False, True]
+
+
+def test_a_bad_first_look_within_its_error_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problem_module, "CONTENDERS", 1)
+    running = session(two_look_problem(TwoLooks(off=0.05)), 9)
+    running.evaluate(policy(1, 6))  # -0.3
+    assert running.evaluate(policy(2, 6)).score.complete  # -0.25 at first, -0.2 in truth
+    assert running.best.policy == policy(2, 6)

@@ -84,6 +84,7 @@ def add_episodes(
         store.add_episode(
             "print",
             policy.key,
+            images=500,
             searcher=searcher,
             seed=seed,
             episode=episode,

@@ -102,7 +102,7 @@ def test_an_agent_ends_when_there_is_nothing_new_to_evaluate(name: str) -> None:
         toy.groups[:1],
         (),
         predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
-        score=lambda policy: toy.evaluate(toy.full_policy).score,
+        looks=lambda policy: [toy.evaluate(toy.full_policy).score],
         reward_config=RewardConfig(),
         fingerprint="tiny",
     )

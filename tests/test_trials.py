@@ -30,10 +30,13 @@ for number in range(first, first + count):
 """
 
 
-def add_episode(store: TrialStore, policy: str, episode: int, reward: float = 1.0, fingerprint: str = "f") -> None:
+def add_episode(
+    store: TrialStore, policy: str, episode: int, reward: float = 1.0, fingerprint: str = "f", images: int = 2000
+) -> None:
     store.add_episode(
         fingerprint,
         policy,
+        images=images,
         searcher="ddpg",
         seed=0,
         episode=episode,
@@ -47,20 +50,20 @@ def add_episode(store: TrialStore, policy: str, episode: int, reward: float = 1.
 
 def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "run" / "trials.sqlite")
-    assert store.score("f", "p") is None
+    assert store.scores("f", "p") == ()
     store.add_trial("f", "p", SCORE, wall_s=1.5)
-    assert store.score("f", "p") == SCORE
-    assert store.score("f", "q") is None
-    assert store.score("g", "p") is None
-    assert TrialStore(store.path).score("f", "p") == SCORE
+    assert store.scores("f", "p") == (SCORE,)
+    assert store.scores("f", "q") == ()
+    assert store.scores("g", "p") == ()
+    assert TrialStore(store.path).scores("f", "p") == (SCORE,)
     assert store.count() == 1
 
 
 def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     store.add_trial("f", "p", SCORE, wall_s=1.5)
-    store.add_trial("f", "p", Score(9.0, 9.0, 0.1, 5), wall_s=1.5)
-    assert store.score("f", "p") == SCORE
+    store.add_trial("f", "p", Score(9.0, 9.0, 0.1, SCORE.images), wall_s=1.5)
+    assert store.scores("f", "p") == (SCORE,)
     assert store.count() == 1
 
 
@@ -122,7 +125,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     assert outputs == [[str(start + number) for number in range(30)] for start in starts]
     store = TrialStore(path)
     assert store.count() == 70
-    assert store.score("f", "55") == Score(55 / 7, 0.5, 0.9, 10)
+    assert store.scores("f", "55") == (Score(55 / 7, 0.5, 0.9, 10),)
 
 
 def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path)
             stored += [int(line) for line in writer.stdout.read().split()]
         assert writer.returncode == -9
         store = TrialStore(path)
-        assert all(store.score("f", str(number)) == Score(number / 7, 0.5, 0.9, 10) for number in stored)
+        assert all(store.scores("f", str(number)) == (Score(number / 7, 0.5, 0.9, 10),) for number in stored)
         assert len(stored) <= store.count() <= len(stored) + attempt + 1  # at most one unreported in each attempt
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -162,7 +165,7 @@ def test_damage_inside_a_database_is_named(tmp_path: Path) -> None:
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"trials\.sqlite: not a trials database \(.*malformed"):
-        store.score("f", "7")
+        store.scores("f", "7")
 
 
 def test_a_lock_that_another_process_holds_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

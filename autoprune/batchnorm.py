@@ -1,0 +1,102 @@
+"""BatchNorm of a cut: statistics measured anew, and the whole normalisation folded into the layers before it."""
+
+import copy
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from autoprune.fast_batchnorm import fast_batchnorm
+from autoprune.groups import evaluation_mode
+
+BATCH = 256
+FOLDED_ALIKE = 1e-3  # logits of a folded model may be off by this share of their spread: rounding
+
+
+def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> None:
+    """Replace the running statistics of every BatchNorm by those of `images` (N, C, H, W), in place.
+
+    Right after a cut the statistics are those of channels that are gone, and accuracy is near chance (Li et al. 2020,
+    EagleEye). The statistics are plain means over batches.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    with torch.inference_mode(), fast_batchnorm(model):
+        for number, batch in enumerate(even_batches(images), 1):
+            for norm in norms:
+                norm.momentum = 1 / number  # the mean so far and this batch, averaged
+            model(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def normalised_layers(model: nn.Module, image: Tensor) -> dict[str, str]:
+    """The convolutions whose output a BatchNorm reads, each with that BatchNorm's name.
+
+    `image` (1, C, H, W) is run through `model`. Layers that run more than once are left out.
+    """
+    outputs: list[tuple[str, Tensor]] = []  # alive until the end, so that no two share an identity
+    reads: list[tuple[str, Tensor]] = []
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(
+                module.register_forward_hook(lambda _layer, _args, output, name=name: outputs.append((name, output)))
+            )
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(
+                module.register_forward_pre_hook(lambda _norm, args, name=name: reads.append((name, args[0])))
+            )
+    try:
+        with evaluation_mode(model), torch.inference_mode():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    ran = [name for name, _ in (*outputs, *reads)]
+    pairs = {layer: norm for norm, read in reads for layer, output in outputs if output is read}
+    return {layer: norm for layer, norm in pairs.items() if ran.count(layer) == ran.count(norm) == 1}
+
+
+def foldable_layers(model: nn.Module, images: Tensor) -> dict[str, str]:
+    """`normalised_layers`, if folding them all leaves the model's answers to `images` as they are; else none.
+
+    It does not where something else reads a layer's output too, before it is normalised.
+    """
+    pairs = normalised_layers(model, images[:1])
+    folded = copy.deepcopy(model)
+    fold_batchnorm(folded, pairs)
+    with evaluation_mode(model), torch.inference_mode():
+        before, after = model(images), folded(images)
+    alike = (after - before).abs().max() <= FOLDED_ALIKE * before.std(correction=0) + torch.finfo(torch.float32).tiny
+    return pairs if bool(alike) else {}
+
+
+def fold_batchnorm(model: nn.Module, pairs: dict[str, str]) -> None:
+    """Give the layers named in `pairs` the work of their BatchNorms, in place; for inference only."""
+    model.eval()
+    for layer, norm in pairs.items():
+        fused = fuse_conv_bn_eval(
+            cast(nn.Conv2d, model.get_submodule(layer)), cast(nn.BatchNorm2d, model.get_submodule(norm))
+        )
+        _replace(model, layer, fused)
+        _replace(model, norm, nn.Identity())
+
+
+def even_batches(images: Tensor) -> Sequence[Tensor]:
+    """At most `BATCH` images each, evenly: BatchNorm cannot be calibrated on a last batch of one image."""
+    return images.tensor_split(-(-len(images) // BATCH))
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
