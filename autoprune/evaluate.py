@@ -35,7 +35,7 @@ class Evaluator:
         self.calibration = normalise(_subset(data.train, calibration_images, "calibration").images, data.info)
         self.repair = WeightRepair(elastic, self.calibration) if repairs else None
         self.reference = _log_probabilities(elastic.original.eval(), self.images)  # (N, classes)
-        self._foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
+        self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
 
     def of(self, elastic: ElasticModel) -> "Evaluator":
         """The same evaluation, against the same original, of other weights, which are trained to be cut as they are."""
@@ -45,7 +45,7 @@ class Evaluator:
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
         """The cut, its weights repaired and its BatchNorms recalibrated, ready to run."""
-        model = self._repaired_cut(policy)
+        model = self.repaired_cut(policy)
         self.recalibrate(model)
         return model
 
@@ -63,10 +63,10 @@ class Evaluator:
 
         The candidate runs as fast as it can: normalisation folded, in bfloat16 where the CPU computes in that.
         """
-        model = self._repaired_cut(policy)
+        model = self.repaired_cut(policy)
         with _fast_arithmetic():
             self.recalibrate(model)
-            fold_batchnorm(model, self._foldable)
+            fold_batchnorm(model, self.foldable)
             log_p = _log_probabilities(model, self.images[:FIRST_LOOK])
         if len(self.images) > FIRST_LOOK:
             yield self._score_of(log_p)
@@ -78,7 +78,8 @@ class Evaluator:
         """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
         return self._score_of(_log_probabilities(model.eval(), self.images))
 
-    def _repaired_cut(self, policy: PruningPolicy) -> nn.Module:
+    def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
+        """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""
         model = self.elastic.cut(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.repair is not None:
             self.repair.apply(model, self.elastic.kept_channels(policy))

@@ -147,6 +147,18 @@ class SearchProblem:
             store=self.store,
         )
 
+    def stored_in(self, store: TrialStore) -> "SearchProblem":
+        """The same problem with nothing remembered but what is in `store`."""
+        return SearchProblem(
+            self.groups,
+            self.limits,
+            predict=self.predict,
+            looks=self._looks,
+            reward_config=self._reward_config,
+            fingerprint=self.fingerprint,
+            store=store,
+        )
+
     def evaluate(self, policy: PruningPolicy, *, worth: float = -math.inf) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 

@@ -86,7 +86,10 @@ class TrialStore:
         )
         with self._connection() as connection:
             rows = connection.execute(query, (fingerprint, policy)).fetchall()
-        return tuple(Score(*row[:-1], bool(row[-1])) for row in rows)
+        return tuple(
+            Score(kl, cross_entropy, top1, images, kl_se, cross_entropy_se, bool(complete))
+            for kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete in rows
+        )
 
     def add_trial(self, fingerprint: str, policy: str, score: Score, *, wall_s: float) -> None:
         """Store a score; the first one of a policy on so many images stays. `RunError` if it is not finite."""

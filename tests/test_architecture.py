@@ -58,9 +58,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "elastic_stage",
         "decision",
         "pipeline",
+        *("comparison", "comparison_report", "compare"),
         "api",
         "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli"),
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

@@ -1,0 +1,187 @@
+"""Searchers side by side: equal target and evaluations, several seeds, and what their winners are worth in the end."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Sequence
+
+from autoprune.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
+from autoprune.config import RunConfig
+from autoprune.distill import RememberedLogits, finetune
+from autoprune.elastic_stage import elastic_distilled
+from autoprune.errors import InputError
+from autoprune.export import export_onnx
+from autoprune.files import write_json
+from autoprune.final import compare_files
+from autoprune.policies.agents import AgentSearcher
+from autoprune.policies.table import SEARCHERS
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared, prepare
+from autoprune.problem import Outcome, SearchProblem
+from autoprune.progress import bar, say
+from autoprune.run_dir import RunDir
+from autoprune.seeding import derive_seed, seed_everything
+from autoprune.subject import Subject, load_subject
+from autoprune.tensorboard import RunLogger
+from autoprune.toy import toy_problem
+from autoprune.trials import TrialStore
+
+COMPARISON_FILE = "comparison.json"
+
+
+def check_searchers(names: Sequence[str]) -> None:
+    """Raise `InputError` for a name that is no searcher, or twice the same."""
+    if unknown := [name for name in names if name not in SEARCHERS]:
+        raise InputError(f"--searchers: unknown {', '.join(unknown)}; there are {', '.join(SEARCHERS)}")
+    if len(set(names)) < len(names) or not names:
+        raise InputError("--searchers: name each of them once")
+
+
+def compare(
+    config: RunConfig, run_dir: RunDir, *, searchers: Sequence[str], seeds: int, finetune_epochs: int
+) -> Comparison:
+    """Search with each of `searchers` for each seed, fine-tune and measure each winner; goes on where it was stopped.
+
+    Each search starts with nothing remembered, so that its time is its own. The test split is read at the end, once for
+    each distinct winner. The toy problem has nothing to fine-tune.
+    """
+    store = TrialStore(run_dir.trials)
+    subject = load_subject(config) if config.problem == "model" else None
+    if subject is not None and not subject.is_trained:
+        raise InputError("model.checkpoint: a comparison needs a trained model; make one with `autoprune train`")
+    prepared = None
+    if subject is not None:
+        prepared = prepare(config, subject.model, subject.data, store=store)
+        with RunLogger(run_dir.logs) as logger:
+            prepared = elastic_distilled(prepared, config, run_dir, logger)
+    problem = toy_problem(store) if prepared is None else prepared.problem
+    searches = [_searched(problem, config, name, seed, store, run_dir) for seed in range(seeds) for name in searchers]
+    finals: list[Final | None] = [None] * len(searches)
+    original_accuracy = None
+    epochs = 0 if subject is None else finetune_epochs
+    if subject is not None and prepared is not None and epochs > 0:
+        winners = list(dict.fromkeys(PruningPolicy.of(search.policy) for search in searches))
+        tuned = _finals(config, subject, prepared, winners, epochs, run_dir, store)
+        finals = [tuned[PruningPolicy.of(search.policy)][0] for search in searches]
+        original_accuracy = tuned[winners[0]][1]
+    at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
+    ranked = standings(searches, finals, at_s=at_s)
+    comparison = Comparison(
+        target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
+        max_evaluations=config.search.max_evaluations,
+        equal_time_s=at_s,
+        finetune_epochs=epochs,
+        original_test_accuracy=original_accuracy,
+        standings=ranked,
+        verdicts=verdicts(ranked),
+        searches=tuple(searches),
+        finals=tuple(finals),
+    )
+    write_json(run_dir.root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
+    shutil.rmtree(run_dir.state, ignore_errors=True)
+    return comparison
+
+
+def _searched(
+    problem: SearchProblem, config: RunConfig, name: str, seed: int, store: TrialStore, run_dir: RunDir
+) -> Search:
+    fact = f"search {name} {seed}"
+    done = store.fact(fact)
+    if done is not None:
+        return Search.model_validate_json(done)
+    own = run_dir.state / f"{name}-{seed}.sqlite"
+    own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
+    searcher = SEARCHERS[name]()
+    curve: list[Progress] = []
+    seen: set[str] = set()
+    started = time.perf_counter()
+    with bar(f"{name}, seed {seed}", config.search.max_evaluations) as progress:
+
+        def on_outcome(outcome: Outcome) -> None:
+            progress.advance(int(outcome.policy.key not in seen), f"best reward {_best(curve, outcome):.4f}")
+            seen.add(outcome.policy.key)
+            elapsed_s = time.perf_counter() - started
+            curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=_best(curve, outcome)))
+
+        seed_everything(derive_seed(seed, "search"))
+        result = searcher.search(
+            problem.stored_in(TrialStore(own)),
+            max_evaluations=config.search.max_evaluations,
+            seed=seed,
+            on_outcome=on_outcome,
+        )
+    best = result.best
+    search = Search(
+        searcher=name,
+        seed=seed,
+        is_agent=isinstance(searcher, AgentSearcher),
+        evaluations=result.evaluations,
+        wall_s=result.wall_s,
+        best_reward=best.reward,
+        best_top1=best.score.top1,
+        predicted_latency_ratio=best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms,
+        policy=best.policy.as_dict(),
+        curve=tuple(curve),
+    )
+    store.set_fact(fact, search.model_dump_json())
+    found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
+    say(f"{name}, seed {seed}: {found}")
+    return search
+
+
+def _best(curve: Sequence[Progress], outcome: Outcome) -> float:
+    return max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward
+
+
+def _finals(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    winners: Sequence[PruningPolicy],
+    epochs: int,
+    run_dir: RunDir,
+    store: TrialStore,
+) -> dict[PruningPolicy, tuple[Final, float]]:
+    """What each winner's file does, and the original's test accuracy beside it."""
+    info, teacher = subject.data.info, prepared.elastic.original
+    remembers = config.finetune.augmented_forms is not None  # it takes memory, so it is asked for
+    answers = RememberedLogits(teacher, images=len(subject.data.train)) if remembers else None
+    export_onnx(teacher, run_dir.original_onnx, info)
+    found = {}
+    for number, policy in enumerate(winners, 1):
+        digest = hashlib.sha256(policy.key.encode()).hexdigest()[:12]
+        done = store.fact(f"final {digest} {epochs}")
+        if done is None:
+            tuned = finetune(
+                prepared.evaluator.candidate(policy),
+                subject.data,
+                teacher=teacher,
+                config=config.finetune.model_copy(update={"epochs": epochs}),
+                learning_rate=config.finetune_learning_rate,
+                seed=derive_seed(config.seed, "finetune 0"),  # the same batches for all
+                answers=answers,
+                description=f"winner {number}/{len(winners)}",
+                state_path=run_dir.state / f"winner-{digest}.pt",
+            )
+            file = run_dir.root / "export" / f"{digest}.onnx"
+            export_onnx(tuned, file, info)
+            measured = compare_files(
+                run_dir.original_onnx,
+                file,
+                costs=(prepared.problem.original_cost, prepared.problem.predict(policy)),
+                test=subject.test,
+                info=info,
+                config=config.measure,
+            )
+            final = Final(
+                test_accuracy=measured.pruned.test_accuracy,
+                speedup=measured.speedup.speedup,
+                speedup_ci95=measured.speedup.ci95,
+                params_ratio=measured.pruned.params / measured.original.params,
+            )
+            done = json.dumps([final.model_dump(), measured.original.test_accuracy])
+            store.set_fact(f"final {digest} {epochs}", done)
+        figures, original_accuracy = json.loads(done)
+        found[policy] = (Final.model_validate(figures), float(original_accuracy))
+    return found

@@ -1,0 +1,169 @@
+"""How many candidates a search evaluates a second, against the loop that one would write first.
+
+    python scripts/benchmark_evaluation.py demo --evaluations 100 --naive 10
+
+The naive loop: copy the model, prune the copy with Torch-Pruning, recalibrate its BatchNorms and score it with eager
+PyTorch on the same images, export it and time the file. Both run in turn on the candidates that a search has asked for.
+Prints JSON: evaluations per second of both, their ratio with a bootstrapped 95% interval, and where our time goes.
+"""
+
+import argparse
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torch_pruning
+from torch import nn
+
+from autoprune import progress
+from autoprune.batchnorm import fold_batchnorm
+from autoprune.config import find_config, load_config
+from autoprune.evaluate import FIRST_LOOK, Evaluator
+from autoprune.export import export_onnx
+from autoprune.latency import make_session, session_call
+from autoprune.policies.table import SEARCHERS
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared, prepare
+from autoprune.problem import SearchSession
+from autoprune.subject import load_subject
+from autoprune.trials import TrialStore
+
+BATCH = 256
+WARM_UP, RUNS = 20, 100
+RESAMPLES = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--evaluations", type=int, default=100, help="of the search")
+    parser.add_argument("--naive", type=int, default=10, help="of the naive loop, spread over those of the search")
+    parser.add_argument("-o", "--override", action="append", default=[])
+    arguments = parser.parse_args()
+    progress.show(True)
+    config = load_config(find_config(arguments.config), arguments.override)
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    searcher = SEARCHERS[config.search.agent]()
+    started = time.perf_counter()
+    searched = searcher.search(prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed)
+    search_s = time.perf_counter() - started
+    policies = list(dict.fromkeys(outcome.policy for outcome in searched.outcomes))
+    ours, naive, dropped = in_turn(prepared, policies, naive_count=arguments.naive)
+    ratios = bootstrap_ratio(naive, ours)
+    print(
+        json.dumps(
+            {
+                "evaluations_per_s": 1 / float(np.mean(ours)),
+                "naive_evaluations_per_s": 1 / float(np.mean(naive)),
+                "ratio": float(np.mean(naive) / np.mean(ours)),
+                "ratio_ci95": ratios,
+                "search_evaluations_per_s": len(policies) / search_s,  # with the agent's own work
+                "dropped_share": dropped / len(ours),
+                "images": {
+                    "calibration": len(prepared.evaluator.calibration),
+                    "first_look": FIRST_LOOK,
+                    "score": len(prepared.evaluator.images),
+                },
+                "parts_ms": parts_ms(prepared.evaluator, policies[-1]),
+            },
+            indent=1,
+        )
+    )
+
+
+def in_turn(
+    prepared: Prepared, policies: list[PruningPolicy], *, naive_count: int
+) -> tuple[list[float], list[float], int]:
+    """Seconds of each evaluation as a search does it, of naive ones among them, and how many were dropped."""
+    ours, naive, dropped = [], [], 0
+    every = max(1, len(policies) // naive_count)
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        problem = prepared.problem.stored_in(TrialStore(Path(folder) / "trials.sqlite"))
+        session = SearchSession(problem, searcher="benchmark", seed=0, max_evaluations=len(policies))
+        for index, policy in enumerate(policies):
+            started = time.perf_counter()
+            outcome = session.evaluate(policy)
+            ours.append(time.perf_counter() - started)
+            dropped += not outcome.score.complete
+            if index % every == 0:
+                started = time.perf_counter()
+                naive_evaluation(prepared, policy, Path(folder))
+                naive.append(time.perf_counter() - started)
+    return ours, naive, dropped
+
+
+def naive_evaluation(prepared: Prepared, policy: PruningPolicy, folder: Path) -> tuple[float, float]:
+    """(KL to the original, seconds of a call of the exported file) of a candidate."""
+    elastic, evaluator = prepared.elastic, prepared.evaluator
+    model = copy.deepcopy(elastic.original).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    graph = torch_pruning.DependencyGraph().build_dependency(model, example_inputs=evaluator.images[:1])
+    kept = policy.as_dict()
+    for group in elastic.groups:
+        lost = sorted(elastic.ranking[group.name][kept[group.name] :])
+        layer = model.get_submodule(group.name)
+        if lost:
+            prune = torch_pruning.prune_conv_out_channels
+            if isinstance(layer, nn.Linear):
+                prune = torch_pruning.prune_linear_out_channels
+            graph.get_pruning_group(layer, prune, idxs=lost).prune()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        model.train()
+        for batch in evaluator.calibration.split(BATCH):
+            model(batch)
+        model.eval()
+        log_p = torch.cat([F.log_softmax(model(batch), 1) for batch in evaluator.images.split(BATCH)])
+        kl = F.kl_div(log_p, evaluator.reference, reduction="batchmean", log_target=True)
+    export_onnx(model, folder / "naive.onnx", evaluator.info)
+    call = session_call(make_session(folder / "naive.onnx", threads=1), evaluator.images[:1].contiguous().numpy())
+    for _ in range(WARM_UP):
+        call()
+    started = time.perf_counter()
+    for _ in range(RUNS):
+        call()
+    return float(kl), (time.perf_counter() - started) / RUNS
+
+
+def parts_ms(evaluator: Evaluator, policy: PruningPolicy) -> dict[str, float]:
+    """Milliseconds of the steps of one complete evaluation, the least of five."""
+    model = evaluator.repaired_cut(policy)
+    return {
+        "cut_and_repair": least_ms(lambda: evaluator.repaired_cut(policy)),
+        "recalibrate_float32": least_ms(lambda: evaluator.recalibrate(model)),
+        "fold": least_ms(lambda: fold_batchnorm(copy.deepcopy(model), evaluator.foldable)),
+        "first_look": least_ms(lambda: next(evaluator.looks(policy))),
+        "complete": least_ms(lambda: evaluator.score(policy)),
+    }
+
+
+def least_ms(work: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return 1000 * min(seconds)
+
+
+def bootstrap_ratio(naive: list[float], ours: list[float]) -> tuple[float, float]:
+    generator = np.random.default_rng(0)
+    ratios = [
+        generator.choice(naive, len(naive)).mean() / generator.choice(ours, len(ours)).mean() for _ in range(RESAMPLES)
+    ]
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()
