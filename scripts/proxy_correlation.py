@@ -1,0 +1,120 @@
+"""How well the search's reward tells which of several equally fast candidates will be the best after fine-tuning.
+
+    python scripts/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
+    python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o elastic.epochs=4
+
+The policies spread over what meets the target, all close under it. Each is fine-tuned once, from the original's weights,
+and scored on the whole search split; OUT keeps that, so a second call with other settings of the search (elastic
+distillation, repair) judges them by the same figures, and a stopped call goes on. Prints JSON.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import spearmanr
+
+from autoprune import progress
+from autoprune.config import RunConfig, find_config, load_config
+from autoprune.distill import RememberedLogits, finetune
+from autoprune.elastic_stage import elastic_distilled
+from autoprune.evaluate import Evaluator
+from autoprune.policies.heuristics import spread_policies
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared, prepare
+from autoprune.run_dir import RunDir
+from autoprune.seeding import derive_seed
+from autoprune.subject import load_subject
+from autoprune.tensorboard import RunLogger
+from autoprune.trials import TrialStore
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config")
+    parser.add_argument("--policies", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=5, help="of fine-tuning, for each policy")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("-o", "--override", action="append", default=[])
+    arguments = parser.parse_args()
+    progress.show(True)
+    config = load_config(find_config(arguments.config), arguments.override)
+    subject = load_subject(config)
+    run_dir = RunDir(arguments.out)
+    store = TrialStore(run_dir.trials)
+    prepared = prepare(config, subject.model, subject.data, store=store)
+    policies = spread_policies(prepared.problem, arguments.policies, seed=0)
+    answers = RememberedLogits(prepared.elastic.original, images=len(prepared.data.train))
+    tuned = [fine_tuned(prepared, policy, config, arguments.epochs, answers, run_dir, store) for policy in policies]
+    with RunLogger(run_dir.logs) as logger:
+        searched = elastic_distilled(prepared, config, run_dir, logger)
+    rewards = [searched.problem.evaluate(policy).reward for policy in policies]
+    limit = prepared.problem.limits[0]
+    rows = [
+        {
+            "reward": reward,
+            "top1": score["top1"],
+            "kl": score["kl"],
+            "of_limit": prepared.problem.predict(policy).of(limit.metric) / limit.max_value,
+            "policy": policy.as_dict(),
+        }
+        for policy, reward, score in zip(policies, rewards, tuned, strict=True)
+    ]
+    print(
+        json.dumps(
+            {
+                "n": len(policies),
+                "finetune_epochs": arguments.epochs,
+                "elastic_epochs": config.elastic.epochs,
+                "spearman_accuracy": spearman(rewards, [score["top1"] for score in tuned]),
+                "spearman_kl": spearman(rewards, [-score["kl"] for score in tuned]),
+                "policies": rows,
+            },
+            indent=1,
+        )
+    )
+
+
+def fine_tuned(
+    prepared: Prepared,
+    policy: PruningPolicy,
+    config: RunConfig,
+    epochs: int,
+    answers: RememberedLogits,
+    run_dir: RunDir,
+    store: TrialStore,
+) -> dict[str, float]:
+    """Top-1 and KL to the original on the whole search split, after so many epochs; remembered in `store`."""
+    fact = f"fine-tuned {epochs} {policy.key}"
+    done = store.fact(fact)
+    if done is None:
+        model = finetune(
+            prepared.evaluator.candidate(policy),
+            prepared.data,
+            teacher=prepared.elastic.original,
+            config=config.finetune.model_copy(update={"epochs": epochs, "augmented_forms": epochs}),
+            learning_rate=config.finetune_learning_rate,
+            seed=derive_seed(0, "proxy correlation"),  # the same batches for all
+            answers=answers,
+            description="fine-tuning",
+            state_path=run_dir.state / "proxy.pt",
+        )
+        judge = Evaluator(
+            prepared.elastic, prepared.data, score_images=len(prepared.data.search), calibration_images=1, repairs=False
+        )
+        score = judge.score_model(model)
+        done = json.dumps({"top1": score.top1, "kl": score.kl})
+        store.set_fact(fact, done)
+        (run_dir.state / "proxy.pt").unlink()
+    found: dict[str, float] = json.loads(done)
+    return found
+
+
+def spearman(first: list[float], second: list[float]) -> float:
+    found: Any = spearmanr(first, second)
+    return float(found.statistic)
+
+
+if __name__ == "__main__":
+    main()
