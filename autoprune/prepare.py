@@ -124,7 +124,7 @@ def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
     groups = []
     with bar("sensitivities", len(problem.groups)) as progress:
         for group in problem.groups:
-            middle = group.ladder[len(group.ladder) // 2 - 1] if len(group.ladder) > 1 else group.channels
+            middle = group.ladder[group.middle_rung]
             outcome = problem.evaluate(policy_of(problem.groups, {**full, group.name: middle}))
             groups.append(replace(group, sensitivity=outcome.score.kl))
             progress.advance()

@@ -25,11 +25,16 @@ class SearchGroup:
     spatial: int  # height of the layer's output
     macs_share: float
     latency_share: float
-    sensitivity: float  # KL to the original, in nats, with this group alone at its middle rung
+    sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
 
     @property
     def channels(self) -> int:
         return self.ladder[-1]
+
+    @property
+    def middle_rung(self) -> int:
+        """The rung at which the sensitivity is measured; the lower one of two, so a cut where there is one."""
+        return (len(self.ladder) - 1) // 2
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,7 @@ def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float) -> Losses
     losses = []
     for group in groups:
         cuts = [1.0 - channels / group.channels for channels in group.ladder]
-        # A ladder of two rungs has its middle at full width, where the sensitivity says nothing of the cut.
-        middle_cut = cuts[len(cuts) // 2] or 1.0
+        middle_cut = cuts[group.middle_rung] or 1.0  # a ladder of one rung has no cut
         sensitivity = max(group.sensitivity, MIN_SENSITIVITY)
         losses.append([sensitivity * (cut / middle_cut) ** exponent for cut in cuts])
     return losses

@@ -182,3 +182,10 @@ def test_the_best_is_the_earliest_of_equals_and_all_are_told() -> None:
     assert told == outcomes
     assert (running.groups, running.limits, running.original_cost) == (GROUPS, (), made.original_cost)
     assert running.predict(policy(1, 2)).macs == 300
+
+
+@pytest.mark.parametrize(
+    ("ladder", "middle"), [((4,), 0), ((2, 4), 0), ((2, 3, 4), 1), ((1, 2, 3, 4), 1), ((1, 2, 3, 4, 5), 2)]
+)
+def test_the_middle_rung_is_a_cut_wherever_there_is_one(ladder: tuple[int, ...], middle: int) -> None:
+    assert group("a", *ladder).middle_rung == middle

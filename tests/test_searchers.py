@@ -1,5 +1,6 @@
 """Searchers: all keep the budget; agents find the toy problem's optimum, and find it again with the same seed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from autoprune.policies.heuristics import (
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
+from autoprune.prepare import measure_sensitivities
 from autoprune.problem import Outcome, SearchProblem
-from autoprune.toy import toy_cost, toy_optimum, toy_problem
+from autoprune.toy import toy_cost, toy_optimum, toy_problem, toy_score
 from autoprune.trials import TrialStore
 
 AGENTS = ("ddpg", "td3", "sac", "ppo")
@@ -172,6 +174,25 @@ def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_th
             assert losses[2] == pytest.approx(group.sensitivity)  # half of the channels
             assert losses[4] == 0.0
             assert losses[0] == pytest.approx(group.sensitivity * 1.5**exponent)  # a quarter: 1.5 times the cut
+
+
+@pytest.mark.parametrize("ladder", [(8, 16), (4, 8, 16), (4, 8, 12, 16), (2, 4, 8, 12, 16)])
+def test_the_rung_whose_loss_is_the_sensitivity_is_the_one_that_is_measured(ladder: tuple[int, ...]) -> None:
+    """The set-up measures at one rung and the heuristics model from it: they must mean the same one."""
+    toy = toy_problem()
+    group = replace(toy.groups[0], ladder=ladder)
+    problem = SearchProblem(
+        (group,),
+        (),
+        predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
+        score=lambda policy: toy_score((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
+        reward_config=RewardConfig(),
+        fingerprint="ladder",
+    )
+    measured = measure_sensitivities(problem)
+    (losses,) = modelled_losses(measured, exponent=2.0)
+    for width, loss in zip(ladder, losses, strict=True):  # the toy's KL goes with the square of the cut
+        assert loss == pytest.approx(toy_score((width / 16, 1.0, 1.0, 1.0)).kl)
 
 
 def test_utilities_are_centred_ranks() -> None:
