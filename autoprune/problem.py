@@ -26,6 +26,7 @@ class SearchGroup:
     macs_share: float
     latency_share: float
     sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
+    lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
 
     @property
     def channels(self) -> int:

@@ -26,6 +26,7 @@ def _group(name: str, ladder: tuple[int, ...]) -> SearchGroup:
         macs_share=0.5,
         latency_share=0.5,
         sensitivity=0.1,
+        lost_importance=tuple(1.0 - width / ladder[-1] for width in ladder),
     )
 
 

@@ -23,7 +23,8 @@ from autoprune.trials import TrialStore
 
 
 def group(name: str, *ladder: int) -> SearchGroup:
-    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, macs_share=0.5, latency_share=0.5, sensitivity=0.1)
+    lost = tuple(1.0 - width / ladder[-1] for width in ladder)
+    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 0.5, 0.5, sensitivity=0.1, lost_importance=lost)
 
 
 GROUPS = (group("a", 1, 2, 4), group("b", 2, 6))

@@ -180,7 +180,7 @@ def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_th
 def test_the_rung_whose_loss_is_the_sensitivity_is_the_one_that_is_measured(ladder: tuple[int, ...]) -> None:
     """The set-up measures at one rung and the heuristics model from it: they must mean the same one."""
     toy = toy_problem()
-    group = replace(toy.groups[0], ladder=ladder)
+    group = replace(toy.groups[0], ladder=ladder, lost_importance=(0.0,) * len(ladder))
     problem = SearchProblem(
         (group,),
         (),
