@@ -236,13 +236,21 @@ class SearchSession:
     def predict(self, policy: PruningPolicy) -> PredictedCost:
         return self.problem.predict(policy)
 
-    def evaluate(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate within the budget; raises `BudgetSpent` when it is used up."""
+    def probe(self, policy: PruningPolicy) -> Outcome:
+        """Evaluate within the budget to learn from it: a probe may break limits and is never the best.
+
+        It counts as an evaluation, but is no episode: neither in `outcomes` nor told to `on_outcome`.
+        """
         is_new = policy.key not in self._seen
         if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
             raise BudgetSpent
         outcome = self.problem.evaluate(policy)
         self._seen.add(policy.key)
+        return outcome
+
+    def evaluate(self, policy: PruningPolicy) -> Outcome:
+        """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up."""
+        outcome = self.probe(policy)
         self.outcomes.append(outcome)
         if self.problem.store is not None:
             self.problem.store.add_episode(

@@ -190,3 +190,16 @@ def test_the_best_is_the_earliest_of_equals_and_all_are_told() -> None:
 )
 def test_the_middle_rung_is_a_cut_wherever_there_is_one(ladder: tuple[int, ...], middle: int) -> None:
     assert group("a", *ladder).middle_rung == middle
+
+
+def test_a_probe_counts_but_is_no_episode_and_never_the_best() -> None:
+    told: list[Outcome] = []
+    scorer = CountingScorer()
+    made = problem(scorer)
+    running = SearchSession(made, searcher="x", seed=0, max_evaluations=2, on_outcome=told.append)
+    running.probe(made.full_policy)  # the highest reward that there is
+    candidate = running.evaluate(made.floor_policy)
+    assert (running.best, running.outcomes, told, running.evaluations) == (candidate, [candidate], [candidate], 2)
+    with pytest.raises(BudgetSpent):
+        running.probe(PruningPolicy.of({"a": 2, "b": 6}))
+    assert running.probe(made.full_policy).policy == made.full_policy  # known: it costs nothing
