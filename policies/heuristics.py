@@ -21,6 +21,7 @@ Shape = Callable[[SearchGroup], Sequence[float]]
 """How much of a group each of its rungs removes, 0..1."""
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+KNAPSACK_DEMONSTRATIONS = (1.0, 2.0)
 EXPONENT_RANGE = (0.7, 3.0)
 SENSITIVITY_SPREAD = 1.0  # standard deviation of the logarithm of the factors: 2.7 times up or down
 MIN_SENSITIVITY = 1e-6  # nats; measured on finite data, a sensitivity can come out as 0 or just below
@@ -40,9 +41,17 @@ SHAPES: tuple[Shape, ...] = (cut_share, lost_importance)
 
 
 def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
-    """Distinct policies that meet every limit: the largest uniform one, and a greedy one for each of `EXPONENTS`."""
-    uniform = largest_feasible(problem, uniform_policies(problem))
-    policies = [uniform, *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS)]
+    """At most eight distinct policies that meet every limit, so that they leave most of a small budget.
+
+    The largest of one threshold on importance and of one keep ratio, a greedy one for each of `EXPONENTS`, and two
+    knapsacks whose losses follow the importance, of which the greedy ones know nothing.
+    """
+    policies = (
+        largest_feasible(problem, magnitude_policies(problem)),
+        largest_feasible(problem, uniform_policies(problem)),
+        *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS),
+        *knapsack_policies(problem, shapes=(lost_importance,), exponents=KNAPSACK_DEMONSTRATIONS),
+    )
     return tuple(dict.fromkeys(policies))
 
 
