@@ -85,7 +85,10 @@ def run(
 )
 def search(
     config: ConfigArgument,
-    agent: Annotated[str | None, typer.Option(help="ddpg, td3, sac, ppo, random or uniform.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(help="The searcher: `search.agent`.", metavar="NAME"),
+    ] = None,
     override: Overrides = None,
     run_dir: RunDirOption = None,
     resume: Resume = False,

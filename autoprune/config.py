@@ -10,7 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from autoprune.errors import ConfigError
 
 Metric = Literal["latency", "energy", "macs", "params"]
-Agent = Literal["ddpg", "td3", "sac", "ppo", "sensitivity", "knapsack", "global_magnitude", "random", "uniform"]
+# fmt: off
+Agent = Literal[
+    "ddpg", "td3", "sac", "tqc", "crossq", "ppo",
+    "evolution", "tpe", "nsga2", "sensitivity", "knapsack", "global_magnitude", "random", "uniform",
+]
+# fmt: on
 _PACKAGE = Path(__file__).parent
 # A wheel holds them inside the package; a checkout has them in the folder above.
 SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
