@@ -1,19 +1,20 @@
 """Searchers: all keep the budget; agents find the toy problem's optimum, and find it again with the same seed."""
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
 
-from autoprune import commands, pipeline
-from autoprune.config import RewardConfig, RunConfig, SearchConfig
+from autoprune import cli, commands, pipeline
+from autoprune.config import Agent, RewardConfig, RunConfig, SearchConfig
 from autoprune.errors import ConfigError
 from autoprune.policies.exploration import utilities_of
 from autoprune.policies.heuristics import (
@@ -137,7 +138,9 @@ def test_a_missing_extra_is_named_before_any_work(name: str, tmp_path: Path, mon
 
 
 def test_every_searcher_can_be_configured_and_no_other() -> None:
-    assert set(get_args(SearchConfig.model_fields["agent"].annotation)) == set(SEARCHERS)
+    assert set(get_args(Agent)) == set(SEARCHERS)
+    option = get_type_hints(cli.search, include_extras=True)["agent"].__metadata__[0]
+    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(SEARCHERS)  # what `--help` says
 
 
 @pytest.mark.parametrize("name", installed(["ddpg", "ppo", "evolution", "tpe", "sensitivity"]))
