@@ -15,7 +15,7 @@ from autoprune.problem import PruningProblem, meets
 
 Options = NDArray[np.int64]  # one option of each group
 
-COUPLED = 1e-4  # of the original's cost: two groups whose cuts save less than this more or less together are apart
+COUPLED = 1e-6  # of the original's cost: two groups whose cuts save less than this more or less together are apart
 LEEWAY = 2e-3  # of a limit: by so much the sums may be too high where the prediction is no sum of pairs
 LEAST_GAIN = 1e-9  # of the loss: smaller gains are rounding
 
