@@ -87,7 +87,13 @@ def run(
 )
 def search(
     config: ConfigArgument,
-    agent: Annotated[str | None, typer.Option(help="ddpg, td3, sac, ppo, random or uniform.")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpg, td3, sac, tqc, crossq, ppo, evolution, tpe, nsga2, sensitivity, knapsack, global_magnitude, "
+            "random or uniform."
+        ),
+    ] = None,
     override: Overrides = None,
     run_dir: RunDirOption = None,
     resume: Resume = False,

@@ -10,6 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from autoprune.errors import ConfigError
 
 Metric = Literal["latency", "energy", "macs", "params"]
+# fmt: off
+Agent = Literal[
+    "ddpg", "td3", "sac", "tqc", "crossq", "ppo",
+    "evolution", "tpe", "nsga2", "sensitivity", "knapsack", "global_magnitude", "random", "uniform",
+]
+# fmt: on
 _PACKAGE = Path(__file__).parent
 # A wheel holds them inside the package; a checkout has them in the folder above.
 SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
@@ -112,7 +118,7 @@ class RewardConfig(Section):
 
 
 class SearchConfig(Section):
-    agent: Literal["ddpg", "td3", "sac", "ppo", "random", "uniform"] = "ddpg"
+    agent: Agent = "ddpg"
     max_evaluations: int = Field(120, gt=0)
     importance: Literal["l2", "bn_scale", "taylor"] = "l2"
     score_images: int = Field(2000, gt=0, description="images of the search split that score a candidate")

@@ -51,6 +51,11 @@ class Decision:
 Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
 
 
+def check_searcher(config: RunConfig) -> None:
+    """Raises `ConfigError` if the configured searcher needs an extra that is not installed."""
+    SEARCHERS[config.search.agent]()
+
+
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
     search = config.search

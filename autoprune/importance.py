@@ -1,7 +1,7 @@
 """How much each channel of a group matters: higher scores are kept longer."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -50,19 +50,47 @@ IMPORTANCES: dict[str, Importance] = {"l2": l2_norm, "bn_scale": bn_scale, "tayl
 def rank_channels(
     model: nn.Module, groups: tuple[PrunableGroup, ...], criterion: str, *, images: Tensor, labels: Tensor
 ) -> dict[str, tuple[int, ...]]:
-    """The channels of each group, most important first; ties keep their order.
+    """The channels of each group by `score_channels`, most important first; ties keep their order."""
+    return ranking_of(score_channels(model, groups, criterion, images=images, labels=labels))
+
+
+def score_channels(
+    model: nn.Module, groups: tuple[PrunableGroup, ...], criterion: str, *, images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """The scores (channels,) of each group, finite and not negative.
 
     `images` (N, C, H, W), normalised, and `labels` (N,) feed the gradients of "taylor"; the model is left untouched.
+    Raises `ModelError` for weights that are not finite.
     """
     if criterion == "taylor":
         model = _with_gradients(model, images, labels)
-    ranked = {}
+    scored = {}
     for group in groups:
         scores = IMPORTANCES[criterion](model, group)
         if not torch.isfinite(scores).all():
             raise ModelError(f"group {group.name}: its weights are not finite; is the checkpoint broken?")
-        ranked[group.name] = tuple(torch.argsort(scores, descending=True, stable=True).tolist())
-    return ranked
+        scored[group.name] = scores
+    return scored
+
+
+def ranking_of(scored: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The channels of each group, those with the highest scores first; ties keep their order."""
+    return {
+        name: tuple(torch.argsort(scores, descending=True, stable=True).tolist()) for name, scores in scored.items()
+    }
+
+
+def lost_importance(scores: Tensor, widths: Sequence[int]) -> tuple[float, ...]:
+    """The share of a group's importance, 0..1, that is gone when the best `widths` of its channels stay.
+
+    Scores are divided by their mean, so that groups compare (as in Torch-Pruning; Fang et al. 2023, section 3.3), and
+    summed over the removed channels, then divided by the group's channels. Scores of 0 alone make all channels equal.
+    """
+    ascending = scores.double().sort().values
+    if ascending[-1] == 0.0:
+        ascending = torch.ones_like(ascending)
+    gone = torch.cat([torch.zeros(1, dtype=torch.float64), ascending.cumsum(0)]) / ascending.sum()  # (channels + 1,)
+    return tuple(float(gone[len(scores) - width]) for width in widths)
 
 
 def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = False) -> list[tuple[Member, Tensor]]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.data import normalise
-from autoprune.decision import Decide, Decision, search_decision
+from autoprune.decision import Decide, Decision, check_searcher, search_decision
 from autoprune.distill import finetune
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_sensors import Sensor
@@ -52,6 +52,8 @@ def run(
         if not run_dir.report.is_file():  # it was stopped between the two
             write_report(root)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
+    if decide is None:
+        check_searcher(config)
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:

@@ -15,7 +15,7 @@ from autoprune.energy_model import energy_constants
 from autoprune.energy_sensors import Sensor
 from autoprune.evaluate import Evaluator
 from autoprune.groups import ModelGroups, PrunableGroup, find_groups
-from autoprune.importance import rank_channels
+from autoprune.importance import lost_importance, ranking_of, score_channels
 from autoprune.latency_model import LatencyModel, build_latency_model
 from autoprune.policy import PruningPolicy
 from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
@@ -55,14 +55,14 @@ def prepare(
     model_groups = find_groups(model, data.info.input_shape)
     step = max(1, len(data.train) // RANKING_IMAGES)
     shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
-    ranking = rank_channels(
+    scored = score_channels(
         model,
         model_groups.prunable,
         config.search.importance,
         images=normalise(shown.images, data.info),
         labels=shown.labels,
     )
-    elastic = ElasticModel(model, model_groups.prunable, ranking)
+    elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored))
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
     constants = energy_constants(config, elastic, shapes, data.info, latency.ladders, sensor=sensor, store=store)
@@ -84,7 +84,9 @@ def prepare(
     )
 
     problem = SearchProblem(
-        tuple(_search_group(group, shapes, latency, elastic.full_policy) for group in elastic.groups),
+        tuple(
+            _search_group(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups
+        ),
         limits,
         predict=predict,
         looks=evaluator.looks,
@@ -128,7 +130,7 @@ def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
     groups = []
     with bar("sensitivities", len(problem.groups)) as progress:
         for group in problem.groups:
-            middle = group.ladder[len(group.ladder) // 2 - 1] if len(group.ladder) > 1 else group.channels
+            middle = group.ladder[group.middle_rung]
             outcome = problem.evaluate(policy_of(problem.groups, {**full, group.name: middle}))
             groups.append(replace(group, sensitivity=outcome.score.kl))
             progress.advance()
@@ -148,7 +150,9 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy) -> SearchGroup:
+def _search_group(
+    group: PrunableGroup, scores: torch.Tensor, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
+) -> SearchGroup:
     layer = shapes.original[group.name]
     owned = {
         name: shape
@@ -168,4 +172,5 @@ def _search_group(group: PrunableGroup, shapes: CutShapes, latency: LatencyModel
         macs_share=sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything),
         latency_share=sum(full_ms[name] for name in owned) / sum(full_ms.values()),
         sensitivity=0.0,
+        lost_importance=lost_importance(scores, latency.ladders[group.name]),
     )

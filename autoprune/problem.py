@@ -27,11 +27,17 @@ class SearchGroup:
     spatial: int  # height of the layer's output
     macs_share: float
     latency_share: float
-    sensitivity: float  # KL to the original, in nats, with this group alone at its middle rung
+    sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
+    lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
 
     @property
     def channels(self) -> int:
         return self.ladder[-1]
+
+    @property
+    def middle_rung(self) -> int:
+        """The rung at which the sensitivity is measured; the lower one of two, so a cut where there is one."""
+        return (len(self.ladder) - 1) // 2
 
 
 @dataclass(frozen=True)
@@ -237,7 +243,7 @@ class SearchSession:
         self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
         self.outcomes: list[Outcome] = []  # one per episode
         self._seen: set[str] = set()
-        self._best_rewards: list[float] = []  # of distinct policies scored completely, the lowest first, a heap
+        self._complete: dict[PruningPolicy, float] = {}  # rewards of candidates that were scored completely
         self._on_outcome = on_outcome
 
     @property
@@ -265,25 +271,21 @@ class SearchSession:
         """The outcome with the highest reward, the earliest of equals."""
         return max(self.outcomes, key=lambda outcome: outcome.reward)
 
-    @property
-    def _worth(self) -> float:
-        """The least reward that makes a candidate one of the best so far."""
-        return self._best_rewards[0] if len(self._best_rewards) == CONTENDERS else -math.inf
-
     def predict(self, policy: PruningPolicy) -> PredictedCost:
         return self.problem.predict(policy)
 
+    def probe(self, policy: PruningPolicy) -> Outcome:
+        """Evaluate within the budget to learn from it: a probe may break limits and is never the best.
+
+        It counts as an evaluation, but is no episode: neither in `outcomes` nor told to `on_outcome`.
+        """
+        return self._evaluated(policy, worth=-math.inf)
+
     def evaluate(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate within the budget; raises `BudgetSpent` when it is used up."""
-        is_new = policy.key not in self._seen
-        if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
-            raise BudgetSpent
-        outcome = self.problem.evaluate(policy, worth=self._worth)
-        if is_new and outcome.score.complete:
-            heapq.heappush(self._best_rewards, outcome.reward)
-            if len(self._best_rewards) > CONTENDERS:
-                heapq.heappop(self._best_rewards)
-        self._seen.add(policy.key)
+        """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up."""
+        outcome = self._evaluated(policy, worth=self._worth)
+        if outcome.score.complete:
+            self._complete[policy] = outcome.reward
         self.outcomes.append(outcome)
         if self.problem.store is not None:
             self.problem.store.add_episode(
@@ -301,4 +303,18 @@ class SearchSession:
             )
         if self._on_outcome is not None:
             self._on_outcome(outcome)
+        return outcome
+
+    @property
+    def _worth(self) -> float:
+        """The least reward that makes a candidate one of the best so far."""
+        best = heapq.nlargest(CONTENDERS, self._complete.values())
+        return best[-1] if len(best) == CONTENDERS else -math.inf
+
+    def _evaluated(self, policy: PruningPolicy, *, worth: float) -> Outcome:
+        is_new = policy.key not in self._seen
+        if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
+            raise BudgetSpent
+        outcome = self.problem.evaluate(policy, worth=worth)
+        self._seen.add(policy.key)
         return outcome

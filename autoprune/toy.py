@@ -13,6 +13,7 @@ SPATIAL = (32, 16, 16, 8)
 RUNGS = 5  # keeping 2/8, 3/8, 4/8, 6/8 and all of the channels
 SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 FRAGILITY = (0.10, 0.50, 0.15, 0.30)  # KL, in nats, for cutting a group by all its channels
+CONCENTRATION = (3.0, 1.5, 2.5, 2.0)  # of a group's importance in few channels: share cut to this power is lost
 CLASH = 1.5  # KL, in nats, per share cut of the first group times share cut of the third
 LATENCY_RATIO = 0.45  # the limit, of the original's latency
 
@@ -21,7 +22,7 @@ def toy_problem(store: TrialStore | None = None) -> SearchProblem:
     """Four groups of five rungs, 625 policies; analytic score and cost; latency limited to 45% of the original.
 
     The first and third group each look cheap to cut and are ruinous to cut together, so that neither one keep ratio
-    for all groups nor sensitivities of single groups find the optimum.
+    for all groups nor sensitivities or importance of single groups find the optimum.
     """
     original = toy_cost((1.0,) * len(CHANNELS))
     return SearchProblem(
@@ -75,6 +76,7 @@ def _group(index: int) -> SearchGroup:
         macs_share=2.0 * (1.0 - halved.macs / original.macs),
         latency_share=2.0 * (1.0 - halved.predicted_latency_ms / original.predicted_latency_ms),
         sensitivity=toy_score(middle).kl,
+        lost_importance=tuple((1.0 - share) ** CONCENTRATION[index] for share in SHARES),
     )
 
 

@@ -48,6 +48,12 @@ def policy_of_rungs(groups: Sequence[SearchGroup], rungs: Sequence[int]) -> Prun
     return PruningPolicy.of({group.name: group.ladder[rung] for group, rung in zip(groups, rungs, strict=True)})
 
 
+def rungs_of(groups: Sequence[SearchGroup], policy: PruningPolicy) -> tuple[int, ...]:
+    """The rungs of `policy`; the inverse of `policy_of_rungs`. Raises `ValueError` for a width off the ladder."""
+    channels = policy.as_dict()
+    return tuple(group.ladder.index(channels[group.name]) for group in groups)
+
+
 def clip_rung(problem: PruningProblem, decided: Sequence[int], asked: int) -> int:
     """The largest rung not above `asked`, for the group after `decided`, that leaves every limit within reach.
 

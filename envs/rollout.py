@@ -1,12 +1,12 @@
 """Roll-outs: whole episodes without their evaluation. Until the terminal reward an episode costs only predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
+from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.envs.observation import observe
 from autoprune.policy import PruningPolicy
 from autoprune.problem import PruningProblem
@@ -53,6 +53,5 @@ def demonstrate(problem: PruningProblem, policy: PruningPolicy) -> RollOut:
 
 def actions_of(problem: PruningProblem, policy: PruningPolicy) -> NDArray[np.float32]:
     """The actions that ask for the rungs of `policy`; `(n,)`. Raises `ValueError` for a width off the ladder."""
-    channels = policy.as_dict()
-    rungs: Sequence[int] = [group.ladder.index(channels[group.name]) for group in problem.groups]
+    rungs = rungs_of(problem.groups, policy)
     return np.array([action_of(rung, group) for rung, group in zip(rungs, problem.groups, strict=True)], np.float32)

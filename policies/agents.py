@@ -14,7 +14,7 @@ from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.rollout import RollOut, demonstrate, roll_out
 from autoprune.policies.exploration import Exploration, act_with, propose, utilities_of
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.learners import IMITATION_LIMIT, Ddpg, Learner, Ppo, Sac, Td3, make_learner
+from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, Learner, make_learner
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.trained import TrainedActor, exported_network
 from autoprune.problem import BudgetSpent, Outcome, SearchProblem, SearchSession
@@ -35,7 +35,7 @@ class Imitation:
 
 @dataclass(frozen=True)
 class AgentSearcher:
-    """One agent of stable-baselines3 on one problem.
+    """One agent of stable-baselines3 or sb3-contrib on one problem.
 
     The heuristics' policies are the first episodes, so an agent is never worse than they are. Then each episode
     proposes many roll-outs, which cost no evaluation, and evaluates one that is new. The final actor is brought back to
@@ -44,7 +44,7 @@ class AgentSearcher:
     """
 
     name: str
-    agent: Ddpg | Td3 | Sac | Ppo
+    agent: AgentSettings
     exploration: Exploration = field(default_factory=Exploration)
     imitation: Imitation = field(default_factory=Imitation)
 

@@ -1,23 +1,24 @@
 """Baselines: the least that an agent has to beat."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from autoprune import seeding
 from autoprune.envs.rollout import roll_out
-from autoprune.policies.heuristics import uniform_policies
 from autoprune.policies.searcher import SearchResult
-from autoprune.problem import Outcome, SearchProblem, SearchSession
+from autoprune.policy import PruningPolicy
+from autoprune.problem import Outcome, PruningProblem, SearchProblem, SearchSession
 
 
 @dataclass(frozen=True)
-class UniformSearcher:
-    """One keep ratio for all groups: evaluates the distinct feasible policies, the largest first."""
+class ListSearcher:
+    """Evaluates the distinct feasible ones of the policies that a heuristic names, in its order."""
 
-    name: str = "uniform"
+    name: str
+    policies: Callable[[PruningProblem], Iterable[PruningPolicy]]
 
     def search(
         self,
@@ -31,10 +32,13 @@ class UniformSearcher:
         session = SearchSession(
             problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
         )
-        for policy in filter(problem.is_feasible, uniform_policies(problem)):
+        tried: set[PruningPolicy] = set()
+        for policy in filter(problem.is_feasible, self.policies(problem)):
             if session.spent:
                 break
-            session.evaluate(policy)
+            if policy not in tried:
+                tried.add(policy)
+                session.evaluate(policy)
         return finish(session, started=started)
 
 

@@ -59,18 +59,33 @@ def propose(
     for _ in range(settings.proposals):
         base = bases[int(rng.integers(len(bases)))]
         rungs, changed = disturb(groups, base, settings.changed_groups, noise=noise, rng=rng)
-        doubt = rng.lognormal(0.0, settings.doubt, len(groups))
-        exponent = float(rng.uniform(min(EXPONENTS), max(EXPONENTS)))
-        losses = [
-            [loss * factor for loss in ladder]
-            for ladder, factor in zip(modelled_losses(groups, exponent=exponent), doubt, strict=True)
-        ]
-        rungs = pay(problem, rungs, losses, savings, keep=changed)
-        if rng.random() < settings.fill:
-            rungs = refill(problem, rungs, losses, keep=changed)
+        rungs = settle(problem, rungs, settings, savings, keep=changed, rng=rng)
         moved.append([action_of(rung, group) for rung, group in zip(rungs, groups, strict=True)])
     actions = np.array(moved, dtype=np.float32)  # (proposals, n)
     return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
+
+
+def settle(
+    problem: PruningProblem,
+    rungs: Sequence[int],
+    settings: Exploration,
+    savings: Sequence[Sequence[float]],
+    *,
+    keep: frozenset[int],
+    rng: np.random.Generator,
+) -> list[int]:
+    """Bring rungs under the limits, and often close to them, at the expense of groups that are not in `keep`.
+
+    Those pay that seem to lose least, by modelled losses that chance has varied.
+    """
+    doubt = rng.lognormal(0.0, settings.doubt, len(problem.groups))
+    exponent = float(rng.uniform(min(EXPONENTS), max(EXPONENTS)))
+    losses = [
+        [loss * factor for loss in ladder]
+        for ladder, factor in zip(modelled_losses(problem.groups, exponent=exponent), doubt, strict=True)
+    ]
+    paid = pay(problem, rungs, losses, savings, keep=keep)
+    return refill(problem, paid, losses, keep=keep) if rng.random() < settings.fill else paid
 
 
 def disturb(

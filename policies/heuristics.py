@@ -1,13 +1,15 @@
 """Policies from predictions and sensitivities alone: they cost no evaluation and warm-start the agents."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from autoprune.envs.action import nearest_rung, policy_of_rungs
+from autoprune.envs.action import nearest_rung, policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
+from autoprune.policies.knapsack import PairwiseCosts, exchange, measure_pairwise
 from autoprune.policy import PruningPolicy
 from autoprune.problem import PruningProblem, SearchGroup, meets
 from autoprune.seeding import rng
@@ -15,29 +17,63 @@ from autoprune.seeding import rng
 Losses = Sequence[Sequence[float]]
 """What is lost at each rung of each group, in nats."""
 
+Shape = Callable[[SearchGroup], Sequence[float]]
+"""How much of a group each of its rungs removes, 0..1."""
+
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+KNAPSACK_DEMONSTRATIONS = (1.0, 2.0)
 EXPONENT_RANGE = (0.7, 3.0)
 SENSITIVITY_SPREAD = 1.0  # standard deviation of the logarithm of the factors: 2.7 times up or down
 MIN_SENSITIVITY = 1e-6  # nats; measured on finite data, a sensitivity can come out as 0 or just below
 
 
+def cut_share(group: SearchGroup) -> tuple[float, ...]:
+    """The share of the group's channels that each rung removes."""
+    return tuple(1.0 - channels / group.channels for channels in group.ladder)
+
+
+def lost_importance(group: SearchGroup) -> tuple[float, ...]:
+    """The share of the group's importance that each rung removes."""
+    return group.lost_importance
+
+
+SHAPES: tuple[Shape, ...] = (cut_share, lost_importance)
+
+
 def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
-    """Distinct policies that meet every limit: the largest uniform one, and a greedy one for each of `EXPONENTS`."""
-    uniform = next(policy for policy in uniform_policies(problem) if _meets(problem, policy))
-    policies = [uniform, *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS)]
+    """At most eight distinct policies that meet every limit, so that they leave most of a small budget.
+
+    The largest of one threshold on importance and of one keep ratio, a greedy one for each of `EXPONENTS`, and two
+    knapsacks whose losses follow the importance, of which the greedy ones know nothing.
+    """
+    policies = (
+        largest_feasible(problem, magnitude_policies(problem)),
+        largest_feasible(problem, uniform_policies(problem)),
+        *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS),
+        *knapsack_policies(problem, shapes=(lost_importance,), exponents=KNAPSACK_DEMONSTRATIONS),
+    )
     return tuple(dict.fromkeys(policies))
 
 
+def largest_feasible(problem: PruningProblem, policies: Iterable[PruningPolicy]) -> PruningPolicy:
+    """The first that meets every limit of policies that go from full to floor."""
+    return next(policy for policy in policies if _meets(problem, policy))
+
+
 def varied_policies(problem: PruningProblem, count: int, *, seed: int) -> tuple[PruningPolicy, ...]:
-    """At most `count` policies close under the limits: greedy ones, for sensitivities that chance has varied."""
+    """At most `count` policies close under the limits: greedy ones, for sensitivities that chance has varied.
+
+    Every second one takes all groups for equally sensitive before chance varies them, or groups whose sensitivity is
+    overrated (as that of a residual trunk cut alone) would never be narrow.
+    """
     chance = rng(seed, "varied policies")
     found: dict[PruningPolicy, None] = {}
-    for _ in range(2 * count):
+    for number in range(2 * count):
         if len(found) == count:
             break
         factors = np.exp(chance.normal(0.0, SENSITIVITY_SPREAD, len(problem.groups)))
         groups = [
-            replace(group, sensitivity=max(group.sensitivity, MIN_SENSITIVITY) * float(factor))
+            replace(group, sensitivity=float(factor) * (1.0 if number % 2 else max(group.sensitivity, MIN_SENSITIVITY)))
             for group, factor in zip(problem.groups, factors, strict=True)
         ]
         losses = modelled_losses(groups, exponent=float(chance.uniform(*EXPONENT_RANGE)))
@@ -58,6 +94,62 @@ def uniform_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
     return tuple(dict.fromkeys(policies))
 
 
+def magnitude_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
+    """Every policy that one threshold on the normalised importance of channels can give; from full to floor.
+
+    As Torch-Pruning's global pruning, at the rungs: a group goes down while the channels between two rungs, which go
+    together, are no more important in the mean than the threshold.
+    """
+    means = []  # importance of the channels that each rung removes and the next wider one keeps
+    for group in problem.groups:
+        steps = itertools.pairwise(zip(group.ladder, group.lost_importance, strict=True))
+        lost = [(below - above) * group.channels / (wide - narrow) for (narrow, below), (wide, above) in steps]
+        means.append([*lost, -math.inf])
+    return threshold_policies(problem.groups, means)
+
+
+def threshold_policies(groups: Sequence[SearchGroup], prices: Sequence[Sequence[float]]) -> tuple[PruningPolicy, ...]:
+    """Every policy that one threshold for all groups can give; from full to floor.
+
+    A group goes down while the price of its next rung is at most the threshold.
+    """
+    # The highest price on the way from full: what is asked of a rung is that it can be reached.
+    reached = [list(itertools.accumulate(reversed(ladder), max)) for ladder in prices]
+    thresholds = sorted({price for ladder in reached for price in ladder})
+    policies = (
+        policy_of_rungs(groups, [sum(price > threshold for price in ladder) for ladder in reached])
+        for threshold in thresholds
+    )
+    return tuple(dict.fromkeys(policies))
+
+
+def knapsack_policies(
+    problem: PruningProblem, *, shapes: Sequence[Shape] = SHAPES, exponents: Sequence[float] = EXPONENTS
+) -> Iterator[PruningPolicy]:
+    """For each shape and exponent of the modelled losses, the policy that loses least in sum under the limits.
+
+    The losses are modelled, the costs predicted: none of it takes an evaluation.
+    """
+    groups = problem.groups
+    uniform = rungs_of(groups, largest_feasible(problem, uniform_policies(problem)))
+    costs = measure_pairwise(problem, uniform)
+    for shape, exponent in itertools.product(shapes, exponents):
+        losses = modelled_losses(groups, exponent=exponent, shape=shape)
+        yield policy_of_rungs(groups, least_loss(problem, costs, losses, uniform))
+
+
+def least_loss(problem: PruningProblem, costs: PairwiseCosts, losses: Losses, uniform: Sequence[int]) -> list[int]:
+    """The rungs with the lowest sum of `losses` to which exchanges lead.
+
+    One start may end where no exchange gains though other rungs lose less; three starts hardly ever do: greed from full
+    and from the floor, and `uniform`, any rungs that meet the limits.
+    """
+    full, floor = [len(group.ladder) - 1 for group in problem.groups], [0] * len(problem.groups)
+    starts = (fill(problem, cut(problem, full, losses), losses), fill(problem, floor, losses), uniform)
+    ends = [exchange(problem, costs, start, losses) for start in starts]
+    return min(ends, key=lambda rungs: sum(ladder[rung] for ladder, rung in zip(losses, rungs, strict=True)))
+
+
 def greedy_policy(problem: PruningProblem, *, exponent: float) -> PruningPolicy:
     """A knapsack by greed: from full, cut what loses least per cost saved until every limit is met.
 
@@ -69,16 +161,12 @@ def greedy_policy(problem: PruningProblem, *, exponent: float) -> PruningPolicy:
     return policy_of_rungs(problem.groups, fill(problem, cut(problem, full, losses), losses))
 
 
-def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float) -> Losses:
-    """s * ((1 - r) / (1 - r_mid)) ** exponent for each rung's keep ratio r.
-
-    s is the sensitivity, measured at r_mid, the middle rung.
-    """
+def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float, shape: Shape = cut_share) -> Losses:
+    """s * (shape / shape at the middle rung) ** exponent for each rung; s is the sensitivity, measured there."""
     losses = []
     for group in groups:
-        cuts = [1.0 - channels / group.channels for channels in group.ladder]
-        # A ladder of two rungs has its middle at full width, where the sensitivity says nothing of the cut.
-        middle_cut = cuts[len(cuts) // 2] or 1.0
+        cuts = shape(group)
+        middle_cut = cuts[group.middle_rung] or 1.0  # a ladder of one rung has no cut
         sensitivity = max(group.sensitivity, MIN_SENSITIVITY)
         losses.append([sensitivity * (cut / middle_cut) ** exponent for cut in cuts])
     return losses

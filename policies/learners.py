@@ -1,4 +1,4 @@
-"""Stable-Baselines3's agents behind one small interface: act, appraise an episode, learn from it, imitate another.
+"""The agents of Stable-Baselines3 and its Contrib behind one small interface: act, appraise, learn, imitate.
 
 The episodes are driven from outside, so that many roll-outs can be proposed and only one evaluated. SB3's own files are
 never read: they hold pickles, which run code.
@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DDPG, PPO, SAC, TD3
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
@@ -55,6 +56,30 @@ class Sac:
 
 
 @dataclass(frozen=True)
+class Tqc:
+    """Settings of TQC (Kuznetsov et al. 2020): SAC whose critics tell quantiles; the highest are not believed."""
+
+    learning_rate: float = 1e-3
+    hidden: int = 64
+    batch_size: int = 64
+    updates_per_group: int = 4
+    entropy_weight: float = 0.01
+    quantiles: int = 25  # of each critic
+    dropped: int = 2  # of them, in targets
+
+
+@dataclass(frozen=True)
+class Crossq:
+    """Settings of CrossQ (Bhatt et al. 2024): SAC with batch renormalisation in place of target networks."""
+
+    learning_rate: float = 1e-3
+    hidden: int = 64
+    batch_size: int = 64
+    updates_per_group: int = 4
+    entropy_weight: float = 0.01
+
+
+@dataclass(frozen=True)
 class Ppo:
     """Settings of PPO (Schulman et al. 2017)."""
 
@@ -63,6 +88,9 @@ class Ppo:
     episodes_per_update: int = 4
     epochs: int = 10
     log_std: float = -1.5
+
+
+AgentSettings = Ddpg | Td3 | Sac | Tqc | Crossq | Ppo
 
 
 class Learner(Protocol):
@@ -83,8 +111,10 @@ class Learner(Protocol):
 
 
 class OffPolicyLearner:
-    """DDPG, TD3 or SAC on a replay buffer of whole episodes.
+    """DDPG, TD3, SAC, TQC or CrossQ on a replay buffer of whole episodes.
 
+    Between trainings the networks are in evaluation mode: CrossQ's normalise by running statistics then, so that a
+    state's action does not depend on what else is in the batch, and imitation trains the actor that is exported.
     The discount is 1 and returns are taken over as many steps as there are groups, so a critic's target is its
     episode's utility, as in AMC. Utilities of old episodes change when better ones arrive: they are written anew.
     """
@@ -92,6 +122,7 @@ class OffPolicyLearner:
     def __init__(self, agent: OffPolicyAlgorithm, actor: nn.Module, *, updates: int) -> None:
         self.agent, self.actor, self.updates = agent, actor, updates
         agent.set_logger(Logger(None, []))
+        agent.policy.set_training_mode(False)
         self._buffer = cast(ReplayBuffer, agent.replay_buffer)
         self._critic: nn.Module = agent.critic  # type: ignore[attr-defined]
 
@@ -100,7 +131,7 @@ class OffPolicyLearner:
         observations = torch.from_numpy(np.stack([episode.observations[:-1] for episode in rolled]))
         actions = torch.from_numpy(np.stack([episode.actions for episode in rolled])).unsqueeze(-1)
         with torch.no_grad():
-            values = torch.cat(self._critic(observations.flatten(0, 1), actions.flatten(0, 1)), dim=1)  # (c * n, q)
+            values = _side_by_side(self._critic(observations.flatten(0, 1), actions.flatten(0, 1)))  # (c * n, q)
         return cast(NDArray[np.float32], values.mean(dim=1).reshape(actions.shape[:2]).mean(dim=1).numpy())
 
     def learn(self, rolled: RollOut, utilities: Sequence[float]) -> None:
@@ -116,6 +147,12 @@ class OffPolicyLearner:
             )
         self._buffer.rewards[steps - 1 : len(utilities) * steps : steps, 0] = utilities
         self.agent.train(self.updates, self.agent.batch_size)
+        self.agent.policy.set_training_mode(False)
+
+
+def _side_by_side(values: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """What critics tell of each state and action, (batch, q): one number each, or (batch, critics, quantiles)."""
+    return values.flatten(1) if isinstance(values, torch.Tensor) else torch.cat(values, dim=1)
 
 
 class PpoLearner:
@@ -158,7 +195,7 @@ class PpoLearner:
         self._recent = []
 
 
-def make_learner(settings: Ddpg | Td3 | Sac | Ppo, env: LayerwisePruningEnv, *, episodes: int) -> Learner:
+def make_learner(settings: AgentSettings, env: LayerwisePruningEnv, *, episodes: int) -> Learner:
     """A fresh learner that can hold `episodes` episodes; its weights come from the global generators."""
     groups = len(env.problem.groups)
     if isinstance(settings, Ppo):
@@ -182,12 +219,25 @@ def make_learner(settings: Ddpg | Td3 | Sac | Ppo, env: LayerwisePruningEnv, *, 
         "batch_size": settings.batch_size,
         "gamma": 1.0,
         "n_steps": groups,
-        "policy_kwargs": {"net_arch": [settings.hidden, settings.hidden]},
         "device": "cpu",
     }
     updates = settings.updates_per_group * groups
-    if isinstance(settings, Sac):
-        sac = SAC("MlpPolicy", env, ent_coef=settings.entropy_weight, **shared)
-        return OffPolicyLearner(sac, nn.Sequential(sac.actor.latent_pi, sac.actor.mu, nn.Tanh()), updates=updates)
-    agent = DDPG("MlpPolicy", env, **shared) if isinstance(settings, Ddpg) else TD3("MlpPolicy", env, **shared)
-    return OffPolicyLearner(agent, agent.actor.mu, updates=updates)
+    net: dict[str, Any] = {"net_arch": [settings.hidden, settings.hidden]}
+    if isinstance(settings, Ddpg | Td3):
+        kind = DDPG if isinstance(settings, Ddpg) else TD3
+        agent = kind("MlpPolicy", env, policy_kwargs=net, **shared)
+        return OffPolicyLearner(agent, agent.actor.mu, updates=updates)
+    shared["ent_coef"] = settings.entropy_weight
+    stochastic: SAC | TQC | CrossQ
+    if isinstance(settings, Tqc):
+        net["n_quantiles"] = settings.quantiles
+        stochastic = TQC("MlpPolicy", env, policy_kwargs=net, top_quantiles_to_drop_per_net=settings.dropped, **shared)
+    elif isinstance(settings, Crossq):
+        stochastic = CrossQ("MlpPolicy", env, policy_kwargs=net, **shared)
+    else:
+        stochastic = SAC("MlpPolicy", env, policy_kwargs=net, **shared)
+    return OffPolicyLearner(
+        stochastic,
+        nn.Sequential(stochastic.actor.latent_pi, stochastic.actor.mu, nn.Tanh()),
+        updates=updates,
+    )

@@ -3,8 +3,8 @@
     python scripts/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
     python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o elastic.epochs=4
 
-The policies spread over what meets the target, all close under it. Each is fine-tuned once, from the original's weights,
-and scored on the whole search split; OUT keeps that, so a second call with other settings of the search (elastic
+The policies spread over what meets the target, all close under it. Each is fine-tuned once, as a run would, and scored on
+the whole search split; OUT keeps that, so a second call with other settings of the search (elastic
 distillation, repair) judges them by the same figures, and a stopped call goes on. Prints JSON.
 """
 
@@ -20,7 +20,7 @@ from autoprune.config import RunConfig, find_config, load_config
 from autoprune.distill import RememberedLogits, finetune
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.evaluate import Evaluator
-from autoprune.policies.heuristics import spread_policies
+from autoprune.policies.heuristics import varied_policies
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
 from autoprune.run_dir import RunDir
@@ -44,7 +44,7 @@ def main() -> None:
     run_dir = RunDir(arguments.out)
     store = TrialStore(run_dir.trials)
     prepared = prepare(config, subject.model, subject.data, store=store)
-    policies = spread_policies(prepared.problem, arguments.policies, seed=0)
+    policies = varied_policies(prepared.problem, arguments.policies, seed=derive_seed(0, "proxy correlation"))
     answers = RememberedLogits(prepared.elastic.original, images=len(prepared.data.train))
     tuned = [fine_tuned(prepared, policy, config, arguments.epochs, answers, run_dir, store) for policy in policies]
     with RunLogger(run_dir.logs) as logger:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.config import RewardConfig
-from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of
+from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.policy import PruningPolicy
 from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem
 from autoprune.reward import Score
@@ -26,6 +26,7 @@ def _group(name: str, ladder: tuple[int, ...]) -> SearchGroup:
         macs_share=0.5,
         latency_share=0.5,
         sensitivity=0.1,
+        lost_importance=tuple(1.0 - width / ladder[-1] for width in ladder),
     )
 
 
@@ -96,3 +97,10 @@ def test_clipping_changes_no_rung_of_a_policy_that_meets_the_target() -> None:
 def test_a_policy_needs_a_rung_for_every_group() -> None:
     with pytest.raises(ValueError, match="zip"):
         policy_of_rungs(toy_problem().groups, (0, 0, 0))
+
+
+def test_the_rungs_of_a_policy_are_those_that_it_was_made_of() -> None:
+    groups = (_group("a", (4, 8, 16)), _group("b", (2, 16)))
+    assert rungs_of(groups, policy_of_rungs(groups, (1, 0))) == (1, 0)
+    with pytest.raises(ValueError, match="not in"):
+        rungs_of(groups, PruningPolicy.of({"a": 5, "b": 2}))

@@ -14,9 +14,23 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.envs.rollout import demonstrate
 from autoprune.errors import InputError
 from autoprune.policies.actor import load_actor, roll_out
-from autoprune.policies.learners import Ddpg, OffPolicyLearner, Ppo, PpoLearner, Sac, Td3, make_learner
+from autoprune.policies.exploration import act_with
+from autoprune.policies.heuristics import varied_policies
+from autoprune.policies.learners import (
+    AgentSettings,
+    Crossq,
+    Ddpg,
+    OffPolicyLearner,
+    Ppo,
+    PpoLearner,
+    Sac,
+    Td3,
+    Tqc,
+    make_learner,
+)
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
 from autoprune.toy import toy_problem
@@ -34,17 +48,29 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("settings", [Ddpg(), Td3(), Sac(), Ppo()], ids=["ddpg", "td3", "sac", "ppo"])
-def test_the_exported_actor_does_what_the_agents_own_policy_does(
-    settings: Ddpg | Td3 | Sac | Ppo, tmp_path: Path
-) -> None:
-    learner = make_learner(settings, LayerwisePruningEnv(toy_problem()), episodes=4)
+@pytest.mark.parametrize(
+    "settings",
+    [Ddpg(), Td3(), Sac(), Tqc(), Crossq(), Ppo()],
+    ids=["ddpg", "td3", "sac", "tqc", "crossq", "ppo"],
+)
+def test_the_exported_actor_does_what_the_agents_own_policy_does(settings: AgentSettings, tmp_path: Path) -> None:
+    """After some training: CrossQ's normalisation has statistics then, and is used without those of the batch."""
+    problem = toy_problem()
+    learner = make_learner(settings, LayerwisePruningEnv(problem), episodes=4)
+    for episode, policy in enumerate(varied_policies(problem, 4, seed=0), 1):
+        learner.learn(demonstrate(problem, policy), np.linspace(-1.0, 1.0, episode).tolist())
+        with_statistics = [layer for layer in learner.actor.modules() if list(layer.buffers(recurse=False))]
+        assert bool(with_statistics) == isinstance(settings, Crossq)
+        assert not any(layer.training for layer in with_statistics)
     assert isinstance(learner, OffPolicyLearner | PpoLearner)
     TrainedActor("test", exported_network(learner.actor)).save(tmp_path, INFO)
     observations = np.random.default_rng(0).uniform(-1.0, 1.0, (64, len(OBSERVATION_FIELDS))).astype(np.float32)
     agent: BaseAlgorithm = learner.agent
     expected, _ = agent.predict(observations, deterministic=True)
-    np.testing.assert_allclose(load_actor(tmp_path).act(observations), expected[:, 0], atol=1e-5)
+    actor = load_actor(tmp_path)
+    np.testing.assert_allclose(actor.act(observations), expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(actor.act(observations[:1]), expected[:1, 0], atol=1e-5)
+    np.testing.assert_allclose(act_with(learner.actor)(0, observations[:1]), expected[:1, 0], atol=1e-5)
 
 
 def test_the_files_say_what_they_are(saved: Path) -> None:
@@ -59,7 +85,7 @@ def test_the_files_say_what_they_are(saved: Path) -> None:
     assert sorted(path.name for path in saved.iterdir()) == ["agent.json", "agent.onnx"]
 
 
-@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "ppo"])
+@pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "tqc", "crossq", "ppo"])
 def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Path) -> None:
     problem = toy_problem()
     result = SEARCHERS[name]().search(problem, max_evaluations=12, seed=0)

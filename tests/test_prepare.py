@@ -92,6 +92,16 @@ def test_sensitivities_are_measured(twice: Twice, groups: tuple[SearchGroup, ...
     assert outcome.score.kl == chosen.sensitivity
 
 
+def test_lost_importance_rises_the_deeper_the_cut(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+    for group in groups:
+        assert len(group.lost_importance) == len(group.ladder)
+        assert list(group.lost_importance) == sorted(group.lost_importance, reverse=True)
+        assert group.lost_importance[-1] == 0.0
+        # What is removed are the least important channels: they hold less than their number would.
+        for width, lost in zip(group.ladder[:-1], group.lost_importance, strict=False):
+            assert 0.0 < lost < 1.0 - width / group.channels
+
+
 def test_costs_are_those_of_the_cut(twice: Twice) -> None:
     prepared = twice.first
     floor = prepared.problem.floor_policy

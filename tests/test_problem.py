@@ -25,7 +25,8 @@ from autoprune.trials import TrialStore
 
 
 def group(name: str, *ladder: int) -> SearchGroup:
-    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, macs_share=0.5, latency_share=0.5, sensitivity=0.1)
+    lost = tuple(1.0 - width / ladder[-1] for width in ladder)
+    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 0.5, 0.5, sensitivity=0.1, lost_importance=lost)
 
 
 GROUPS = (group("a", 1, 2, 4), group("b", 2, 6))
@@ -264,3 +265,23 @@ def test_a_bad_first_look_within_its_error_costs_nothing(monkeypatch: pytest.Mon
     running.evaluate(policy(1, 6))  # -0.3
     assert running.evaluate(policy(2, 6)).score.complete  # -0.25 at first, -0.2 in truth
     assert running.best.policy == policy(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("ladder", "middle"), [((4,), 0), ((2, 4), 0), ((2, 3, 4), 1), ((1, 2, 3, 4), 1), ((1, 2, 3, 4, 5), 2)]
+)
+def test_the_middle_rung_is_a_cut_wherever_there_is_one(ladder: tuple[int, ...], middle: int) -> None:
+    assert group("a", *ladder).middle_rung == middle
+
+
+def test_a_probe_counts_but_is_no_episode_and_never_the_best() -> None:
+    told: list[Outcome] = []
+    scorer = CountingScorer()
+    made = problem(scorer)
+    running = SearchSession(made, searcher="x", seed=0, max_evaluations=2, on_outcome=told.append)
+    running.probe(made.full_policy)  # the highest reward that there is
+    candidate = running.evaluate(made.floor_policy)
+    assert (running.best, running.outcomes, told, running.evaluations) == (candidate, [candidate], [candidate], 2)
+    with pytest.raises(BudgetSpent):
+        running.probe(PruningPolicy.of({"a": 2, "b": 6}))
+    assert running.probe(made.full_policy).policy == made.full_policy  # known: it costs nothing

@@ -48,3 +48,10 @@ def test_neither_uniform_nor_greedy_policies_are_the_optimum() -> None:
     best = toy_optimum().policy
     assert best not in uniform_policies(problem)
     assert best not in demonstrations(problem)
+
+
+def test_importance_lost_at_half_the_channels_differs_by_group() -> None:
+    half = [group.lost_importance[2] for group in toy_problem().groups]
+    assert half == pytest.approx([0.5**3, 0.5**1.5, 0.5**2.5, 0.25])
+    for group in toy_problem().groups:
+        assert 1.0 > group.lost_importance[0] > group.lost_importance[1] > group.lost_importance[-1] == 0.0

@@ -1,0 +1,93 @@
+"""Evolution: policies that do well have offspring, and the oldest die."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from autoprune import seeding
+from autoprune.envs.action import policy_of_rungs, rungs_of
+from autoprune.policies.baselines import finish
+from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
+from autoprune.policies.heuristics import demonstrations
+from autoprune.policies.searcher import SearchResult
+from autoprune.problem import Outcome, SearchProblem, SearchSession
+
+REDRAWS = 20  # offspring drawn, each wilder, to find one that was not evaluated before
+
+
+@dataclass(frozen=True)
+class EvolutionSearcher:
+    """Regularised evolution (Real et al. 2019, algorithm 1) over policies that meet the limits.
+
+    The first population are the heuristics' policies and random ones. Then the best of a few drawn from the population
+    has a child, which joins it while the oldest leaves. A child is its parent with noise on a few groups, or a mixture
+    of two parents, and is brought back under the limits as the agents' proposals are.
+    """
+
+    name: str = "evolution"
+    population: int = 24
+    drawn: int = 8  # from the population, of which the best is a parent
+    crossover: float = 0.3  # how often a child has two parents
+    noise: float = 0.5  # standard deviation of the truncated normal noise on an action
+    exploration: Exploration = field(default_factory=Exploration)
+
+    def search(
+        self,
+        problem: SearchProblem,
+        *,
+        max_evaluations: int,
+        seed: int,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> SearchResult:
+        started = time.perf_counter()
+        rng = seeding.rng(seed, "evolution")
+        session = SearchSession(
+            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
+        )
+        savings = lone_savings(problem)
+        planned = [list(rungs_of(problem.groups, policy)) for policy in demonstrations(problem)]
+        known: set[tuple[int, ...]] = set()
+        alive: deque[tuple[float, list[int]]] = deque(maxlen=self.population)  # (reward, rungs), the oldest first
+        while not session.spent:
+            rungs = planned.pop(0) if planned else self._new(problem, alive, known, savings, rng)
+            known.add(tuple(rungs))
+            alive.append((session.evaluate(policy_of_rungs(problem.groups, rungs)).reward, rungs))
+        return finish(session, started=started)
+
+    def _new(
+        self,
+        problem: SearchProblem,
+        alive: Sequence[tuple[float, list[int]]],
+        known: set[tuple[int, ...]],
+        savings: Sequence[Sequence[float]],
+        rng: np.random.Generator,
+    ) -> list[int]:
+        """Rungs that were not evaluated before, if chance finds any: random ones until the population is full."""
+        for redraw in range(REDRAWS):
+            keep: frozenset[int] = frozenset()
+            if len(known) < self.population:
+                rungs = [int(rng.integers(len(group.ladder))) for group in problem.groups]
+            elif rng.random() < self.crossover:
+                rungs = mixed(self._parent(alive, rng), self._parent(alive, rng), rng)
+            else:
+                noise = self.noise * (1.0 + redraw)
+                rungs, keep = disturb(
+                    problem.groups, self._parent(alive, rng), self.exploration.changed_groups, noise=noise, rng=rng
+                )
+            child = settle(problem, rungs, self.exploration, savings, keep=keep, rng=rng)
+            if tuple(child) not in known:
+                break
+        return child
+
+    def _parent(self, alive: Sequence[tuple[float, list[int]]], rng: np.random.Generator) -> list[int]:
+        """The best of a few (tournament selection)."""
+        drawn = rng.choice(len(alive), size=min(self.drawn, len(alive)), replace=False)
+        return max((alive[int(index)] for index in drawn), key=lambda member: member[0])[1]
+
+
+def mixed(first: Sequence[int], second: Sequence[int], rng: np.random.Generator) -> list[int]:
+    """Each group's rung from either parent (uniform crossover)."""
+    return [one if rng.random() < 0.5 else other for one, other in zip(first, second, strict=True)]
