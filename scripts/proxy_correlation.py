@@ -3,9 +3,9 @@
     python scripts/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
     python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o elastic.epochs=4
 
-The policies spread over what meets the target, all close under it. Each is fine-tuned once, as a run would, and scored on
-the whole search split; OUT keeps that, so a second call with other settings of the search (elastic
-distillation, repair) judges them by the same figures, and a stopped call goes on. Prints JSON.
+The policies spread over what meets the target, all close under it. Each is fine-tuned once, as a run would, and scored
+on the whole search split; OUT keeps that, so a second call with other settings of the search (elastic distillation)
+judges them by the same figures, and a stopped call goes on. Prints JSON.
 """
 
 import argparse
