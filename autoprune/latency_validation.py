@@ -9,9 +9,8 @@ from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.elastic import ElasticModel
 from autoprune.latency_model import LatencyModel, corrected_again
+from autoprune.ranks import spearman
 from autoprune.whole_models import random_policies
-
-Values = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -55,19 +54,6 @@ def compare(predicted_ms: list[float], measured_ms: list[float]) -> LatencyValid
         n=len(predicted),
         median_rel_error=float(np.median(errors)),
         p95_rel_error=float(np.percentile(errors, 95)),
-        spearman=_spearman(predicted, measured),
+        spearman=spearman(predicted_ms, measured_ms),
         points=tuple(zip(predicted_ms, measured_ms, strict=True)),
     )
-
-
-def _spearman(first: Values, second: Values) -> float:
-    if len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
-        return float("nan")
-    return float(np.corrcoef(_ranks(first), _ranks(second))[0, 1])
-
-
-def _ranks(values: Values) -> Values:
-    """Ranks from 1; equal values share their mean rank."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]

@@ -11,9 +11,6 @@ judges them by the same figures, and a stopped call goes on. Prints JSON.
 import argparse
 import json
 from pathlib import Path
-from typing import Any
-
-from scipy.stats import spearmanr
 
 from autoprune import progress
 from autoprune.config import RunConfig, find_config, load_config
@@ -23,6 +20,7 @@ from autoprune.evaluate import Evaluator
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
+from autoprune.ranks import spearman
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed
 from autoprune.subject import load_subject
@@ -109,11 +107,6 @@ def fine_tuned(
         (run_dir.state / "proxy.pt").unlink()
     found: dict[str, float] = json.loads(done)
     return found
-
-
-def spearman(first: list[float], second: list[float]) -> float:
-    found: Any = spearmanr(first, second)
-    return float(found.statistic)
 
 
 if __name__ == "__main__":

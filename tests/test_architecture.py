@@ -17,7 +17,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir"),
-        *("timing", "device", "staircase"),
+        *("timing", "device", "staircase", "ranks"),
     ),
     ("models", "data"),
     ("groups", "importance", "elastic", "structure"),
