@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig
-from autoprune.decision import Decide, Decision, check_searcher, search_only
+from autoprune.decision import Decide, Decision, check_search, search_only
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
@@ -34,7 +34,7 @@ class TrainedBaseline:
 def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
     run_dir = check_run_dir(root, config, resume=resume)
-    check_searcher(config)
+    check_search(config)
     sensor = find_energy_source(config) if config.problem == "model" else None
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:

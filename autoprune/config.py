@@ -124,6 +124,9 @@ class SearchConfig(Section):
     score_images: int = Field(2000, gt=0, description="images of the search split that score a candidate")
     calibration_images: int = Field(1024, gt=0, description="training images that recalibrate BatchNorm")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
+    start_from: str | None = Field(
+        None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
+    )
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")

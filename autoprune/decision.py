@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import torch
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.distill import RememberedLogits, finetune
+from autoprune.earlier_run import check_start
 from autoprune.export import export_onnx
 from autoprune.groups import PrunableGroup
 from autoprune.latency import Latency, measure_interleaved
@@ -26,6 +27,7 @@ from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.problem import Outcome, SearchProblem
 from autoprune.progress import bar, say
+from autoprune.ranks import spearman
 from autoprune.result import SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed
@@ -36,6 +38,7 @@ VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
 UNLIKE = 0.1  # of `distance`
+LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT = "search", "finalists"
 
 
@@ -51,9 +54,10 @@ class Decision:
 Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
 
 
-def check_searcher(config: RunConfig) -> None:
-    """Raises `ConfigError` if the configured searcher needs an extra that is not installed."""
+def check_search(config: RunConfig) -> None:
+    """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there."""
     SEARCHERS[config.search.agent]()
+    check_start(config.search.start_from)
 
 
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
@@ -93,7 +97,7 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
         if done is not None and run_dir.policy.is_file():
             return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
         result = search_only(prepared.problem, config, run_dir, logger)
-        policy = best_finalist(prepared, finalists(prepared, result.outcomes, config), config, run_dir, store)
+        policy, tuned_kl = best_finalist(prepared, finalists(prepared, result.outcomes, config), config, run_dir, store)
         save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
         summary = SearchFigures(
             searcher=result.searcher,
@@ -101,6 +105,8 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
             wall_s=result.wall_s,
             seed=result.seed,
             best_reward=result.best.reward,
+            proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
+            proxy_candidates=len(tuned_kl),
         )
         store.set_fact(SEARCH_FACT, summary.model_dump_json())
         return Decision(policy, summary)
@@ -141,10 +147,11 @@ def finalists(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConf
 
 def best_finalist(
     prepared: Prepared, policies: list[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
-) -> PruningPolicy:
-    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning."""
+) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
+    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning, and
+    that KL of each; a single policy is not tuned."""
     if len(policies) == 1:
-        return policies[0]
+        return policies[0], {}
     epochs = config.search.finalist_epochs
     teacher = prepared.elastic.original
     remembers = config.finetune.augmented_forms is not None  # it takes memory, so it is asked for
@@ -169,7 +176,19 @@ def best_finalist(
     best = min(policies, key=lambda policy: scores[policy.key])
     shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
     say(f"finalists after {epochs} epochs, KL to the original: {shown}; taking number {policies.index(best) + 1}")
-    return best
+    return best, {policy: scores[policy.key] for policy in policies}
+
+
+def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[PruningPolicy, float]) -> float | None:
+    """Spearman between the rewards of the fine-tuned candidates and how small their KL came out; None for few of them.
+
+    They are the best of a search and so near each other that this is less than it would be over all candidates.
+    """
+    if len(tuned_kl) < LEAST_CORRELATED:
+        return None
+    rewards = {outcome.policy: outcome.reward for outcome in outcomes}
+    found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
+    return None if math.isnan(found) else found
 
 
 def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:

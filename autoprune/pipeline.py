@@ -10,8 +10,9 @@ from torch import nn
 
 from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.data import normalise
-from autoprune.decision import Decide, Decision, check_searcher, search_decision
+from autoprune.decision import Decide, Decision, check_search, search_decision
 from autoprune.distill import finetune
+from autoprune.elastic import ElasticModel
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_sensors import Sensor
 from autoprune.energy_source import find_energy_source
@@ -21,6 +22,7 @@ from autoprune.final import compare_files, run_result
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
 from autoprune.progress import say
+from autoprune.repair import WeightRepair
 from autoprune.report import write_report
 from autoprune.result import RunResult, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, opened
@@ -53,7 +55,7 @@ def run(
             write_report(root)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
     if decide is None:
-        check_searcher(config)
+        check_search(config)
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
@@ -106,7 +108,7 @@ def _finetuned(
     store: TrialStore,
     logger: RunLogger,
 ) -> nn.Module:
-    """Cut (in one step or many), recalibrate, fine-tune; the result is on disk before the next stage."""
+    """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage."""
     if (run_dir.pruned / STRUCTURE_FILE).is_file():
         return load_pruned(run_dir.pruned, architecture=prepared.elastic.cut(prepared.elastic.full_policy))
     steps = cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step)
@@ -114,8 +116,7 @@ def _finetuned(
     elastic = prepared.elastic
     teacher = elastic.original
     for index, (step_policy, epochs) in enumerate(zip(steps, _shares(config.finetune.epochs, len(steps)), strict=True)):
-        elastic = elastic.narrow(step_policy)
-        prepared.evaluator.recalibrate(elastic.original)
+        elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
         if epochs == 0:
             continue
         done = len(logs)
@@ -140,6 +141,16 @@ def _finetuned(
     store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
     save_pruned(run_dir.pruned, elastic.original, subject.spec)
     return elastic.original
+
+
+def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:
+    """The cut as candidates are made: what is left makes up for what is gone, and training starts the nearer."""
+    smaller = elastic.narrow(policy)
+    if repairs:
+        repair = WeightRepair(elastic, prepared.evaluator.calibration)
+        repair.apply(smaller.original, elastic.kept_channels(policy))
+    prepared.evaluator.recalibrate(smaller.original)
+    return smaller
 
 
 def _measured(

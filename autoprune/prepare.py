@@ -9,6 +9,7 @@ from torch import nn
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
+from autoprune.earlier_run import earlier_policies
 from autoprune.elastic import ElasticModel
 from autoprune.energy import estimated_energy_mj, work_of
 from autoprune.energy_model import energy_constants
@@ -83,6 +84,7 @@ def prepare(
         repairs=config.search.repair,
     )
 
+    known = earlier_policies(config.search.start_from, elastic, store)
     problem = SearchProblem(
         tuple(
             _search_group(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups
@@ -93,6 +95,7 @@ def prepare(
         reward_config=config.search.reward,
         fingerprint=fingerprint(config, elastic),
         store=store,
+        known=known,
     )
     return Prepared(data, elastic, model_groups, evaluator, latency, _with_sensitivities(problem, evaluator))
 

@@ -1,5 +1,6 @@
 """The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
 
+import copy
 import heapq
 import math
 import time
@@ -93,6 +94,8 @@ class PruningProblem(Protocol):
     @property
     def limits(self) -> tuple[Limit, ...]: ...
     @property
+    def known(self) -> tuple[PruningPolicy, ...]: ...
+    @property
     def original_cost(self) -> PredictedCost: ...
     def predict(self, policy: PruningPolicy) -> PredictedCost: ...
     def evaluate(self, policy: PruningPolicy) -> Outcome: ...
@@ -100,6 +103,8 @@ class PruningProblem(Protocol):
 
 class SearchProblem:
     """Groups, limits, costs and scores; evaluated policies are remembered in `store` if there is one.
+
+    `known` are policies that did well elsewhere, such as under other limits; a search may start from them.
 
     Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
     """
@@ -114,8 +119,10 @@ class SearchProblem:
         reward_config: RewardConfig,
         fingerprint: str,
         store: TrialStore | None = None,
+        known: tuple[PruningPolicy, ...] = (),
     ) -> None:
         self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
+        self.known = known
         self._predict, self._looks, self._reward_config = predict, looks, reward_config
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by number of images
@@ -142,28 +149,16 @@ class SearchProblem:
         return meets(self.predict(policy), self.limits)
 
     def scored_by(self, looks: Looks, *, groups: tuple[SearchGroup, ...], fingerprint: str) -> "SearchProblem":
-        """The same limits, costs and store with another scorer."""
-        return SearchProblem(
-            groups,
-            self.limits,
-            predict=self.predict,
-            looks=looks,
-            reward_config=self._reward_config,
-            fingerprint=fingerprint,
-            store=self.store,
-        )
+        """The same limits, costs and store with other scores."""
+        other = self._without_scores()
+        other._looks, other.groups, other.fingerprint = looks, groups, fingerprint
+        return other
 
     def stored_in(self, store: TrialStore) -> "SearchProblem":
         """The same problem with nothing remembered but what is in `store`."""
-        return SearchProblem(
-            self.groups,
-            self.limits,
-            predict=self.predict,
-            looks=self._looks,
-            reward_config=self._reward_config,
-            fingerprint=self.fingerprint,
-            store=store,
-        )
+        other = self._without_scores()
+        other.store = store
+        return other
 
     def evaluate(self, policy: PruningPolicy, *, worth: float = -math.inf) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
@@ -195,6 +190,11 @@ class SearchProblem:
             known = self._scores[policy.key] = (*known, score)
             yield score
             started = time.perf_counter()
+
+    def _without_scores(self) -> "SearchProblem":
+        other = copy.copy(self)
+        other._scores = {}
+        return other
 
     def _reward(self, policy: PruningPolicy, score: Score) -> float:
         metric = self._reward_config.cost
@@ -253,6 +253,10 @@ class SearchSession:
     @property
     def limits(self) -> tuple[Limit, ...]:
         return self.problem.limits
+
+    @property
+    def known(self) -> tuple[PruningPolicy, ...]:
+        return self.problem.known
 
     @property
     def original_cost(self) -> PredictedCost:

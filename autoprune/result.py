@@ -58,7 +58,10 @@ class SearchFigures(_Part):
     wall_s: float
     seed: int
     best_reward: float | None = None  # None: the policy comes from no search
+    # Spearman, between the reward and how near to the original the candidates come that are fine-tuned a little; None
+    # where fewer than four were
     proxy_rank_correlation: float | None = None
+    proxy_candidates: int = 0  # so many
 
 
 class InputFigures(_Part):

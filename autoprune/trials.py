@@ -1,5 +1,6 @@
 """Trials in SQLite: each evaluated candidate is on disk before the next one starts, whatever kills the process."""
 
+import json
 import math
 import sqlite3
 from collections.abc import Iterator
@@ -44,6 +45,9 @@ CREATE TABLE IF NOT EXISTS episodes (
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+TRIAL_COLUMNS = (
+    "fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete, wall_s, created_at"
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,13 @@ class EpisodeRow:
     macs: int
     params: int
     wall_s: float
+    complete: bool
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """The policy as channels kept of each group."""
+        channels: dict[str, int] = json.loads(self.policy)
+        return channels
 
 
 class TrialStore:
@@ -96,8 +107,7 @@ class TrialStore:
         if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
             raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
-            "INSERT INTO trials (fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, "
-            "complete, wall_s, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (fingerprint, policy, images) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -138,11 +148,28 @@ class TrialStore:
     def episodes(self) -> list[EpisodeRow]:
         query = (
             "SELECT searcher, seed, episode, policy, reward, kl, cross_entropy, top1, predicted_latency_ms, "
-            "estimated_energy_mj, macs, params, wall_s FROM episodes JOIN trials ON trials.id = trial_id "
+            "estimated_energy_mj, macs, params, wall_s, complete FROM episodes JOIN trials ON trials.id = trial_id "
             "ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
             return [EpisodeRow(*row) for row in connection.execute(query)]
+
+    def take_over(self, other: "TrialStore") -> None:
+        """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
+        with self._connection() as connection:
+            connection.execute("ATTACH ? AS other", (str(other.path),))
+            connection.execute(
+                f"INSERT OR IGNORE INTO trials ({TRIAL_COLUMNS}) SELECT {TRIAL_COLUMNS} FROM other.trials"
+            )
+
+    def best_policies(self, count: int) -> tuple[str, ...]:
+        """The distinct policies of episodes with the highest rewards, the best first."""
+        query = (
+            "SELECT policy FROM episodes JOIN trials ON trials.id = trial_id WHERE complete "
+            "GROUP BY policy ORDER BY max(reward) DESC LIMIT ?"
+        )
+        with self._connection() as connection:
+            return tuple(str(row[0]) for row in connection.execute(query, (count,)))
 
     def count(self) -> int:
         with self._connection() as connection:

@@ -21,6 +21,7 @@ Shape = Callable[[SearchGroup], Sequence[float]]
 """How much of a group each of its rungs removes, 0..1."""
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+ADAPTED_EXPONENT = 2.0
 KNAPSACK_DEMONSTRATIONS = (1.0, 2.0)
 EXPONENT_RANGE = (0.7, 3.0)
 SENSITIVITY_SPREAD = 1.0  # standard deviation of the logarithm of the factors: 2.7 times up or down
@@ -41,18 +42,28 @@ SHAPES: tuple[Shape, ...] = (cut_share, lost_importance)
 
 
 def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
-    """At most eight distinct policies that meet every limit, so that they leave most of a small budget.
+    """A few distinct policies that meet every limit, so that they leave most of a small budget.
 
-    The largest of one threshold on importance and of one keep ratio, a greedy one for each of `EXPONENTS`, and two
-    knapsacks whose losses follow the importance, of which the greedy ones know nothing.
+    What is known from elsewhere comes first, brought under these limits. Then at most eight others: the largest of one
+    threshold on importance and of one keep ratio, a greedy one for each of `EXPONENTS`, and two knapsacks whose losses
+    follow the importance, of which the greedy ones know nothing.
     """
     policies = (
+        *(adapted(problem, policy) for policy in problem.known),
         largest_feasible(problem, magnitude_policies(problem)),
         largest_feasible(problem, uniform_policies(problem)),
         *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS),
         *knapsack_policies(problem, shapes=(lost_importance,), exponents=KNAPSACK_DEMONSTRATIONS),
     )
     return tuple(dict.fromkeys(policies))
+
+
+def adapted(problem: PruningProblem, policy: PruningPolicy) -> PruningPolicy:
+    """`policy` on the nearest rungs, cut further until every limit is met, then filled up to the limits."""
+    channels = policy.as_dict()
+    losses = modelled_losses(problem.groups, exponent=ADAPTED_EXPONENT)
+    rungs = [nearest_rung(channels[group.name] / group.channels, group) for group in problem.groups]
+    return policy_of_rungs(problem.groups, fill(problem, cut(problem, rungs, losses), losses))
 
 
 def largest_feasible(problem: PruningProblem, policies: Iterable[PruningPolicy]) -> PruningPolicy:

@@ -39,6 +39,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "energy_model",
         "latency_validation",
         "problem",
+        "earlier_run",
         "prepare",
         "toy",
     ),
@@ -58,10 +59,10 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "elastic_stage",
         "decision",
         "pipeline",
-        *("comparison", "comparison_report", "compare"),
+        *("comparison", "comparison_report", "compare", "front"),
         "api",
         "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli"),
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

@@ -18,6 +18,7 @@ import pytest
 import small_job
 import torch
 import yaml
+from models_for_tests import same_state
 from safetensors import safe_open
 from small_job import HERE, done, net
 from torch import Tensor, nn
@@ -25,15 +26,16 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists
+from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists, proxy_rank_correlation
 from autoprune.errors import InputError
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
-from autoprune.pipeline import cutting_steps
+from autoprune.pipeline import cutting_steps, repaired_cut
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
-from autoprune.problem import policy_of
+from autoprune.problem import Outcome, PredictedCost, policy_of
 from autoprune.result import RunResult, parse_result
+from autoprune.reward import Score
 from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
 from autoprune.trials import TrialStore
@@ -323,13 +325,35 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
-    assert best_finalist(prepared, [floor, full], config, run_dir, store) == full
+    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == full
     scores = json.loads(store.fact(FINALISTS_FACT) or "")
     assert set(scores) == {floor.key, full.key}
     assert scores[full.key] < scores[floor.key]
     store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
-    assert best_finalist(prepared, [floor, full], config, run_dir, store) == floor
-    assert best_finalist(prepared, [floor], config, run_dir, store) == floor
+    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
+    assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
+
+
+def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:
+    policies = [PruningPolicy.of({"a": width}) for width in range(1, 6)]
+    cost = PredictedCost(1.0, 1.0, 1, 1)
+    outcomes = tuple(
+        Outcome(policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"])) for policy in policies
+    )
+    tuned = dict(zip(policies, (0.01, 0.03, 0.02, 0.04), strict=False))
+    assert proxy_rank_correlation(outcomes, tuned) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+    assert proxy_rank_correlation(outcomes, dict(list(tuned.items())[:3])) is None
+    assert proxy_rank_correlation(outcomes, dict.fromkeys(policies, 0.1)) is None
+
+
+@pytest.mark.parametrize("repairs", [False, True])
+def test_what_is_fine_tuned_is_the_candidate_that_was_scored(small_config: Path, repairs: bool) -> None:
+    config = load_config(small_config, [f"search.repair={str(repairs).lower()}"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    policy = prepared.problem.floor_policy
+    cut = repaired_cut(prepared.elastic, policy, prepared, repairs=repairs)
+    assert same_state(cut.original, prepared.evaluator.candidate(policy))
 
 
 @pytest.mark.parametrize("agent", ["ddpg", "td3", "sac", "crossq", "ppo", "evolution", "knapsack", "random", "uniform"])

@@ -305,11 +305,11 @@ def test_targets_are_shown_in_their_own_units_and_estimates_named(tmp_path: Path
 
 def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
     result = make_result()
-    result["search"]["proxy_rank_correlation"] = 0.934
+    result["search"] |= {"proxy_rank_correlation": 0.934, "proxy_candidates": 8}
     result["adaptive"] = {"test_accuracy": 0.93, "latency_ms_mean": 0.2, "level_share": [0.7, 0.2, 0.1], "more": 1}
     del result["environment"]
     text = report_of(make_run(tmp_path, result=result)).text
-    assert "Rank correlation of the search's score with the final one: 0.93." in text
+    assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
     assert (
         "Test accuracy 93.00%, mean latency 0.200 ms. Share of inputs by level, smallest first: 70%, 20%, 10%" in text
     )

@@ -1,0 +1,72 @@
+"""The Pareto front: by hand, against its definition, and as a command on real searches."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_job import autoprune, done
+
+from autoprune.front import OBJECTIVES, pareto_front
+from autoprune.policy import load_policy
+from autoprune.trials import EpisodeRow
+
+
+def row(
+    kl: float, latency_ms: float, *, energy_mj: float = 1.0, params: int = 10, episode: int = 1, complete: bool = True
+) -> EpisodeRow:
+    policy = json.dumps({"a": episode})
+    return EpisodeRow(
+        "ddpg", 0, episode, policy, -kl, kl, kl, 0.9, latency_ms, energy_mj, 5, params, wall_s=0.1, complete=complete
+    )
+
+
+def test_the_front_by_hand() -> None:
+    slow, middle, fast = row(0.1, 3.0), row(0.3, 2.0), row(0.9, 1.0)
+    beaten = row(0.4, 2.5)
+    small = row(0.95, 2.5, params=3)
+    dropped = row(0.0, 0.5, complete=False)
+    assert pareto_front([slow, beaten, dropped, fast, middle, small]) == (fast, middle, small, slow)
+    assert pareto_front([]) == ()
+
+
+def test_the_first_of_equals_stays() -> None:
+    first, again = row(0.1, 1.0, episode=1), row(0.1, 1.0, episode=2)
+    assert pareto_front([first, again]) == (first,)
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * len(OBJECTIVES)), min_size=1, max_size=12))
+def test_nothing_on_the_front_is_beaten_and_all_else_is(figures: list[tuple[int, ...]]) -> None:
+    rows = [row(kl, latency, energy_mj=energy, params=params) for kl, latency, energy, params in figures]
+    front = {(kept.kl, kept.predicted_latency_ms, kept.estimated_energy_mj, kept.params) for kept in pareto_front(rows)}
+    for one in set(figures):
+        beaten = any(all(a <= b for a, b in zip(other, one, strict=True)) for other in set(figures) - {one})
+        assert (one in front) == (not beaten)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("front") / "toy"
+    done("search", "toy", "--agent", "random", "-o", "search.max_evaluations=20", "--run-dir", folder, "--quiet")
+    return folder
+
+
+def test_the_command_prints_the_front_and_saves_its_policies(searched: Path, tmp_path: Path) -> None:
+    found = json.loads(done("front", searched, "--json", "--save", tmp_path / "kept"))["front"]
+    assert 2 <= len(found) <= 20
+    latencies = [point["predicted_latency_ms"] for point in found]
+    assert latencies == sorted(latencies)
+    for number, point in enumerate(found, 1):
+        assert load_policy(tmp_path / "kept" / f"{number}.json").as_dict() == point["policy"]
+    assert f"{found[0]['kl']:.4f}" in done("front", searched)
+
+
+def test_what_is_no_run_is_refused(searched: Path, tmp_path: Path) -> None:
+    finished = autoprune("front", tmp_path)
+    assert finished.returncode == 2
+    assert "trials.sqlite: no such file" in finished.stderr
+    assert not (tmp_path / "trials.sqlite").exists()
+    other = tmp_path / "file"
+    other.touch()
+    assert autoprune("front", searched, "--save", other).returncode == 2
