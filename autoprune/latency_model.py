@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 from autoprune.config import MeasureConfig, SearchConfig
@@ -36,6 +37,7 @@ from autoprune.whole_models import Ladders, measure_cuts, whole_models
 
 FACT = "latency"
 LADDERS_FACT = "ladders"
+JUDGED_AGAIN = 3
 NO_FIT = LatencyFit(0.0, 1.0)
 
 
@@ -105,18 +107,21 @@ def corrected_again(
     """Measure `policies` among the whole models that correct predictions, and correct by the latter anew.
 
     What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
-    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms.
+    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms: means
+    over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
     """
     predictor = latency.predictor
     fitted = whole_models(elastic, predictor.shapes, latency.ladders)
     shared = TableStore(table_path or default_table_path(), predictor.table.device.key)
     sums = [predictor.sums(policy) for policy in fitted]
     with shared.measuring() as recorder:
-        measured_ms = measure_cuts(elastic, predictor.shapes, [*fitted, *policies], info, measure)
+        measured = [*fitted, *itertools.chain(*[policies] * JUDGED_AGAIN)]
+        measured_ms = measure_cuts(elastic, predictor.shapes, measured, info, measure)
         fit = fit_latency(sums, measured_ms[: len(fitted)])
         recorder.add_fit(_model_key(predictor, latency.ladders), json.dumps(asdict(fit)))
     corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit)
-    return LatencyModel(corrected, latency.ladders), measured_ms[len(fitted) :]
+    judged_ms = np.reshape(measured_ms[len(fitted) :], (JUDGED_AGAIN, len(policies))).mean(0)
+    return LatencyModel(corrected, latency.ladders), judged_ms.tolist()
 
 
 def find_ladders(
