@@ -107,8 +107,8 @@ def corrected_again(
     """Measure `policies` among the whole models that correct predictions, and correct by the latter anew.
 
     What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
-    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms. These
-    are means over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
+    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms, each
+    the mean over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
     """
     predictor = latency.predictor
     fitted = whole_models(elastic, predictor.shapes, latency.ladders)
