@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from autoprune.fast_batchnorm import fast_batchnorm
 from autoprune.groups import evaluation_mode
@@ -85,18 +85,22 @@ def fold_batchnorm(model: nn.Module, pairs: dict[str, str]) -> None:
     """Give the layers named in `pairs` the work of their BatchNorms, in place; for inference only."""
     model.eval()
     for layer, norm in pairs.items():
-        fused = fuse_conv_bn_eval(
-            cast(nn.Conv2d, model.get_submodule(layer)), cast(nn.BatchNorm2d, model.get_submodule(norm))
+        convolution = cast(nn.Conv2d, model.get_submodule(layer))
+        read_by = cast(nn.BatchNorm2d, model.get_submodule(norm))
+        assert read_by.running_mean is not None and read_by.running_var is not None
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            read_by.running_mean,
+            read_by.running_var,
+            read_by.eps,
+            read_by.weight,
+            read_by.bias,
         )
-        _replace(model, layer, fused)
-        _replace(model, norm, nn.Identity())
+        parent, _, leaf = norm.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Identity())
 
 
 def even_batches(images: Tensor) -> Sequence[Tensor]:
     """At most `BATCH` images each, evenly: BatchNorm cannot be calibrated on a last batch of one image."""
     return images.tensor_split(-(-len(images) // BATCH))
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)

@@ -1,7 +1,7 @@
 """The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,10 +47,15 @@ class ElasticModel:
 
     def cut(self, policy: PruningPolicy) -> nn.Module:
         """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
-        kept = self.kept_channels(policy)
-        smaller = copy.deepcopy(self.original)
+        return self.cut_to(self.kept_channels(policy))
+
+    def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
+        """`cut`, of what `kept_channels` says of a policy."""
+        tensors = {id(tensor): tensor for tensor in (*self.original.parameters(), *self.original.buffers())}
+        smaller = copy.deepcopy(self.original, dict(tensors))  # no tensor is copied: most of them are sliced next
         for (name, axis), indices in kept.items():
             _slice_layer(smaller.get_submodule(name), axis, indices)
+        _own_tensors(smaller, shared=tensors.keys())
         return smaller
 
     def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
@@ -152,6 +157,17 @@ def _slice_layer(module: nn.Module, axis: Axis, indices: Tensor) -> None:
             module.out_features = len(indices)
         else:
             module.in_features = len(indices)
+
+
+def _own_tensors(model: nn.Module, *, shared: Collection[int]) -> None:
+    """Copy what `model` shares with another, by identity; what two of its modules share, they still share."""
+    copies: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) in shared:
+                    copied = copies.setdefault(id(tensor), copy.deepcopy(tensor))
+                    tensors[name] = copied  # type: ignore[assignment]
 
 
 def _take(module: nn.Module, names: tuple[str, ...], dim: int, indices: Tensor) -> None:

@@ -18,7 +18,7 @@ from autoprune.reward import Score
 from autoprune.seeding import rng
 from autoprune.train import has_fast_bf16
 
-FIRST_LOOK = 400  # images after which a candidate may be dropped
+LOOKS = (128, 512)  # images after which a candidate may be dropped
 FOLDING_IMAGES = 16  # that show whether normalisation can be folded
 
 
@@ -59,7 +59,7 @@ class Evaluator:
         return complete
 
     def looks(self, policy: PruningPolicy) -> Iterator[Score]:
-        """A first look at `FIRST_LOOK` images, then the complete score; worked out as they are asked for.
+        """Scores of the first `LOOKS` images, then the complete score; worked out as they are asked for.
 
         The candidate runs as fast as it can: normalisation folded, in bfloat16 where the CPU computes in that.
         """
@@ -67,12 +67,11 @@ class Evaluator:
         with _fast_arithmetic():
             self.recalibrate(model)
             fold_batchnorm(model, self.foldable)
-            log_p = _log_probabilities(model, self.images[:FIRST_LOOK])
-        if len(self.images) > FIRST_LOOK:
-            yield self._score_of(log_p)
+        log_p = self.reference[:0]
+        for images in (*(count for count in LOOKS if count < len(self.images)), len(self.images)):
             with _fast_arithmetic():
-                log_p = torch.cat([log_p, _log_probabilities(model, self.images[FIRST_LOOK:])])
-        yield self._score_of(log_p)
+                log_p = torch.cat([log_p, _log_probabilities(model, self.images[len(log_p) : images])])
+            yield self._score_of(log_p)
 
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
@@ -80,9 +79,10 @@ class Evaluator:
 
     def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
         """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""
-        model = self.elastic.cut(policy).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kept = self.elastic.kept_channels(policy)
+        model = self.elastic.cut_to(kept).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.repair is not None:
-            self.repair.apply(model, self.elastic.kept_channels(policy))
+            self.repair.apply(model, kept)
         return model  # type: ignore[no-any-return]
 
     def _score_of(self, log_p: Tensor) -> Score:

@@ -4,7 +4,7 @@ import copy
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -82,8 +82,8 @@ class Outcome:
 Looks = Callable[[PruningPolicy], Iterable[Score]]
 """Yields scores of more and more images, the last one `complete`; each is worked out when it is asked for."""
 
-CONTENDERS = 24  # so many of the best candidates of a search are scored completely
-DOUBT = 3.0  # standard errors that a candidate gets the benefit of
+CONTENDERS = 8  # so many of the best candidates of a search are scored completely
+DOUBT = 2.5  # standard errors that a candidate gets the benefit of
 
 
 class PruningProblem(Protocol):
@@ -166,30 +166,30 @@ class SearchProblem:
         No further images are spent on a policy once its reward, `DOUBT` standard errors better than found so far, is
         below `worth`. The outcome is the same whether scores are remembered or not.
         """
-        outcome = None
-        for score in self._scores_of(policy):
-            outcome = Outcome(policy, score, self.predict(policy), self._reward(policy, score))
-            if score.complete or self._reward(policy, score.at_best(DOUBT)) < worth:
-                return outcome
-        raise AssertionError(f"the scorer never gave a complete score ({outcome})")
-
-    def _scores_of(self, policy: PruningPolicy) -> Iterator[Score]:
-        """Scores of more and more images: those that are known, then new ones."""
         known = self._scores.get(policy.key, ())
         if not known and self.store is not None:
             known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
-        yield from known
-        if known and known[-1].complete:
-            return
+        for score in known:
+            if self._is_settled(policy, score, worth):
+                return self._outcome(policy, score)
         started = time.perf_counter()
+        fresh: list[Score] = []
         for score in self._looks(policy):
             if known and score.images <= known[-1].images:
                 continue
-            if self.store is not None:
-                self.store.add_trial(self.fingerprint, policy.key, score, wall_s=time.perf_counter() - started)
-            known = self._scores[policy.key] = (*known, score)
-            yield score
-            started = time.perf_counter()
+            fresh.append(score)
+            if self._is_settled(policy, score, worth):
+                break
+        if self.store is not None:
+            self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=time.perf_counter() - started)
+        self._scores[policy.key] = (*known, *fresh)
+        return self._outcome(policy, fresh[-1])
+
+    def _is_settled(self, policy: PruningPolicy, score: Score, worth: float) -> bool:
+        return score.complete or self._reward(policy, score.at_best(DOUBT)) < worth
+
+    def _outcome(self, policy: PruningPolicy, score: Score) -> Outcome:
+        return Outcome(policy, score, self.predict(policy), self._reward(policy, score))
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)

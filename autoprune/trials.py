@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -102,20 +102,26 @@ class TrialStore:
             for kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete in rows
         )
 
-    def add_trial(self, fingerprint: str, policy: str, score: Score, *, wall_s: float) -> None:
-        """Store a score; the first one of a policy on so many images stays. `RunError` if it is not finite."""
-        if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
-            raise RunError(f"the candidate {policy} has no finite score ({score})")
+    def add_trial(self, fingerprint: str, policy: str, scores: Sequence[Score], *, wall_s: float) -> None:
+        """Store what was found on more and more images, in `wall_s` together, in one transaction.
+
+        The first score of a policy on so many images stays. `RunError` if one is not finite.
+        """
+        for score in scores:
+            if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
+                raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
             f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (fingerprint, policy, images) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        means = (score.kl, score.cross_entropy, score.top1, score.images)
-        errors = (score.kl_se, score.cross_entropy_se, score.complete)
-        values = (fingerprint, policy, *means, *errors, wall_s, created_at)
+        rows = []
+        for score in scores:
+            means = (score.kl, score.cross_entropy, score.top1, score.images)
+            errors = (score.kl_se, score.cross_entropy_se, score.complete)
+            rows.append((fingerprint, policy, *means, *errors, wall_s, created_at))
         with self._connection() as connection:
-            connection.execute(statement, values)
+            connection.executemany(statement, rows)
 
     def add_episode(
         self,
@@ -172,8 +178,10 @@ class TrialStore:
             return tuple(str(row[0]) for row in connection.execute(query, (count,)))
 
     def count(self) -> int:
+        """How many policies were evaluated, on however many images."""
+        query = "SELECT count(*) FROM (SELECT DISTINCT fingerprint, policy FROM trials)"
         with self._connection() as connection:
-            return int(connection.execute("SELECT count(*) FROM trials").fetchone()[0])
+            return int(connection.execute(query).fetchone()[0])
 
     def fact(self, name: str) -> str | None:
         """A text kept beside the trials, such as the ladders that this run searches."""

@@ -25,7 +25,7 @@ from torch import nn
 from autoprune import progress
 from autoprune.batchnorm import fold_batchnorm
 from autoprune.config import find_config, load_config
-from autoprune.evaluate import FIRST_LOOK, Evaluator
+from autoprune.evaluate import LOOKS, Evaluator
 from autoprune.export import export_onnx
 from autoprune.latency import make_session, session_call
 from autoprune.policies.table import SEARCHERS
@@ -69,7 +69,7 @@ def main() -> None:
                 "dropped_share": dropped / len(ours),
                 "images": {
                     "calibration": len(prepared.evaluator.calibration),
-                    "first_look": FIRST_LOOK,
+                    "looks": LOOKS,
                     "score": len(prepared.evaluator.images),
                 },
                 "parts_ms": parts_ms(prepared.evaluator, policies[-1]),

@@ -22,7 +22,7 @@ def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:
     """A run that searched `policies`, each better than the one before."""
     store = TrialStore(folder / "trials.sqlite")
     for episode, policy in enumerate(policies, 1):
-        store.add_trial("print", policy.key, Score(1 / episode, 0.5, 0.9, 500), wall_s=0.5)
+        store.add_trial("print", policy.key, [Score(1 / episode, 0.5, 0.9, 500)], wall_s=0.5)
         store.add_episode(
             "print",
             policy.key,

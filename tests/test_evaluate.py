@@ -122,7 +122,7 @@ def test_the_first_look_is_at_the_first_images_and_the_last_at_all(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
     monkeypatch.setattr(evaluate_module, "has_fast_bf16", lambda: is_fast)
-    monkeypatch.setattr(evaluate_module, "FIRST_LOOK", 60)
+    monkeypatch.setattr(evaluate_module, "LOOKS", (60, 900))
     policy = random_policy(evaluator.elastic, 0)
     first, complete = evaluator.looks(policy)
     assert (first.images, first.complete, complete.images, complete.complete) == (60, False, 500, True)

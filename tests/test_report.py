@@ -80,7 +80,7 @@ def add_episodes(
     store = TrialStore(run_dir / "trials.sqlite")
     for episode, (channels, reward) in enumerate(policies, start=1):
         policy, total = PruningPolicy.of(channels), sum(channels.values())
-        store.add_trial("print", policy.key, Score(-reward, 0.5, 0.9 + reward, 500), wall_s=0.5)
+        store.add_trial("print", policy.key, [Score(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
         store.add_episode(
             "print",
             policy.key,

@@ -25,7 +25,7 @@ from autoprune.trials import TrialStore
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)
 for number in range(first, first + count):
-    store.add_trial("f", str(number), Score(number / 7, 0.5, 0.9, 10), wall_s=0.1)
+    store.add_trial("f", str(number), [Score(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
     print(number, flush=True)
 """
 
@@ -51,7 +51,7 @@ def add_episode(
 def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "run" / "trials.sqlite")
     assert store.scores("f", "p") == ()
-    store.add_trial("f", "p", SCORE, wall_s=1.5)
+    store.add_trial("f", "p", [SCORE], wall_s=1.5)
     assert store.scores("f", "p") == (SCORE,)
     assert store.scores("f", "q") == ()
     assert store.scores("g", "p") == ()
@@ -61,16 +61,16 @@ def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
 
 def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", SCORE, wall_s=1.5)
-    store.add_trial("f", "p", Score(9.0, 9.0, 0.1, SCORE.images), wall_s=1.5)
+    store.add_trial("f", "p", [SCORE], wall_s=1.5)
+    store.add_trial("f", "p", [Score(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
     assert store.scores("f", "p") == (SCORE,)
     assert store.count() == 1
 
 
 def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", SCORE, wall_s=1.5)
-    store.add_trial("f", "q", Score(0.5, 0.75, 0.8, 2000), wall_s=2.0)
+    store.add_trial("f", "p", [SCORE], wall_s=1.5)
+    store.add_trial("f", "q", [Score(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
     for episode, policy in ((2, "q"), (1, "p"), (3, "p")):
         add_episode(store, policy, episode)
     rows = store.episodes()
@@ -82,7 +82,7 @@ def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", SCORE, wall_s=1.5)
+    store.add_trial("f", "p", [SCORE], wall_s=1.5)
     add_episode(store, "p", 1, reward=1.0)
     add_episode(store, "p", 1, reward=2.0)
     assert [row.reward for row in store.episodes()] == [2.0]
@@ -90,7 +90,7 @@ def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:
 
 def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", SCORE, wall_s=1.5)
+    store.add_trial("f", "p", [SCORE], wall_s=1.5)
     for policy, fingerprint in (("q", "f"), ("p", "g")):
         with pytest.raises(LookupError, match=f"no trial of {policy}"):
             add_episode(store, policy, 1, fingerprint=fingerprint)
@@ -101,7 +101,7 @@ def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     with pytest.raises(RunError, match="the candidate p has no finite score"):
-        store.add_trial("f", "p", Score(value, 0.5, 0.9, 10), wall_s=1.0)
+        store.add_trial("f", "p", [Score(value, 0.5, 0.9, 10)], wall_s=1.0)
     assert store.count() == 0
 
 
@@ -160,7 +160,7 @@ def test_a_file_that_is_no_database_is_named_and_left(tmp_path: Path, content: b
 def test_damage_inside_a_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "trials.sqlite"
     store = TrialStore(path)
-    store.add_trial("f", "7", SCORE, wall_s=1.0)
+    store.add_trial("f", "7", [SCORE], wall_s=1.0)
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(content)
@@ -174,9 +174,9 @@ def test_a_lock_that_another_process_holds_is_named(tmp_path: Path, monkeypatch:
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(RunError, match=r"trials\.sqlite: database is locked"):
-        store.add_trial("f", "p", SCORE, wall_s=1.0)
+        store.add_trial("f", "p", [SCORE], wall_s=1.0)
     other.close()
-    store.add_trial("f", "p", SCORE, wall_s=1.0)
+    store.add_trial("f", "p", [SCORE], wall_s=1.0)
     assert store.count() == 1
 
 
