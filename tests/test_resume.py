@@ -20,9 +20,9 @@ def rows(run_dir: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def scores(run_dir: Path) -> dict[object, tuple[object, ...]]:
-    """Everything but when and how long, by fingerprint and policy."""
-    query = "SELECT fingerprint, policy, kl, cross_entropy, top1, images FROM trials"
-    return {row[:2]: row[2:] for row in rows(run_dir, query)}
+    """Everything but when and how long, by fingerprint, policy and number of images."""
+    query = "SELECT fingerprint, policy, images, kl, cross_entropy, top1, kl_se, complete FROM trials"
+    return {row[:3]: row[3:] for row in rows(run_dir, query)}
 
 
 def episodes(run_dir: Path) -> list[tuple[object, ...]]:
@@ -135,7 +135,7 @@ def test_an_elastic_distillation_killed_with_9_goes_on(small_config: Path, tmp_p
     assert episodes(stopped) == episodes(whole)
     # Sensitivities are measured with both weights: the same policies under two fingerprints.
     by_policy: dict[object, list[float]] = {}
-    for _, policy, kl in rows(whole, "SELECT fingerprint, policy, kl FROM trials ORDER BY id"):
+    for _, policy, kl in rows(whole, "SELECT fingerprint, policy, kl FROM trials WHERE complete ORDER BY id"):
         by_policy.setdefault(policy, []).append(float(str(kl)))
     twice = [kls for kls in by_policy.values() if len(kls) == 2]
     assert len(twice) == 3
