@@ -15,16 +15,16 @@ BATCH = 256
 FOLDED_ALIKE = 1e-3  # logits of a folded model may be off by this share of their spread: rounding
 
 
-def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> None:
+def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> Tensor:
     """Replace the running statistics of every BatchNorm by those of `images` (N, C, H, W), in place.
 
     Right after a cut the statistics are those of channels that are gone, and accuracy is near chance (Li et al. 2020,
-    EagleEye). The statistics are plain means over batches.
+    EagleEye). The statistics are plain means over batches. Returns what the model answers on the way, (N, classes) in
+    float32, each batch normalised by its own statistics.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    if not norms:
-        return
     momenta = [norm.momentum for norm in norms]
+    answers = []
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -33,10 +33,11 @@ def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> None:
         for number, batch in enumerate(even_batches(images), 1):
             for norm in norms:
                 norm.momentum = 1 / number  # the mean so far and this batch, averaged
-            model(batch)
+            answers.append(model(batch).float())
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+    return torch.cat(answers)
 
 
 def normalised_layers(model: nn.Module, image: Tensor) -> dict[str, str]:

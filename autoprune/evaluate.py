@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from autoprune.reward import Score
 from autoprune.seeding import rng
 from autoprune.train import has_fast_bf16
 
-LOOKS = (128, 512)  # images after which a candidate may be dropped
+SECOND_LOOK = 512  # images of the search split; the first look is at the calibration images as they pass
 FOLDING_IMAGES = 16  # that show whether normalisation can be folded
 
 
@@ -32,9 +33,12 @@ class Evaluator:
         scored = _shuffled(_subset(data.search, score_images, "score"))
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
-        self.calibration = normalise(_subset(data.train, calibration_images, "calibration").images, data.info)
+        calibrated = _shuffled(_subset(data.train, calibration_images, "calibration"))
+        self.calibration = normalise(calibrated.images, data.info)
+        self.calibration_labels = calibrated.labels
         self.repair = WeightRepair(elastic, self.calibration) if repairs else None
         self.reference = _log_probabilities(elastic.original.eval(), self.images)  # (N, classes)
+        self.calibration_reference = _log_probabilities(elastic.original, self.calibration)
         self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
 
     def of(self, elastic: ElasticModel) -> "Evaluator":
@@ -49,9 +53,9 @@ class Evaluator:
         self.recalibrate(model)
         return model
 
-    def recalibrate(self, model: nn.Module) -> None:
-        """Give `model` the BatchNorm statistics of the calibration images, in place."""
-        recalibrate_batchnorm(model, self.calibration)
+    def recalibrate(self, model: nn.Module) -> Tensor:
+        """Give `model` the BatchNorm statistics of the calibration images, in place; what it answers to them."""
+        return recalibrate_batchnorm(model, self.calibration)
 
     def score(self, policy: PruningPolicy) -> Score:
         """The complete score."""
@@ -59,23 +63,27 @@ class Evaluator:
         return complete
 
     def looks(self, policy: PruningPolicy) -> Iterator[Score]:
-        """Scores of the first `LOOKS` images, then the complete score; worked out as they are asked for.
+        """Scores of the calibration images, of the first `SECOND_LOOK` images, and of all; each when it is asked for.
 
-        The candidate runs as fast as it can: normalisation folded, in bfloat16 where the CPU computes in that.
+        The first one costs nothing: calibration runs these images anyway. The candidate runs as fast as it can:
+        normalisation folded, in bfloat16 where the CPU computes in that.
         """
         model = self.repaired_cut(policy)
         with _fast_arithmetic():
-            self.recalibrate(model)
-            fold_batchnorm(model, self.foldable)
+            answers = self.recalibrate(model)
+        passing = F.log_softmax(answers, dim=1)
+        yield replace(_score(passing, self.calibration_reference, self.calibration_labels), complete=False)
+        fold_batchnorm(model, self.foldable)
         log_p = self.reference[:0]
-        for images in (*(count for count in LOOKS if count < len(self.images)), len(self.images)):
+        for look, images in enumerate(sorted({min(SECOND_LOOK, len(self.images)), len(self.images)}), 1):
             with _fast_arithmetic():
                 log_p = torch.cat([log_p, _log_probabilities(model, self.images[len(log_p) : images])])
-            yield self._score_of(log_p)
+            score = _score(log_p, self.reference[:images], self.labels[:images])
+            yield replace(score, look=look, complete=images == len(self.images))
 
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
-        return self._score_of(_log_probabilities(model.eval(), self.images))
+        return _score(_log_probabilities(model.eval(), self.images), self.reference, self.labels)
 
     def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
         """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""
@@ -85,22 +93,19 @@ class Evaluator:
             self.repair.apply(model, kept)
         return model  # type: ignore[no-any-return]
 
-    def _score_of(self, log_p: Tensor) -> Score:
-        """From log-probabilities (n, classes) of the first n images."""
-        n = len(log_p)
-        reference, labels = self.reference[:n], self.labels[:n]
-        kls = F.kl_div(log_p, reference, reduction="none", log_target=True).sum(1)
-        cross_entropies = F.nll_loss(log_p, labels, reduction="none")
-        top1 = (log_p.argmax(1) == labels).float().mean()
-        return Score(
-            max(kls.mean().item(), 0.0),
-            cross_entropies.mean().item(),
-            top1.item(),
-            n,
-            kl_se=_standard_error(kls),
-            cross_entropy_se=_standard_error(cross_entropies),
-            complete=n == len(self.images),
-        )
+
+def _score(log_p: Tensor, reference: Tensor, labels: Tensor) -> Score:
+    """A complete score from log-probabilities (n, classes) of n images, the original's, and their classes (n,)."""
+    kls = F.kl_div(log_p, reference, reduction="none", log_target=True).sum(1)
+    cross_entropies = F.nll_loss(log_p, labels, reduction="none")
+    return Score(
+        max(kls.mean().item(), 0.0),
+        cross_entropies.mean().item(),
+        (log_p.argmax(1) == labels).float().mean().item(),
+        len(labels),
+        kl_se=_standard_error(kls),
+        cross_entropy_se=_standard_error(cross_entropies),
+    )
 
 
 def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:

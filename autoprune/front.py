@@ -13,10 +13,10 @@ OBJECTIVES = ("kl", "predicted_latency_ms", "estimated_energy_mj", "params")
 def pareto_front(rows: Sequence[EpisodeRow]) -> tuple[EpisodeRow, ...]:
     """The rows that no other equals or beats in all of `OBJECTIVES` (smaller is better), the fastest first.
 
-    Of rows with equal figures the first stays. Candidates that were dropped before they were scored completely are
-    left out.
+    Of rows with equal figures the first stays. Candidates that were dropped before they were scored on the
+    search split are left out.
     """
-    distinct = {_figures(row): row for row in reversed(rows) if row.complete}
+    distinct = {_figures(row): row for row in reversed(rows) if row.on_search_split}
     front = [
         row
         for figures, row in distinct.items()

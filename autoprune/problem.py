@@ -1,8 +1,6 @@
 """The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
 
 import copy
-import heapq
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -71,7 +69,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An evaluated candidate."""
+    """An evaluated candidate. `reward` is comparable between candidates, however closely they were looked at."""
 
     policy: PruningPolicy
     score: Score
@@ -80,10 +78,20 @@ class Outcome:
 
 
 Looks = Callable[[PruningPolicy], Iterable[Score]]
-"""Yields scores of more and more images, the last one `complete`; each is worked out when it is asked for."""
+"""Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
 
-CONTENDERS = 8  # so many of the best candidates of a search are scored completely
 DOUBT = 2.5  # standard errors that a candidate gets the benefit of
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a candidate has to rival at one look to be looked at more closely: a good candidate, at the same look."""
+
+    seen: float  # the rival's reward at that look
+    reward: float  # its reward as its closest look tells it
+
+
+NO_BARS: Mapping[int, Bar] = {}
 
 
 class PruningProblem(Protocol):
@@ -125,7 +133,7 @@ class SearchProblem:
         self.known = known
         self._predict, self._looks, self._reward_config = predict, looks, reward_config
         self._costs: dict[PruningPolicy, PredictedCost] = {}
-        self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by number of images
+        self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
         self.original_cost = self.predict(self.full_policy)
         floor_cost = self.predict(self.floor_policy)
         for limit in limits:
@@ -160,36 +168,53 @@ class SearchProblem:
         other.store = store
         return other
 
-    def evaluate(self, policy: PruningPolicy, *, worth: float = -math.inf) -> Outcome:
+    def evaluate(self, policy: PruningPolicy, *, bars: Mapping[int, Bar] = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 
-        No further images are spent on a policy once its reward, `DOUBT` standard errors better than found so far, is
-        below `worth`. The outcome is the same whether scores are remembered or not.
+        After a look that has a bar the candidate is dropped if its reward there, even `DOUBT` standard errors better,
+        is below the bar's. Its reward is then taken to be as far from the rival's as it was at that look, where both
+        saw the same images. The outcome is the same whether scores are remembered or not.
         """
-        known = self._scores.get(policy.key, ())
-        if not known and self.store is not None:
-            known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
+        known = self._known_scores(policy)
         for score in known:
-            if self._is_settled(policy, score, worth):
-                return self._outcome(policy, score)
+            if self._is_settled(policy, score, bars):
+                return self._outcome(policy, score, bars)
         started = time.perf_counter()
         fresh: list[Score] = []
         for score in self._looks(policy):
-            if known and score.images <= known[-1].images:
+            if known and score.look <= known[-1].look:
                 continue
             fresh.append(score)
-            if self._is_settled(policy, score, worth):
+            if self._is_settled(policy, score, bars):
                 break
         if self.store is not None:
             self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=time.perf_counter() - started)
         self._scores[policy.key] = (*known, *fresh)
-        return self._outcome(policy, fresh[-1])
+        return self._outcome(policy, fresh[-1], bars)
 
-    def _is_settled(self, policy: PruningPolicy, score: Score, worth: float) -> bool:
-        return score.complete or self._reward(policy, score.at_best(DOUBT)) < worth
+    def reward_at(self, policy: PruningPolicy, look: int) -> float:
+        """The reward of a policy as one look at it tells; `LookupError` if there was no such look."""
+        for score in self._known_scores(policy):
+            if score.look == look:
+                return self._reward(policy, score)
+        raise LookupError(f"{policy.key} was not evaluated at look {look}")
 
-    def _outcome(self, policy: PruningPolicy, score: Score) -> Outcome:
-        return Outcome(policy, score, self.predict(policy), self._reward(policy, score))
+    def _known_scores(self, policy: PruningPolicy) -> tuple[Score, ...]:
+        known = self._scores.get(policy.key, ())
+        if not known and self.store is not None:
+            known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
+        return known
+
+    def _is_settled(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> bool:
+        bar = bars.get(score.look)
+        return score.complete or (bar is not None and self._reward(policy, score.at_best(DOUBT)) < bar.seen)
+
+    def _outcome(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> Outcome:
+        found = self._reward(policy, score)
+        if not score.complete:
+            bar = bars[score.look]
+            found = bar.reward + (found - bar.seen)
+        return Outcome(policy, score, self.predict(policy), found)
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)
@@ -216,109 +241,3 @@ def _below_floor(limit: Limit, floor: float, original: float) -> str:
 def policy_of(groups: tuple[SearchGroup, ...], channels: Mapping[str, int]) -> PruningPolicy:
     """A policy in the problem's order of groups, so that equal policies have equal keys."""
     return PruningPolicy.of({group.name: channels[group.name] for group in groups})
-
-
-class BudgetSpent(Exception):
-    """A search asked for a new evaluation after its last one."""
-
-
-class SearchSession:
-    """One search on a problem: counts evaluations, notes each episode, remembers the best.
-
-    `max_evaluations` bounds the distinct policies asked for in this session; a repeated policy costs nothing, but
-    `max_episodes` (default 4x) ends a search that has nothing new to ask. Whether a score came from the store does not
-    matter to the count, so a resumed search goes the same way as one that was never stopped.
-    """
-
-    def __init__(
-        self,
-        problem: SearchProblem,
-        *,
-        searcher: str,
-        seed: int,
-        max_evaluations: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> None:
-        self.problem, self.searcher, self.seed = problem, searcher, seed
-        self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
-        self.outcomes: list[Outcome] = []  # one per episode
-        self._seen: set[str] = set()
-        self._complete: dict[PruningPolicy, float] = {}  # rewards of candidates that were scored completely
-        self._on_outcome = on_outcome
-
-    @property
-    def groups(self) -> tuple[SearchGroup, ...]:
-        return self.problem.groups
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        return self.problem.limits
-
-    @property
-    def known(self) -> tuple[PruningPolicy, ...]:
-        return self.problem.known
-
-    @property
-    def original_cost(self) -> PredictedCost:
-        return self.problem.original_cost
-
-    @property
-    def evaluations(self) -> int:
-        return len(self._seen)
-
-    @property
-    def spent(self) -> bool:
-        return self.evaluations >= self.max_evaluations or len(self.outcomes) >= self.max_episodes
-
-    @property
-    def best(self) -> Outcome:
-        """The outcome with the highest reward, the earliest of equals."""
-        return max(self.outcomes, key=lambda outcome: outcome.reward)
-
-    def predict(self, policy: PruningPolicy) -> PredictedCost:
-        return self.problem.predict(policy)
-
-    def probe(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate within the budget to learn from it: a probe may break limits and is never the best.
-
-        It counts as an evaluation, but is no episode: neither in `outcomes` nor told to `on_outcome`.
-        """
-        return self._evaluated(policy, worth=-math.inf)
-
-    def evaluate(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up."""
-        outcome = self._evaluated(policy, worth=self._worth)
-        if outcome.score.complete:
-            self._complete[policy] = outcome.reward
-        self.outcomes.append(outcome)
-        if self.problem.store is not None:
-            self.problem.store.add_episode(
-                self.problem.fingerprint,
-                policy.key,
-                images=outcome.score.images,
-                searcher=self.searcher,
-                seed=self.seed,
-                episode=len(self.outcomes),
-                reward=outcome.reward,
-                predicted_latency_ms=outcome.cost.predicted_latency_ms,
-                estimated_energy_mj=outcome.cost.estimated_energy_mj,
-                macs=outcome.cost.macs,
-                params=outcome.cost.params,
-            )
-        if self._on_outcome is not None:
-            self._on_outcome(outcome)
-        return outcome
-
-    @property
-    def _worth(self) -> float:
-        """The least reward that makes a candidate one of the best so far."""
-        best = heapq.nlargest(CONTENDERS, self._complete.values())
-        return best[-1] if len(best) == CONTENDERS else -math.inf
-
-    def _evaluated(self, policy: PruningPolicy, *, worth: float) -> Outcome:
-        is_new = policy.key not in self._seen
-        if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
-            raise BudgetSpent
-        outcome = self.problem.evaluate(policy, worth=worth)
-        self._seen.add(policy.key)
-        return outcome

@@ -8,9 +8,11 @@ from autoprune.config import RewardConfig
 
 @dataclass(frozen=True)
 class Score:
-    """How a candidate does on the search split; `kl` is KL(original || candidate) in nats, a mean over images.
+    """How a candidate does; `kl` is KL(original || candidate) in nats, a mean over images of the search split.
 
-    A score of only some of the images is not `complete`. Standard errors are those of the means over `images`.
+    A candidate is looked at more and more closely: `look` counts from 0, and only the last one is `complete`. Scores of
+    one look are of the same images; those of different looks are not, so they compare only through `look`. Standard
+    errors are those of the means over `images`.
     """
 
     kl: float
@@ -19,6 +21,7 @@ class Score:
     images: int
     kl_se: float = 0.0
     cross_entropy_se: float = 0.0
+    look: int = 0
     complete: bool = True
 
     @property

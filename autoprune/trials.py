@@ -13,7 +13,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.reward import Score
 
 LOCK_TIMEOUT_S = 30.0
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = f"""
 PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS trials (
@@ -26,10 +26,11 @@ CREATE TABLE IF NOT EXISTS trials (
     images INTEGER NOT NULL,
     kl_se REAL NOT NULL,
     cross_entropy_se REAL NOT NULL,
-    complete INTEGER NOT NULL,           -- 0: a candidate that was dropped after some of the images, or not yet scored
+    look INTEGER NOT NULL,               -- 0, 1, ...: each closer than the one before
+    complete INTEGER NOT NULL,           -- whether it was the closest look
     wall_s REAL NOT NULL,
     created_at TEXT NOT NULL,
-    UNIQUE (fingerprint, policy, images)
+    UNIQUE (fingerprint, policy, look)
 );
 CREATE TABLE IF NOT EXISTS episodes (
     searcher TEXT NOT NULL,
@@ -46,7 +47,7 @@ CREATE TABLE IF NOT EXISTS episodes (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 TRIAL_COLUMNS = (
-    "fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete, wall_s, created_at"
+    "fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete, wall_s, created_at"
 )
 
 
@@ -67,7 +68,13 @@ class EpisodeRow:
     macs: int
     params: int
     wall_s: float
+    look: int
     complete: bool
+
+    @property
+    def on_search_split(self) -> bool:
+        """Whether the candidate did well enough to be scored on images that no one has learnt from."""
+        return self.complete or self.look > 0
 
     @property
     def channels(self) -> dict[str, int]:
@@ -90,35 +97,32 @@ class TrialStore:
             connection.executescript(SCHEMA)
 
     def scores(self, fingerprint: str, policy: str) -> tuple[Score, ...]:
-        """The scores of a policy, by number of images; none if it has not been evaluated."""
+        """The scores of a policy, by look; none if it has not been evaluated."""
         query = (
-            "SELECT kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete FROM trials "
-            "WHERE fingerprint = ? AND policy = ? ORDER BY images"
+            "SELECT kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete FROM trials "
+            "WHERE fingerprint = ? AND policy = ? ORDER BY look"
         )
         with self._connection() as connection:
             rows = connection.execute(query, (fingerprint, policy)).fetchall()
-        return tuple(
-            Score(kl, cross_entropy, top1, images, kl_se, cross_entropy_se, bool(complete))
-            for kl, cross_entropy, top1, images, kl_se, cross_entropy_se, complete in rows
-        )
+        return tuple(Score(*figures, complete=bool(complete)) for *figures, complete in rows)
 
     def add_trial(self, fingerprint: str, policy: str, scores: Sequence[Score], *, wall_s: float) -> None:
-        """Store what was found on more and more images, in `wall_s` together, in one transaction.
+        """Store what closer and closer looks found, in `wall_s` together, in one transaction.
 
-        The first score of a policy on so many images stays. `RunError` if one is not finite.
+        The first score of a policy at a look stays. `RunError` if one is not finite.
         """
         for score in scores:
             if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
                 raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
-            f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (fingerprint, policy, images) DO NOTHING"
+            f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (fingerprint, policy, look) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         rows = []
         for score in scores:
             means = (score.kl, score.cross_entropy, score.top1, score.images)
-            errors = (score.kl_se, score.cross_entropy_se, score.complete)
+            errors = (score.kl_se, score.cross_entropy_se, score.look, score.complete)
             rows.append((fingerprint, policy, *means, *errors, wall_s, created_at))
         with self._connection() as connection:
             connection.executemany(statement, rows)
@@ -128,7 +132,7 @@ class TrialStore:
         fingerprint: str,
         policy: str,
         *,
-        images: int,
+        look: int,
         searcher: str,
         seed: int,
         episode: int,
@@ -138,27 +142,25 @@ class TrialStore:
         macs: int,
         params: int,
     ) -> None:
-        """Note that `episode` of a search took the score of `policy` on `images`; `LookupError` if it is not stored."""
+        """Note that `episode` of a search took the score of `policy` at `look`; `LookupError` if it is not stored."""
         statement = (
             "INSERT OR REPLACE INTO episodes "
-            "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ? AND images = ?"
+            "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ? AND look = ?"
         )
         costs = (predicted_latency_ms, estimated_energy_mj, macs, params)
         with self._connection() as connection:
-            cursor = connection.execute(
-                statement, (searcher, seed, episode, reward, *costs, fingerprint, policy, images)
-            )
+            cursor = connection.execute(statement, (searcher, seed, episode, reward, *costs, fingerprint, policy, look))
         if cursor.rowcount != 1:
             raise LookupError(f"no trial of {policy} under this fingerprint")
 
     def episodes(self) -> list[EpisodeRow]:
         query = (
             "SELECT searcher, seed, episode, policy, reward, kl, cross_entropy, top1, predicted_latency_ms, "
-            "estimated_energy_mj, macs, params, wall_s, complete FROM episodes JOIN trials ON trials.id = trial_id "
-            "ORDER BY searcher, seed, episode"
+            "estimated_energy_mj, macs, params, wall_s, look, complete "
+            "FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
-            return [EpisodeRow(*row) for row in connection.execute(query)]
+            return [EpisodeRow(*row[:-1], complete=bool(row[-1])) for row in connection.execute(query)]
 
     def take_over(self, other: "TrialStore") -> None:
         """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
@@ -171,7 +173,7 @@ class TrialStore:
     def best_policies(self, count: int) -> tuple[str, ...]:
         """The distinct policies of episodes with the highest rewards, the best first."""
         query = (
-            "SELECT policy FROM episodes JOIN trials ON trials.id = trial_id WHERE complete "
+            "SELECT policy FROM episodes JOIN trials ON trials.id = trial_id WHERE complete OR look > 0 "
             "GROUP BY policy ORDER BY max(reward) DESC LIMIT ?"
         )
         with self._connection() as connection:

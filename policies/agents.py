@@ -17,8 +17,9 @@ from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, Learner, make_learner
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.trained import TrainedActor, exported_network
-from autoprune.problem import BudgetSpent, Outcome, SearchProblem, SearchSession
+from autoprune.problem import Outcome, SearchProblem
 from autoprune.seeding import derive_seed, rng
+from autoprune.session import BudgetSpent, SearchSession
 
 REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not evaluated before
 

@@ -10,7 +10,8 @@ from autoprune import seeding
 from autoprune.envs.rollout import roll_out
 from autoprune.policies.searcher import SearchResult
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, PruningProblem, SearchProblem, SearchSession
+from autoprune.problem import Outcome, PruningProblem, SearchProblem
+from autoprune.session import SearchSession
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from autoprune.policies.baselines import finish
 from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.searcher import SearchResult
-from autoprune.problem import Outcome, SearchProblem, SearchSession
+from autoprune.problem import Outcome, SearchProblem
+from autoprune.session import SearchSession
 
 REDRAWS = 20  # offspring drawn, each wilder, to find one that was not evaluated before
 

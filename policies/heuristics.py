@@ -22,7 +22,6 @@ Shape = Callable[[SearchGroup], Sequence[float]]
 
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 ADAPTED_EXPONENT = 2.0
-KNAPSACK_DEMONSTRATIONS = (1.0, 2.0)
 EXPONENT_RANGE = (0.7, 3.0)
 SENSITIVITY_SPREAD = 1.0  # standard deviation of the logarithm of the factors: 2.7 times up or down
 MIN_SENSITIVITY = 1e-6  # nats; measured on finite data, a sensitivity can come out as 0 or just below
@@ -44,16 +43,15 @@ SHAPES: tuple[Shape, ...] = (cut_share, lost_importance)
 def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
     """A few distinct policies that meet every limit, so that they leave most of a small budget.
 
-    What is known from elsewhere comes first, brought under these limits. Then at most eight others: the largest of one
-    threshold on importance and of one keep ratio, a greedy one for each of `EXPONENTS`, and two knapsacks whose losses
-    follow the importance, of which the greedy ones know nothing.
+    What is known from elsewhere comes first, brought under these limits. Then at most ten others: the largest of one
+    threshold on importance and of one keep ratio, and all that the knapsack searcher evaluates, so that an agent which
+    starts from them is never worse than it.
     """
     policies = (
         *(adapted(problem, policy) for policy in problem.known),
         largest_feasible(problem, magnitude_policies(problem)),
         largest_feasible(problem, uniform_policies(problem)),
-        *(greedy_policy(problem, exponent=exponent) for exponent in EXPONENTS),
-        *knapsack_policies(problem, shapes=(lost_importance,), exponents=KNAPSACK_DEMONSTRATIONS),
+        *knapsack_policies(problem),
     )
     return tuple(dict.fromkeys(policies))
 
@@ -161,19 +159,11 @@ def least_loss(problem: PruningProblem, costs: PairwiseCosts, losses: Losses, un
     return min(ends, key=lambda rungs: sum(ladder[rung] for ladder, rung in zip(losses, rungs, strict=True)))
 
 
-def greedy_policy(problem: PruningProblem, *, exponent: float) -> PruningPolicy:
-    """A knapsack by greed: from full, cut what loses least per cost saved until every limit is met.
-
-    `exponent` says how a group's loss grows with its cut (`modelled_losses`): 1 cuts few groups deep, a larger one
-    spreads the cuts.
-    """
-    losses = modelled_losses(problem.groups, exponent=exponent)
-    full = [len(group.ladder) - 1 for group in problem.groups]
-    return policy_of_rungs(problem.groups, fill(problem, cut(problem, full, losses), losses))
-
-
 def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float, shape: Shape = cut_share) -> Losses:
-    """s * (shape / shape at the middle rung) ** exponent for each rung; s is the sensitivity, measured there."""
+    """s * (shape / shape at the middle rung) ** exponent for each rung; s is the sensitivity, measured there.
+
+    An exponent of 1 makes it cheapest to cut few groups deep, a larger one spreads the cuts.
+    """
     losses = []
     for group in groups:
         cuts = shape(group)

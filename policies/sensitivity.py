@@ -24,7 +24,8 @@ from autoprune.policies.heuristics import (
 )
 from autoprune.policies.searcher import SearchResult
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, SearchGroup, SearchProblem, SearchSession
+from autoprune.problem import Outcome, SearchGroup, SearchProblem
+from autoprune.session import SearchSession
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
 

@@ -13,8 +13,9 @@ from autoprune.policies.baselines import finish
 from autoprune.policies.exploration import Exploration, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.searcher import SearchResult
-from autoprune.problem import Outcome, SearchProblem, SearchSession
+from autoprune.problem import Outcome, SearchProblem
 from autoprune.seeding import derive_seed, rng
+from autoprune.session import SearchSession
 
 
 @dataclass(frozen=True)

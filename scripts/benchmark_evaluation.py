@@ -31,7 +31,7 @@ from autoprune.latency import make_session, session_call
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
-from autoprune.problem import SearchSession
+from autoprune.session import SearchSession
 from autoprune.subject import load_subject
 from autoprune.trials import TrialStore
 

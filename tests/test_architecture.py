@@ -38,7 +38,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "latency_model",
         "energy_model",
         "latency_validation",
-        "problem",
+        *("problem", "session"),
         "earlier_run",
         "prepare",
         "toy",

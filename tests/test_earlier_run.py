@@ -26,7 +26,7 @@ def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:
         store.add_episode(
             "print",
             policy.key,
-            images=500,
+            look=0,
             searcher="ddpg",
             seed=0,
             episode=episode,

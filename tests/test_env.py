@@ -12,7 +12,7 @@ from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
 from autoprune.policy import PruningPolicy
-from autoprune.problem import BudgetSpent, SearchSession
+from autoprune.session import BudgetSpent, SearchSession
 from autoprune.toy import toy_optimum, toy_problem
 
 

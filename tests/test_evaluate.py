@@ -118,19 +118,33 @@ def test_a_policy_scores_the_same_twice(evaluator: Evaluator) -> None:
 
 
 @pytest.mark.parametrize("is_fast", [False, True])
-def test_the_first_look_is_at_the_first_images_and_the_last_at_all(
+def test_looks_are_at_the_calibration_images_then_at_the_first_images_then_at_all(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
     monkeypatch.setattr(evaluate_module, "has_fast_bf16", lambda: is_fast)
-    monkeypatch.setattr(evaluate_module, "LOOKS", (60, 900))
+    monkeypatch.setattr(evaluate_module, "SECOND_LOOK", 60)
     policy = random_policy(evaluator.elastic, 0)
-    first, complete = evaluator.looks(policy)
-    assert (first.images, first.complete, complete.images, complete.complete) == (60, False, 500, True)
+    looks = list(evaluator.looks(policy))
+    assert [(score.images, score.look, score.complete) for score in looks] == [
+        (256, 0, False),
+        (60, 1, False),
+        (500, 2, True),
+    ]
+    model = evaluator.repaired_cut(policy)
     with torch.inference_mode():
+        passing = model.train()(evaluator.calibration).log_softmax(1)  # one batch, by its own statistics
         log_p = evaluator.candidate(policy)(evaluator.images).log_softmax(1)
+    on_calibration = F.kl_div(passing, evaluator.calibration_reference, reduction="none", log_target=True).sum(1)
     kls = F.kl_div(log_p, evaluator.reference, reduction="none", log_target=True).sum(1)
     precision = 0.1 if is_fast else 1e-3
-    for score, part in ((first, kls[:60]), (complete, kls)):
+    for score, part in zip(looks, (on_calibration, kls[:60], kls), strict=True):
         assert score.kl == pytest.approx(part.mean().item(), rel=precision)
         assert score.kl_se == pytest.approx(part.std().item() / math.sqrt(len(part)), rel=precision)
-    assert complete == evaluator.score(policy)
+    right = (log_p.argmax(1) == evaluator.labels).float().mean().item()
+    assert looks[2].top1 == pytest.approx(right, abs=0.02)
+    assert looks[2] == evaluator.score(policy)
+
+
+def test_a_small_search_split_is_seen_whole_at_the_second_look(evaluator: Evaluator) -> None:
+    looks = list(evaluator.looks(random_policy(evaluator.elastic, 0)))
+    assert [(score.images, score.complete) for score in looks] == [(256, False), (500, True)]

@@ -14,19 +14,18 @@ from autoprune.trials import EpisodeRow
 
 
 def row(
-    kl: float, latency_ms: float, *, energy_mj: float = 1.0, params: int = 10, episode: int = 1, complete: bool = True
+    kl: float, latency_ms: float, *, energy_mj: float = 1.0, params: int = 10, episode: int = 1, look: int = 2
 ) -> EpisodeRow:
     policy = json.dumps({"a": episode})
-    return EpisodeRow(
-        "ddpg", 0, episode, policy, -kl, kl, kl, 0.9, latency_ms, energy_mj, 5, params, wall_s=0.1, complete=complete
-    )
+    costs = (latency_ms, energy_mj, 5, params)
+    return EpisodeRow("ddpg", 0, episode, policy, -kl, kl, kl, 0.9, *costs, wall_s=0.1, look=look, complete=look == 2)
 
 
 def test_the_front_by_hand() -> None:
-    slow, middle, fast = row(0.1, 3.0), row(0.3, 2.0), row(0.9, 1.0)
+    slow, middle, fast = row(0.1, 3.0), row(0.3, 2.0), row(0.9, 1.0, look=1)
     beaten = row(0.4, 2.5)
     small = row(0.95, 2.5, params=3)
-    dropped = row(0.0, 0.5, complete=False)
+    dropped = row(0.0, 0.5, look=0)
     assert pareto_front([slow, beaten, dropped, fast, middle, small]) == (fast, middle, small, slow)
     assert pareto_front([]) == ()
 

@@ -84,7 +84,7 @@ def add_episodes(
         store.add_episode(
             "print",
             policy.key,
-            images=500,
+            look=0,
             searcher=searcher,
             seed=seed,
             episode=episode,

@@ -20,8 +20,8 @@ def rows(run_dir: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def scores(run_dir: Path) -> dict[object, tuple[object, ...]]:
-    """Everything but when and how long, by fingerprint, policy and number of images."""
-    query = "SELECT fingerprint, policy, images, kl, cross_entropy, top1, kl_se, complete FROM trials"
+    """Everything but when and how long, by fingerprint, policy and look."""
+    query = "SELECT fingerprint, policy, look, kl, cross_entropy, top1, kl_se, complete FROM trials"
     return {row[:3]: row[3:] for row in rows(run_dir, query)}
 
 

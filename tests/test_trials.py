@@ -31,12 +31,12 @@ for number in range(first, first + count):
 
 
 def add_episode(
-    store: TrialStore, policy: str, episode: int, reward: float = 1.0, fingerprint: str = "f", images: int = 2000
+    store: TrialStore, policy: str, episode: int, reward: float = 1.0, fingerprint: str = "f", look: int = 0
 ) -> None:
     store.add_episode(
         fingerprint,
         policy,
-        images=images,
+        look=look,
         searcher="ddpg",
         seed=0,
         episode=episode,
@@ -77,7 +77,7 @@ def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     assert [(row.episode, row.policy, row.kl) for row in rows] == [(1, "p", 0.25), (2, "q", 0.5), (3, "p", 0.25)]
     costs = {"predicted_latency_ms": 0.3, "estimated_energy_mj": 1.5, "macs": 31_000_000, "params": 272_186}
     score = {"kl": 0.25, "cross_entropy": 0.5, "top1": 0.9}
-    assert rows[0] == EpisodeRow("ddpg", 0, 1, "p", reward=1.0, **score, **costs, wall_s=1.5, complete=True)  # type: ignore[arg-type]
+    assert rows[0] == EpisodeRow("ddpg", 0, 1, "p", reward=1.0, **score, **costs, wall_s=1.5, look=0, complete=True)  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:

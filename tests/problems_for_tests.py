@@ -1,0 +1,78 @@
+"""Two groups of five policies in all, with costs and scores that are worked out in the head."""
+
+from collections.abc import Iterator
+
+from autoprune.config import RewardConfig
+from autoprune.policy import PruningPolicy
+from autoprune.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.reward import Score
+from autoprune.trials import TrialStore
+
+
+def group(name: str, *ladder: int) -> SearchGroup:
+    lost = tuple(1.0 - width / ladder[-1] for width in ladder)
+    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 0.5, 0.5, sensitivity=0.1, lost_importance=lost)
+
+
+GROUPS = (group("a", 1, 2, 4), group("b", 2, 6))
+
+
+def predict(policy: PruningPolicy) -> PredictedCost:
+    """10 µs, 2 mJ, 100 MACs and 3 parameters for each channel; 10 channels in the original."""
+    kept = sum(policy.as_dict().values())
+    return PredictedCost(0.01 * kept, 2.0 * kept, 100 * kept, 3 * kept)
+
+
+class CountingScorer:
+    """KL is a tenth for each channel removed."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
+        self.asked.append(policy.key)
+        removed = 10 - sum(policy.as_dict().values())
+        yield Score(kl=0.1 * removed, cross_entropy=0.2, top1=0.9, images=50)
+
+
+def problem(
+    looks: Looks,
+    *limits: Limit,
+    store: TrialStore | None = None,
+    fingerprint: str = "f",
+    reward_config: RewardConfig | None = None,
+) -> SearchProblem:
+    return SearchProblem(
+        GROUPS,
+        limits,
+        predict=predict,
+        looks=looks,
+        reward_config=reward_config or RewardConfig(),
+        fingerprint=fingerprint,
+        store=store,
+    )
+
+
+def policy(a: int, b: int) -> PruningPolicy:
+    return policy_of(GROUPS, {"b": b, "a": a})
+
+
+class ThreeLooks:
+    """As `CountingScorer`, but found in three looks.
+
+    The first errs by `off` and lies 0.05 below the truth for everyone, as other images do; it says that it may err by
+    0.02. The second says that it may err by 0.01.
+    """
+
+    def __init__(self, off: float = 0.0) -> None:
+        self.off = off
+        self.asked: list[tuple[str, int]] = []
+
+    def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
+        kl = 0.1 * (10 - sum(policy.as_dict().values()))
+        self.asked.append((policy.key, 0))
+        yield Score(kl - 0.05 + self.off, 0.2, 0.9, images=9, kl_se=0.02, complete=False)
+        self.asked.append((policy.key, 1))
+        yield Score(kl, 0.2, 0.9, images=5, kl_se=0.01, look=1, complete=False)
+        self.asked.append((policy.key, 2))
+        yield Score(kl, 0.2, 0.9, images=50, kl_se=0.001, look=2)
