@@ -121,8 +121,8 @@ class SearchConfig(Section):
     agent: Agent = "ddpg"
     max_evaluations: int = Field(120, gt=0)
     importance: Literal["l2", "bn_scale", "taylor"] = "l2"
-    score_images: int = Field(2000, gt=0, description="images of the search split that score a candidate")
-    calibration_images: int = Field(256, gt=1, description="training images that recalibrate BatchNorm")
+    score_images: int = Field(1000, gt=0, description="images of the search split that score a candidate")
+    calibration_images: int = Field(256, gt=0, description="training images that recalibrate BatchNorm")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
     start_from: str | None = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
