@@ -130,8 +130,8 @@ class SearchConfig(Section):
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
-    finalists: int = Field(1, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")
-    finalist_epochs: int = Field(2, gt=0, description="how long, before the best of the finalists is taken")
+    finalists: int = Field(4, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")
+    finalist_epochs: int = Field(1, gt=0, description="how long, before the best of the finalists is taken")
     reward: RewardConfig = RewardConfig()
 
 

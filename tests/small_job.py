@@ -36,6 +36,7 @@ CONFIG: dict[str, Any] = {
         "score_images": 150,
         "calibration_images": 150,
         "verify_top": 1,
+        "finalists": 1,
     },
     "finetune": {"epochs": 3, "batch_size": 64, "learning_rate": 0.02, "augment": {"crop_padding": 1}},
     "measure": {"rounds": 5, "runs_per_round": 2},
