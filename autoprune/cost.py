@@ -7,6 +7,7 @@ not counted.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -40,15 +41,22 @@ class LayerShape:
     out_size: tuple[int, int]
     bias: bool
 
-    @property
+    # Cached: a search asks for these of the same few shapes a million times.
+    @cached_property
     def macs(self) -> int:
         weights = self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
         return weights * math.prod(self.out_size)
 
-    @property
+    @cached_property
     def params(self) -> int:
         weights = self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
         return weights + (self.out_channels if self.bias else 0)
+
+    @cached_property
+    def values_moved(self) -> int:
+        """Weights, inputs and outputs, each once."""
+        inputs, outputs = self.in_channels * math.prod(self.in_size), self.out_channels * math.prod(self.out_size)
+        return self.params + inputs + outputs
 
     def resized(self, *, in_channels: int, out_channels: int) -> "LayerShape":
         if self.kind == "depthwise":
@@ -142,36 +150,30 @@ class CutShapes:
             name: tuple(dict.fromkeys(group for axis in AXES for group, _ in self._brings.get((name, axis), ())))
             for name in self.original
         }
-        self._known: dict[str, dict[tuple[int, ...], tuple[LayerShape, int, int]]] = {
-            name: {} for name in self.original
-        }
+        self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
 
     def layer(self, name: str, channels: Mapping[str, int]) -> LayerShape:
         """Shape of one layer; `channels` must name the groups that own it."""
-        return self._layer_cost(name, channels)[0]
+        widths = tuple([channels[group] for group in self.owners[name]])
+        known = self._known[name]
+        if widths not in known:
+            known[widths] = self.original[name].resized(
+                in_channels=self._side(name, "in", channels), out_channels=self._side(name, "out", channels)
+            )
+        return known[widths]
 
     def layers(self, policy: PruningPolicy) -> dict[str, LayerShape]:
         channels = policy.as_dict()
-        return {name: self._layer_cost(name, channels)[0] for name in self.original}
+        return {name: self.layer(name, channels) for name in self.original}
 
     def cost(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()
         macs, params = 0, self._other_params
         for name in self.original:
-            _, layer_macs, layer_params = self._layer_cost(name, channels)
-            macs += layer_macs
-            params += layer_params
+            layer = self.layer(name, channels)
+            macs += layer.macs
+            params += layer.params
         return Cost(macs, params + sum(2 * self._side(name, "out", channels) for name in self._norms))
-
-    def _layer_cost(self, name: str, channels: Mapping[str, int]) -> tuple[LayerShape, int, int]:
-        widths = tuple([channels[group] for group in self.owners[name]])
-        known = self._known[name]
-        if widths not in known:
-            shape = self.original[name].resized(
-                in_channels=self._side(name, "in", channels), out_channels=self._side(name, "out", channels)
-            )
-            known[widths] = (shape, shape.macs, shape.params)
-        return known[widths]
 
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))

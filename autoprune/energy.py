@@ -41,8 +41,7 @@ def work_of(layers: Iterable[LayerShape]) -> Work:
     macs = moved = 0
     for layer in layers:
         macs += layer.macs
-        moved += layer.params
-        moved += layer.in_channels * math.prod(layer.in_size) + layer.out_channels * math.prod(layer.out_size)
+        moved += layer.values_moved
     return Work(macs, moved)
 
 

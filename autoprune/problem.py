@@ -80,8 +80,8 @@ class Outcome:
 Looks = Callable[[PruningPolicy], Iterable[Score]]
 """Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
 
-# Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has 0.5
-# to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
+# Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has
+# 0.5 to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
 DOUBT = 1.5
 
 
