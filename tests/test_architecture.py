@@ -58,6 +58,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "subject",
         "elastic_stage",
         "decision",
+        "finetune_stage",
         "pipeline",
         *("comparison", "comparison_report", "compare", "front"),
         "api",

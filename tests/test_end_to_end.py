@@ -27,9 +27,9 @@ from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
 from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists, proxy_rank_correlation
 from autoprune.errors import InputError
+from autoprune.finetune_stage import cutting_steps, repaired_cut
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
-from autoprune.pipeline import cutting_steps, repaired_cut
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
 from autoprune.problem import Outcome, PredictedCost, policy_of
