@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
 from autoprune.decision import Decide, Decision, check_search, search_decision
+from autoprune.drop_stage import cheapest_within_drop, problems_on_the_way
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_sensors import Sensor
 from autoprune.energy_source import find_energy_source
@@ -48,16 +49,24 @@ def run(
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
     if decide is None:
         check_search(config)
+    else:
+        check_bounds(config)
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         model = _baseline(config, subject, run_dir, logger)
-        prepared = prepare(config, model, subject.data, store=store, sensor=sensor)
-        prepared = elastic_distilled(prepared, config, run_dir, logger)
-        seed_everything(derive_seed(config.seed, "search"))
-        decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
-        pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
+        open_target = config.drop_target
+        prepared = prepare(config.at_ratio(1.0), model, subject.data, store=store, sensor=sensor)
+        if open_target is not None:
+            near = problems_on_the_way(prepared, config, open_target, store)
+            prepared = elastic_distilled(prepared, config, run_dir, logger, near=near)
+            decision, pruned = cheapest_within_drop(config, open_target, subject, prepared, run_dir, store)
+        else:
+            prepared = elastic_distilled(prepared, config, run_dir, logger)
+            seed_everything(derive_seed(config.seed, "search"))
+            decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
+            pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
         return _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
 
 

@@ -127,10 +127,7 @@ class SearchProblem:
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by number of images
         self.original_cost = self.predict(self.full_policy)
-        floor_cost = self.predict(self.floor_policy)
-        for limit in limits:
-            if not meets(floor_cost, (limit,)):
-                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
+        self._check_floor()
 
     @property
     def full_policy(self) -> PruningPolicy:
@@ -160,6 +157,18 @@ class SearchProblem:
         other.store = store
         return other
 
+    def within(
+        self, limits: tuple[Limit, ...], *, store: TrialStore, known: tuple[PruningPolicy, ...]
+    ) -> "SearchProblem":
+        """The same costs and scores, those remembered too, under other limits; noted in `store` from now on.
+
+        Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
+        """
+        other = copy.copy(self)
+        other.limits, other.store, other.known = limits, store, known
+        other._check_floor()
+        return other
+
     def evaluate(self, policy: PruningPolicy, *, worth: float = -math.inf) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 
@@ -184,6 +193,12 @@ class SearchProblem:
             self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=time.perf_counter() - started)
         self._scores[policy.key] = (*known, *fresh)
         return self._outcome(policy, fresh[-1])
+
+    def _check_floor(self) -> None:
+        floor_cost = self.predict(self.floor_policy)
+        for limit in self.limits:
+            if not meets(floor_cost, (limit,)):
+                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
 
     def _is_settled(self, policy: PruningPolicy, score: Score, worth: float) -> bool:
         return score.complete or self._reward(policy, score.at_best(DOUBT)) < worth
