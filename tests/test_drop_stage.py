@@ -16,7 +16,8 @@ from autoprune.data import DataInfo, ImageSplit
 from autoprune.decision import SEARCH_FACT
 from autoprune.drop_stage import VERDICT_FACT, cost_ratio, floor_ratio, problem_at, problems_on_the_way
 from autoprune.errors import ConfigError, TargetError
-from autoprune.final import score_onnx
+from autoprune.final import Comparison, score_onnx, target_met
+from autoprune.latency import Speedup
 from autoprune.policy import load_policy
 from autoprune.prepare import prepare
 from autoprune.result import RunResult, parse_result
@@ -35,7 +36,8 @@ def options(*overrides: str) -> tuple[str, ...]:
     return tuple(part for override in overrides for part in ("-o", override))
 
 
-OPTIONS = options(NO_DROP, f"search.max_drop_trials={TRIALS}", *LITTLE)
+SEARCH = ("search.agent=ddpg", "search.max_evaluations=6", f"search.max_drop_trials={TRIALS}")
+OPTIONS = options(NO_DROP, *SEARCH, *LITTLE)
 
 
 def rows(run_dir: Path, query: str) -> list[tuple[Any, ...]]:
@@ -81,8 +83,9 @@ def test_the_cheapest_trial_that_holds_is_the_result(whole: Path) -> None:
     assert trials[0].ratio == 0.5
     assert trials[1].ratio == pytest.approx(trials[0].reached / 2)
     assert result.checks.target_met
-    assert result.ratios.macs == pytest.approx(kept.reached) < 1
-    assert result.search.evaluations > 4  # of all searches; one has four
+    assert result.ratios.macs == pytest.approx(kept.reached)
+    assert kept.reached < 1
+    assert result.search.evaluations > 6  # of all searches; one has six at most
 
 
 def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
@@ -92,11 +95,11 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
     assert kept is not None
     pruned = package.load_pruned(whole / "pruned", architecture=load_subject(config).model)
     assert accuracy(pruned, data.search, data.info) == kept.search_accuracy
-    exported = {
-        name: score_onnx(whole / "export" / name, data.search, data.info) for name in ("original.onnx", "model.onnx")
-    }
-    assert exported["model.onnx"] == kept.search_accuracy
-    assert exported["original.onnx"] - exported["model.onnx"] == pytest.approx(kept.drop)
+    original, exported = (
+        score_onnx(whole / "export" / name, data.search, data.info) for name in ("original.onnx", "model.onnx")
+    )
+    assert exported == kept.search_accuracy
+    assert original - exported == pytest.approx(kept.drop)
     channels = load_policy(whole / "policy.json").as_dict()
     assert all(pruned.get_submodule(name).weight.shape[0] == count for name, count in channels.items())
     assert not (whole / "state").exists()
@@ -104,10 +107,23 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
     assert len(json.loads(logs)) == 2
 
 
+def test_the_target_is_met_by_what_holds_and_costs_less(whole: Path) -> None:
+    result, target = result_of(whole), load_config(whole / "config.yaml").target[0]
+    speedup = Speedup(1.0, (1.0, 1.0))
+    cheaper = Comparison(result.original, result.pruned, speedup)
+    dearer = Comparison(result.pruned, result.original, speedup)
+    trials = tuple(trial.model_copy(update={"kept": not trial.accepted}) for trial in result.search.max_drop_trials)
+    assert target_met(target, cheaper, result.search)
+    assert not target_met(target, dearer, result.search)
+    assert not target_met(target, Comparison(result.original, result.original, speedup), result.search)
+    assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": trials}))
+    assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": ()}))
+
+
 def test_each_search_is_noted_under_its_own_name(whole: Path) -> None:
     trials = result_of(whole).search.max_drop_trials
     names = {row[0] for row in rows(whole, "SELECT DISTINCT searcher FROM episodes")}
-    assert names == {f"random, trial {number}" for number in range(1, len(trials) + 1)}
+    assert names == {f"ddpg, trial {number}" for number in range(1, len(trials) + 1)}
     scored = rows(whole, "SELECT fingerprint, policy, images FROM trials")
     assert len(scored) == len(set(scored))
     assert {path.name for path in (whole / "logs").iterdir()} == {
@@ -123,10 +139,8 @@ def test_the_report_shows_the_trials_and_the_search_of_the_result(whole: Path) -
     assert text.count("<td>holds (the result)</td>") == 1
     assert "least macs at which the search split&#39;s accuracy falls by at most 0 points; reached" in text
     assert "The chosen policy is none of these trials" not in text
-    [(episodes,)] = rows(
-        whole,
-        f"SELECT count(*) FROM episodes WHERE searcher LIKE '%, trial {1 + [t.kept for t in trials].index(True)}'",
-    )
+    number = [trial.kept for trial in trials].index(True) + 1
+    [(episodes,)] = rows(whole, f"SELECT count(*) FROM episodes WHERE searcher LIKE '%, trial {number}'")
     assert f"{episodes} episode" in text
 
 
@@ -154,7 +168,7 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
     ours, theirs = result_of(run_dir), result_of(whole)
     assert ours.search.max_drop_trials == theirs.search.max_drop_trials
     assert ours.search.evaluations == theirs.search.evaluations
-    for name in ("policy.json", "pruned/structure.json", "pruned/model.safetensors"):
+    for name in ("policy.json", "pruned/structure.json", "pruned/model.safetensors", "agent/agent.onnx"):
         assert (run_dir / name).read_bytes() == (whole / name).read_bytes(), name
     episodes = "SELECT searcher, seed, episode, policy, reward FROM episodes JOIN trials ON trials.id = trial_id"
     assert rows(run_dir, episodes) == rows(whole, episodes)
@@ -164,7 +178,7 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
 
 def test_a_run_in_which_nothing_holds_says_so(small_config: Path, tmp_path: Path) -> None:
     """A second bound leaves so few weights that no trial can hold."""
-    both = "target=[{metric: macs, max_drop: 0.0}, {metric: params, max_ratio: 0.002}]"
+    both = "target=[{metric: macs, max_drop: 0.0}, {metric: params, max_ratio: 0.008}]"
     arguments = options(both, *LITTLE, "search.max_drop_trials=2", "finetune.epochs=0")
     ended = autoprune("run", small_config, *arguments, "--run-dir", tmp_path / "run", "--quiet")
     assert ended.returncode == 0
@@ -176,7 +190,7 @@ def test_a_run_in_which_nothing_holds_says_so(small_config: Path, tmp_path: Path
     assert not any(trial.accepted for trial in result.search.max_drop_trials)
     assert not result.checks.target_met
     assert result.ratios.macs < 1
-    assert result.ratios.params <= 0.002
+    assert result.ratios.params <= 0.008
     assert "Target missed" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -189,22 +203,22 @@ def test_a_policy_that_comes_back_is_not_fine_tuned_again(small_config: Path, tm
     assert len(tuned) == len({trial.reached for trial in trials}) < len(trials)
 
 
-def test_from_python_with_elastic_distillation_and_an_agent(small_config: Path, tmp_path: Path) -> None:
-    config = load_config(
-        small_config,
-        ["search.agent=ddpg", "search.max_evaluations=12", "search.max_drop_trials=2", "elastic.epochs=1"],
-    )
+def test_from_python_with_elastic_distillation(small_config: Path, tmp_path: Path) -> None:
+    config = load_config(small_config, ["search.max_drop_trials=2", "elastic.epochs=1", "finetune.epochs=1"])
     subject = load_subject(config)
-    target = {"metric": "params", "max_drop": 0.02}
     result = package.compress(
-        subject.model, subject.data, test=subject.test, target=target, config=config, run_dir=tmp_path / "run"
+        subject.model,
+        subject.data,
+        test=subject.test,
+        target={"metric": "params", "max_drop": 0.02},
+        config=config,
+        run_dir=tmp_path / "run",
     )
     kept = result.report.search.kept_trial
     assert kept is not None
     assert accuracy(result.model, subject.data.search, subject.data.info) == kept.search_accuracy
     assert result.report.checks.target_met == (kept.drop <= 0.02)
     assert result.report.ratios.params == pytest.approx(kept.reached)
-    assert (result.paths.agent / "agent.onnx").is_file()
 
 
 @pytest.mark.parametrize("metric", ["latency", "macs"])
@@ -230,9 +244,8 @@ def test_limits_are_shares_of_the_originals_cost(small_config: Path, tmp_path: P
         problem_at(prepared, config.at_ratio(0.9 * floor), store, known=())
     between = [one.limits[0].max_value for one in problems_on_the_way(prepared, config, target, store)]
     assert between == sorted(between, reverse=True)
-    assert (
-        floor < between[-1] / problem.original_cost.of(limit.metric) < between[0] / problem.original_cost.of(metric) < 1
-    )
+    costs = [problem.predict(policy).of(limit.metric) for policy in (problem.floor_policy, problem.full_policy)]
+    assert costs[0] < between[-1] < between[0] < costs[1]
 
 
 def test_a_model_that_no_cut_makes_cheaper_is_refused(small_config: Path, tmp_path: Path) -> None:
@@ -240,7 +253,7 @@ def test_a_model_that_no_cut_makes_cheaper_is_refused(small_config: Path, tmp_pa
     arguments = options(NO_DROP, "search.min_keep=1")
     ended = autoprune("run", small_config, *arguments, "--run-dir", run_dir, "--quiet")
     assert ended.returncode == 2
-    assert "target: no cut of this model has a lower macs" in ended.stderr or "nothing" in ended.stderr
+    assert "target: no cut of this model has a lower macs" in ended.stderr
     assert not run_dir.exists()
 
 

@@ -438,7 +438,7 @@ def test_compress_by_name(small_config: Path, small_checkpoint: Path, tmp_path: 
         f"{HERE}:net", f"{HERE}:bars", checkpoint=small_checkpoint, run_dir=str(tmp_path / "run"), config=settings
     )
     assert yaml.safe_load(result.paths.config.read_text())["target"] == [
-        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None}
+        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None, "max_drop": None}
     ]
     assert result.report.checks.target_met
     assert math.isfinite(result.report.ratios.speedup)

@@ -67,7 +67,7 @@ def test_a_drop_is_judged_as_measured(lost: int, max_drop: float, within: bool) 
 
 
 def test_trials_by_hand() -> None:
-    """Down from the whole: half the cost of what held at most, the middle on a logarithmic scale once one has failed."""
+    """Half the cost of what held at most; the middle on a logarithmic scale once one has failed."""
     assert next_ratio([], floor=0.09, max_trials=9) == 0.5  # the middle of 0.09 and 1 is 0.3
     assert next_ratio([], floor=0.36, max_trials=9) == pytest.approx(0.6)
     held = trial(0.5, accepted=True)
@@ -121,7 +121,7 @@ def test_with_an_accuracy_that_falls_with_the_cost_the_limit_is_closed_in_on(
 
 @given(shares, st.integers(1, 12), st.data())
 def test_whatever_the_trials_come_to(floor: float, max_trials: int, data: st.DataObject) -> None:
-    """Bounded in number, each within the bracket, which only ever shrinks; what fails is no result if anything holds."""
+    """Few, each within the bracket, which only ever shrinks; what fails is no result if anything holds."""
     trials: list[DropTrial] = []
     low, high = bracket(trials, floor=floor)
     while (ratio := next_ratio(trials, floor=floor, max_trials=max_trials)) is not None:
