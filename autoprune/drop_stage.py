@@ -84,7 +84,7 @@ class DropStage:
                 finetuned(
                     config, self.subject, self.prepared, decision.policy, run_dir, store, logger, answers=self.answers
                 )
-                figures = self._verdict(ratio, decision.policy, self.load(run_dir))
+                figures = self._verdict(ratio, decision.policy, self.model_of(run_dir))
         if done is None:
             store.set_fact(VERDICT_FACT, figures.model_dump_json())
         shutil.rmtree(run_dir.state, ignore_errors=True)
@@ -92,7 +92,7 @@ class DropStage:
         say(f"{part_name(number)}: search accuracy {figures.search_accuracy:.4f}, a drop of {figures.drop:.4f}: {said}")
         return Trial(figures, decision.policy, decision.search, run_dir, store)
 
-    def load(self, run_dir: RunDir) -> nn.Module:
+    def model_of(self, run_dir: RunDir) -> nn.Module:
         """The fine-tuned model from its files: the same whether the run was stopped in between or not."""
         elastic = self.prepared.elastic
         return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
@@ -141,7 +141,7 @@ def cheapest_within_drop(
     place = kept_trial(figures)
     kept = trials[place]
     say(f"{part_name(place + 1)} is the result" + ("" if kept.figures.accepted else ": none holds, it comes nearest"))
-    model = stage.load(kept.run_dir)
+    model = stage.model_of(kept.run_dir)
     _copy_files(config, subject, prepared, kept, model, run_dir, store)
     summary = kept.search.model_copy(
         update={
