@@ -204,7 +204,7 @@ def test_a_policy_that_comes_back_is_not_fine_tuned_again(small_config: Path, tm
 
 
 def test_from_python_with_elastic_distillation(small_config: Path, tmp_path: Path) -> None:
-    config = load_config(small_config, ["search.max_drop_trials=2", "elastic.epochs=1", "finetune.epochs=1"])
+    config = load_config(small_config, ["search.max_drop_trials=1", "elastic.epochs=1", "finetune.epochs=1"])
     subject = load_subject(config)
     result = package.compress(
         subject.model,
