@@ -19,7 +19,7 @@ from autoprune.run_dir import RunDir
 from autoprune.structure import load_pruned
 from autoprune.subject import load_subject
 
-# As in a configuration: {"metric": "latency", "max_ratio": 0.5}, or several that must all hold.
+# As in a configuration: {"metric": "latency", "max_ratio": 0.5}, or "max_drop": 0.0; or several that must all hold.
 Target = TargetConfig | Mapping[str, Any]
 
 

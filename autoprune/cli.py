@@ -209,10 +209,12 @@ def _prepare_process(quiet: bool) -> None:
 
 
 def _summarise(result: "RunResult", folder: Path) -> None:
-    from autoprune.report import summary_table
+    from autoprune.report import summary_table, unmet_drop
 
     progress.console.print(summary_table(result.as_json()))
-    if not result.checks.target_met:
+    if (unmet := unmet_drop(result)) is not None:
+        progress.console.print(f"[yellow]{unmet}; see the report[/yellow]")
+    elif not result.checks.target_met:
         progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
     typer.echo(folder / "report.html")
 

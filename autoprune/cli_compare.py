@@ -38,13 +38,14 @@ def compare(
     from autoprune.compare import check_searchers
     from autoprune.compare import compare as compare_searchers
     from autoprune.comparison_report import table, write_page
-    from autoprune.config import find_config, load_config
+    from autoprune.config import check_bounds, find_config, load_config
     from autoprune.earlier_run import check_start
     from autoprune.run_dir import check_run_dir, opened
 
     names = [name.strip() for name in searchers.split(",")]
     check_searchers(names)
     settings = load_config(find_config(config), override or [])
+    check_bounds(settings)
     check_start(settings.search.start_from)
     checked = check_run_dir(run_dir or Path("runs") / f"{Path(config).stem}-compared", settings, resume=resume)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, check_bounds
 from autoprune.decision import Decide, Decision, check_search, search_only
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_source import find_energy_source
@@ -33,6 +33,7 @@ class TrainedBaseline:
 
 def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
+    check_bounds(config)
     run_dir = check_run_dir(root, config, resume=resume)
     check_search(config)
     sensor = find_energy_source(config) if config.problem == "model" else None
@@ -54,7 +55,9 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
 
 
 def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Decide:
-    """A decision without a search; raises `InputError` unless exactly one readable source is given."""
+    """A decision without a search; raises `InputError` unless exactly one readable source is given, and a target that
+    needs no search."""
+    check_bounds(config)
     if (agent is None) == (policy is None):
         raise InputError("give either --agent DIR or --policy FILE")
     if agent is not None:

@@ -81,29 +81,31 @@ class TrainConfig(Section):
 
 
 class TargetConfig(Section):
-    """`max_ratio` of the original's cost, or an absolute `max_value` in `unit`."""
+    """`max_ratio` of the original's cost, an absolute `max_value` in `unit`, or the least cost at which the fine-tuned
+    model loses at most `max_drop` of accuracy on the search split (a fraction: 0.005 is half a point)."""
 
     metric: Metric
     max_ratio: float | None = Field(None, gt=0, le=1)
     max_value: float | None = Field(None, gt=0)
     unit: Literal["ms", "us", "mj", "count"] | None = None
+    max_drop: float | None = Field(None, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _one_bound(self) -> "TargetConfig":
-        if (self.max_ratio is None) == (self.max_value is None):
-            raise ValueError("give either max_ratio or max_value with unit")
+        if sum(bound is not None for bound in (self.max_ratio, self.max_value, self.max_drop)) != 1:
+            raise ValueError("give one of max_ratio, max_value with unit, or max_drop")
         allowed = {"latency": {"ms", "us"}, "energy": {"mj"}, "macs": {"count"}, "params": {"count"}}[self.metric]
         if self.max_value is not None and self.unit not in allowed:
             raise ValueError(f"unit of a {self.metric} target must be one of {sorted(allowed)}")
-        if self.max_ratio is not None and self.unit is not None:
-            raise ValueError("max_ratio has no unit")
+        if self.max_value is None and self.unit is not None:
+            raise ValueError(f"{'max_ratio' if self.max_drop is None else 'max_drop'} has no unit")
         return self
 
     def bound(self, original: float) -> float:
         """The largest allowed cost in ms, mJ or a count, when the original's is `original` in the same unit."""
         if self.max_ratio is not None:
             return self.max_ratio * original
-        assert self.max_value is not None
+        assert self.max_value is not None, "a cost under max_drop is found, not given"
         return self.max_value / 1000 if self.unit == "us" else self.max_value
 
 
@@ -132,6 +134,9 @@ class SearchConfig(Section):
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
     finalists: int = Field(4, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")
     finalist_epochs: int = Field(1, gt=0, description="how long, before the best of the finalists is taken")
+    max_drop_trials: int = Field(
+        5, gt=0, description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit"
+    )
     reward: RewardConfig = RewardConfig()
 
 
@@ -196,6 +201,26 @@ class RunConfig(Section):
             raise ValueError(f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {value!r}")
         return value
 
+    @field_validator("target")
+    @classmethod
+    def _one_open_bound(cls, targets: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        if sum(target.max_drop is not None for target in targets) > 1:
+            raise ValueError("only one target may have max_drop; give the others max_ratio or max_value")
+        return targets
+
+    @property
+    def drop_target(self) -> TargetConfig | None:
+        """The target whose bound the run has to find, if there is one."""
+        return next((target for target in self.target if target.max_drop is not None), None)
+
+    def at_ratio(self, max_ratio: float) -> "RunConfig":
+        """The same with this bound in place of `max_drop`."""
+        targets = tuple(
+            target if target.max_drop is None else TargetConfig(metric=target.metric, max_ratio=max_ratio)
+            for target in self.target
+        )
+        return self.model_copy(update={"target": targets})
+
     @property
     def finetune_learning_rate(self) -> float:
         return self.finetune.learning_rate or self.train.learning_rate / 10
@@ -211,6 +236,15 @@ class RunConfig(Section):
     @property
     def uses_energy(self) -> bool:
         return bool(self.energy_keys)
+
+
+def check_bounds(config: RunConfig) -> None:
+    """Raises `ConfigError` if a target has no bound of its own: only a run that fine-tunes can find one."""
+    if config.drop_target is not None:
+        raise ConfigError(
+            "target.max_drop: only `autoprune run` and `autoprune.compress` fine-tune several cuts to find the bound; "
+            f"give one here, for example -o 'target={{metric: {config.drop_target.metric}, max_ratio: 0.5}}'"
+        )
 
 
 def find_config(name: str) -> Path:

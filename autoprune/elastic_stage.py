@@ -1,22 +1,33 @@
 """The stage of a run before its search: elastic distillation near the target, if the configuration asks for it."""
 
+from collections.abc import Sequence
+
 from autoprune.config import RunConfig
 from autoprune.elastic_training import train_elastic
 from autoprune.policies.heuristics import varied_policies
 from autoprune.prepare import Prepared, with_trained_cuts
+from autoprune.problem import SearchProblem
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed
 from autoprune.tensorboard import RunLogger
 
 
-def elastic_distilled(prepared: Prepared, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> Prepared:
-    """With `elastic.epochs`, the problem with its candidates scored by weights that are trained for being cut."""
+def elastic_distilled(
+    prepared: Prepared, config: RunConfig, run_dir: RunDir, logger: RunLogger, *, near: Sequence[SearchProblem] = ()
+) -> Prepared:
+    """With `elastic.epochs`, the problem with its candidates scored by weights that are trained for being cut.
+
+    The cuts that are trained are close under the limits of `near`, as many of each; by default under the problem's own.
+    """
     if config.elastic.epochs == 0:
         return prepared
+    problems = near or (prepared.problem,)
+    cuts = -(-config.elastic.cuts // len(problems))
+    policies = [policy for problem in problems for policy in varied_policies(problem, cuts, seed=config.seed)]
     trained = train_elastic(
         prepared.elastic,
         prepared.data,
-        varied_policies(prepared.problem, config.elastic.cuts, seed=config.seed),
+        policies,
         smallest=prepared.problem.floor_policy,
         evaluator=prepared.evaluator,
         config=config.elastic,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from autoprune.config import RunConfig, TargetConfig
+from autoprune.config import RunConfig, TargetConfig, check_bounds
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
 from autoprune.earlier_run import earlier_policies
@@ -50,8 +50,10 @@ def prepare(
     """Build the problem. What is measured on the way is kept in `store`, so that a resumed run searches the same one.
 
     With a `sensor`, a run that works with energy fits its estimates to what the sensor counts.
-    Raises `ModelError` if nothing can be pruned, `TargetError` if the target lies below the floor.
+    Raises `ModelError` if nothing can be pruned, `TargetError` if the target lies below the floor, `ConfigError` if it
+    has no bound.
     """
+    check_bounds(config)
     model = model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     step = max(1, len(data.train) // RANKING_IMAGES)

@@ -137,10 +137,7 @@ class SearchProblem:
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
         self.original_cost = self.predict(self.full_policy)
-        floor_cost = self.predict(self.floor_policy)
-        for limit in limits:
-            if not meets(floor_cost, (limit,)):
-                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
+        self._check_floor()
 
     @property
     def full_policy(self) -> PruningPolicy:
@@ -168,6 +165,18 @@ class SearchProblem:
         """The same problem with nothing remembered but what is in `store`."""
         other = self._without_scores()
         other.store = store
+        return other
+
+    def within(
+        self, limits: tuple[Limit, ...], *, store: TrialStore, known: tuple[PruningPolicy, ...]
+    ) -> "SearchProblem":
+        """The same costs and scores, those remembered too, under other limits; noted in `store` from now on.
+
+        Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
+        """
+        other = copy.copy(self)
+        other.limits, other.store, other.known = limits, store, known
+        other._check_floor()
         return other
 
     def evaluate(self, policy: PruningPolicy, *, bars: Mapping[int, Bar] = NO_BARS) -> Outcome:
@@ -200,6 +209,12 @@ class SearchProblem:
             if score.look == look:
                 return self._reward(policy, score)
         raise LookupError(f"{policy.key} was not evaluated at look {look}")
+
+    def _check_floor(self) -> None:
+        floor_cost = self.predict(self.floor_policy)
+        for limit in self.limits:
+            if not meets(floor_cost, (limit,)):
+                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
 
     def _known_scores(self, policy: PruningPolicy) -> tuple[Score, ...]:
         known = self._scores.get(policy.key, ())

@@ -12,13 +12,14 @@ from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.policy import load_policy
 from autoprune.result import RunResult, explain, parse_result
+from autoprune.store_part import StorePart, part_name
 from autoprune.train import EpochLog
 from autoprune.trials import EpisodeRow, TrialStore
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """All that a run directory holds about a finished run."""
+    """All that a run directory holds about a finished run; of several searches, the one whose policy was taken."""
 
     config: RunConfig
     config_text: str
@@ -40,7 +41,9 @@ def read_run(run_dir: Path) -> RunRecord:
         raise InputError(f"{store_path}: no such file")
     try:
         store = TrialStore(store_path)
-        episodes, finetune, ladders = store.episodes(), store.fact("finetune_log"), store.fact("ladders")
+        part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
+        searched = store if part is None else StorePart(store_path, part_name(part))
+        episodes, finetune, ladders = searched.episodes(), store.fact("finetune_log"), store.fact("ladders")
     except sqlite3.DatabaseError as error:
         raise InputError(f"{store_path}: not a trials database ({error})") from None
     chosen, groups = _read_groups(run_dir / "policy.json", _parse_ladders(ladders, where=store_path))

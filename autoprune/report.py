@@ -15,7 +15,7 @@ from autoprune.charts import Series, episode_chart, epoch_chart, keep_chart, sca
 from autoprune.config import TargetConfig
 from autoprune.files import write_text
 from autoprune.record import RunRecord, read_run
-from autoprune.result import Figures, RunResult, parse_result
+from autoprune.result import DropTrial, Figures, RunResult, parse_result
 from autoprune.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
@@ -30,6 +30,17 @@ class Row:
     before: str
     after: str
     ratio: str
+
+
+@dataclass(frozen=True)
+class DropLine:
+    """A trial of a `max_drop` target, as text."""
+
+    limit: str
+    reached: str
+    accuracy: str
+    drop: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ def write_report(run_dir: Path) -> Path:
         wall=duration(record.result.search.wall_s),
         targets=[_target_line(target, record.result) for target in record.config.target],
         rows=comparison_rows(record.result),
+        drop_lines=[_drop_line(trial) for trial in record.result.search.max_drop_trials],
         charts={name: Markup(svg) for name, svg in _charts(record).items()},
         searches=len({(row.searcher, row.seed) for row in record.episodes}),
         trials=len(trials),
@@ -155,6 +167,34 @@ def _energy_source_of(figures: Figures) -> str:
     return figures.energy_source or "not measured"
 
 
+def unmet_drop(result: RunResult) -> str | None:
+    """What to tell of a run that was to find a cut within `max_drop` and found none."""
+    kept = result.search.kept_trial
+    if kept is None or kept.accepted:
+        return None
+    return (
+        f"no trial stays within target.max_drop on the search split; the result is the one that comes nearest, "
+        f"{_in_points(kept.drop)} points lost"
+    )
+
+
+def _drop_line(trial: DropTrial) -> DropLine:
+    verdict = "holds" if trial.accepted else "loses too much"
+    return DropLine(
+        limit=f"{trial.ratio:.3f}",
+        reached=f"{trial.reached:.3f}",
+        accuracy=f"{trial.search_accuracy:.2%}",
+        drop=f"{_in_points(trial.drop)} ± {100 * trial.drop_se:.2f}",
+        verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
+    )
+
+
+def _in_points(drop: float) -> str:
+    """A loss of accuracy in points: "0.31", or "−0.12" for a gain."""
+    text = f"{100 * drop:.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
 def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
     """A target in words and what the run reached, in the target's own unit."""
     metric = f"energy ({_energy_source(result)})" if target.metric == "energy" else target.metric
@@ -162,6 +202,13 @@ def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
         ratio: float | None = getattr(result.ratios, target.metric)
         reached = "not measured" if ratio is None else f"{ratio:.2f}"
         return TargetLine(f"{metric} at most {target.max_ratio:.2f} of the original", reached)
+    if target.max_drop is not None:
+        ratio, kept = getattr(result.ratios, target.metric), result.search.kept_trial
+        return TargetLine(
+            f"least {metric} at which the search split's accuracy falls by at most {100 * target.max_drop:.4g} points",
+            ("not measured" if ratio is None else f"{ratio:.2f} of the original")
+            + ("" if kept is None else f", {_in_points(kept.drop)} points lost there"),
+        )
     pruned = result.pruned
     values = {
         "latency": pruned.latency_ms_p50,

@@ -52,6 +52,21 @@ class Checks(_Part):
     target_met: bool
 
 
+class DropTrial(_Part):
+    """A cut that was fine-tuned to find what `target.max_drop` allows; accuracies are of the whole search split.
+
+    Ratios are shares of the original's cost, as predicted, in the target's metric.
+    """
+
+    ratio: float = Field(gt=0, le=1)  # the limit of this trial's search
+    reached: float = Field(gt=0)  # the cost of the policy that it chose
+    search_accuracy: float = Field(ge=0, le=1)
+    drop: float  # the original's accuracy minus this one, of the same images
+    drop_se: float  # its standard error: only images that one of the two gets right and the other wrong count
+    accepted: bool
+    kept: bool = False  # whether this trial's model is the result
+
+
 class SearchFigures(_Part):
     searcher: str
     evaluations: int
@@ -62,6 +77,11 @@ class SearchFigures(_Part):
     # where fewer than four were
     proxy_rank_correlation: float | None = None
     proxy_candidates: int = 0  # so many
+    max_drop_trials: tuple[DropTrial, ...] = ()  # in their order; none unless the target has max_drop
+
+    @property
+    def kept_trial(self) -> DropTrial | None:
+        return next((trial for trial in self.max_drop_trials if trial.kept), None)
 
 
 class InputFigures(_Part):

@@ -87,14 +87,19 @@ def has_fast_bf16() -> bool:
 
 def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
     """Share of `split` that `model` classifies right; the model is left in evaluation mode."""
+    return int(right_answers(model, split, info).sum()) / len(split)
+
+
+def right_answers(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
+    """(N,) bool: which images of `split` the model classifies right; it is left in evaluation mode."""
     model.eval()
-    right = 0
+    right = []
     with torch.inference_mode():
         for start in range(0, len(split), EVALUATION_BATCH):
             images = normalise(split.images[start : start + EVALUATION_BATCH], info)
             labels = split.labels[start : start + EVALUATION_BATCH]
-            right += int((model(images).argmax(1) == labels).sum())
-    return right / len(split)
+            right.append(model(images).argmax(1) == labels)
+    return torch.cat(right)
 
 
 def cross_entropy_loss(label_smoothing: float) -> Loss:

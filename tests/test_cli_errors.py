@@ -24,6 +24,7 @@ import autoprune as package
 from autoprune.data import fashion_mnist
 
 TRUNCATED = "t10k-images-idx3-ubyte.gz"
+NO_DROP = "target={metric: latency, max_drop: 0.0}"
 COMMANDS = ("run", "search", "apply", "train", "report", "inspect", "bench")
 
 
@@ -65,7 +66,7 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "nowhere.yaml"), "nowhere.yaml: no such file; shipped configurations are demo,"),
+        (("run", "nowhere.yaml"), "nowhere.yaml: no such file; shipped configurations are "),
         (("run", "demo", "-o", "search.agnt=ppo"), "demo.yaml: search: unknown key agnt; allowed are agent,"),
         (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed; allowed are problem, seed, model,"),
         (("run", "demo", "-o", "search.max_evaluations=many"), "search.max_evaluations: must be a valid integer"),
@@ -77,6 +78,11 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
         (("report", "nowhere"), "nowhere: no such run directory"),
         (("apply", "demo"), "give either --agent DIR or --policy FILE"),
         (("apply", "demo", "--policy", "nowhere.json"), "nowhere.json: no such file"),
+        (("apply", "demo", "--policy", "nowhere.json", "-o", NO_DROP), "target.max_drop: only `autoprune run` and"),
+        (("search", "demo", "-o", NO_DROP), "give one here, for example -o 'target={metric: latency, max_ratio: 0.5}'"),
+        (("search", "toy", "-o", NO_DROP), "target.max_drop: only `autoprune run` and `autoprune.compress`"),
+        (("compare", "demo", "-o", NO_DROP), "target.max_drop: only `autoprune run` and `autoprune.compress`"),
+        (("search", "fashion_mnist_resnet20_no_loss"), "target.max_drop: only `autoprune run` and"),
         (("apply", "demo", "--agent", "nowhere"), "nowhere/agent.json: no such file"),
     ],
 )

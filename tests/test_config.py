@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune import config as config_module
-from autoprune.config import RunConfig, SearchConfig, TargetConfig, dump_config, find_config, load_config, parse_config
+from autoprune.config import (
+    RunConfig,
+    SearchConfig,
+    TargetConfig,
+    check_bounds,
+    dump_config,
+    find_config,
+    load_config,
+    parse_config,
+)
 from autoprune.errors import ConfigError
 
 
@@ -55,6 +64,19 @@ def test_one_target_or_a_list_of_them(tmp_path: Path) -> None:
     assert [target.metric for target in load_config(written(tmp_path, both)).target] == ["latency", "params"]
 
 
+def test_a_bound_that_is_to_be_found() -> None:
+    hard = {"metric": "params", "max_value": 9, "unit": "count"}
+    config = parse_config({"target": [hard, {"metric": "latency", "max_drop": 0.0}]}, where="x")
+    assert config.drop_target == TargetConfig(metric="latency", max_drop=0.0)
+    trial = config.at_ratio(0.25)
+    assert trial.target == (TargetConfig.model_validate(hard), TargetConfig(metric="latency", max_ratio=0.25))
+    assert trial.drop_target is None
+    check_bounds(trial)
+    with pytest.raises(ConfigError, match=r"^target\.max_drop: .* -o 'target={metric: latency, max_ratio: 0\.5}'$"):
+        check_bounds(config)
+    assert RunConfig().at_ratio(0.25) == RunConfig()
+
+
 @pytest.mark.parametrize(
     ("raw", "parts"),
     [
@@ -71,11 +93,20 @@ def test_one_target_or_a_list_of_them(tmp_path: Path) -> None:
         ({"train": {"augment": {"crop": 2}}}, ["train.augment: unknown key crop", "allowed are crop_padding"]),
         ({"seed": 2**31}, ["seed: must be less than 2147483648, got 2147483648"]),
         ({"model": {"checkpoint": 5}}, ["model.checkpoint: must be a valid string, got 5"]),
-        ({"target": {"metric": "latency"}}, ["target.0: give either max_ratio or max_value with unit"]),
+        ({"target": {"metric": "latency"}}, ["target.0: give one of max_ratio, max_value with unit, or max_drop"]),
         (
             {"target": {"metric": "latency", "max_ratio": 0.5, "max_value": 1, "unit": "ms"}},
-            ["target.0: give either max_ratio or max_value with unit"],
+            ["target.0: give one of max_ratio, max_value with unit, or max_drop"],
         ),
+        ({"target": {"metric": "macs", "max_ratio": 0.5, "max_drop": 0}}, ["target.0: give one of max_ratio,"]),
+        ({"target": {"metric": "macs", "max_drop": 0, "unit": "count"}}, ["target.0: max_drop has no unit"]),
+        ({"target": {"metric": "macs", "max_drop": -0.1}}, ["target.0.max_drop: must be greater than or equal to 0"]),
+        ({"target": {"metric": "macs", "max_drop": 1}}, ["target.0.max_drop: must be less than 1, got 1"]),
+        (
+            {"target": [{"metric": "macs", "max_drop": 0}, {"metric": "latency", "max_drop": 0.01}]},
+            ["target: only one target may have max_drop; give the others max_ratio or max_value"],
+        ),
+        ({"search": {"max_drop_trials": 0}}, ["search.max_drop_trials: must be greater than 0, got 0"]),
         ({"target": {"metric": "latency", "max_value": 1}}, ["unit of a latency target must be one of ['ms', 'us']"]),
         ({"target": {"metric": "macs", "max_value": 1, "unit": "ms"}}, ["must be one of ['count']"]),
         ({"target": {"metric": "macs", "max_ratio": 0.5, "unit": "count"}}, ["max_ratio has no unit"]),

@@ -27,9 +27,9 @@ from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
 from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists, proxy_rank_correlation
 from autoprune.errors import InputError
+from autoprune.finetune_stage import cutting_steps, repaired_cut
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
-from autoprune.pipeline import cutting_steps, repaired_cut
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
 from autoprune.problem import Outcome, PredictedCost, policy_of
@@ -438,7 +438,7 @@ def test_compress_by_name(small_config: Path, small_checkpoint: Path, tmp_path: 
         f"{HERE}:net", f"{HERE}:bars", checkpoint=small_checkpoint, run_dir=str(tmp_path / "run"), config=settings
     )
     assert yaml.safe_load(result.paths.config.read_text())["target"] == [
-        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None}
+        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None, "max_drop": None}
     ]
     assert result.report.checks.target_met
     assert math.isfinite(result.report.ratios.speedup)

@@ -16,7 +16,7 @@ from autoprune.config import RunConfig, dump_config, parse_config
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy
-from autoprune.report import comparison_rows, duration, headline, summary_table, write_report
+from autoprune.report import comparison_rows, duration, headline, summary_table, unmet_drop, write_report
 from autoprune.result import parse_result
 from autoprune.reward import Score
 from autoprune.train import EpochLog
@@ -301,6 +301,48 @@ def test_targets_are_shown_in_their_own_units_and_estimates_named(tmp_path: Path
     assert "Target missed latency at most 250 us; reached 290.19 us" in text
     assert "energy (estimated) at most 0.40 of the original; reached 0.50" in text
     assert "params at most 200,000; reached 103,431" in text
+
+
+def test_trials_of_how_much_can_be_cut(tmp_path: Path) -> None:
+    """Of three searches the page shows the one whose policy was taken; a gain of accuracy is a drop below zero."""
+    trials = [
+        {
+            "ratio": 0.5,
+            "reached": 0.491,
+            "search_accuracy": 0.9441,
+            "drop": 0.0031,
+            "drop_se": 0.0021,
+            "accepted": False,
+        },
+        {"ratio": 0.7, "reached": 0.69, "search_accuracy": 0.9475, "drop": -0.0004, "drop_se": 0.002, "accepted": True},
+        {"ratio": 0.6, "reached": 0.6, "search_accuracy": 0.947, "drop": 0.00001, "drop_se": 0.002, "accepted": False},
+    ]
+    trials[1]["kept"] = True
+    result = make_result()
+    result["search"]["max_drop_trials"] = trials
+    config = parse_config({"target": {"metric": "latency", "max_drop": 0.0}}, where="test")
+    run_dir = make_run(tmp_path, episodes=0, config=config, result=result)
+    for number in (1, 2, 3):
+        add_episodes(run_dir, [({"stem": 10 * number}, -0.1 / number)] * number, searcher=f"ddpg, trial {number}")
+    page = report_of(run_dir)
+    assert "Target met least latency at which the search split's accuracy falls by at most 0 points;" in page.text
+    assert "reached 0.47 of the original, −0.04 points lost there" in page.text
+    assert "1 0.500 0.491 94.41% 0.31 ± 0.21 loses too much 2 0.700" in page.text
+    assert "2 0.700 0.690 94.75% −0.04 ± 0.20 holds (the result)" in page.text
+    assert "3 0.600 0.600 94.70% 0.00 ± 0.20 loses too much" in page.text
+    assert "2 episodes, 1 different policy." in page.text
+    assert unmet_drop(parse_result(result, where="result")) is None
+
+
+def test_a_run_that_found_no_cut_within_the_drop_says_what_is_lost() -> None:
+    result = make_result(target_met=False)
+    assert unmet_drop(parse_result(result, where="result")) is None
+    trial = {"ratio": 0.5, "reached": 0.5, "search_accuracy": 0.9, "drop": 0.0104, "drop_se": 0.002, "accepted": False}
+    result["search"]["max_drop_trials"] = [trial | {"kept": True}]
+    said = unmet_drop(parse_result(result, where="result"))
+    assert said is not None
+    assert said.startswith("no trial stays within target.max_drop on the search split;")
+    assert said.endswith("1.04 points lost")
 
 
 def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
