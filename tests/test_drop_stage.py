@@ -124,7 +124,7 @@ def test_each_search_is_noted_under_its_own_name(whole: Path) -> None:
     trials = result_of(whole).search.max_drop_trials
     names = {row[0] for row in rows(whole, "SELECT DISTINCT searcher FROM episodes")}
     assert names == {f"ddpg, trial {number}" for number in range(1, len(trials) + 1)}
-    scored = rows(whole, "SELECT fingerprint, policy, images FROM trials")
+    scored = rows(whole, "SELECT fingerprint, policy, look FROM trials")
     assert len(scored) == len(set(scored))
     assert {path.name for path in (whole / "logs").iterdir()} == {
         f"trial-{number}" for number in range(1, len(trials) + 1)
