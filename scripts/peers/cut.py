@@ -18,7 +18,7 @@ from autoprune.progress import say
 from autoprune.structure import load_pruned, save_pruned
 from autoprune.train import accuracy
 from peers.contest import Contest
-from peers.knob import Tried, bisect, least_fast_enough, why_none
+from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
 from peers.table import Peer
 from peers.task import Task, shape_key, write_cut
 
@@ -117,7 +117,7 @@ def find_cut(workshop: Workshop) -> Choice:
     tried: dict[str, list[Tried]] = {}
     candidates: list[tuple[float, str, Tried, nn.Module]] = []
     for setting in workshop.peer.settings:
-        tried[setting] = bisect(lambda knob, setting=setting: workshop.attempt(setting, knob))
+        tried[setting] = tried_knobs(lambda knob, setting=setting: workshop.attempt(setting, knob))
         found = least_fast_enough(tried[setting])
         if found is not None:
             model = workshop.cut(setting, found.knob)

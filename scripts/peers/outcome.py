@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from autoprune.cost import Cost
 from autoprune.latency import Latency, paired_speedup
@@ -113,7 +114,7 @@ def cells(row: Row) -> tuple[str, ...]:
 def table(rows: Sequence[Row], *, title: str) -> Table:
     """For the terminal; the rows that failed are named below it."""
     failures = "\n".join(f"{row.method}: {row.error}" for row in rows if row.error is not None)
-    made = Table(title=title, caption=failures or None, caption_justify="left")
+    made = Table(title=Text(title), caption=Text(failures) if failures else None, caption_justify="left")
     for number, column in enumerate(COLUMNS):
         made.add_column(column, justify="left" if number < 2 else "right")
     for row in rows:
