@@ -4,6 +4,7 @@ import copy
 import hashlib
 import subprocess
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from autoprune import __version__
 from autoprune.cost import count_cost
 from autoprune.data import normalise
 from autoprune.distill import RememberedLogits
-from autoprune.errors import InputError, RunError
+from autoprune.errors import InputError
 from autoprune.files import read_json, require_free_space, write_json
 from autoprune.final import environment, score_onnx
 from autoprune.latency import Latency, measure_interleaved
@@ -81,8 +82,8 @@ def compare(
     _claim(out, contest)
     entrants = [_ourselves(contest, out)]
     for peer in peers:
-        workshop = Workshop(peer, contest, out / peer.name, python=pythons[peer.own_environment])
-        entrants.append(_brought_to_our_latency(workshop, versions[peer.name]))
+        with closing(Workshop(peer, contest, out / peer.name, python=pythons[peer.own_environment])) as workshop:
+            entrants.append(_brought_to_our_latency(workshop, versions[peer.name]))
     for seed in seeds:
         entrants = _all_tuned(entrants, contest, Schedule(epochs, seed))
     rows = _measured(entrants, contest, [Schedule(epochs, seed) for seed in seeds])
@@ -128,7 +129,7 @@ def _brought_to_our_latency(workshop: Workshop, version: str) -> Entrant:
             find_wall_s=choice.wall_s,
         )
         return replace(entrant, row=row, cut=read_cut(workshop))
-    except RunError as error:
+    except Exception as error:  # of whatever kind: it is the peer's result
         return entrant.failed(error)
 
 
@@ -152,7 +153,9 @@ def _tuned(
         else:
             model = copy.deepcopy(cut)  # it is fine-tuned again with the next seed
             tuned = fine_tuned(model, contest, schedule, folder, answers=answers, name=row.name)
-    except RunError as error:
+    except Exception as error:
+        if row.name == OURS:
+            raise
         return entrant.failed(error)
     row = replace(
         row,

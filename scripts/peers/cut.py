@@ -1,7 +1,5 @@
 """A peer's cut that is as fast as ours: each of its settings brought to our measured latency, the best one taken."""
 
-import os
-import subprocess
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -19,12 +17,11 @@ from autoprune.structure import load_pruned, save_pruned
 from autoprune.train import accuracy
 from peers.contest import Contest
 from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
+from peers.remote import Remote
 from peers.table import Peer
-from peers.task import Task, shape_key, write_cut
+from peers.task import Task, reason, shape_key, write_cut
 
-SCRIPTS = Path(__file__).parents[1]
 CHOICE_FILE, CUT_FOLDER = "choice.json", "cut"
-WORKER_TIMEOUT_S = 3 * 3600
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,8 @@ class Workshop:
     """Cuts of one peer, measured against our exported file; equal widths are measured once."""
 
     def __init__(self, peer: Peer, contest: Contest, folder: Path, *, python: Path) -> None:
-        self.peer, self.contest, self.folder, self.python = peer, contest, folder, python
+        self.peer, self.contest, self.folder = peer, contest, folder
+        self._remote = Remote(python, config=contest.run_dir.config, peer=peer.name, scratch=folder)
         self._ratios: dict[tuple[tuple[int, int], ...], float] = {}
 
     def attempt(self, setting: str, knob: float) -> Tried:
@@ -53,9 +51,8 @@ class Workshop:
         try:
             ratio = self._latency_ratio(self.cut(setting, knob))
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            say(f"{where}: {reason}")
-            return Tried(knob, None, reason)
+            say(f"{where}: {reason(error)}")
+            return Tried(knob, None, reason(error))
         say(f"{where}: {ratio:.3f} of our latency")
         return Tried(knob, ratio)
 
@@ -64,28 +61,15 @@ class Workshop:
         self.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".cut-") as made:
             if self.peer.own_environment:
-                self._run_worker(setting, knob, Path(made))
+                self._remote.write_cut(setting, knob, Path(made))
             else:
                 data, score_images = contest.subject.data, contest.config.search.score_images
                 task = Task(self.peer, setting, knob, contest.original, data, score_images, self.folder)
                 write_cut(task, Path(made), contest.subject.spec)
             return load_pruned(made, architecture=contest.original)
 
-    def _run_worker(self, setting: str, knob: float, made: Path) -> None:
-        done = subprocess.run(
-            [
-                *(str(self.python), "-m", "peers.worker", str(self.contest.run_dir.config)),
-                *(self.peer.name, setting, str(knob), str(self.folder), str(made)),
-            ],
-            env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=WORKER_TIMEOUT_S,
-        )
-        (self.folder / "worker.log").write_text(done.stdout + done.stderr, encoding="utf-8")
-        if done.returncode != 0:
-            raise RunError(done.stderr or f"exit status {done.returncode}")
+    def close(self) -> None:
+        self._remote.close()
 
     def _latency_ratio(self, model: nn.Module) -> float:
         key = shape_key(model)

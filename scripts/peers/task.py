@@ -61,3 +61,8 @@ def write_cut(task: Task, folder: Path, spec: ModelSpec | None) -> None:
 def shape_key(model: nn.Module) -> tuple[tuple[int, int], ...]:
     """Equal for cuts of one architecture that have the same widths, and so the same latency."""
     return tuple(layer_sides(module) for module in model.modules() if isinstance(module, SIZED))
+
+
+def reason(error: Exception) -> str:
+    """The last line: libraries print tables first."""
+    return (str(error).strip().splitlines() or [""])[-1] or type(error).__name__

@@ -1,26 +1,40 @@
-"""One cut, made by a library of another environment, in a process of its own.
+"""Cuts made by a library of another environment, in a process of its own that `peers.remote` starts.
 
-    python -m peers.worker CONFIG PEER SETTING KNOB SCRATCH FOLDER
+    python -m peers.worker CONFIG PEER SCRATCH
 
-The caller is `peers.cut`. The last line of what a failure prints is its reason.
+Each line of stdin asks for one, {"setting": ..., "knob": ..., "folder": ...}, and is answered on stdout by {"error":
+null} or the reason. Whatever the library prints goes to stderr.
 """
 
+import copy
+import json
+import os
 import sys
+import traceback
 from pathlib import Path
 
 from autoprune.config import load_config
 from autoprune.subject import load_subject
 from peers.table import PEERS
-from peers.task import Task, write_cut
+from peers.task import Task, reason, write_cut
 
 
-def main(config_path: str, peer: str, setting: str, knob: str, scratch: str, folder: str) -> None:
+def main(config_path: str, peer: str, scratch: str) -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     config = load_config(Path(config_path))
     subject = load_subject(config)
-    task = Task(
-        PEERS[peer], setting, float(knob), subject.model, subject.data, config.search.score_images, Path(scratch)
-    )
-    write_cut(task, Path(folder), subject.spec)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        model, score_images = copy.deepcopy(subject.model), config.search.score_images
+        task = Task(PEERS[peer], asked["setting"], asked["knob"], model, subject.data, score_images, Path(scratch))
+        error = None
+        try:
+            write_cut(task, Path(asked["folder"]), subject.spec)
+        except Exception as raised:  # the caller's to judge
+            traceback.print_exc()
+            error = reason(raised)
+        print(json.dumps({"error": error}), file=answers, flush=True)
 
 
 if __name__ == "__main__":
