@@ -49,7 +49,8 @@ class Remote:
         with self._log.open("w", encoding="utf-8") as log:
             return subprocess.Popen(
                 self._command,
-                env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+                # Threads that spin while they wait starve each other on a busy machine; a cut is many tiny steps.
+                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"PYTHONPATH": str(SCRIPTS)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
