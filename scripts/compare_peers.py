@@ -9,8 +9,8 @@ Each peer's knob is bisected until its exported file is about as fast as the run
 as rounding of widths); the setting whose cut is closest to the original on the search split goes on. Its BatchNorms are
 recalibrated and it is fine-tuned with the run's own distillation, as the run's policy is, for each seed. At the end all
 files are timed together and scored on the test split. A peer that fails is a row that says why. OUT holds
-comparison.json and all networks; a second call skips what is done. Beside other work on the machine,
-OMP_WAIT_POLICY=PASSIVE in the environment makes all of it several times quicker.
+comparison.json and all networks; a second call skips what is done. Beside other work on the machine, set
+OMP_WAIT_POLICY=PASSIVE: waiting threads that spin starve each other.
 """
 
 import argparse
