@@ -55,7 +55,7 @@ $(TYPED):
 .PHONY: clean
 clean:  ## remove what builds and tools left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find autoprune envs policies tests -name __pycache__ -exec rm -rf {} +
+	find autoprune envs policies scripts tests -name __pycache__ -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean  ## clean, and remove .venv and runs/demo

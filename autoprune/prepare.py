@@ -56,15 +56,7 @@ def prepare(
     check_bounds(config)
     model = model.eval()
     model_groups = find_groups(model, data.info.input_shape)
-    step = max(1, len(data.train) // RANKING_IMAGES)
-    shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
-    scored = score_channels(
-        model,
-        model_groups.prunable,
-        config.search.importance,
-        images=normalise(shown.images, data.info),
-        labels=shown.labels,
-    )
+    scored = channel_scores(config, model, data, model_groups.prunable)
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored))
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
@@ -100,6 +92,17 @@ def prepare(
         known=known,
     )
     return Prepared(data, elastic, model_groups, evaluator, latency, _with_sensitivities(problem, evaluator))
+
+
+def channel_scores(
+    config: RunConfig, model: nn.Module, data: SearchData, groups: tuple[PrunableGroup, ...]
+) -> dict[str, torch.Tensor]:
+    """How much each channel of each group matters, as the configuration would have it judged."""
+    step = max(1, len(data.train) // RANKING_IMAGES)
+    shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
+    return score_channels(
+        model, groups, config.search.importance, images=normalise(shown.images, data.info), labels=shown.labels
+    )
 
 
 def with_trained_cuts(prepared: Prepared, trained: ElasticModel, config: RunConfig) -> Prepared:
