@@ -12,6 +12,7 @@ import copy
 import json
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import nn
 from autoprune import progress
 from autoprune.batchnorm import fold_batchnorm
 from autoprune.config import find_config, load_config
-from autoprune.evaluate import LOOKS, Evaluator
+from autoprune.evaluate import SECOND_LOOK, Evaluator
 from autoprune.export import export_onnx
 from autoprune.latency import make_session, session_call
 from autoprune.policies.table import SEARCHERS
@@ -56,7 +57,7 @@ def main() -> None:
     searched = searcher.search(prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed)
     search_s = time.perf_counter() - started
     policies = list(dict.fromkeys(outcome.policy for outcome in searched.outcomes))
-    ours, naive, dropped = in_turn(prepared, policies, naive_count=arguments.naive)
+    ours, naive, looks = in_turn(prepared, policies, naive_count=arguments.naive)
     ratios = bootstrap_ratio(naive, ours)
     print(
         json.dumps(
@@ -66,10 +67,10 @@ def main() -> None:
                 "ratio": float(np.mean(naive) / np.mean(ours)),
                 "ratio_ci95": ratios,
                 "search_evaluations_per_s": len(policies) / search_s,  # with the agent's own work
-                "dropped_share": dropped / len(ours),
+                "last_looks": dict(sorted(Counter(looks).items())),
                 "images": {
                     "calibration": len(prepared.evaluator.calibration),
-                    "looks": LOOKS,
+                    "second_look": SECOND_LOOK,
                     "score": len(prepared.evaluator.images),
                 },
                 "parts_ms": parts_ms(prepared.evaluator, policies[-1]),
@@ -81,9 +82,9 @@ def main() -> None:
 
 def in_turn(
     prepared: Prepared, policies: list[PruningPolicy], *, naive_count: int
-) -> tuple[list[float], list[float], int]:
-    """Seconds of each evaluation as a search does it, of naive ones among them, and how many were dropped."""
-    ours, naive, dropped = [], [], 0
+) -> tuple[list[float], list[float], list[int]]:
+    """Seconds of each evaluation as a search does it, of naive ones among them, and each candidate's last look."""
+    ours, naive, looks = [], [], []
     every = max(1, len(policies) // naive_count)
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
         problem = prepared.problem.stored_in(TrialStore(Path(folder) / "trials.sqlite"))
@@ -92,12 +93,12 @@ def in_turn(
             started = time.perf_counter()
             outcome = session.evaluate(policy)
             ours.append(time.perf_counter() - started)
-            dropped += not outcome.score.complete
+            looks.append(outcome.score.look)
             if index % every == 0:
                 started = time.perf_counter()
                 naive_evaluation(prepared, policy, Path(folder))
                 naive.append(time.perf_counter() - started)
-    return ours, naive, dropped
+    return ours, naive, looks
 
 
 def naive_evaluation(prepared: Prepared, policy: PruningPolicy, folder: Path) -> tuple[float, float]:
