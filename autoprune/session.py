@@ -1,10 +1,10 @@
 """A search under way: what it has asked for, what it may still ask, and how closely a candidate is looked at."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from autoprune.policy import PruningPolicy
-from autoprune.problem import NO_BARS, Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
+from autoprune.problem import Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.
@@ -36,6 +36,7 @@ class SearchSession:
         self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
         self.outcomes: list[Outcome] = []  # one per episode
         self._seen: set[str] = set()
+        self._candidates: dict[PruningPolicy, Outcome] = {}
         # Rewards of the candidates that were looked at more closely after each look.
         self._passed: tuple[dict[PruningPolicy, float], ...] = tuple({} for _ in RIVALS)
         self._on_outcome = on_outcome
@@ -77,13 +78,20 @@ class SearchSession:
 
         It counts as an evaluation, but is no episode: neither in `outcomes` nor told to `on_outcome`.
         """
-        return self._evaluated(policy, bars=NO_BARS)
+        self._spend(policy)
+        return self.problem.evaluate(policy)
 
     def evaluate(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up."""
-        outcome = self._evaluated(policy, bars=self._bars())
+        """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up.
+
+        One that was evaluated before keeps its outcome, however high the bars are by now.
+        """
+        self._spend(policy)
+        if policy not in self._candidates:
+            self._candidates[policy] = self.problem.evaluate(policy, bars=self._bars())
+        outcome = self._candidates[policy]
         for passed in self._passed[: outcome.score.look]:
-            passed.setdefault(policy, outcome.reward)
+            passed[policy] = outcome.reward
         self.outcomes.append(outcome)
         if self.problem.store is not None:
             self.problem.store.add_episode(
@@ -112,10 +120,8 @@ class SearchSession:
                 bars[look] = Bar(self.problem.reward_at(rival, look), reward)
         return bars
 
-    def _evaluated(self, policy: PruningPolicy, *, bars: Mapping[int, Bar]) -> Outcome:
+    def _spend(self, policy: PruningPolicy) -> None:
         is_new = policy.key not in self._seen
         if (is_new and self.evaluations >= self.max_evaluations) or len(self.outcomes) >= self.max_episodes:
             raise BudgetSpent
-        outcome = self.problem.evaluate(policy, bars=bars)
         self._seen.add(policy.key)
-        return outcome

@@ -114,6 +114,15 @@ def test_a_search_goes_the_same_way_whether_scores_are_computed_or_remembered(
     assert [outcome.score.look for outcome in fresh] == [2, 0, 0, 2]
 
 
+def test_a_candidate_that_is_asked_for_again_keeps_its_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "RIVALS", (1, 1))
+    running = session(problem(ThreeLooks()), 9)
+    first = running.evaluate(policy(1, 2))
+    running.evaluate(policy(4, 6))  # by its bars the first one would be dropped now
+    assert running.evaluate(policy(1, 2)) is first
+    assert first.score.complete
+
+
 @pytest.mark.parametrize(("off", "is_believed"), [(0.22, True), (0.24, False)])
 def test_a_bad_first_look_within_its_error_costs_nothing(
     monkeypatch: pytest.MonkeyPatch, off: float, is_believed: bool
