@@ -31,7 +31,7 @@ class Ddpg:
     learning_rate: float = 1e-3
     hidden: int = 64
     batch_size: int = 64
-    updates_per_group: int = 1  # gradient steps after each episode, times the number of groups
+    updates_per_group: int = 4  # gradient steps after each episode, times the number of groups
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Td3:
     learning_rate: float = 1e-3
     hidden: int = 64
     batch_size: int = 64
-    updates_per_group: int = 1
+    updates_per_group: int = 4
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Sac:
     learning_rate: float = 1e-3
     hidden: int = 64
     batch_size: int = 64
-    updates_per_group: int = 1
+    updates_per_group: int = 4
     entropy_weight: float = 0.01
 
 
@@ -62,7 +62,7 @@ class Tqc:
     learning_rate: float = 1e-3
     hidden: int = 64
     batch_size: int = 64
-    updates_per_group: int = 1
+    updates_per_group: int = 4
     entropy_weight: float = 0.01
     quantiles: int = 25  # of each critic
     dropped: int = 2  # of them, in targets
@@ -75,7 +75,7 @@ class Crossq:
     learning_rate: float = 1e-3
     hidden: int = 64
     batch_size: int = 64
-    updates_per_group: int = 1
+    updates_per_group: int = 4
     entropy_weight: float = 0.01
 
 
