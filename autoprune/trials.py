@@ -104,7 +104,10 @@ class TrialStore:
         )
         with self._connection() as connection:
             rows = connection.execute(query, (fingerprint, policy)).fetchall()
-        return tuple(Score(*figures, bool(complete)) for *figures, complete in rows)
+        return tuple(
+            Score(kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, bool(complete))
+            for kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete in rows
+        )
 
     def add_trial(self, fingerprint: str, policy: str, scores: Sequence[Score], *, wall_s: float) -> None:
         """Store what closer and closer looks found, in `wall_s` together, in one transaction.
@@ -160,7 +163,7 @@ class TrialStore:
             "FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
-            return [EpisodeRow(*row[:-1], bool(row[-1])) for row in connection.execute(query)]
+            return [EpisodeRow(*row) for row in connection.execute(query)]
 
     def take_over(self, other: "TrialStore") -> None:
         """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
