@@ -7,19 +7,13 @@ finalists for a moment and take the one that comes closest to the original.
 import hashlib
 import json
 import math
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import torch
-
-from autoprune.config import RunConfig, TargetConfig
+from autoprune.config import RunConfig
 from autoprune.distill import RememberedLogits, finetune
 from autoprune.earlier_run import check_start
-from autoprune.export import export_onnx
-from autoprune.groups import PrunableGroup
-from autoprune.latency import Latency, measure_interleaved
+from autoprune.finalists import Finalists, corrected_limits, finalists
 from autoprune.policies.searcher import SearchResult
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
@@ -34,12 +28,11 @@ from autoprune.seeding import derive_seed
 from autoprune.tensorboard import RunLogger
 from autoprune.trials import TrialStore
 
-VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
-VERIFY_BATCHES = 3
-HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
-UNLIKE = 0.1  # of `distance`
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
-SEARCH_FACT, FINALISTS_FACT = "search", "finalists"
+SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
+CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
+CORRECTED_SHARE = 0.25  # of the evaluations, for that search: it starts from all that is known
+KNOWN_POLICIES = 6
 
 
 @dataclass(frozen=True)
@@ -62,11 +55,22 @@ def check_search(config: RunConfig) -> None:
 
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
-    search = config.search
-    searcher = SEARCHERS[search.agent]()
-    episode = 0
+    result = _searched(problem, config, logger, max_evaluations=config.search.max_evaluations)
+    if result.agent is not None:
+        target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
+        model = config.model.name if config.problem == "model" else config.problem
+        result.agent.save(run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward)))
+    return result
+
+
+def _searched(
+    problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
+) -> SearchResult:
+    """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
+    searcher = SEARCHERS[config.search.agent]()
+    episode = first_episode - 1
     best: Outcome | None = None
-    with bar(f"search ({search.agent})", search.max_evaluations) as progress:
+    with bar(f"search ({config.search.agent})", max_evaluations) as progress:
 
         def on_outcome(outcome: Outcome) -> None:
             nonlocal episode, best
@@ -79,14 +83,7 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
             progress.advance(int(is_new), f"best reward {best.reward:.4f}, top-1 {best.score.top1:.3f}")
 
         seen: set[str] = set()
-        result = searcher.search(
-            problem, max_evaluations=search.max_evaluations, seed=config.seed, on_outcome=on_outcome
-        )
-    if result.agent is not None:
-        target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
-        model = config.model.name if config.problem == "model" else config.problem
-        result.agent.save(run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward)))
-    return result
+        return searcher.search(problem, max_evaluations=max_evaluations, seed=config.seed, on_outcome=on_outcome)
 
 
 def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
@@ -97,7 +94,8 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
         if done is not None and run_dir.policy.is_file():
             return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
         result = search_only(prepared.problem, config, run_dir, logger)
-        policy, tuned_kl = best_finalist(prepared, finalists(prepared, result.outcomes, config), config, run_dir, store)
+        found, result = verified(prepared, result, config, logger, store)
+        policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)
         save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
         summary = SearchFigures(
             searcher=result.searcher,
@@ -107,6 +105,7 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
             best_reward=result.best.reward,
             proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
             proxy_candidates=len(tuned_kl),
+            latency_error=found.latency_error,
         )
         store.set_fact(SEARCH_FACT, summary.model_dump_json())
         return Decision(policy, summary)
@@ -114,39 +113,48 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     return decide
 
 
-def finalists(prepared: Prepared, outcomes: tuple[Outcome, ...], config: RunConfig) -> list[PruningPolicy]:
-    """The policies with the highest rewards whose exported files meet the latency targets as measured, best first.
+def verified(
+    prepared: Prepared, result: SearchResult, config: RunConfig, logger: RunLogger, store: TrialStore
+) -> tuple[Finalists, SearchResult]:
+    """The finalists of a search, and the search with what was added to it.
 
-    At most `search.finalists`, each unlike those before it. Files are timed `verify_top` at a time and have to meet the
-    targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
-    just meets them is taken, and if there is none of those either, the fastest.
+    Where the candidates' files are faster or slower than predicted by more than noise, the search goes on for a while
+    under limits corrected by that. A resumed run takes the correction from `store`.
     """
-    distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
-    policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
-    targets = [target for target in config.target if target.metric == "latency"]
-    wanted, top = config.search.finalists, config.search.verify_top
-    if not targets:
-        return _unlike(prepared, policies, wanted)
-    tried: dict[PruningPolicy, float] = {}
-    chosen: list[PruningPolicy] = []
-    for _ in range(VERIFY_BATCHES * wanted):
-        batch = [policy for policy in policies if policy not in tried and _is_unlike(prepared, policy, chosen)][:top]
-        if len(chosen) == wanted or not batch:
-            break
-        tried |= zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
-        chosen = _unlike(prepared, [policy for policy in policies if tried.get(policy, 1.0) <= 1 - HEADROOM], wanted)
-    if chosen:
-        return chosen
-    for policy in policies:
-        if tried.get(policy, math.inf) <= 1:
-            return [policy]
-    fastest, share = min(tried.items(), key=lambda pair: pair[1])
-    say(f"no candidate meets the latency target as measured; taking the fastest ({share:.3f} of what is allowed)")
-    return [fastest]
+    stored = store.fact(ERROR_FACT)
+    found = finalists(prepared, result.outcomes, config) if stored is None else None
+    error = found.latency_error if found is not None else json.loads(stored or "null")
+    store.set_fact(ERROR_FACT, json.dumps(error))
+    limits = corrected_limits(prepared.problem, error)
+    if limits is not None:
+        say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
+        best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
+        known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
+        problem = prepared.problem.within(limits, store=store.part(CORRECTED), known=known)
+        more = _searched(
+            problem,
+            config,
+            logger,
+            max_evaluations=math.ceil(CORRECTED_SHARE * config.search.max_evaluations),
+            first_episode=len(result.outcomes) + 1,
+        )
+        feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
+        result = replace(
+            result,
+            best=more.best,
+            outcomes=feasible + more.outcomes,
+            evaluations=result.evaluations + more.evaluations,
+            wall_s=result.wall_s + more.wall_s,
+        )
+        found = None
+    found = found or finalists(prepared, result.outcomes, config)
+    if not found.target_met:
+        say("no candidate meets the latency target as measured; taking the fastest")
+    return found, result
 
 
 def best_finalist(
-    prepared: Prepared, policies: list[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
+    prepared: Prepared, policies: Sequence[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
 ) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
     """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning, and
     that KL of each; a single policy is not tuned."""
@@ -189,59 +197,3 @@ def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[Prun
     rewards = {outcome.policy: outcome.reward for outcome in outcomes}
     found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
     return None if math.isnan(found) else found
-
-
-def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:
-    """The first `wanted` of `policies` that differ a good deal from each other: neighbours train alike."""
-    chosen: list[PruningPolicy] = []
-    for policy in policies:
-        if len(chosen) == wanted:
-            break
-        if _is_unlike(prepared, policy, chosen):
-            chosen.append(policy)
-    return chosen
-
-
-def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy]) -> bool:
-    return all(distance(prepared.elastic.groups, policy, other) >= UNLIKE for other in others)
-
-
-def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: PruningPolicy) -> float:
-    """How much the keep ratios of two policies differ: the mean over groups, weighted by the layers that they touch.
-
-    The width of a residual trunk, which many layers share, thus counts for more than that of one block.
-    """
-    ours, theirs = first.as_dict(), second.as_dict()
-    layers = {group.name: len({member.module for member in group.members}) for group in groups}
-    differences = [layers[group.name] * abs(ours[group.name] - theirs[group.name]) / group.channels for group in groups]
-    return sum(differences) / sum(layers.values())
-
-
-def _share_of_allowed(
-    prepared: Prepared, policies: list[PruningPolicy], targets: list[TargetConfig], config: RunConfig
-) -> list[float]:
-    """Measured latency of each policy's file, divided by the strictest target.
-
-    On a busy machine the median call and the undisturbed one can tell different ratios; the larger one counts.
-    """
-    elastic, info = prepared.elastic, prepared.evaluator.info
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        files = []
-        for index, policy in enumerate([elastic.full_policy, *policies]):
-            files.append(Path(folder) / f"{index}.onnx")
-            export_onnx(elastic.cut(policy), files[-1], info)
-        images = torch.zeros(config.measure.batch_size, *info.input_shape).numpy()
-        original, *candidates = measure_interleaved(
-            files, images, threads=config.measure.threads, rounds=VERIFY_ROUNDS, runs_per_round=VERIFY_RUNS
-        )
-
-    def share(metric: Callable[[Latency], float], candidate: Latency) -> float:
-        return metric(candidate) / min(target.bound(metric(original)) for target in targets)
-
-    return [
-        max(
-            share(lambda latency: latency.latency_ms_p50, candidate),
-            share(lambda latency: latency.latency_ms_quiet, candidate),
-        )
-        for candidate in candidates
-    ]

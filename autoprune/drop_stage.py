@@ -18,7 +18,7 @@ from autoprune.decision import Decision, search_decision
 from autoprune.distill import RememberedLogits
 from autoprune.errors import TargetError
 from autoprune.finetune_stage import FINETUNE_FACT, finetuned
-from autoprune.max_drop import kept_trial, next_ratio, paired_drop
+from autoprune.max_drop import kept_trial, next_ratio, paired_drop, part_name
 from autoprune.policy import PruningPolicy, save_policy
 from autoprune.prepare import Prepared, search_limits
 from autoprune.problem import SearchProblem
@@ -26,7 +26,6 @@ from autoprune.progress import say
 from autoprune.result import DropTrial, SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.store_part import StorePart, part_name
 from autoprune.structure import load_pruned, save_pruned
 from autoprune.subject import Subject
 from autoprune.tensorboard import RunLogger
@@ -46,7 +45,7 @@ class Trial:
     policy: PruningPolicy
     search: SearchFigures
     run_dir: RunDir
-    store: StorePart
+    store: TrialStore
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class DropStage:
         """
         number = len(earlier) + 1
         run_dir = RunDir(self.run_dir.state / part_name(number).replace(" ", "-"))
-        store = StorePart(self.run_dir.trials, part_name(number))
+        store = TrialStore(self.run_dir.trials).part(part_name(number))
         say(f"{part_name(number)}: {self.target.metric} at most {ratio:.3f} of the original's")
         config = self.config.at_ratio(ratio)
         problem = problem_at(self.prepared, config, store, known=known_policies(self.prepared.problem, earlier, ratio))

@@ -17,6 +17,11 @@ NARROW = 1.05  # a bracket whose ends differ by no more than this factor is not 
 ROUNDING = 1e-9  # of a share; one image of a million is a thousand times as much
 
 
+def part_name(number: int) -> str:
+    """Of the part of the run's trials that trial `number` (from 1) writes."""
+    return f"trial {number}"
+
+
 @dataclass(frozen=True)
 class Drop:
     """The share of images that one model gets right less that of another, on the same images; its standard error."""

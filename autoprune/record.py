@@ -10,9 +10,9 @@ from autoprune.charts import GroupWidths
 from autoprune.config import RunConfig, load_config
 from autoprune.errors import InputError
 from autoprune.files import read_json
+from autoprune.max_drop import part_name
 from autoprune.policy import load_policy
 from autoprune.result import RunResult, explain, parse_result
-from autoprune.store_part import StorePart, part_name
 from autoprune.train import EpochLog
 from autoprune.trials import EpisodeRow, TrialStore
 
@@ -42,7 +42,7 @@ def read_run(run_dir: Path) -> RunRecord:
     try:
         store = TrialStore(store_path)
         part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
-        searched = store if part is None else StorePart(store_path, part_name(part))
+        searched = store if part is None else store.part(part_name(part))
         episodes, finetune, ladders = searched.episodes(), store.fact("finetune_log"), store.fact("ladders")
     except sqlite3.DatabaseError as error:
         raise InputError(f"{store_path}: not a trials database ({error})") from None

@@ -77,6 +77,8 @@ class SearchFigures(_Part):
     # where fewer than four were
     proxy_rank_correlation: float | None = None
     proxy_candidates: int = 0  # so many
+    # Of the candidates' files, measured by predicted latency, both as shares of the original's (median)
+    latency_error: float | None = None
     max_drop_trials: tuple[DropTrial, ...] = ()  # in their order; none unless the target has max_drop
 
     @property

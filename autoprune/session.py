@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from autoprune.policy import PruningPolicy
 from autoprune.problem import Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
+from autoprune.trials import Episode
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.
@@ -94,19 +95,18 @@ class SearchSession:
             passed[policy] = outcome.reward
         self.outcomes.append(outcome)
         if self.problem.store is not None:
-            self.problem.store.add_episode(
-                self.problem.fingerprint,
-                policy.key,
-                look=outcome.score.look,
-                searcher=self.searcher,
-                seed=self.seed,
-                episode=len(self.outcomes),
-                reward=outcome.reward,
-                predicted_latency_ms=outcome.cost.predicted_latency_ms,
-                estimated_energy_mj=outcome.cost.estimated_energy_mj,
-                macs=outcome.cost.macs,
-                params=outcome.cost.params,
+            cost = outcome.cost
+            episode = Episode(
+                self.searcher,
+                self.seed,
+                len(self.outcomes),
+                outcome.reward,
+                predicted_latency_ms=cost.predicted_latency_ms,
+                estimated_energy_mj=cost.estimated_energy_mj,
+                macs=cost.macs,
+                params=cost.params,
             )
+            self.problem.store.add_episode(self.problem.fingerprint, policy.key, episode, look=outcome.score.look)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
         return outcome

@@ -5,7 +5,7 @@ import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -52,6 +52,20 @@ TRIAL_COLUMNS = (
 
 
 @dataclass(frozen=True)
+class Episode:
+    """One episode of a search, counted from 1, and what its candidate is predicted to cost; fields as the columns."""
+
+    searcher: str
+    seed: int
+    episode: int
+    reward: float
+    predicted_latency_ms: float
+    estimated_energy_mj: float
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
 class EpisodeRow:
     """One episode of a search, joined with the trial that it evaluated or repeated."""
 
@@ -84,10 +98,10 @@ class EpisodeRow:
 
 
 class TrialStore:
-    """`trials.sqlite` of a run. Any number of readers and one writer at a time; every write is one transaction."""
+    """`trials.sqlite` of a run, or a part of it; any number of readers, one writer, every write one transaction."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
+        self.path, self._parts = path, parts
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -130,40 +144,28 @@ class TrialStore:
         with self._connection() as connection:
             connection.executemany(statement, rows)
 
-    def add_episode(
-        self,
-        fingerprint: str,
-        policy: str,
-        *,
-        look: int,
-        searcher: str,
-        seed: int,
-        episode: int,
-        reward: float,
-        predicted_latency_ms: float,
-        estimated_energy_mj: float,
-        macs: int,
-        params: int,
-    ) -> None:
-        """Note that `episode` of a search took the score of `policy` at `look`; `LookupError` if it is not stored."""
+    def add_episode(self, fingerprint: str, policy: str, episode: Episode, *, look: int) -> None:
+        """Note an episode, which took the score of `policy` at `look`; `LookupError` if that is not stored."""
         statement = (
             "INSERT OR REPLACE INTO episodes "
             "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ? AND look = ?"
         )
-        costs = (predicted_latency_ms, estimated_energy_mj, macs, params)
+        named = replace(episode, searcher=episode.searcher + self._suffix)
         with self._connection() as connection:
-            cursor = connection.execute(statement, (searcher, seed, episode, reward, *costs, fingerprint, policy, look))
+            cursor = connection.execute(statement, (*astuple(named), fingerprint, policy, look))
         if cursor.rowcount != 1:
             raise LookupError(f"no trial of {policy} under this fingerprint")
 
     def episodes(self) -> list[EpisodeRow]:
+        """Those of this part and of the parts within it."""
         query = (
             "SELECT searcher, seed, episode, policy, reward, kl, cross_entropy, top1, predicted_latency_ms, "
             "estimated_energy_mj, macs, params, wall_s, look, complete "
             "FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
-            return [EpisodeRow(*row) for row in connection.execute(query)]
+            rows = [EpisodeRow(*row) for row in connection.execute(query)]
+        return [row for row in rows if f"{self._suffix}," in f"{row.searcher},"]
 
     def take_over(self, other: "TrialStore") -> None:
         """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
@@ -191,12 +193,26 @@ class TrialStore:
     def fact(self, name: str) -> str | None:
         """A text kept beside the trials, such as the ladders that this run searches."""
         with self._connection() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (self._fact_name(name),)).fetchone()
         return str(row[0]) if row else None
 
     def set_fact(self, name: str, value: str) -> None:
         with self._connection() as connection:
-            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (self._fact_name(name), value))
+
+    def part(self, name: str) -> "TrialStore":
+        """What one of several searches in this store writes: its own episodes and facts.
+
+        Scores are those of the whole store: what one part has evaluated, no other part evaluates again.
+        """
+        return TrialStore(self.path, parts=(*self._parts, name))
+
+    @property
+    def _suffix(self) -> str:
+        return "".join(f", {part}" for part in self._parts)
+
+    def _fact_name(self, name: str) -> str:
+        return ": ".join([*self._parts, name])
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

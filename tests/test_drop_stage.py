@@ -18,10 +18,10 @@ from autoprune.drop_stage import VERDICT_FACT, cost_ratio, floor_ratio, problem_
 from autoprune.errors import ConfigError, TargetError
 from autoprune.final import Comparison, score_onnx, target_met
 from autoprune.latency import Speedup
+from autoprune.max_drop import part_name
 from autoprune.policy import load_policy
 from autoprune.prepare import prepare
 from autoprune.result import RunResult, parse_result
-from autoprune.store_part import StorePart, part_name
 from autoprune.subject import load_subject
 from autoprune.train import accuracy, right_answers
 from autoprune.trials import TrialStore
@@ -259,7 +259,7 @@ def test_a_model_that_no_cut_makes_cheaper_is_refused(small_config: Path, tmp_pa
 
 def test_parts_of_a_store_share_scores_and_nothing_else(whole: Path) -> None:
     store = TrialStore(whole / "trials.sqlite")
-    parts = [StorePart(whole / "trials.sqlite", part_name(number)) for number in (1, 2)]
+    parts = [store.part(part_name(number)) for number in (1, 2)]
     episodes = [part.episodes() for part in parts]
     assert all(episodes)
     assert not {row.searcher for row in episodes[0]} & {row.searcher for row in episodes[1]}

@@ -15,7 +15,7 @@ from autoprune.policy import PruningPolicy
 from autoprune.problem import Limit, SearchProblem
 from autoprune.reward import Score
 from autoprune.toy import toy_optimum, toy_problem
-from autoprune.trials import TrialStore
+from autoprune.trials import Episode, TrialStore
 
 
 def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:
@@ -23,19 +23,7 @@ def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:
     store = TrialStore(folder / "trials.sqlite")
     for episode, policy in enumerate(policies, 1):
         store.add_trial("print", policy.key, [Score(1 / episode, 0.5, 0.9, 500)], wall_s=0.5)
-        store.add_episode(
-            "print",
-            policy.key,
-            look=0,
-            searcher="ddpg",
-            seed=0,
-            episode=episode,
-            reward=-1 / episode,
-            predicted_latency_ms=1.0,
-            estimated_energy_mj=1.0,
-            macs=1,
-            params=1,
-        )
+        store.add_episode("print", policy.key, Episode("ddpg", 0, episode, -1 / episode, 1.0, 1.0, 1, 1), look=0)
     return store
 
 

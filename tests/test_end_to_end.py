@@ -25,8 +25,9 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import FINALISTS_FACT, best_finalist, distance, finalists, proxy_rank_correlation
+from autoprune.decision import FINALISTS_FACT, best_finalist, proxy_rank_correlation
 from autoprune.errors import InputError
+from autoprune.finalists import distance, finalists
 from autoprune.finetune_stage import cutting_steps, repaired_cut
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
@@ -290,17 +291,20 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     assert outcomes[1].reward > outcomes[0].reward
     # The original has the better reward and misses a target that is half of its own time.
     halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
-    assert finalists(prepared, outcomes, halved) == [floor]
+    assert finalists(prepared, outcomes, halved).policies == (floor,)
     # None meets the target: the fastest is taken.
     strict = load_config(small_config, ["target={metric: latency, max_ratio: 0.0001}", "search.verify_top=3"])
-    assert finalists(prepared, outcomes, strict) == [floor]
+    missed = finalists(prepared, outcomes, strict)
+    assert missed.policies == (floor,)
+    assert not missed.target_met
+    assert missed.latency_error is not None and missed.latency_error > 0
     # A target without latency needs no timing: the best reward.
-    assert finalists(prepared, outcomes, load_config(small_config)) == [full]
+    assert finalists(prepared, outcomes, load_config(small_config)).policies == (full,)
     # A policy that differs from the first by one channel of one group is none of the finalists.
     first = prepared.problem.groups[0]
     near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
     three = (*outcomes, replace(outcomes[0], policy=near))
-    assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])) == [full, floor]
+    assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
 
 
 def test_the_distance_of_policies_by_hand(small_config: Path) -> None:

@@ -20,7 +20,7 @@ from autoprune.report import comparison_rows, duration, headline, summary_table,
 from autoprune.result import parse_result
 from autoprune.reward import Score
 from autoprune.train import EpochLog
-from autoprune.trials import TrialStore
+from autoprune.trials import Episode, TrialStore
 
 GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}
 FINETUNE = (EpochLog(1, 0.52, 0.918, 0.04), EpochLog(2, 0.41, 0.926, 0.02), EpochLog(3, 0.36, 0.931, 0.001))
@@ -78,22 +78,11 @@ def add_episodes(
 ) -> None:
     """Episodes with the reward given; the latency predicted is a hundredth of a millisecond per channel."""
     store = TrialStore(run_dir / "trials.sqlite")
-    for episode, (channels, reward) in enumerate(policies, start=1):
+    for number, (channels, reward) in enumerate(policies, start=1):
         policy, total = PruningPolicy.of(channels), sum(channels.values())
         store.add_trial("print", policy.key, [Score(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
-        store.add_episode(
-            "print",
-            policy.key,
-            look=0,
-            searcher=searcher,
-            seed=seed,
-            episode=episode,
-            reward=reward,
-            predicted_latency_ms=total / 100,
-            estimated_energy_mj=total / 20,
-            macs=1000 * total,
-            params=10 * total,
-        )
+        costs = (total / 100, total / 20, 1000 * total, 10 * total)
+        store.add_episode("print", policy.key, Episode(searcher, seed, number, reward, *costs), look=0)
 
 
 def make_run(

@@ -11,7 +11,7 @@ import pytest
 from autoprune import trials as trials_module
 from autoprune.errors import InputError, RunError
 from autoprune.reward import Score
-from autoprune.trials import EpisodeRow, TrialStore
+from autoprune.trials import Episode, EpisodeRow, TrialStore
 
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
@@ -31,21 +31,10 @@ for number in range(first, first + count):
 
 
 def add_episode(
-    store: TrialStore, policy: str, episode: int, reward: float = 1.0, fingerprint: str = "f", look: int = 0
+    store: TrialStore, policy: str, number: int, reward: float = 1.0, fingerprint: str = "f", look: int = 0
 ) -> None:
-    store.add_episode(
-        fingerprint,
-        policy,
-        look=look,
-        searcher="ddpg",
-        seed=0,
-        episode=episode,
-        reward=reward,
-        predicted_latency_ms=0.3,
-        estimated_energy_mj=1.5,
-        macs=31_000_000,
-        params=272_186,
-    )
+    episode = Episode("ddpg", 0, number, reward, 0.3, 1.5, macs=31_000_000, params=272_186)
+    store.add_episode(fingerprint, policy, episode, look=look)
 
 
 def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
