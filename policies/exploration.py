@@ -25,7 +25,7 @@ class Exploration:
     changed_groups: float = 2.5  # groups that get noise in an episode, on average
     fill: float = 0.7  # how often what a proposal leaves under the limits is used up
     doubt: float = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
-    greed: float = 0.7  # how often the critic picks; otherwise the pick is random
+    greed: float = 0.9  # how often the critic picks; otherwise the pick is random
 
 
 def act_with(actor: nn.Module) -> Act:
