@@ -74,7 +74,6 @@ def distillation_loss(
     With `answers` the teacher is asked once for each form of each image, which saves a third of a step when a form
     comes back. Features are too large to keep: with `layers` it is asked each time.
     """
-    weight, temperature = config.distill_weight, config.temperature
     taught_logits = (lambda batch: teacher(batch.images)) if answers is None or layers else answers
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -82,19 +81,25 @@ def distillation_loss(
             teacher_logits = taught_logits(batch).float()
         with _Features(model, layers) as learnt:
             logits = model(batch.images).float()
-        # Hinton et al. 2015, section 2: gradients shrink with 1/T^2, so the term is multiplied by T^2.
-        soft = F.kl_div(
-            F.log_softmax(logits / temperature, dim=1),
-            F.log_softmax(teacher_logits / temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        value = (1 - weight) * F.cross_entropy(logits, batch.labels) + weight * temperature**2 * soft
+        value = taught_value(logits, teacher_logits, batch.labels, config)
         for layer in layers:
             value = value + config.feature_weight * attention_distance(learnt.outputs[layer], taught.outputs[layer])
         return value
 
     return loss
+
+
+def taught_value(logits: Tensor, teacher_logits: Tensor, labels: Tensor, config: FinetuneConfig) -> Tensor:
+    """The loss without its feature term, of float32 logits (N, classes) and labels (N,)."""
+    weight, temperature = config.distill_weight, config.temperature
+    # Hinton et al. 2015, section 2: gradients shrink with 1/T^2, so the term is multiplied by T^2.
+    soft = F.kl_div(
+        F.log_softmax(logits / temperature, dim=1),
+        F.log_softmax(teacher_logits / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
 
 
 class RememberedLogits:

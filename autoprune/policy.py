@@ -1,5 +1,6 @@
-"""A pruning policy: how many channels each prunable group keeps."""
+"""A pruning policy: how many channels each prunable group keeps; an adaptive one: several, for easy and hard inputs."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -35,6 +36,23 @@ class PruningPolicy:
     def key(self) -> str:
         """A text that is equal for equal policies; the primary key of a trial."""
         return json.dumps(self.as_dict(), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class AdaptivePolicy:
+    """Levels of one elastic model from the smallest to the largest, each a nested cut of the next."""
+
+    levels: tuple[PruningPolicy, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2:
+            raise ValueError(f"an adaptive policy has two levels or more, not {len(self.levels)}")
+        for number, (smaller, larger) in enumerate(itertools.pairwise(self.levels)):
+            kept, allowed = smaller.as_dict(), larger.as_dict()
+            if kept.keys() != allowed.keys() or smaller == larger:
+                raise ValueError(f"levels {number} and {number + 1} are equal or not of the same groups")
+            if wider := [name for name in kept if kept[name] > allowed[name]]:
+                raise ValueError(f"level {number} is no cut of level {number + 1}: {', '.join(wider)} is wider")
 
 
 def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapping[str, int]) -> None:

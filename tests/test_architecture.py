@@ -32,7 +32,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "reward",
         *("batchnorm", "repair", "evaluate"),
-        "elastic_training",
+        *("elastic_training", "levels", "routing", "adaptive_export"),
         "trials",
         "whole_models",
         "latency_model",

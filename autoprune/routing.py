@@ -1,0 +1,190 @@
+"""Routers: which level answers an input, and what that costs. Pure functions over what every level answers to images.
+
+An input runs the smallest level first. A router sees that answer and either stops with it or names the level to run
+next; so on until it stops or the largest level has run. Everything that ran is paid for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+Levels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LevelAnswers:
+    """What `levels` levels, the smallest first, answer to the same N images, and what one image costs."""
+
+    probabilities: Array  # (levels, N, classes)
+    labels: Levels  # (N,)
+    latency_ms: tuple[float, ...]  # of each level alone, of one image, measured
+    router_ms: float = 0.0  # of one decision
+    teacher: Array | None = None  # (N, classes) probabilities of the original
+
+    def __post_init__(self) -> None:
+        levels, images, classes = self.probabilities.shape
+        if len(self.latency_ms) != levels or self.labels.shape != (images,):
+            raise ValueError(
+                f"{levels} levels and {images} images do not fit {len(self.latency_ms)} latencies and labels "
+                f"{self.labels.shape}"
+            )
+        if self.teacher is not None and self.teacher.shape != (images, classes):
+            raise ValueError(f"the original's probabilities are {self.teacher.shape}, not {(images, classes)}")
+
+    @property
+    def levels(self) -> int:
+        return len(self.latency_ms)
+
+    @property
+    def right(self) -> Bools:
+        """(levels, N): which images each level classifies right."""
+        return np.asarray(self.probabilities.argmax(2) == self.labels)
+
+    @property
+    def worth(self) -> Array:
+        """(levels, N): how good each answer is, 0..1; what a router learns from.
+
+        The original's probability of the class that the level names: the expectation of being right, where a label
+        would say 0 or 1. Two levels differ in few images, so that labels of some thousand of them are mostly noise.
+        Without the original, whether the answer is right.
+        """
+        if self.teacher is None:
+            return self.right.astype(np.float32)
+        named = self.probabilities.argmax(2)  # (levels, N)
+        return np.take_along_axis(self.teacher.T[None], named[:, None, :], axis=1)[:, 0]
+
+    def select(self, images: NDArray[np.int64]) -> "LevelAnswers":
+        """Those of some images, by place."""
+        return replace(
+            self,
+            probabilities=self.probabilities[:, images],
+            labels=self.labels[images],
+            teacher=None if self.teacher is None else self.teacher[images],
+        )
+
+
+@dataclass(frozen=True)
+class Route:
+    """What ran for each of N images."""
+
+    ran: Bools  # (levels, N)
+    final: Levels  # (N,) the level whose answer counts: the last one that ran
+
+    def __post_init__(self) -> None:
+        assert bool(self.ran[self.final, np.arange(len(self.final))].all())
+
+
+@dataclass(frozen=True)
+class RoutedFigures:
+    """What a route comes to; the latency is put together from that of the levels: estimated, not measured."""
+
+    accuracy: float
+    worth: float  # `LevelAnswers.worth`, the mean over the images
+    estimated_latency_ms: float
+    level_share: tuple[float, ...]  # of the images, by the level that answers
+
+
+Router = Callable[[int, Array], Levels]
+"""(level that has just run, its probabilities (n, classes)) -> (n,) the level to run next; that level itself: stop."""
+
+
+def follow(router: Router, answers: LevelAnswers) -> Route:
+    """What runs for each image; a level that is not above the one that just ran stops, as does a run of the largest."""
+    images = answers.probabilities.shape[1]
+    ran = np.zeros((answers.levels, images), dtype=bool)
+    final = np.zeros(images, dtype=np.int64)
+    at = np.zeros(images, dtype=np.int64)  # the level each image runs next; -1: it has stopped
+    for level in range(answers.levels):
+        here = np.flatnonzero(at == level)
+        ran[level, here], final[here] = True, level
+        if level + 1 < answers.levels and len(here):
+            asked = np.minimum(router(level, answers.probabilities[level, here]), answers.levels - 1)
+            at[here] = np.where(asked > level, asked, -1)
+    return Route(ran, final)
+
+
+def figures_of(route: Route, answers: LevelAnswers) -> RoutedFigures:
+    """Accuracy, mean latency and the share of each level. Each level that runs but the largest asks the router."""
+    images = len(route.final)
+    decided = route.ran[:-1].sum()
+    latency_ms = (route.ran.sum(1) @ np.array(answers.latency_ms) + decided * answers.router_ms) / images
+    shares = np.bincount(route.final, minlength=answers.levels) / images
+    taken = (route.final, np.arange(images))
+    accuracy, worth = float(answers.right[taken].mean()), float(answers.worth[taken].mean())
+    return RoutedFigures(accuracy, worth, float(latency_ms), tuple(shares.tolist()))
+
+
+def always(level: int) -> Router:
+    """Run the smallest level, then this one, whatever the input."""
+    return lambda at, probabilities: np.full(len(probabilities), level if at < level else at)
+
+
+def by_confidence(thresholds: Sequence[float]) -> Router:
+    """The fixed-confidence cascade: go one level up while the largest probability is below the level's threshold."""
+    return lambda at, probabilities: np.where(probabilities.max(1) < thresholds[at], at + 1, at)
+
+
+def at_random(shares: Sequence[float], *, seed: int) -> Router:
+    """Go one level up from each level with the chance given, whatever the input."""
+    generator = np.random.default_rng(seed)
+    return lambda at, probabilities: np.where(generator.random(len(probabilities)) < shares[at], at + 1, at)
+
+
+def oracle(answers: LevelAnswers) -> Route:
+    """The cheapest route that answers right: no router can do better without knowing the label.
+
+    Beside the smallest level, which always runs, the first level that is right runs; none where none is.
+    """
+    right = answers.right
+    final = np.where(right.any(0), right.argmax(0), 0)
+    ran = np.zeros_like(right)
+    ran[0] = True
+    ran[final, np.arange(len(final))] = True
+    return Route(ran, final.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class CascadePoint:
+    """A cascade and what it comes to on the images it was chosen on."""
+
+    thresholds: tuple[float, ...]  # one for each level but the largest
+    figures: RoutedFigures
+
+
+def cascade_points(answers: LevelAnswers, *, steps: int = 24) -> tuple[CascadePoint, ...]:
+    """The cascades that no other one beats in both accuracy and mean latency, the fastest first.
+
+    Thresholds are quantiles of each level's confidence, `steps` of them, and 0, at which no image goes on.
+    """
+    grids = [
+        np.unique([0.0, *np.quantile(answers.probabilities[level].max(1), np.linspace(0, 1, steps)), 1.01])
+        for level in range(answers.levels - 1)
+    ]
+    points = []
+    for thresholds in _combinations(grids):
+        found = figures_of(follow(by_confidence(thresholds), answers), answers)
+        points.append(CascadePoint(thresholds, found))
+    return tuple(_front(points))
+
+
+def best_within(points: Sequence[CascadePoint], budget_ms: float) -> CascadePoint | None:
+    """The most accurate of `points` whose mean latency is at most `budget_ms`; None if there is none."""
+    allowed = [point for point in points if point.figures.estimated_latency_ms <= budget_ms]
+    return max(allowed, key=lambda point: point.figures.accuracy, default=None)
+
+
+def _combinations(grids: Sequence[NDArray[np.float64]]) -> list[tuple[float, ...]]:
+    meshes = np.meshgrid(*grids, indexing="ij")
+    return [tuple(row) for row in np.stack([mesh.ravel() for mesh in meshes], axis=1).tolist()]
+
+
+def _front(points: Sequence[CascadePoint]) -> list[CascadePoint]:
+    front: list[CascadePoint] = []
+    for point in sorted(points, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.accuracy)):
+        if not front or point.figures.accuracy > front[-1].figures.accuracy:
+            front.append(point)
+    return front

@@ -1,0 +1,72 @@
+"""The routing environment: an image an episode; after each level that ran, stop with its answer or run a larger one."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.envs.router_observation import observation_size, observe_answer, price_of, share_of
+from autoprune.routing import LevelAnswers
+
+Array = NDArray[np.float32]
+
+
+class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
+    """Route the images of `answers`, drawn by chance, at a price of time drawn from 0 to `max_price`.
+
+    The smallest level has run when an episode begins. Action: the level to run next; one that is not above the last one
+    that ran stops, as does running the largest. To stop is worth 0. A level that runs is rewarded by how much better
+    its answer is (`LevelAnswers.worth`; with labels alone 1 where it gets right, -1 where it gets wrong), less the
+    price times its measured latency as a share of the largest level's. The sum is the final answer's worth less the
+    price of time, but for what the smallest level gives anyway (potential-based shaping, Ng et al. 1999).
+
+    `reset` takes `price` and `image` as options. `info` at the end holds the level that answered and whether it is
+    right.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
+
+    def __init__(self, answers: LevelAnswers, *, max_price: float = 0.25) -> None:
+        if max_price <= 0:
+            raise ValueError(f"max_price must be positive, got {max_price}")
+        self.answers, self.max_price = answers, max_price
+        classes = answers.probabilities.shape[2]
+        self.observation_space = gymnasium.spaces.Box(
+            0.0, 1.0, (observation_size(classes, answers.levels),), np.float32
+        )
+        self.action_space = gymnasium.spaces.Discrete(answers.levels)
+        self._right, self._worth = answers.right, answers.worth
+        self._costs = (np.array(answers.latency_ms) + answers.router_ms) / answers.latency_ms[-1]
+        self._image, self._level, self._price = 0, 0, 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Draw an image and a price."""
+        super().reset(seed=seed)
+        options = options or {}
+        drawn_image = int(self.np_random.integers(len(self.answers.labels)))
+        drawn_price = float(price_of(np.array(self.np_random.uniform(), dtype=np.float32), self.max_price))
+        self._image = int(options.get("image", drawn_image))
+        self._price = float(options.get("price", drawn_price))
+        self._level = 0
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Stop, or run a larger level."""
+        asked = int(action)
+        goes_on = asked > self._level
+        reward = 0.0
+        if goes_on:
+            won = float(self._worth[asked, self._image]) - float(self._worth[self._level, self._image])
+            reward = won - self._price * float(self._costs[asked])
+            self._level = asked
+        done = not goes_on or self._level + 1 == self.answers.levels
+        right = bool(self._right[self._level, self._image])
+        info: dict[str, Any] = {"level": self._level, "right": right} if done else {}
+        return self._observe(), reward, done, False, info
+
+    def _observe(self) -> Array:
+        probabilities = self.answers.probabilities[self._level, self._image][None]
+        share = np.array([share_of(self._price, self.max_price)], dtype=np.float32)
+        seen = observe_answer(self._level, probabilities, share, levels=self.answers.levels)
+        return np.asarray(seen[0])

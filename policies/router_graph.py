@@ -1,0 +1,101 @@
+"""Routers as parts of an ONNX graph, equal to what they decide in NumPy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from autoprune.adaptive_export import GraphPart
+from autoprune.envs.router_observation import LARGEST, LEAST_LOG, answer_size
+from autoprune.policies.router import LearnedRouter
+
+NO_ATTRIBUTES: Mapping[str, int | list[int]] = {}
+
+
+@dataclass(frozen=True)
+class CascadeNodes:
+    """The fixed-confidence cascade; the price of time is not heeded."""
+
+    thresholds: tuple[float, ...]
+    default_price: float = 0.0
+
+    def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
+        """`routing.by_confidence` of one level."""
+        part = _Part(prefix)
+        probabilities = part.node("Softmax", [logits], {"axis": 1})
+        confidence = part.node("ReduceMax", [probabilities], {"axes": [1], "keepdims": 0})
+        goes_on = part.node("Less", [confidence, part.weight(np.array(self.thresholds[level], np.float32))])
+        step = part.node("Cast", [goes_on], {"to": TensorProto.INT64})
+        part.node("Add", [step, part.weight(np.array(level, np.int64))], output="next")
+        return part.finished()
+
+
+@dataclass(frozen=True)
+class LearnedNodes:
+    """A learned router that weighs time by the price it is fed."""
+
+    router: LearnedRouter
+    default_price: float
+
+    def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
+        """`LearnedRouter.at_price`: the observation's constant numbers are folded into the first layer's bias."""
+        part = _Part(prefix)
+        (weight, bias), *deeper = self.router.layers
+        classes = self.router.classes
+        largest_count, seen_size = min(LARGEST, classes), answer_size(classes)
+        log_p = part.node("LogSoftmax", [logits], {"axis": 1})
+        clipped = part.node("Max", [log_p, part.weight(np.array(LEAST_LOG, np.float32))])
+        scaled = part.node("Div", [clipped, part.weight(np.array(-LEAST_LOG, np.float32))])
+        certain = part.node("Add", [scaled, part.weight(np.array(1.0, np.float32))])
+        largest = part.node("TopK", [certain, part.weight(np.array([largest_count], np.int64))], {"axis": 1}, outputs=2)
+        seen = part.node("Concat", [certain, largest], {"axis": 1})
+        share = part.node("Sqrt", [part.node("Div", [price, part.weight(np.array(self.router.max_price, np.float32))])])
+        shared = part.node("Min", [share, part.weight(np.array(1.0, np.float32))])
+        priced = part.node("Mul", [shared, part.weight(weight[:, -1])])
+        shift = part.node("Add", [priced, part.weight(bias + weight[:, seen_size + level])])
+        x = part.node("Gemm", [seen, part.weight(weight[:, :seen_size]), shift], {"transB": 1})
+        for next_weight, next_bias in deeper:
+            hidden = part.node("Relu", [x])
+            x = part.node("Gemm", [hidden, part.weight(next_weight), part.weight(next_bias)], {"transB": 1})
+        allowed = part.node("Gather", [x, part.weight(np.arange(level, self.router.levels))], {"axis": 1})
+        best = part.node("ArgMax", [allowed], {"axis": 1, "keepdims": 0})
+        part.node("Add", [best, part.weight(np.array(level, np.int64))], output="next")
+        return part.finished()
+
+
+class _Part:
+    """Collects nodes and weights, naming them."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = f"{prefix}router."
+        self._last = prefix
+        self._nodes: list[NodeProto] = []
+        self._weights: list[TensorProto] = []
+
+    def weight(self, values: NDArray[Any]) -> str:
+        name = f"{self._prefix}weight_{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+    def node(
+        self,
+        kind: str,
+        inputs: Sequence[str],
+        attributes: Mapping[str, int | list[int]] = NO_ATTRIBUTES,
+        *,
+        output: str | None = None,
+        outputs: int = 1,
+    ) -> str:
+        """Add a node; the name of its first output."""
+        name = f"{self._prefix}{kind.lower()}_{len(self._nodes)}"
+        names = [f"{self._last}{output}" if output else name, *(f"{name}_{place}" for place in range(1, outputs))]
+        node = helper.make_node(kind, inputs, names, name=name)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        self._nodes.append(node)
+        return names[0]
+
+    def finished(self) -> GraphPart:
+        return GraphPart(tuple(self._nodes), tuple(self._weights))

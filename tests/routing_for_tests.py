@@ -1,0 +1,39 @@
+"""Answers of three levels to a few images, small enough to work out routes in the head, and many by chance."""
+
+import numpy as np
+
+from autoprune.routing import LevelAnswers
+
+LATENCY_MS = (1.0, 2.0, 4.0)
+
+
+def answers_by_hand(router_ms: float = 0.0) -> LevelAnswers:
+    """Four images of class 0. The first level is sure and right of image 0, sure and wrong of 1, unsure of 2 and 3,
+    where the second level gets 2 right and the third both."""
+    certain, wrong, unsure = [0.9, 0.1], [0.2, 0.8], [0.4, 0.6]
+    right, barely = [0.8, 0.2], [0.6, 0.4]
+    probabilities = np.array(
+        [
+            [certain, wrong, unsure, unsure],
+            [certain, wrong, right, unsure],
+            [certain, barely, right, right],
+        ],
+        dtype=np.float32,
+    )
+    return LevelAnswers(probabilities, np.zeros(4, dtype=np.int64), LATENCY_MS, router_ms)
+
+
+def answers_by_chance(images: int, *, seed: int, classes: int = 4, levels: int = 3) -> LevelAnswers:
+    """Each level is righter than the one before it, and sure where it is right."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(classes, size=images)
+    hardness = generator.uniform(0.0, 1.0, images)
+    logits = []
+    for level in range(levels):
+        skill = (5.0 + 2.0 * level) * (1.0 - hardness)
+        scores = generator.normal(0.0, 1.0, (images, classes))
+        scores[np.arange(images), labels] += skill
+        logits.append(scores)
+    exponentials = np.exp(np.stack(logits))
+    probabilities = (exponentials / exponentials.sum(2, keepdims=True)).astype(np.float32)
+    return LevelAnswers(probabilities, labels, tuple(float(2**level) for level in range(levels)))

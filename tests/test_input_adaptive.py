@@ -1,0 +1,64 @@
+"""The routing environment keeps Gymnasium's contract, and its rewards are those worked out by hand."""
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from routing_for_tests import answers_by_chance, answers_by_hand
+
+from autoprune.envs import INPUT_ADAPTIVE
+from autoprune.envs.input_adaptive import InputAdaptiveEnv
+from autoprune.envs.router_observation import observation_size, observe_answer, price_of, share_of
+
+
+def test_it_is_registered_and_keeps_the_contract() -> None:
+    env = gymnasium.make(INPUT_ADAPTIVE, answers=answers_by_chance(20, seed=0))
+    check_env(env.unwrapped, skip_render_check=True)
+
+
+def test_rewards_by_hand() -> None:
+    """Image 2: the first level is wrong, the second right. At a price of 0.2 a run of it costs 0.2 * 2 / 4."""
+    env = InputAdaptiveEnv(answers_by_hand())
+    env.reset(seed=0, options={"image": 2, "price": 0.2})
+    _, reward, done, _, info = env.step(np.int64(1))
+    assert (reward, done, info) == (pytest.approx(1.0 - 0.1), False, {})
+    _, reward, done, _, info = env.step(np.int64(1))
+    assert (reward, done, info) == (0.0, True, {"level": 1, "right": True})
+    # Image 3 straight to the largest level, image 0 nowhere: it is right already.
+    env.reset(options={"image": 3, "price": 0.2})
+    _, reward, done, _, info = env.step(np.int64(2))
+    assert (reward, done, info) == (pytest.approx(1.0 - 0.2), True, {"level": 2, "right": True})
+    env.reset(options={"image": 0, "price": 0.2})
+    _, reward, done, _, info = env.step(np.int64(0))
+    assert (reward, done, info) == (0.0, True, {"level": 0, "right": True})
+    _, _ = env.reset(options={"image": 0, "price": 0.2})
+    assert env.step(np.int64(2))[1] == pytest.approx(-0.2)
+
+
+def test_the_same_seed_draws_the_same_images_and_prices() -> None:
+    first, second = (InputAdaptiveEnv(answers_by_chance(50, seed=0)) for _ in range(2))
+    seen = [env.reset(seed=3)[0].tolist() for env in (first, second)]
+    assert seen[0] == seen[1]
+    assert [first.reset()[0].tolist() for _ in range(3)] == [second.reset()[0].tolist() for _ in range(3)]
+    assert first.reset()[0].tolist() != first.reset()[0].tolist()
+
+
+def test_an_observation_by_hand() -> None:
+    probabilities = np.array([[np.exp(-1.0), 1.0 - np.exp(-1.0), 0.0]], dtype=np.float32)
+    seen = observe_answer(1, probabilities, np.array([0.5], dtype=np.float32), levels=2)
+    likely = 1.0 + np.log(1.0 - np.exp(-1.0)) / 10
+    assert seen.shape == (1, observation_size(3, 2)) == (1, 9)
+    assert seen[0].tolist() == pytest.approx([0.9, likely, 0.0, likely, 0.9, 0.0, 0.0, 1.0, 0.5], abs=1e-6)
+
+
+def test_prices_and_shares_are_each_others_inverse() -> None:
+    for share in (0.0, 0.1, 0.5, 1.0):
+        assert share_of(float(price_of(np.array(share, dtype=np.float32), 0.25)), 0.25) == pytest.approx(
+            share, abs=1e-6
+        )
+    assert share_of(9.0, 0.25) == 1.0
+
+
+def test_a_price_range_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_price must be positive"):
+        InputAdaptiveEnv(answers_by_hand(), max_price=0.0)
