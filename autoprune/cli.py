@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from autoprune import __version__, progress
+from autoprune.cli_adapt import EPILOG as ADAPT_EPILOG
+from autoprune.cli_adapt import summary as adaptive_summary
 from autoprune.cli_bench import EPILOG as BENCH_EPILOG
 from autoprune.cli_bench import bench
 from autoprune.cli_compare import EPILOG as COMPARE_EPILOG
@@ -82,6 +84,30 @@ def run(
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(config)
     _summarise(pipeline.run(settings, folder, resume=resume), folder)
+
+
+@app.command(epilog=ADAPT_EPILOG)
+def adapt(
+    config: ConfigArgument,
+    override: Overrides = None,
+    run_dir: RunDirOption = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """An input-adaptive model: easy inputs run a smaller level than hard ones, for real, in one ONNX file."""
+    settings = _settings(config, override, seed)
+    if settings.problem == "toy":
+        raise InputError("problem: toy has no model to adapt")
+    from rich.console import Console
+
+    from autoprune import adapt as stage
+
+    _prepare_process(quiet)
+    folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
+    result = stage.adapt(settings, folder, resume=resume)
+    Console(highlight=False, emoji=False).print(adaptive_summary(result, folder))
+    typer.echo(folder / "export" / "adaptive.onnx")
 
 
 @app.command(

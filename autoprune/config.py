@@ -170,6 +170,21 @@ class FinetuneConfig(Section):
     )
 
 
+class AdaptiveConfig(Section):
+    """An input-adaptive model: levels between which a router chooses for each input. They train as `finetune` says."""
+
+    max_ratios: tuple[float, ...] = Field((0.2, 0.6), description="of the original's latency: each level's, ascending")
+    max_drop: float = Field(0.0, ge=0, lt=1, description="of accuracy on the search split, at which the router works")
+    router_rounds: int = Field(40, gt=0, description="of training the learned router; its best state is kept")
+
+    @field_validator("max_ratios")
+    @classmethod
+    def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
+        if not 2 <= len(ratios) <= 5 or sorted(set(ratios)) != list(ratios) or not 0 < ratios[0] <= ratios[-1] <= 1:
+            raise ValueError(f"must be 2 to 5 shares of the original's latency in rising order, got {list(ratios)}")
+        return ratios
+
+
 class MeasureConfig(Section):
     threads: int = Field(1, gt=0)
     batch_size: int = Field(1, gt=0)
@@ -190,6 +205,7 @@ class RunConfig(Section):
     elastic: ElasticConfig = ElasticConfig()
     search: SearchConfig = SearchConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
 
     @field_validator("target", mode="before")

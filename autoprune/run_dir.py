@@ -54,6 +54,18 @@ class RunDir:
         return self.root / "export" / "model.onnx"
 
     @property
+    def adaptive(self) -> Path:
+        return self.root / "adaptive.json"
+
+    @property
+    def adaptive_onnx(self) -> Path:
+        return self.root / "export" / "adaptive.onnx"
+
+    def level_onnx(self, level: int) -> Path:
+        """A level of an adaptive model as a file of its own."""
+        return self.root / "export" / f"level-{level}.onnx"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -28,11 +28,12 @@ def observe_answer(level: int, probabilities: Array, price_share: Array, *, leve
     falling order; which level ran (one-hot); the price of time (n,) as a share of its range.
     """
     count, classes = probabilities.shape
-    certain: Array = 1.0 - np.log(np.maximum(probabilities, np.exp(LEAST_LOG))) / LEAST_LOG
+    certain = np.asarray(1.0 - np.log(np.maximum(probabilities, np.exp(LEAST_LOG))) / LEAST_LOG)
     largest = np.sort(certain, axis=1)[:, : -min(LARGEST, classes) - 1 : -1]
     ran = np.zeros((count, levels), dtype=np.float32)
     ran[:, level] = 1.0
-    seen = np.concatenate([certain, largest, ran, np.reshape(price_share, (count, 1))], axis=1)
+    shares = np.reshape(price_share, (count, 1))
+    seen = np.concatenate([certain, largest, ran, shares], axis=1)
     return np.asarray(seen.clip(0.0, 1.0), dtype=np.float32)
 
 

@@ -62,10 +62,11 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "finetune_stage",
         "drop_stage",
         "pipeline",
+        *("adaptive_measurement", "adaptive_result", "adapt"),
         *("comparison", "comparison_report", "compare", "front"),
         "api",
         "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli"),
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli_adapt", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

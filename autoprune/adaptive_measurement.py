@@ -1,0 +1,71 @@
+"""An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.adaptive_export import LEVEL_NAME
+from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.export import INPUT_NAME, OUTPUT_NAME
+from autoprune.latency import make_session
+from autoprune.progress import bar
+
+WARM_UP_IMAGES = 50
+REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
+CHUNK = 500
+
+
+@dataclass(frozen=True)
+class ImageTimes:
+    """What a file did to N images."""
+
+    answers: NDArray[np.int64]  # (N,) the class
+    levels: NDArray[np.int64]  # (N,) the level that answered; 0 in a file without levels
+    latency_ms: NDArray[np.float64]  # (N,) of the call for that image, the median of its repeats
+
+    @property
+    def latency_ms_mean(self) -> float:
+        return float(self.latency_ms.mean())
+
+    def accuracy(self, labels: NDArray[np.int64]) -> float:
+        return float((self.answers == labels).mean())
+
+
+def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *, threads: int) -> list[ImageTimes]:
+    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike."""
+    sessions = [make_session(file, threads=threads) for file in files]
+    outputs = [
+        [name for name in (OUTPUT_NAME, LEVEL_NAME) if name in {value.name for value in session.get_outputs()}]
+        for session in sessions
+    ]
+    count = len(split)
+    answers = np.zeros((len(files), count), dtype=np.int64)
+    levels = np.zeros((len(files), count), dtype=np.int64)
+    latency_ms = np.zeros((len(files), count))
+    with bar("image by image", count) as progress:
+        for start in range(0, count, CHUNK):
+            images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
+            for place in range(WARM_UP_IMAGES if start == 0 else 0):
+                for session, names in zip(sessions, outputs, strict=True):
+                    session.run(names, {INPUT_NAME: images[place % len(images)][None]})
+            for place, image in enumerate(images, start):
+                feed = {INPUT_NAME: image[None]}
+                for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):
+                    times = []
+                    for _ in range(REPEATS):
+                        started = time.perf_counter()
+                        found = session.run(names, feed)
+                        times.append(time.perf_counter() - started)
+                    latency_ms[number, place] = 1000 * float(np.median(times))
+                    answers[number, place] = int(np.argmax(found[0]))
+                    if len(found) > 1:
+                        levels[number, place] = int(found[1][0])
+            progress.advance(len(images))
+    return [
+        ImageTimes(one_answers, one_levels, one_ms)
+        for one_answers, one_levels, one_ms in zip(answers, levels, latency_ms, strict=True)
+    ]
