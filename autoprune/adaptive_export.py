@@ -33,6 +33,11 @@ class RouterNodes(Protocol):
     @property
     def default_price(self) -> float: ...
 
+    @property
+    def max_price(self) -> float:
+        """The largest price that makes a difference; 0 if none does."""
+        ...
+
     def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> "GraphPart":
         """From the logits (1, classes) of `level` and the price of time (1,) to `{prefix}next`, (1,) int64: the
         level to run next, or `level` itself or less to stop."""
@@ -55,11 +60,11 @@ def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path) -> 
     first = models[0].graph
     classes = _output_classes(models[0], levels[0])
     nodes, weights = _level_nodes(first, 0)
-    part = router.nodes(0, logits=_logits(0), price=PRICE_NAME, prefix=_prefix(0))
+    part = router.nodes(0, logits=level_name(0, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(0, ""))
     nodes += part.nodes
     weights += part.weights
     nodes.append(_constant_level(0))
-    logits, answered, upcoming = _logits(0), _answered(0), _next(0)
+    logits, answered, upcoming = level_name(0, OUTPUT_NAME), _answered(0), next_name(0)
     for level, model in enumerate(models[1:], 1):
         is_last = level + 1 == len(models)
         name = f"at_{level}"
@@ -94,7 +99,7 @@ def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path) -> 
     )
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     known = {entry.key: entry.value for entry in models[-1].metadata_props}
-    helper.set_model_props(joined, known | {"levels": str(len(models))})
+    helper.set_model_props(joined, known | {"levels": str(len(models)), "max_price": str(router.max_price)})
     onnx.checker.check_model(joined, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save(joined, str(temporary))
@@ -122,7 +127,7 @@ def _level_nodes(graph: onnx.GraphProto, level: int) -> tuple[list[NodeProto], l
     """Nodes and weights of a level, all names its own but that of the input."""
 
     def renamed(name: str) -> str:
-        return name if name in ("", INPUT_NAME) else f"{_prefix(level)}{name}"
+        return name if name in ("", INPUT_NAME) else level_name(level, name)
 
     nodes, weights = [], []
     for node in graph.node:
@@ -144,12 +149,14 @@ def _running(
     """The branch that runs a level, and asks the router if there is a larger one."""
     nodes, weights = _level_nodes(graph, level)
     nodes.append(_constant_level(level))
-    outputs = [_logits_info(_logits(level), classes), _number_info(_answered(level))]
+    outputs = [_logits_info(level_name(level, OUTPUT_NAME), classes), _number_info(_answered(level))]
     if not is_last:
-        part = router.nodes(level, logits=_logits(level), price=PRICE_NAME, prefix=_prefix(level))
+        part = router.nodes(
+            level, logits=level_name(level, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(level, "")
+        )
         nodes += part.nodes
         weights += part.weights
-        outputs.append(_number_info(_next(level)))
+        outputs.append(_number_info(next_name(level)))
     return helper.make_graph(nodes, f"run_{level}", [], outputs, initializer=weights)
 
 
@@ -174,17 +181,15 @@ def _number_info(name: str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.INT64, [1])
 
 
-def _prefix(level: int) -> str:
-    return f"level_{level}."
+def level_name(level: int, name: str) -> str:
+    """What `name` of a level's own file is called in the joined one."""
+    return f"level_{level}.{name}"
 
 
-def _logits(level: int) -> str:
-    return f"{_prefix(level)}{OUTPUT_NAME}"
+def next_name(level: int) -> str:
+    """What the router of a level decides, (1,) int64."""
+    return level_name(level, "next")
 
 
 def _answered(level: int) -> str:
-    return f"{_prefix(level)}answered"
-
-
-def _next(level: int) -> str:
-    return f"{_prefix(level)}next"
+    return level_name(level, "answered")

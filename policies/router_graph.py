@@ -21,6 +21,7 @@ class CascadeNodes:
 
     thresholds: tuple[float, ...]
     default_price: float = 0.0
+    max_price: float = 0.0
 
     def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
         """`routing.by_confidence` of one level."""
@@ -39,6 +40,10 @@ class LearnedNodes:
 
     router: LearnedRouter
     default_price: float
+
+    @property
+    def max_price(self) -> float:
+        return self.router.max_price
 
     def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
         """`LearnedRouter.at_price`: the observation's constant numbers are folded into the first layer's bias."""

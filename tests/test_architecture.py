@@ -62,7 +62,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "finetune_stage",
         "drop_stage",
         "pipeline",
-        *("adaptive_measurement", "adaptive_result", "adapt"),
+        *("adaptive_session", "adaptive_measurement", "adaptive_result", "adapt"),
         *("comparison", "comparison_report", "compare", "front"),
         "api",
         "commands",

@@ -1,0 +1,158 @@
+"""Adaptive sessions: batches are answered as image by image, budgets are held, and bad input is an error."""
+
+import itertools
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from models_for_tests import images_for
+from routing_for_tests import answers_by_chance
+from test_adaptive_export import IMAGES, answers, files, levels  # noqa: F401 (fixtures)
+
+from autoprune.adaptive_export import LEVEL_NAME, export_adaptive
+from autoprune.adaptive_session import AdaptiveSession
+from autoprune.errors import InputError
+from autoprune.export import OUTPUT_NAME
+from autoprune.latency import make_session
+from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
+from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
+from autoprune.routing import LevelAnswers, follow
+
+
+@pytest.fixture(scope="module")
+def router(answers: LevelAnswers) -> LearnedRouter:  # noqa: F811
+    return train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=4, steps=30))
+
+
+@pytest.fixture(scope="module")
+def adaptive(
+    files: list[Path],  # noqa: F811
+    answers: LevelAnswers,  # noqa: F811
+    router: LearnedRouter,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A file whose default price sends the test's images to several levels."""
+    price = next(
+        float(price)
+        for price in np.linspace(0.0, router.max_price, 40)
+        if len(set(follow(router.at_price(float(price)), answers).final.tolist())) > 1
+    )
+    path = tmp_path_factory.mktemp("adaptive") / "adaptive.onnx"
+    export_adaptive(files, LearnedNodes(router, price), path)
+    return path
+
+
+def all_images() -> np.ndarray:  # type: ignore[type-arg]
+    return images_for("resnet20", IMAGES).numpy()
+
+
+@pytest.mark.parametrize("batch", [1, 7, IMAGES])
+def test_batches_are_answered_as_the_file_answers_image_by_image(adaptive: Path, batch: int) -> None:
+    images = all_images()
+    session = AdaptiveSession(adaptive)
+    plain = make_session(adaptive, threads=1)
+    singles = [plain.run([OUTPUT_NAME, LEVEL_NAME], {"images": image[None]}) for image in images]
+    logits, levels_that_ran = [], []
+    for start in range(0, IMAGES, batch):
+        found = session.run(images[start : start + batch])
+        logits.append(found.logits)
+        levels_that_ran += found.levels.tolist()
+    assert levels_that_ran == [int(single[1][0]) for single in singles]
+    assert len(set(levels_that_ran)) > 1
+    assert np.abs(np.concatenate(logits) - np.concatenate([single[0] for single in singles])).max() < 1e-3
+    counted = session.counters
+    assert counted.images == IMAGES
+    assert counted.answered == tuple(np.bincount(levels_that_ran, minlength=3).tolist())
+    assert counted.ran[0] == IMAGES
+    assert all(ran >= answered for ran, answered in zip(counted.ran, counted.answered, strict=True))
+    assert counted.latency_ms_mean > 0
+
+
+def test_a_cascade_works_as_well_but_holds_no_budget(files: list[Path], tmp_path: Path) -> None:  # noqa: F811
+    path = tmp_path / "cascade.onnx"
+    export_adaptive(files[:2], CascadeNodes((0.0,)), path)
+    assert AdaptiveSession(path).run(all_images()).levels.tolist() == [0] * IMAGES
+    with pytest.raises(InputError, match="a cascade heeds no price of time"):
+        AdaptiveSession(path, latency_budget_ms=100.0)
+
+
+def test_the_price_goes_up_while_images_take_longer_than_the_budget_and_down_again(adaptive: Path) -> None:
+    """A budget of ages, then one of next to nothing: set after opening, as no such budget can be asked for."""
+    session = AdaptiveSession(adaptive, price=0.05, latency_budget_ms=1000.0)
+    for _ in range(3):
+        session.run(all_images())
+    assert session.price < 0.05
+    low = session.price
+    session.latency_budget_ms = 1e-6
+    for _ in range(60):
+        session.run(all_images())
+    assert session.price == session.max_price > low
+    # At the highest price no more images run a larger level than at the lowest.
+    dear, cheap = (AdaptiveSession(adaptive, price=price).run(all_images()).levels for price in (session.max_price, 0))
+    assert dear.sum() <= cheap.sum()
+
+
+def test_threads_share_a_session(adaptive: Path) -> None:
+    session = AdaptiveSession(adaptive)
+    expected = AdaptiveSession(adaptive).run(all_images()).levels.tolist()
+    found: list[list[int]] = []
+
+    def work() -> None:
+        found.extend(session.run(all_images()).levels.tolist() for _ in range(5))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert found == [expected] * 20
+    assert session.counters.images == 20 * IMAGES
+
+
+def test_bad_images_are_errors_and_nothing_is_counted(adaptive: Path) -> None:
+    session = AdaptiveSession(adaptive)
+    good = all_images()
+    spoilt = good.copy()
+    spoilt[3, 0, 0, 0] = np.nan
+    for images, message in (
+        (spoilt, "not finite"),
+        (good[:0], "N of at least 1, got none"),
+        (good[:, :, :4], r"got \(60, 1, 4, 8\)"),
+        (good[0], r"got \(1, 8, 8\)"),
+        (good.astype(np.float64), "got float64"),
+        (good.tolist(), "got list"),
+    ):
+        with pytest.raises(InputError, match=message):
+            session.run(images)
+    assert session.counters.images == 0
+    assert session.run(good).levels.shape == (IMAGES,)
+
+
+def test_budgets_and_prices_that_cannot_be_are_refused(adaptive: Path) -> None:
+    with pytest.raises(InputError, match="below what the smallest level takes here for one image"):
+        AdaptiveSession(adaptive, latency_budget_ms=1e-6)
+    with pytest.raises(InputError, match="price: must not be negative"):
+        AdaptiveSession(adaptive, price=-0.1)
+
+
+def test_files_that_are_no_adaptive_model_are_refused(files: list[Path], adaptive: Path, tmp_path: Path) -> None:  # noqa: F811
+    with pytest.raises(InputError, match=r"missing\.onnx: no such file"):
+        AdaptiveSession(tmp_path / "missing.onnx")
+    with pytest.raises(InputError, match="no adaptive model; make one with `autoprune adapt`"):
+        AdaptiveSession(files[0])
+    cut_short = tmp_path / "short.onnx"
+    cut_short.write_bytes(adaptive.read_bytes()[:1000])
+    with pytest.raises(InputError, match="not an ONNX model"):
+        AdaptiveSession(cut_short)
+    lying = tmp_path / "lying.onnx"
+    shutil.copy(adaptive, lying)
+    model = onnx.load(str(lying))
+    for entry in itertools.chain(model.metadata_props):
+        if entry.key == "levels":
+            entry.value = "5"
+    onnx.save(model, str(lying))
+    with pytest.raises(InputError, match="holds 3 levels and says that there are 5"):
+        AdaptiveSession(lying)
