@@ -8,8 +8,11 @@ import hypothesis
 import pytest
 import small_job
 import torch
+from levels_for_tests import level_answers, level_files, random_levels
 
 from autoprune.table_store import TABLE_VARIABLE
+
+__all__ = ["level_answers", "level_files", "random_levels"]  # fixtures
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)

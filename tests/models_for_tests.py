@@ -17,7 +17,7 @@ from autoprune.data import SearchData, load_search_data
 from autoprune.elastic import ElasticModel
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
+from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.train import train_baseline
 
 
@@ -131,6 +131,13 @@ def random_policy(elastic: ElasticModel, seed: int) -> PruningPolicy:
     return PruningPolicy.of(
         {group.name: int(torch.randint(1, group.channels + 1, (), generator=generator)) for group in elastic.groups}
     )
+
+
+def nested_levels(elastic: ElasticModel, seed: int = 1) -> AdaptivePolicy:
+    """A random cut, half of that (rounded up), and the whole."""
+    middle = random_policy(elastic, seed)
+    smallest = PruningPolicy.of({name: -(-kept // 2) for name, kept in middle.channels})
+    return AdaptivePolicy((smallest, middle, elastic.full_policy))
 
 
 def same_state(first: nn.Module, second: nn.Module) -> bool:

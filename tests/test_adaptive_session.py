@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from levels_for_tests import IMAGES
 from models_for_tests import images_for
 from routing_for_tests import answers_by_chance
-from test_adaptive_export import IMAGES, answers, files, levels  # noqa: F401 (fixtures)
 
 from autoprune.adaptive_export import LEVEL_NAME, export_adaptive
 from autoprune.adaptive_session import AdaptiveSession
@@ -23,14 +23,14 @@ from autoprune.routing import LevelAnswers, follow
 
 
 @pytest.fixture(scope="module")
-def router(answers: LevelAnswers) -> LearnedRouter:  # noqa: F811
+def router(level_answers: LevelAnswers) -> LearnedRouter:
     return train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=4, steps=30))
 
 
 @pytest.fixture(scope="module")
 def adaptive(
-    files: list[Path],  # noqa: F811
-    answers: LevelAnswers,  # noqa: F811
+    level_files: list[Path],
+    level_answers: LevelAnswers,
     router: LearnedRouter,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
@@ -38,10 +38,10 @@ def adaptive(
     price = next(
         float(price)
         for price in np.linspace(0.0, router.max_price, 40)
-        if len(set(follow(router.at_price(float(price)), answers).final.tolist())) > 1
+        if len(set(follow(router.at_price(float(price)), level_answers).final.tolist())) > 1
     )
     path = tmp_path_factory.mktemp("adaptive") / "adaptive.onnx"
-    export_adaptive(files, LearnedNodes(router, price), path)
+    export_adaptive(level_files, LearnedNodes(router, price), path)
     return path
 
 
@@ -71,9 +71,9 @@ def test_batches_are_answered_as_the_file_answers_image_by_image(adaptive: Path,
     assert counted.latency_ms_mean > 0
 
 
-def test_a_cascade_works_as_well_but_holds_no_budget(files: list[Path], tmp_path: Path) -> None:  # noqa: F811
+def test_a_cascade_works_as_well_but_holds_no_budget(level_files: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "cascade.onnx"
-    export_adaptive(files[:2], CascadeNodes((0.0,)), path)
+    export_adaptive(level_files[:2], CascadeNodes((0.0,)), path)
     assert AdaptiveSession(path).run(all_images()).levels.tolist() == [0] * IMAGES
     with pytest.raises(InputError, match="a cascade heeds no price of time"):
         AdaptiveSession(path, latency_budget_ms=100.0)
@@ -138,11 +138,11 @@ def test_budgets_and_prices_that_cannot_be_are_refused(adaptive: Path) -> None:
         AdaptiveSession(adaptive, price=-0.1)
 
 
-def test_files_that_are_no_adaptive_model_are_refused(files: list[Path], adaptive: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_files_that_are_no_adaptive_model_are_refused(level_files: list[Path], adaptive: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing\.onnx: no such file"):
         AdaptiveSession(tmp_path / "missing.onnx")
     with pytest.raises(InputError, match="no adaptive model; make one with `autoprune adapt`"):
-        AdaptiveSession(files[0])
+        AdaptiveSession(level_files[0])
     cut_short = tmp_path / "short.onnx"
     cut_short.write_bytes(adaptive.read_bytes()[:1000])
     with pytest.raises(InputError, match="not an ONNX model"):

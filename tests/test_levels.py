@@ -10,7 +10,7 @@ from models_for_tests import (
     elastic_net,
     images_for,
     little_data,
-    random_policy,
+    nested_levels,
     same_state,
     trained_resnet,
 )
@@ -27,17 +27,10 @@ from autoprune.train import Batch
 FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 
 
-def nested(elastic: ElasticModel, seed: int = 1) -> AdaptivePolicy:
-    """A random cut, half of that (rounded up), and the whole."""
-    middle = random_policy(elastic, seed)
-    smallest = PruningPolicy.of({name: -(-kept // 2) for name, kept in middle.channels})
-    return AdaptivePolicy((smallest, middle, elastic.full_policy))
-
-
 @pytest.mark.parametrize("name", SMALL_NETS)
 def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
     elastic = elastic_net(name)
-    policy = nested(elastic)
+    policy = nested_levels(elastic)
     levels = Levels(elastic, policy).eval()
     images = images_for(name, 3)
     with torch.no_grad():
@@ -50,7 +43,7 @@ def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
 
 def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
     elastic = elastic_net("resnet20")
-    policy = nested(elastic)
+    policy = nested_levels(elastic)
     before = {name: tensor.clone() for name, tensor in elastic.original.state_dict().items()}
     levels = Levels(elastic, AdaptivePolicy(policy.levels[:2])).train()
     # The largest level is not the whole model: the shared weights are no wider than it.
@@ -77,7 +70,7 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
 
 def test_recalibration_is_that_of_each_level_alone() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested(elastic))
+    levels = Levels(elastic, nested_levels(elastic))
     images = images_for("resnet20", 16)
     levels.recalibrate(images)
     means = [cut.get_buffer("bn1.running_mean") for cut in levels.cuts]
@@ -95,7 +88,7 @@ def images_mean(levels: Levels, level: int, images: torch.Tensor) -> torch.Tenso
 
 def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested(elastic)).eval()
+    levels = Levels(elastic, nested_levels(elastic)).eval()
     asked = []
 
     class Teacher(torch.nn.Module):
