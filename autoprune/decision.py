@@ -118,13 +118,16 @@ def verified(
 ) -> tuple[Finalists, SearchResult]:
     """The finalists of a search, and the search with what was added to it.
 
-    Where the candidates' files are faster or slower than predicted by more than noise, the search goes on for a while
-    under limits corrected by that. A resumed run takes the correction from `store`.
+    Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, the
+    search goes on for a while under limits corrected by that. A resumed run takes the correction from `store`.
     """
     stored = store.fact(ERROR_FACT)
-    found = finalists(prepared, result.outcomes, config) if stored is None else None
-    error = found.latency_error if found is not None else json.loads(stored or "null")
-    store.set_fact(ERROR_FACT, json.dumps(error))
+    found: Finalists | None = None
+    if stored is None:
+        found = finalists(prepared, result.outcomes, config)
+        stored = json.dumps(found.error_to_correct)
+        store.set_fact(ERROR_FACT, stored)
+    error = json.loads(stored)
     limits = corrected_limits(prepared.problem, error)
     if limits is not None:
         say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")

@@ -21,8 +21,7 @@ VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
 UNLIKE = 0.1  # of `distance`
-# Errors of the prediction that are worth searching again for: below, a new search would chase noise.
-CLEARLY_FASTER, CLEARLY_SLOWER = 0.96, 1.0 + HEADROOM
+CLEARLY_FASTER = 0.96  # measured by predicted latency; a smaller error is noise
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,13 @@ class Finalists:
     policies: tuple[PruningPolicy, ...]
     latency_error: float | None
     target_met: bool
+
+    @property
+    def error_to_correct(self) -> float | None:
+        """The error, if it costs something: accuracy, as files are faster than they need be, or the target."""
+        if self.latency_error is None or (self.target_met and self.latency_error >= CLEARLY_FASTER):
+            return None
+        return self.latency_error
 
 
 def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig) -> Finalists:
@@ -71,12 +77,12 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
 
 
 def corrected_limits(problem: SearchProblem, latency_error: float | None) -> tuple[Limit, ...] | None:
-    """The limits with that of the latency moved by what predictions were off near it; None if that is not worth it.
+    """The limits with that of the latency moved by what predictions were off near it; None if none moves.
 
     Latency is then searched where files are measured to meet the target: not below, which gives accuracy away, nor
     above, where candidates are lost. No limit falls below the floor of the problem.
     """
-    if latency_error is None or CLEARLY_FASTER <= latency_error <= CLEARLY_SLOWER:
+    if latency_error is None:
         return None
     floor_ms = problem.predict(problem.floor_policy).predicted_latency_ms
     moved = tuple(

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import autoprune
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import FINALISTS_FACT, best_finalist, proxy_rank_correlation
+from autoprune.decision import CORRECTED, CORRECTED_SHARE, FINALISTS_FACT, best_finalist, proxy_rank_correlation
 from autoprune.errors import InputError
 from autoprune.finalists import distance, finalists
 from autoprune.finetune_stage import cutting_steps, repaired_cut
@@ -133,7 +133,10 @@ def test_files_are_valid(run_dir: Path) -> None:
         onnx.checker.check_model(onnx.load(run_dir / name), full_check=True)
     with closing(sqlite3.connect(run_dir / "trials.sqlite")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        [(policies,)] = connection.execute("SELECT count(DISTINCT trial_id) FROM episodes")
+        # On a busy machine files may come out faster than predicted, and a search below other limits is added.
+        added = f"%, {CORRECTED}"
+        query = "SELECT count(DISTINCT trial_id) FROM episodes WHERE searcher NOT LIKE ?"
+        [(policies,)] = connection.execute(query, (added,))
     assert policies == EVALUATIONS
     assert load_config(run_dir / "config.yaml").search.max_evaluations == EVALUATIONS
     html = (run_dir / "report.html").read_text()
@@ -143,7 +146,8 @@ def test_files_are_valid(run_dir: Path) -> None:
 
 
 def test_result_says_what_was_done(result: RunResult) -> None:
-    assert (result.search.searcher, result.search.evaluations, result.search.seed) == ("ddpg", EVALUATIONS, 0)
+    assert (result.search.searcher, result.search.seed) == ("ddpg", 0)
+    assert 0 <= result.search.evaluations - EVALUATIONS <= CORRECTED_SHARE * EVALUATIONS
     assert result.search.wall_s > 0
     assert result.input is not None
     assert result.input.shape == (1, 28, 28)

@@ -6,7 +6,7 @@ from problems_for_tests import CountingScorer, problem
 
 from autoprune.config import load_config
 from autoprune.decision import CORRECTED, ERROR_FACT, SEARCH_FACT, search_decision
-from autoprune.finalists import CLEARLY_FASTER, CLEARLY_SLOWER, corrected_limits
+from autoprune.finalists import CLEARLY_FASTER, Finalists, corrected_limits
 from autoprune.prepare import prepare
 from autoprune.problem import Limit
 from autoprune.result import SearchFigures
@@ -26,12 +26,20 @@ def test_limits_move_by_the_error_of_the_prediction_by_hand() -> None:
     # They take 1.25 times as long: only 0.04 ms may be predicted; twice as long: 0.025 ms is below the floor.
     assert corrected_limits(wide, 1.25) == (Limit("latency", 0.04), MACS)
     assert corrected_limits(wide, 2.0) == (Limit("latency", 0.03), MACS)
-    # A limit at the floor cannot be lowered, and errors like noise change nothing.
+    # A limit at the floor cannot be lowered.
     assert corrected_limits(problem(CountingScorer(), Limit("latency", 0.03)), 2.0) is None
-    for error in (None, CLEARLY_FASTER, 1.0, CLEARLY_SLOWER):
-        assert corrected_limits(wide, error) is None
+    assert corrected_limits(wide, None) is None
     # Where nothing limits the latency, nothing moves.
     assert corrected_limits(problem(CountingScorer(), MACS), 0.5) is None
+
+
+def test_an_error_is_corrected_where_it_costs_something() -> None:
+    """Accuracy, where files are clearly faster than they need be, or the target, where all are too slow for it."""
+    assert Finalists((), 0.9, target_met=True).error_to_correct == 0.9
+    assert Finalists((), 1.1, target_met=False).error_to_correct == 1.1
+    for error in (CLEARLY_FASTER, 1.0, 1.1):  # noise, or some file meets the target all the same
+        assert Finalists((), error, target_met=True).error_to_correct is None
+    assert Finalists((), None, target_met=True).error_to_correct is None
 
 
 def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_config: Path, tmp_path: Path) -> None:
