@@ -37,6 +37,7 @@ class Levels(nn.Module):
         self._sliced = tuple(
             name for name, _ in self.shared.named_parameters() if name.rpartition(".")[0] not in normalised
         )
+        self.requires_grad_(True)  # whether or not the original was frozen
         for cut in self.cuts:  # what a cut has of these is never read: it computes with slices of the shared ones
             for name in self._sliced:
                 cut.get_parameter(name).requires_grad_(False)

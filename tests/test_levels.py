@@ -68,6 +68,16 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
         assert torch.equal(tensor, before[name])
 
 
+def test_levels_of_a_frozen_original_learn() -> None:
+    elastic = elastic_net("resnet20")
+    frozen = elastic.with_weights_of(elastic.cut(elastic.full_policy).requires_grad_(False))
+    levels = Levels(frozen, nested_levels(frozen)).train()
+    torch.stack(levels(images_for("resnet20", 4))).square().sum().backward()
+    assert levels.shared.get_parameter("conv1.weight").grad is not None
+    assert all(cut.get_parameter("bn1.weight").grad is not None for cut in levels.cuts)
+    assert not any(parameter.requires_grad for parameter in frozen.original.parameters())
+
+
 def test_recalibration_is_that_of_each_level_alone() -> None:
     elastic = elastic_net("resnet20")
     levels = Levels(elastic, nested_levels(elastic))
