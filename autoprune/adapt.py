@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from autoprune.adaptive_export import RouterNodes, export_adaptive
 from autoprune.adaptive_measurement import ImageTimes, measure_by_image
 from autoprune.adaptive_result import AdaptiveResult, CurvePoint, RouteFigures
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.data import ImageSplit, SearchData, normalise
+from autoprune.data import ImageSplit, normalise
 from autoprune.decision import check_search, search_only
 from autoprune.errors import InputError
 from autoprune.export import export_onnx
@@ -39,7 +37,7 @@ from autoprune.run_dir import RunDir, check_run_dir, opened
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.subject import Subject, load_subject
 from autoprune.tensorboard import RunLogger
-from autoprune.train import EVALUATION_BATCH
+from autoprune.train import logits_of
 from autoprune.trials import TrialStore
 
 LEVELS_FACT = "levels"
@@ -71,7 +69,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         raise InputError("model.checkpoint: levels are taught by a trained model; make one with `autoprune train`")
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
-        prepared = prepare(at_ratio(config, max(config.adaptive.max_ratios)), subject.model, subject.data, store=store)
+        smallest = at_ratio(config, min(config.adaptive.max_ratios))  # what is below the floor is refused at once
+        prepared = prepare(smallest, subject.model, subject.data, store=store)
         policy = level_policies(config, prepared, run_dir, store, logger)
         levels = _trained(config, prepared, policy, run_dir, logger)
         files = _exported(levels, prepared, run_dir, subject)
@@ -138,7 +137,7 @@ def search_answers(levels: Levels, files: Sequence[Path], prepared: Prepared, co
         probabilities,
         data.search.labels.numpy(),
         tuple(latency.latency_ms_p50 for latency in latencies),
-        teacher=_probabilities(original, data.search, data),
+        teacher=logits_of(original, data.search, data.info).softmax(1).numpy(),
     )
 
 
@@ -209,16 +208,6 @@ def _exported(levels: Levels, prepared: Prepared, run_dir: RunDir, subject: Subj
     for level, file in enumerate(files):
         export_onnx(levels.extracted(level), file, info)
     return files
-
-
-def _probabilities(model: nn.Module, split: ImageSplit, data: SearchData) -> np.ndarray:
-    model.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(split), EVALUATION_BATCH):
-            images = normalise(split.images[start : start + EVALUATION_BATCH], data.info)
-            parts.append(model(images).float().softmax(1))
-    return torch.cat(parts).numpy()
 
 
 def _result(

@@ -2,17 +2,13 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from autoprune.errors import InputError
-from autoprune.result import explain
+from autoprune.result import Part, explain
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
-
-
-class RouteFigures(_Part):
+class RouteFigures(Part):
     """Of one exported file on the test split, image by image; the latency of an image is that of one call."""
 
     test_accuracy: float = Field(ge=0, le=1)
@@ -22,7 +18,7 @@ class RouteFigures(_Part):
     latency_ms_max: float = Field(gt=0)
 
 
-class CurvePoint(_Part):
+class CurvePoint(Part):
     """A router on the search split; its latency is put together from that of the levels' files."""
 
     router: str
@@ -31,7 +27,7 @@ class CurvePoint(_Part):
     level_share: tuple[float, ...]
 
 
-class AdaptiveResult(_Part):
+class AdaptiveResult(Part):
     """`adaptive.json`, schema 1; keys that this version does not know are left alone."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -48,7 +44,7 @@ class AdaptiveResult(_Part):
     onnx_bytes: int = Field(gt=0)
     largest_level_onnx_bytes: int = Field(gt=0)
     seed: int
-    environment: dict[str, str] = {}
+    environment: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)

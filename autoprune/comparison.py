@@ -4,14 +4,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from autoprune.result import Part
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
-
-
-class Progress(_Part):
+class Progress(Part):
     """The state of a search after one of its episodes."""
 
     evaluations: int
@@ -19,7 +17,7 @@ class Progress(_Part):
     best_reward: float
 
 
-class Search(_Part):
+class Search(Part):
     """One search, with nothing remembered from any other."""
 
     searcher: str
@@ -34,7 +32,7 @@ class Search(_Part):
     curve: tuple[Progress, ...]
 
 
-class Final(_Part):
+class Final(Part):
     """A winner, fine-tuned and exported: what its file does."""
 
     test_accuracy: float
@@ -43,7 +41,7 @@ class Final(_Part):
     params_ratio: float
 
 
-class Spread(_Part):
+class Spread(Part):
     """Over seeds; the standard deviation of one value is 0."""
 
     mean: float
@@ -54,7 +52,7 @@ class Spread(_Part):
         return cls(mean=statistics.fmean(values), std=statistics.stdev(values) if len(values) > 1 else 0.0)
 
 
-class Standing(_Part):
+class Standing(Part):
     """A searcher's figures over its seeds."""
 
     searcher: str
@@ -67,7 +65,7 @@ class Standing(_Part):
     speedup: Spread | None
 
 
-class Comparison(_Part):
+class Comparison(Part):
     """`comparison.json`."""
 
     schema_version: Literal[1] = Field(1, alias="schema")

@@ -7,11 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from autoprune.errors import InputError
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """What all results have in common: frozen, finite, keys of later versions left alone."""
+
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
 
 
-class Figures(_Part):
+class Figures(Part):
     """What was measured of one exported model; accuracy is a fraction of the test split."""
 
     test_accuracy: float = Field(ge=0, le=1)
@@ -34,7 +36,7 @@ class Figures(_Part):
         return self
 
 
-class Ratios(_Part):
+class Ratios(Part):
     """Pruned divided by original; `speedup` is the other way round."""
 
     params: float = Field(gt=0)
@@ -46,13 +48,13 @@ class Ratios(_Part):
     speedup_quiet: float | None = None
 
 
-class Checks(_Part):
+class Checks(Part):
     onnx_parity_max_abs: float
     flushed_subnormals: int | None = None  # weights of the pruned model that the export set to zero
     target_met: bool
 
 
-class DropTrial(_Part):
+class DropTrial(Part):
     """A cut that was fine-tuned to find what `target.max_drop` allows; accuracies are of the whole search split.
 
     Ratios are shares of the original's cost, as predicted, in the target's metric.
@@ -67,7 +69,7 @@ class DropTrial(_Part):
     kept: bool = False  # whether this trial's model is the result
 
 
-class SearchFigures(_Part):
+class SearchFigures(Part):
     searcher: str
     evaluations: int
     wall_s: float
@@ -86,7 +88,7 @@ class SearchFigures(_Part):
         return next((trial for trial in self.max_drop_trials if trial.kept), None)
 
 
-class InputFigures(_Part):
+class InputFigures(Part):
     """How pixels become the exported file's input."""
 
     shape: tuple[int, int, int]
@@ -96,13 +98,13 @@ class InputFigures(_Part):
     classes: tuple[str, ...]
 
 
-class AdaptiveFigures(_Part):
+class AdaptiveFigures(Part):
     test_accuracy: float
     latency_ms_mean: float
     level_share: tuple[float, ...]
 
 
-class RunResult(_Part):
+class RunResult(Part):
     """`result.json`, schema 1; keys that this version does not know are left alone."""
 
     schema_version: Literal[1] = Field(1, alias="schema")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-Levels = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class LevelAnswers:
     """What `levels` levels, the smallest first, answer to the same N images, and what one image costs."""
 
     probabilities: Array  # (levels, N, classes)
-    labels: Levels  # (N,)
+    labels: Integers  # (N,)
     latency_ms: tuple[float, ...]  # of each level alone, of one image, measured
     router_ms: float = 0.0  # of one decision
     teacher: Array | None = None  # (N, classes) probabilities of the original
@@ -72,7 +72,7 @@ class Route:
     """What ran for each of N images."""
 
     ran: Bools  # (levels, N)
-    final: Levels  # (N,) the level whose answer counts: the last one that ran
+    final: Integers  # (N,) the level whose answer counts: the last one that ran
 
     def __post_init__(self) -> None:
         assert bool(self.ran[self.final, np.arange(len(self.final))].all())
@@ -88,7 +88,7 @@ class RoutedFigures:
     level_share: tuple[float, ...]  # of the images, by the level that answers
 
 
-Router = Callable[[int, Array], Levels]
+Router = Callable[[int, Array], Integers]
 """(level that has just run, its probabilities (n, classes)) -> (n,) the level to run next; that level itself: stop."""
 
 

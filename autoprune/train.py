@@ -92,14 +92,16 @@ def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
 
 def right_answers(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
     """(N,) bool: which images of `split` the model classifies right; it is left in evaluation mode."""
+    return logits_of(model, split, info).argmax(1) == split.labels
+
+
+def logits_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
+    """(N, classes) float32, of all images of `split`; the model is left in evaluation mode."""
     model.eval()
-    right = []
     with torch.inference_mode():
-        for start in range(0, len(split), EVALUATION_BATCH):
-            images = normalise(split.images[start : start + EVALUATION_BATCH], info)
-            labels = split.labels[start : start + EVALUATION_BATCH]
-            right.append(model(images).argmax(1) == labels)
-    return torch.cat(right)
+        starts = range(0, len(split), EVALUATION_BATCH)
+        batches = (normalise(split.images[start : start + EVALUATION_BATCH], info) for start in starts)
+        return torch.cat([model(images).float() for images in batches])
 
 
 def cross_entropy_loss(label_smoothing: float) -> Loss:

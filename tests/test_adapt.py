@@ -86,6 +86,9 @@ def test_bad_levels_are_refused_before_any_work(small_config: Path, tmp_path: Pa
         ended = autoprune("adapt", small_config, "-o", f"adaptive.max_ratios={ratios}", "--run-dir", tmp_path / "run")
         assert ended.returncode == 2
         assert "adaptive.max_ratios: must be 2 to 5 shares" in " ".join(ended.stderr.split())
+    ended = autoprune("adapt", small_config, "-o", "adaptive.max_ratios=[0.0001, 1.0]", "--run-dir", tmp_path / "run")
+    assert ended.returncode == 2
+    assert "is below the floor" in " ".join(ended.stderr.split())
     ended = autoprune("adapt", small_config, "-o", "model.checkpoint=null", "--run-dir", tmp_path / "run")
     assert ended.returncode == 2
     assert "levels are taught by a trained model" in " ".join(ended.stderr.split())

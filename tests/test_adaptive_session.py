@@ -1,6 +1,5 @@
 """Adaptive sessions: batches are answered as image by image, budgets are held, and bad input is an error."""
 
-import itertools
 import shutil
 import threading
 from pathlib import Path
@@ -150,7 +149,7 @@ def test_files_that_are_no_adaptive_model_are_refused(level_files: list[Path], a
     lying = tmp_path / "lying.onnx"
     shutil.copy(adaptive, lying)
     model = onnx.load(str(lying))
-    for entry in itertools.chain(model.metadata_props):
+    for entry in model.metadata_props:
         if entry.key == "levels":
             entry.value = "5"
     onnx.save(model, str(lying))
