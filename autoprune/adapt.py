@@ -191,7 +191,7 @@ def _trained(
     return train_levels(
         levels,
         prepared.data,
-        teacher=prepared.elastic.original,
+        teacher=prepared.teacher,
         config=config.finetune,
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, "levels"),

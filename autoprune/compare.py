@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from autoprune.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.config import RunConfig
-from autoprune.distill import RememberedLogits, finetune
+from autoprune.distill import finetune
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.errors import InputError
 from autoprune.export import export_onnx
@@ -144,10 +144,8 @@ def _finals(
     store: TrialStore,
 ) -> dict[PruningPolicy, tuple[Final, float]]:
     """What each winner's file does, and the original's test accuracy beside it."""
-    info, teacher = subject.data.info, prepared.elastic.original
-    remembers = config.finetune.augmented_forms is not None  # it takes memory, so it is asked for
-    answers = RememberedLogits(teacher, images=len(subject.data.train)) if remembers else None
-    export_onnx(teacher, run_dir.original_onnx, info)
+    info = subject.data.info
+    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
     found = {}
     for number, policy in enumerate(winners, 1):
         digest = hashlib.sha256(policy.key.encode()).hexdigest()[:12]
@@ -156,11 +154,10 @@ def _finals(
             tuned = finetune(
                 prepared.evaluator.candidate(policy),
                 subject.data,
-                teacher=teacher,
+                teacher=prepared.teacher,
                 config=config.finetune.model_copy(update={"epochs": epochs}),
                 learning_rate=config.finetune_learning_rate,
                 seed=derive_seed(config.seed, "finetune 0"),  # the same batches for all
-                answers=answers,
                 description=f"winner {number}/{len(winners)}",
                 state_path=run_dir.state / f"winner-{digest}.pt",
             )

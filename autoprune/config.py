@@ -165,9 +165,6 @@ class FinetuneConfig(Section):
         None, gt=0, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
     )
     augment: AugmentConfig = AugmentConfig()
-    augmented_forms: int | None = Field(
-        None, gt=0, description="show each image in so many augmented forms, in turn, and ask the teacher once for each"
-    )
 
 
 class AdaptiveConfig(Section):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.config import RunConfig
-from autoprune.distill import RememberedLogits, finetune
+from autoprune.distill import finetune
 from autoprune.earlier_run import check_start
 from autoprune.finalists import Finalists, corrected_limits, finalists
 from autoprune.policies.searcher import SearchResult
@@ -164,9 +164,6 @@ def best_finalist(
     if len(policies) == 1:
         return policies[0], {}
     epochs = config.search.finalist_epochs
-    teacher = prepared.elastic.original
-    remembers = config.finetune.augmented_forms is not None  # it takes memory, so it is asked for
-    answers = RememberedLogits(teacher, images=len(prepared.data.train)) if remembers else None
     scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
     for number, policy in enumerate(policies, 1):
         if policy.key in scores:
@@ -174,11 +171,10 @@ def best_finalist(
         tuned = finetune(
             prepared.evaluator.candidate(policy),
             prepared.data,
-            teacher=teacher,
+            teacher=prepared.teacher,
             config=config.finetune.model_copy(update={"epochs": epochs}),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, "finalists"),  # the same batches for all
-            answers=answers,
             description=f"finalist {number}/{len(policies)}",
             state_path=run_dir.state / f"finalist-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt",
         )

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.decision import Decision, search_decision
-from autoprune.distill import RememberedLogits
 from autoprune.errors import TargetError
 from autoprune.finetune_stage import FINETUNE_FACT, finetuned
 from autoprune.max_drop import kept_trial, next_ratio, paired_drop, part_name
@@ -58,7 +57,6 @@ class DropStage:
     prepared: Prepared
     run_dir: RunDir
     original_right: Tensor  # (N,) bool, of the search split
-    answers: RememberedLogits | None
 
     def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
         """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original.
@@ -80,9 +78,7 @@ class DropStage:
             if figures is None and same is not None:
                 figures = same.figures.model_copy(update={"ratio": ratio})
             if figures is None:
-                finetuned(
-                    config, self.subject, self.prepared, decision.policy, run_dir, store, logger, answers=self.answers
-                )
+                finetuned(config, self.subject, self.prepared, decision.policy, run_dir, store, logger)
                 figures = self._verdict(ratio, decision.policy, self.model_of(run_dir))
         if done is None:
             store.set_fact(VERDICT_FACT, figures.model_dump_json())
@@ -120,7 +116,6 @@ def cheapest_within_drop(
     """
     data, elastic = subject.data, prepared.elastic
     floor = floor_ratio(prepared.problem, target)
-    remembers = config.finetune.augmented_forms is not None
     stage = DropStage(
         config,
         target,
@@ -128,7 +123,6 @@ def cheapest_within_drop(
         prepared,
         run_dir,
         right_answers(elastic.original, data.search, data.info),
-        RememberedLogits(elastic.original, images=len(data.train)) if remembers else None,
     )
     trials: list[Trial] = []
     while True:

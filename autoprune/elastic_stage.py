@@ -29,6 +29,7 @@ def elastic_distilled(
         prepared.data,
         policies,
         smallest=prepared.problem.floor_policy,
+        teacher=prepared.teacher,
         evaluator=prepared.evaluator,
         config=config.elastic,
         distillation=config.finetune,

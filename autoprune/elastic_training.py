@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from autoprune.config import ElasticConfig, FinetuneConfig
 from autoprune.data import SearchData
-from autoprune.distill import distillation_loss, finetune_recipe
+from autoprune.distill import Teacher, distillation_loss, finetune_recipe
 from autoprune.elastic import ElasticModel
 from autoprune.evaluate import Evaluator
 from autoprune.fast_batchnorm import fast_batchnorm
@@ -31,6 +31,7 @@ def train_elastic(
     policies: Sequence[PruningPolicy],
     *,
     smallest: PruningPolicy,
+    teacher: Teacher,
     evaluator: Evaluator,
     config: ElasticConfig,
     distillation: FinetuneConfig,
@@ -39,7 +40,7 @@ def train_elastic(
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> ElasticModel:
-    """The same elastic model over trained weights. `elastic.original` teaches and is not changed.
+    """The same elastic model over trained weights. `teacher` is of `elastic.original`, which is not changed.
 
     Most steps train one of `policies`, drawn by chance; `config.ends_share` of them the largest cut or the `smallest`.
     The state whose cuts have the highest accuracy on the search split, a mean over some of them, is returned.
@@ -55,7 +56,7 @@ def train_elastic(
         data,
         loss=elastic_loss(
             elastic,
-            distillation_loss(elastic.original.eval(), distillation),
+            distillation_loss(teacher, distillation),
             policies,
             ends=(elastic.full_policy, smallest),
             ends_share=config.ends_share,
@@ -86,7 +87,7 @@ def elastic_loss(
     """
 
     def loss_of_a_cut(model: nn.Module, batch: Batch) -> Tensor:
-        chance = rng(seed, f"cut {batch.form} {int(batch.indices[0])}")
+        chance = rng(seed, f"cut {batch.step}")
         choices = ends if chance.random() < ends_share else policies
         policy = choices[int(chance.integers(len(choices)))]
         whole = elastic.with_weights_of(model)

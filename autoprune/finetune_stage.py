@@ -7,7 +7,7 @@ from dataclasses import asdict
 from torch import nn
 
 from autoprune.config import FinetuneConfig, RunConfig
-from autoprune.distill import RememberedLogits, finetune
+from autoprune.distill import finetune
 from autoprune.elastic import ElasticModel
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared
@@ -47,19 +47,13 @@ def finetuned(
     run_dir: RunDir,
     store: TrialStore,
     logger: RunLogger,
-    *,
-    answers: RememberedLogits | None = None,
 ) -> nn.Module:
-    """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage.
-
-    `answers` are the original's to the first step's training images, for several models that are fine-tuned in turn.
-    """
+    """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage."""
     if (run_dir.pruned / STRUCTURE_FILE).is_file():
         return load_pruned(run_dir.pruned, architecture=prepared.elastic.cut(prepared.elastic.full_policy))
     steps = cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step)
     logs: list[EpochLog] = []
     elastic = prepared.elastic
-    teacher = elastic.original
     for index, (step_policy, epochs) in enumerate(zip(steps, _shares(config.finetune.epochs, len(steps)), strict=True)):
         elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
         if epochs == 0:
@@ -74,11 +68,10 @@ def finetuned(
         tuned = finetune(
             elastic.original,
             subject.data,
-            teacher=teacher,
+            teacher=prepared.teacher,
             config=_with_epochs(config.finetune, epochs),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, f"finetune {index}"),
-            answers=answers if index == 0 else None,
             description="fine-tuning" if len(steps) == 1 else f"fine-tuning {index + 1}/{len(steps)}",
             state_path=run_dir.state / f"finetune-{index}.pt",
             on_epoch=on_epoch,

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from autoprune.batchnorm import recalibrate_batchnorm
 from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData, normalise
-from autoprune.distill import finetune_recipe, taught_value
+from autoprune.distill import Teacher, finetune_recipe, taught_value
 from autoprune.elastic import ElasticModel
 from autoprune.policy import AdaptivePolicy
 from autoprune.train import EVALUATION_BATCH, Batch, EpochLog, Loss, fit
@@ -80,7 +80,7 @@ def train_levels(
     levels: Levels,
     data: SearchData,
     *,
-    teacher: nn.Module,
+    teacher: Teacher,
     config: FinetuneConfig,
     learning_rate: float,
     seed: int,
@@ -94,7 +94,7 @@ def train_levels(
     trained = fit(
         levels,
         data,
-        loss=levels_loss(teacher.eval(), config),
+        loss=levels_loss(teacher, config),
         recipe=finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate),
         seed=seed,
         description="levels",
@@ -106,12 +106,11 @@ def train_levels(
     return trained
 
 
-def levels_loss(teacher: nn.Module, config: FinetuneConfig) -> Loss:
+def levels_loss(teacher: Teacher, config: FinetuneConfig) -> Loss:
     """The distillation loss of a batch, a mean over the levels; the teacher is asked once for all of them."""
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        with torch.no_grad():
-            taught = teacher(batch.images).float()
+        taught = teacher(batch)
         values = [taught_value(logits.float(), taught, batch.labels, config) for logits in model(batch.images)]
         return torch.stack(values).mean()
 

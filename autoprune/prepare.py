@@ -9,6 +9,7 @@ from torch import nn
 from autoprune.config import RunConfig, TargetConfig, check_bounds
 from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
+from autoprune.distill import Teacher
 from autoprune.earlier_run import earlier_policies
 from autoprune.elastic import ElasticModel
 from autoprune.energy import estimated_energy_mj, work_of
@@ -35,6 +36,7 @@ class Prepared:
     elastic: ElasticModel
     model_groups: ModelGroups
     evaluator: Evaluator
+    teacher: Teacher  # the original, for all trainings that follow
     latency: LatencyModel
     problem: SearchProblem
 
@@ -91,7 +93,15 @@ def prepare(
         store=store,
         known=known,
     )
-    return Prepared(data, elastic, model_groups, evaluator, latency, _with_sensitivities(problem, evaluator))
+    return Prepared(
+        data=data,
+        elastic=elastic,
+        model_groups=model_groups,
+        evaluator=evaluator,
+        teacher=Teacher.of(model, data, config.finetune),
+        latency=latency,
+        problem=_with_sensitivities(problem, evaluator),
+    )
 
 
 def channel_scores(

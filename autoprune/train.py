@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.config import TrainConfig
+from autoprune.config import AugmentConfig, TrainConfig
 from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise
 from autoprune.errors import RunError
 from autoprune.fast_batchnorm import fast_batchnorm
@@ -27,12 +27,13 @@ MOMENTUM = 0.9
 @dataclass(frozen=True)
 class Batch:
     """What one step sees: normalised images (N, C, H, W), labels (N,), their places in the train split (N,), and
-    which form of augmentation they are in: equal places and forms are equal images."""
+    which form of augmentation each is in (N,), as far as forms are told apart: equal places and forms, equal images."""
 
     images: Tensor
     labels: Tensor
     indices: Tensor
-    form: int
+    forms: Tensor | None
+    step: int  # since training began
 
 
 # (model in training mode, batch) to a scalar loss.
@@ -50,7 +51,6 @@ class FitRecipe:
     ema_decay: float
     schedule: Schedule
     augmentation: Augmentation
-    augmented_forms: int | None = None  # each image is seen in so many forms, in turn; None: a new one each epoch
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,10 @@ class EpochLog:
     train_loss: float
     search_accuracy: float
     learning_rate: float
+
+
+def augmentation_of(config: AugmentConfig) -> Augmentation:
+    return Augmentation(config.crop_padding, config.flip, config.erase_size)
 
 
 def one_cycle(share_done: float) -> float:
@@ -128,7 +132,7 @@ def train_baseline(
         weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
         schedule=one_cycle,
-        augmentation=Augmentation(config.augment.crop_padding, config.augment.flip, config.augment.erase_size),
+        augmentation=augmentation_of(config.augment),
     )
     return fit(
         model,
@@ -237,14 +241,19 @@ def fit(
 def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
     order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
-    form = epoch if recipe.augmented_forms is None else epoch % recipe.augmented_forms
-    draws = draw(len(order), data.info.input_shape[1:], recipe.augmentation, _generator(seed, f"augmentation {form}"))
+    draws = draw(len(order), data.info.input_shape[1:], recipe.augmentation, _generator(seed, f"augmentation {epoch}"))
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(recipe.batch_size, len(order))
-    for start in range(0, len(order) - size + 1, size):
-        chosen = order[start : start + size]
-        images = augment(data.train.images[chosen], recipe.augmentation, draws.select(chosen))
-        yield Batch(normalise(images, data.info), data.train.labels[chosen], chosen, form)
+    batches = len(order) // size
+    for number, chosen in enumerate(order[: batches * size].split(size)):
+        drawn = draws.select(chosen)
+        yield Batch(
+            normalise(augment(data.train.images[chosen], recipe.augmentation, drawn), data.info),
+            data.train.labels[chosen],
+            chosen,
+            drawn.forms(recipe.augmentation),
+            epoch * batches + number,
+        )
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoprune import progress
 from autoprune.config import RunConfig, find_config, load_config
-from autoprune.distill import RememberedLogits, finetune
+from autoprune.distill import finetune
 from autoprune.elastic_stage import elastic_distilled
 from autoprune.evaluate import Evaluator
 from autoprune.policies.heuristics import varied_policies
@@ -43,8 +43,7 @@ def main() -> None:
     store = TrialStore(run_dir.trials)
     prepared = prepare(config, subject.model, subject.data, store=store)
     policies = varied_policies(prepared.problem, arguments.policies, seed=derive_seed(0, "proxy correlation"))
-    answers = RememberedLogits(prepared.elastic.original, images=len(prepared.data.train))
-    tuned = [fine_tuned(prepared, policy, config, arguments.epochs, answers, run_dir, store) for policy in policies]
+    tuned = [fine_tuned(prepared, policy, config, arguments.epochs, run_dir, store) for policy in policies]
     with RunLogger(run_dir.logs) as logger:
         searched = elastic_distilled(prepared, config, run_dir, logger)
     rewards = [searched.problem.evaluate(policy).reward for policy in policies]
@@ -79,7 +78,6 @@ def fine_tuned(
     policy: PruningPolicy,
     config: RunConfig,
     epochs: int,
-    answers: RememberedLogits,
     run_dir: RunDir,
     store: TrialStore,
 ) -> dict[str, float]:
@@ -90,11 +88,10 @@ def fine_tuned(
         model = finetune(
             prepared.evaluator.candidate(policy),
             prepared.data,
-            teacher=prepared.elastic.original,
-            config=config.finetune.model_copy(update={"epochs": epochs, "augmented_forms": epochs}),
+            teacher=prepared.teacher,
+            config=config.finetune.model_copy(update={"epochs": epochs}),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(0, "proxy correlation"),  # the same batches for all
-            answers=answers,
             description="fine-tuning",
             state_path=run_dir.state / "proxy.pt",
         )

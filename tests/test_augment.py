@@ -93,3 +93,22 @@ def test_normalise_by_hand() -> None:
     assert torch.allclose(out, torch.tensor([[[[-2.0, 2.0]], [[0.0, 2.0]]]]), atol=1e-6)
     batch = normalise(torch.zeros(2, 2, 4, 4, dtype=torch.uint8), info)
     assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 2), st.booleans())
+def test_equal_forms_are_equal_images(seed: int, padding: int, flip: bool) -> None:
+    """No pixel of the image has its like, so that no two forms look alike."""
+    augmentation = Augmentation(crop_padding=padding, flip=flip)
+    draws = draw(40, (SIZE, SIZE), augmentation, generator(seed))
+    forms = draws.forms(augmentation)
+    assert forms is not None and augmentation.forms == (2 * padding + 1) ** 2 * (1 + flip)
+    assert int(forms.min()) >= 0 and int(forms.max()) < augmentation.forms
+    seen = [image.contiguous().numpy().tobytes() for image in augment(IMAGE.repeat(40, 1, 1, 1), augmentation, draws)]
+    for first in range(40):
+        assert [form == forms[first] for form in forms] == [image == seen[first] for image in seen]
+
+
+def test_an_erased_square_has_no_forms() -> None:
+    augmentation = Augmentation(erase_size=2)
+    assert augmentation.forms is None
+    assert draw(3, (SIZE, SIZE), augmentation, generator(0)).forms(augmentation) is None

@@ -2,17 +2,26 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from models_for_tests import NO_AUGMENTATION, elastic_net, images_for, little_data, same_state, trained_resnet
+from models_for_tests import (
+    NO_AUGMENTATION,
+    asked_each_time,
+    elastic_net,
+    images_for,
+    little_data,
+    same_state,
+    trained_resnet,
+)
 from torch import Tensor, nn
 
 from autoprune.batchnorm import recalibrate_batchnorm
-from autoprune.config import FinetuneConfig
+from autoprune.config import AugmentConfig, FinetuneConfig
 from autoprune.data import normalise
-from autoprune.distill import RememberedLogits, attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.distill import Teacher, attention_distance, distillation_loss, finetune, stage_layers
 from autoprune.elastic import ElasticModel, changed_layers
 from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
@@ -23,7 +32,8 @@ CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGME
 
 
 def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
-    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), form)
+    forms = torch.full((len(labels),), form)
+    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms, step=0)
 
 
 class Constant(nn.Module):
@@ -42,7 +52,9 @@ def test_the_loss_by_hand(weight: float, temperature: float) -> None:
     """Two logits that differ by d give the first class sigmoid(d / T)."""
     teacher, student = Constant(3.0, 1.0), Constant(0.0, 1.0)
     config = FinetuneConfig(distill_weight=weight, temperature=temperature)
-    loss = distillation_loss(teacher, config)(student, batch_of(torch.zeros(5, 1, 1, 1), [0, 0, 0, 1, 1]))
+    loss = distillation_loss(asked_each_time(teacher), config)(
+        student, batch_of(torch.zeros(5, 1, 1, 1), [0, 0, 0, 1, 1])
+    )
     p, q = (1 / (1 + math.exp(-difference / temperature)) for difference in (2.0, -1.0))
     kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
     q1 = 1 / (1 + math.exp(1.0))
@@ -75,7 +87,7 @@ def test_the_feature_term_is_added() -> None:
     batch = batch_of(images_for("flatten", 4), [0, 1, 2, 3])
     layers = ("features.3",)
     plain, with_features = (
-        distillation_loss(teacher, FinetuneConfig(feature_weight=weight), layers)(student, batch)
+        distillation_loss(asked_each_time(teacher), FinetuneConfig(feature_weight=weight), layers)(student, batch)
         for weight in (0.0, 3.0)
     )
     with torch.no_grad():
@@ -103,7 +115,9 @@ def half_cut(teacher: nn.Module) -> nn.Module:
 
 
 def tuned(model: nn.Module, teacher: nn.Module, config: FinetuneConfig = CONFIG, seed: int = 0) -> nn.Module:
-    return finetune(model, little_data(), teacher=teacher, config=config, learning_rate=0.05, seed=seed)
+    return finetune(
+        model, little_data(), teacher=asked_each_time(teacher), config=config, learning_rate=0.05, seed=seed
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
@@ -116,7 +130,10 @@ def test_a_cut_of_every_kind_of_net_can_be_fine_tuned(name: str) -> None:
     before = copy.deepcopy(cut)
     config = CONFIG.model_copy(update={"epochs": 1, "batch_size": 128})
     logs: list[EpochLog] = []
-    finetune(cut, data, teacher=teacher, config=config, learning_rate=0.01, seed=0, on_epoch=logs.append)
+    finetune(
+        cut, data, teacher=Teacher.of(teacher, data, config), config=config, learning_rate=0.01, seed=0,
+        on_epoch=logs.append,
+    )  # fmt: skip
     assert math.isfinite(logs[0].train_loss)
     assert not any(
         torch.equal(ours, theirs) for ours, theirs in zip(cut.parameters(), before.parameters(), strict=True)
@@ -129,7 +146,8 @@ def test_fine_tuning_mends_a_cut_and_leaves_the_teacher() -> None:
     cut = half_cut(teacher)
     cut_accuracy = accuracy(cut, data.search, data.info)
     logs: list[EpochLog] = []
-    best = finetune(cut, data, teacher=teacher, config=CONFIG, learning_rate=0.05, seed=0, on_epoch=logs.append)
+    remembering = Teacher.of(teacher, data, CONFIG)
+    best = finetune(cut, data, teacher=remembering, config=CONFIG, learning_rate=0.05, seed=0, on_epoch=logs.append)
     best_accuracy = accuracy(best, data.search, data.info)
     assert accuracy(teacher, data.search, data.info) > 0.5
     assert best_accuracy > cut_accuracy + 0.05
@@ -141,12 +159,18 @@ def test_fine_tuning_mends_a_cut_and_leaves_the_teacher() -> None:
 
 def test_features_of_the_teacher_can_be_followed() -> None:
     """The feature term is in the loss of every step. Whether it helps here is another matter."""
-    teacher, logs = trained_resnet(), list[EpochLog]()
+    teacher, data, logs = trained_resnet(), little_data(), list[EpochLog]()
     for weight in (0.0, 100.0):
         config = CONFIG.model_copy(update={"epochs": 1, "feature_weight": weight})
         student = half_cut(teacher)
         guided = finetune(
-            student, little_data(), teacher=teacher, config=config, learning_rate=0.05, seed=0, on_epoch=logs.append
+            student,
+            data,
+            teacher=Teacher.of(teacher, data, config),
+            config=config,
+            learning_rate=0.05,
+            seed=0,
+            on_epoch=logs.append,
         )
         assert all(torch.isfinite(tensor).all() for tensor in guided.state_dict().values())
     plain, with_features = logs
@@ -168,7 +192,7 @@ class Counting(nn.Module):
 
 def test_each_form_of_an_image_is_asked_for_once() -> None:
     teacher = Counting()
-    remembered = RememberedLogits(teacher, images=6)
+    remembered = Teacher(teacher, images=6, classes=2, forms=2)
     images = torch.randn(2, 6, 1, 2, 2, generator=torch.Generator().manual_seed(0))  # two forms of six images
     orders = ([[0, 1, 2], [3, 4, 5]], [[5, 0, 3], [2, 4, 1]])
     for order in (*orders, orders[0]):
@@ -180,27 +204,43 @@ def test_each_form_of_an_image_is_asked_for_once() -> None:
     assert teacher.asked == 12
 
 
-def test_an_image_not_seen_before_makes_its_batch_be_asked_about() -> None:
+def test_only_what_is_not_known_of_a_batch_is_asked_about() -> None:
     """Each epoch leaves out the images that fill no batch: the next one may bring them with known ones."""
     teacher = Counting()
-    remembered = RememberedLogits(teacher, images=3)
+    remembered = Teacher(teacher, images=3, classes=2, forms=1)
     images = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    for indices in ([0, 1], [1, 2], [2, 0]):
+    for indices, asked in (([0, 1], 2), ([1, 2], 3), ([2, 0], 3)):
         torch.testing.assert_close(
             remembered(batch_of(images[indices], [0, 0], indices))[:, 0], images[indices].flatten(1).mean(1)
         )
-    assert teacher.asked == 4
+        assert teacher.asked == asked
+
+
+def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_for_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = torch.ones(2, 1, 2, 2)
+    batch = batch_of(images, [0, 0])
+    monkeypatch.setattr("autoprune.distill.REMEMBERED_BYTES", 16.0)  # two images, two classes, one form
+    for teacher, given, asked in (
+        (Teacher(Counting(), images=2, classes=2, forms=1), batch, 2),
+        (Teacher(Counting(), images=2, classes=2, forms=100), batch, 4),
+        (Teacher(Counting(), images=2, classes=2, forms=1), replace(batch, forms=None), 4),
+    ):
+        for _ in range(2):
+            assert teacher(given).tolist() == [[1.0, -1.0]] * 2
+        assert teacher.model.asked == asked
 
 
 def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same forms with and without memory. An epoch's images in another order are another batch for the teacher,
-    and equal up to rounding only where each image is computed by itself: hence float32 and a tolerance."""
+    """Two forms, so that half of the images come back as they were in the second epoch. What is not known of a batch
+    is another batch for the teacher, and its answers are equal up to rounding: hence float32 and a tolerance."""
     monkeypatch.setattr("autoprune.train.has_fast_bf16", lambda: False)
-    teacher = trained_resnet()
-    config = CONFIG.model_copy(update={"epochs": 2, "augmented_forms": 1})
-    remembered = tuned(half_cut(teacher), teacher, config)
-    monkeypatch.setattr(RememberedLogits, "__call__", lambda self, batch: self._model(batch.images))
-    asked = tuned(half_cut(teacher), teacher, config)
+    model, data = trained_resnet(), little_data()
+    config = CONFIG.model_copy(update={"epochs": 2, "augment": AugmentConfig(crop_padding=0, flip=True)})
+    teacher = Teacher.of(model, data, config)
+    remembered = finetune(half_cut(model), data, teacher=teacher, config=config, learning_rate=0.05, seed=0)
+    asked = tuned(half_cut(model), model, config)
     for name, tensor in remembered.state_dict().items():
         torch.testing.assert_close(tensor, asked.state_dict()[name], rtol=1e-3, atol=1e-4)
 
@@ -242,10 +282,11 @@ def test_an_interrupted_fine_tuning_goes_on(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"epochs": 2})
     with pytest.raises(Stopped):
         finetune(
-            half_cut(teacher), data, teacher=teacher, config=config, learning_rate=0.05, seed=0,
+            half_cut(teacher), data, teacher=asked_each_time(teacher), config=config, learning_rate=0.05, seed=0,
             state_path=state, on_epoch=stop,
         )  # fmt: skip
     resumed = finetune(
-        half_cut(teacher), data, teacher=teacher, config=config, learning_rate=0.05, seed=0, state_path=state
-    )
+        half_cut(teacher), data, teacher=asked_each_time(teacher), config=config, learning_rate=0.05, seed=0,
+        state_path=state,
+    )  # fmt: skip
     assert same_state(resumed, tuned(half_cut(teacher), teacher, config))

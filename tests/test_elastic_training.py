@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from models_for_tests import (
     NO_AUGMENTATION,
     SMALL_NETS,
+    asked_each_time,
     elastic_net,
     images_for,
     little_data,
@@ -36,10 +37,10 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(batch.images).float(), batch.labels)
 
 
-def batch_for(name: str, first: int = 0, form: int = 0) -> Batch:
+def batch_for(name: str, step: int = 0) -> Batch:
     count = 6
     labels = torch.arange(count) % CLASSES.get(name, 4)
-    return Batch(images_for(name, count), labels, torch.arange(first, first + count), form)
+    return Batch(images_for(name, count), labels, torch.arange(count), None, step)
 
 
 def trainable(elastic: ElasticModel) -> nn.Module:
@@ -89,7 +90,7 @@ def test_batches_draw_their_cuts_and_a_batch_always_draws_the_same() -> None:
             for policy in [*policies, *ends]
         }
         loss = elastic_loss(elastic, cross_entropy, policies, ends=ends, ends_share=ends_share, seed=seed)
-        found = [loss(whole, batch_for("flatten", first, form)).item() for first in range(20) for form in range(3)]
+        found = [loss(whole, batch_for("flatten", step=step)).item() for step in range(60)]
         return [losses[min(losses, key=lambda known: abs(known - value))] for value in found]
 
     assert set(drawn(0.0)) == set(policies)
@@ -123,6 +124,7 @@ def distilled(
         data,
         [halved(elastic), *(random_policy(elastic, seed=seed) for seed in range(4))],
         smallest=halved(elastic),
+        teacher=asked_each_time(elastic.original),
         evaluator=Evaluator(elastic, data, score_images=500, calibration_images=256, repairs=False),
         config=ElasticConfig(epochs=epochs, ends_share=0.2),
         distillation=FINETUNE,

@@ -7,6 +7,7 @@ import torch
 from models_for_tests import (
     NO_AUGMENTATION,
     SMALL_NETS,
+    asked_each_time,
     elastic_net,
     images_for,
     little_data,
@@ -101,16 +102,16 @@ def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> 
     levels = Levels(elastic, nested_levels(elastic)).eval()
     asked = []
 
-    class Teacher(torch.nn.Module):
+    class Zeros(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             asked.append(len(images))
             return torch.zeros(len(images), 4)
 
     images = images_for("resnet20", 6)
-    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), 0)
+    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), None, step=0)
     config = FinetuneConfig(distill_weight=0.0)
     with torch.no_grad():
-        value = levels_loss(Teacher(), config)(levels, batch)
+        value = levels_loss(asked_each_time(Zeros()), config)(levels, batch)
         expected = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in levels(images)]
     assert asked == [6]
     assert torch.allclose(value, torch.stack(expected).mean())
@@ -128,12 +129,13 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     )
     floor = PruningPolicy.of({group.name: -(-group.channels // 2) for group in groups})
     policy = AdaptivePolicy((floor, elastic.full_policy))
+    teacher = asked_each_time(model)
     untrained = right_by_level(Levels(elastic, policy), data.search, data).float().mean(1)
 
     def trained(state_path: Path | None) -> Levels:
         levels = Levels(elastic, policy)
         return train_levels(
-            levels, data, teacher=model, config=FINETUNE, learning_rate=0.05, seed=0, state_path=state_path
+            levels, data, teacher=teacher, config=FINETUNE, learning_rate=0.05, seed=0, state_path=state_path
         )
 
     whole = trained(None)
@@ -152,7 +154,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
         train_levels(
             Levels(elastic, policy),
             data,
-            teacher=model,
+            teacher=teacher,
             config=FINETUNE,
             learning_rate=0.05,
             seed=0,

@@ -209,18 +209,6 @@ def test_each_epoch_has_an_order_and_an_augmentation_of_its_own() -> None:
     assert not torch.equal(other_seed[1], first[1])
 
 
-def test_augmented_forms_come_back_in_turn_and_in_another_order() -> None:
-    recipe = replace(RECIPE, batch_size=100, augmented_forms=3)
-    epochs = [seen(recipe, epoch) for epoch in range(5)]
-    for early, late in ((0, 3), (1, 4)):
-        assert torch.equal(epochs[early][1], epochs[late][1])
-        assert epochs[early][0] != epochs[late][0]
-    assert not torch.equal(epochs[0][1], epochs[1][1])
-    assert not torch.equal(epochs[0][1], epochs[2][1])
-    forms = [{batch.form for batch in epoch_batches(DATA, recipe, epoch, seed=0)} for epoch in range(4)]
-    assert forms == [{0}, {1}, {2}, {0}]
-
-
 def test_learning_rates_can_be_set_for_single_parameters() -> None:
     model = net()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
@@ -264,7 +252,7 @@ def test_label_smoothing_by_hand() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)  # shares 1/4 and 3/4
 
-    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), 0)
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), None, step=0)
     value = cross_entropy_loss(0.2)(Fixed(), batch)
     assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 

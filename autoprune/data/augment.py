@@ -17,6 +17,16 @@ class Augmentation:
     flip: bool = True
     erase_size: int = 0
 
+    @property
+    def offsets(self) -> int:
+        """How many places a crop can have along one side."""
+        return 2 * self.crop_padding + 1
+
+    @property
+    def forms(self) -> int | None:
+        """How many different images one image can become; None with an erased square: hardly any comes twice then."""
+        return None if self.erase_size else self.offsets**2 * (1 + self.flip)
+
 
 @dataclass(frozen=True)
 class AugmentationDraws:
@@ -31,12 +41,19 @@ class AugmentationDraws:
     def select(self, indices: Tensor) -> "AugmentationDraws":
         return AugmentationDraws(*(getattr(self, field.name)[indices] for field in fields(self)))
 
+    def forms(self, augmentation: Augmentation) -> Tensor | None:
+        """Which of `augmentation.forms` each image takes (N,): equal numbers, equal images. None if it has none."""
+        if augmentation.forms is None:
+            return None
+        crops = self.crop_row * augmentation.offsets + self.crop_column
+        return crops * 2 + self.flipped if augmentation.flip else crops
+
 
 def draw(
     count: int, size: tuple[int, int], augmentation: Augmentation, generator: torch.Generator
 ) -> AugmentationDraws:
     """Draw for `count` images of `size` (height, width)."""
-    offsets = 2 * augmentation.crop_padding + 1
+    offsets = augmentation.offsets
     height, width = size
     return AugmentationDraws(
         crop_row=torch.randint(0, offsets, (count,), generator=generator),

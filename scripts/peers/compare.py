@@ -13,7 +13,7 @@ from torch import nn
 from autoprune import __version__
 from autoprune.cost import count_cost
 from autoprune.data import normalise
-from autoprune.distill import RememberedLogits
+from autoprune.distill import Teacher
 from autoprune.errors import InputError
 from autoprune.files import read_json, require_free_space, write_json
 from autoprune.final import environment, score_onnx
@@ -134,25 +134,22 @@ def _brought_to_our_latency(workshop: Workshop, version: str) -> Entrant:
 
 
 def _all_tuned(entrants: Sequence[Entrant], contest: Contest, schedule: Schedule) -> list[Entrant]:
-    """The teacher answers all of them alike, so with augmented forms it is asked once."""
-    remembers = contest.config.finetune.augmented_forms is not None
-    answers = RememberedLogits(contest.original, images=len(contest.subject.data.train)) if remembers else None
+    """The teacher answers all of them alike, so it is asked once."""
+    teacher = Teacher.of(contest.original, contest.subject.data, contest.config.finetune)
     return [
-        entrant if entrant.cut is None else _tuned(entrant, entrant.cut, contest, schedule, answers)
+        entrant if entrant.cut is None else _tuned(entrant, entrant.cut, contest, schedule, teacher)
         for entrant in entrants
     ]
 
 
-def _tuned(
-    entrant: Entrant, cut: nn.Module, contest: Contest, schedule: Schedule, answers: RememberedLogits | None
-) -> Entrant:
+def _tuned(entrant: Entrant, cut: nn.Module, contest: Contest, schedule: Schedule, teacher: Teacher) -> Entrant:
     row, folder = entrant.row, schedule.folder(entrant.folder)
     try:
         if row.name == OURS and schedule.is_of(contest):
             tuned = as_run(contest, folder)
         else:
             model = copy.deepcopy(cut)  # it is fine-tuned again with the next seed
-            tuned = fine_tuned(model, contest, schedule, folder, answers=answers, name=row.name)
+            tuned = fine_tuned(model, contest, schedule, folder, teacher=teacher, name=row.name)
     except Exception as error:
         if row.name == OURS:
             raise

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.distill import RememberedLogits, finetune
+from autoprune.distill import Teacher, finetune
 from autoprune.export import export_onnx
 from autoprune.files import read_json, write_json
 from autoprune.seeding import derive_seed
@@ -40,7 +40,7 @@ class Schedule:
 
 
 def fine_tuned(
-    model: nn.Module, contest: Contest, schedule: Schedule, folder: Path, *, answers: RememberedLogits | None, name: str
+    model: nn.Module, contest: Contest, schedule: Schedule, folder: Path, *, teacher: Teacher, name: str
 ) -> Tuned:
     """Fine-tune `model`, a cut of the original, into `folder`; goes on where an earlier call was stopped."""
     if not (folder / TUNED_FILE).is_file():
@@ -49,11 +49,10 @@ def fine_tuned(
         tuned = finetune(
             model,
             contest.subject.data,
-            teacher=contest.original,
+            teacher=teacher,
             config=config.finetune.model_copy(update={"epochs": schedule.epochs}),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(schedule.seed, "finetune 0"),  # as a run does
-            answers=answers,
             description=f"{name}, seed {schedule.seed}",
             state_path=folder / STATE_FILE,
         )
