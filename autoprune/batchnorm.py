@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from autoprune.branches import Nothing
 from autoprune.fast_batchnorm import fast_batchnorm
-from autoprune.groups import evaluation_mode
+from autoprune.forward_pass import evaluation_mode, normalised_layers
 
 BATCH = 256
 FOLDED_ALIKE = 1e-3  # logits of a folded model may be off by this share of their spread: rounding
@@ -40,34 +41,6 @@ def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> Tensor:
     return torch.cat(answers)
 
 
-def normalised_layers(model: nn.Module, image: Tensor) -> dict[str, str]:
-    """The convolutions whose output a BatchNorm reads, each with that BatchNorm's name.
-
-    `image` (1, C, H, W) is run through `model`. Layers that run more than once are left out.
-    """
-    outputs: list[tuple[str, Tensor]] = []  # alive until the end, so that no two share an identity
-    reads: list[tuple[str, Tensor]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(
-                module.register_forward_hook(lambda _layer, _args, output, name=name: outputs.append((name, output)))
-            )
-        elif isinstance(module, nn.BatchNorm2d):
-            handles.append(
-                module.register_forward_pre_hook(lambda _norm, args, name=name: reads.append((name, args[0])))
-            )
-    try:
-        with evaluation_mode(model), torch.inference_mode():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    ran = [name for name, _ in (*outputs, *reads)]
-    pairs = {layer: norm for norm, read in reads for layer, output in outputs if output is read}
-    return {layer: norm for layer, norm in pairs.items() if ran.count(layer) == ran.count(norm) == 1}
-
-
 def foldable_layers(model: nn.Module, images: Tensor) -> dict[str, str]:
     """`normalised_layers`, if folding them all leaves the model's answers to `images` as they are; else none.
 
@@ -83,10 +56,16 @@ def foldable_layers(model: nn.Module, images: Tensor) -> dict[str, str]:
 
 
 def fold_batchnorm(model: nn.Module, pairs: dict[str, str]) -> None:
-    """Give the layers named in `pairs` the work of their BatchNorms, in place; for inference only."""
+    """Give the layers named in `pairs` the work of their BatchNorms, in place; for inference only.
+
+    Layers that are gone have none.
+    """
     model.eval()
     for layer, norm in pairs.items():
-        convolution = cast(nn.Conv2d, model.get_submodule(layer))
+        convolution = model.get_submodule(layer)
+        if isinstance(convolution, Nothing):
+            continue
+        assert isinstance(convolution, nn.Conv2d)
         read_by = cast(nn.BatchNorm2d, model.get_submodule(norm))
         assert read_by.running_mean is not None and read_by.running_var is not None
         convolution.weight, convolution.bias = fuse_conv_bn_weights(

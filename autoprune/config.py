@@ -130,6 +130,7 @@ class SearchConfig(Section):
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
+    drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
     finalists: int = Field(4, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")

@@ -12,8 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from autoprune.elastic import ElasticModel, layer_sides
-from autoprune.groups import Axis, evaluation_mode, is_depthwise
+from autoprune.elastic import ElasticModel
+from autoprune.forward_pass import evaluation_mode
+from autoprune.groups import Axis, is_depthwise, layer_sides
 from autoprune.policy import PruningPolicy
 
 AXES: tuple[Axis, ...] = ("in", "out")
@@ -44,19 +45,26 @@ class LayerShape:
     # Cached: a search asks for these of the same few shapes a million times.
     @cached_property
     def macs(self) -> int:
-        weights = self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
-        return weights * math.prod(self.out_size)
+        return self._weights * math.prod(self.out_size)
 
     @cached_property
     def params(self) -> int:
-        weights = self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
-        return weights + (self.out_channels if self.bias else 0)
+        return self._weights + (self.out_channels if self.bias else 0)
 
     @cached_property
     def values_moved(self) -> int:
         """Weights, inputs and outputs, each once."""
         inputs, outputs = self.in_channels * math.prod(self.in_size), self.out_channels * math.prod(self.out_size)
         return self.params + inputs + outputs
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no channel is left on one side: there is no such layer, then."""
+        return not (self.in_channels and self.out_channels)
+
+    @property
+    def _weights(self) -> int:
+        return 0 if self.is_empty else self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
 
     def resized(self, *, in_channels: int, out_channels: int) -> "LayerShape":
         if self.kind == "depthwise":
@@ -121,6 +129,7 @@ class CutShapes:
         self._fixed: dict[tuple[str, Axis], int] = {}
         self._brings: dict[tuple[str, Axis], list[tuple[str, list[int]]]] = {}
         self._norms: list[str] = []
+        self._branches = [(group.name, frozenset(group.branch)) for group in elastic.groups if group.branch]
         covered_params = sum(shape.params for shape in self.original.values())
         for name, module in elastic.original.named_modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
@@ -163,17 +172,26 @@ class CutShapes:
         return known[widths]
 
     def layers(self, policy: PruningPolicy) -> dict[str, LayerShape]:
+        """Those that are left of the layers, by name."""
         channels = policy.as_dict()
-        return {name: self.layer(name, channels) for name in self.original}
+        gone = self.gone_layers(channels)
+        return {name: self.layer(name, channels) for name in self.original if name not in gone}
+
+    def gone_layers(self, channels: Mapping[str, int]) -> frozenset[str]:
+        """Those of the branches that keep no channel."""
+        return frozenset().union(*(branch for group, branch in self._branches if not channels[group]))
 
     def cost(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()
         macs, params = 0, self._other_params
+        gone = self.gone_layers(channels)
         for name in self.original:
-            layer = self.layer(name, channels)
-            macs += layer.macs
-            params += layer.params
-        return Cost(macs, params + sum(2 * self._side(name, "out", channels) for name in self._norms))
+            if name not in gone:
+                layer = self.layer(name, channels)
+                macs += layer.macs
+                params += layer.params
+        norms = (self._side(name, "out", channels) for name in self._norms if name not in gone)
+        return Cost(macs, params + 2 * sum(norms))
 
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from autoprune.groups import Axis, Member, PrunableGroup, is_depthwise
+from autoprune.branches import remove_layers
+from autoprune.groups import Axis, Member, PrunableGroup, is_depthwise, layer_sides, side_channels
 from autoprune.policy import PruningPolicy
 
 
@@ -34,16 +35,25 @@ class ElasticModel:
         keep: dict[tuple[str, Axis], Tensor] = {}
         for group in self.groups:
             wanted = channels.get(group.name)
-            if wanted is None or not 1 <= wanted <= group.channels:
+            if wanted is None or not group.least_channels <= wanted <= group.channels:
                 raise ValueError(f"group {group.name} has {group.channels} channels; the policy keeps {wanted}")
             root_kept = torch.zeros(group.channels, dtype=torch.bool)
             root_kept[list(self.ranking[group.name][:wanted])] = True
             for member in group.members:
                 side = (member.module, member.axis)
                 if side not in keep:
-                    keep[side] = torch.ones(_side_channels(self.original, member), dtype=torch.bool)
+                    keep[side] = torch.ones(side_channels(self.original, member), dtype=torch.bool)
                 keep[side][list(member.local)] = root_kept[list(member.root)]
         return {side: torch.nonzero(mask).squeeze(1) for side, mask in keep.items()}
+
+    def gone_layers(self, kept: Mapping[tuple[str, Axis], Tensor]) -> frozenset[str]:
+        """Those of the branches that keep no channel, by what `kept_channels` says of a policy."""
+        emptied = (
+            group
+            for group in self.groups
+            if group.branch and not any(len(kept[member.module, member.axis]) for member in group.members)
+        )
+        return frozenset(name for group in emptied for name in group.branch)
 
     def cut(self, policy: PruningPolicy) -> nn.Module:
         """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
@@ -53,15 +63,21 @@ class ElasticModel:
         """`cut`, of what `kept_channels` says of a policy."""
         tensors = {id(tensor): tensor for tensor in (*self.original.parameters(), *self.original.buffers())}
         smaller = copy.deepcopy(self.original, dict(tensors))  # no tensor is copied: most of them are sliced next
+        gone = self.gone_layers(kept)
+        remove_layers(smaller, gone)
         for (name, axis), indices in kept.items():
-            _slice_layer(smaller.get_submodule(name), axis, indices)
+            if name not in gone:
+                _slice_layer(smaller.get_submodule(name), axis, indices)
         _own_tensors(smaller, shared=tensors.keys())
         return smaller
 
     def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
         """The parameters of the cut, by name, as slices of the original's through which gradients flow back."""
-        tensors: dict[str, Tensor] = dict(self.original.named_parameters())
-        for (name, axis), indices in self.kept_channels(policy).items():
+        kept = self.kept_channels(policy)
+        gone = self.gone_layers(kept)
+        parameters = self.original.named_parameters()
+        tensors: dict[str, Tensor] = {key: tensor for key, tensor in parameters if key.rpartition(".")[0] not in gone}
+        for (name, axis), indices in kept.items():
             fields, dim = _sliced_fields(self.original.get_submodule(name), axis)
             for field in fields:
                 if (key := f"{name}.{field}") in tensors:
@@ -71,13 +87,18 @@ class ElasticModel:
     def narrow(self, policy: PruningPolicy) -> "ElasticModel":
         """The cut as an elastic model of its own, with the same groups and ranking: for cutting step by step."""
         kept = self.kept_channels(policy)
+        gone = self.gone_layers(kept)
         channels = policy.as_dict()
         groups, ranking = [], {}
         for group in self.groups:
             stays = self.ranking[group.name][: channels[group.name]]
             new_root = {old: new for new, old in enumerate(sorted(stays))}
             ranking[group.name] = tuple(new_root[old] for old in stays)
-            members = tuple(_renumber(member, kept[member.module, member.axis], new_root) for member in group.members)
+            members = tuple(
+                _renumber(member, kept[member.module, member.axis], new_root)
+                for member in group.members
+                if member.module not in gone
+            )
             groups.append(replace(group, channels=len(stays), members=members))
         return ElasticModel(self.cut(policy), tuple(groups), ranking)
 
@@ -102,21 +123,6 @@ def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> N
     _slice_layer(module, "out", torch.zeros(out_channels, dtype=torch.long))
     if isinstance(module, nn.Conv2d | nn.Linear) and not depthwise:
         _slice_layer(module, "in", torch.zeros(in_channels, dtype=torch.long))
-
-
-def layer_sides(module: nn.Module) -> tuple[int, int]:
-    """(output channels, input channels) of a convolution, a linear layer or a BatchNorm."""
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels, module.in_channels
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d), type(module)
-    return module.num_features, module.num_features
-
-
-def _side_channels(model: nn.Module, member: Member) -> int:
-    out_channels, in_channels = layer_sides(model.get_submodule(member.module))
-    return out_channels if member.axis == "out" else in_channels
 
 
 def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoprune.data import DataInfo
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
+from autoprune.graph_cleanup import drop_added_zeros
 from autoprune.latency import make_session
 from autoprune.subnormals import flush_subnormals
 
@@ -48,6 +49,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
                     dynamo=False,
                 )
             exported = onnx.load(str(temporary))
+            drop_added_zeros(exported)
             flushed = flush_subnormals(exported)
             onnx.helper.set_model_props(exported, _metadata(info))
             onnx.checker.check_model(exported, full_check=True)

@@ -3,17 +3,17 @@
 Fang et al. 2023 (DepGraph) find the coupling; here it becomes plain data that cuts, costs and reports share.
 """
 
-import contextlib
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch_pruning
 from torch import Tensor, nn
 
+from autoprune.branches import branch_outputs, gone_with
 from autoprune.errors import ModelError
+from autoprune.forward_pass import evaluation_mode, normalised_layers
 
 Axis = Literal["out", "in"]
 
@@ -33,11 +33,20 @@ class Member:
 
 @dataclass(frozen=True)
 class PrunableGroup:
-    """Coupled layers. `name` is that of the first layer, in the model's order, that makes the channels."""
+    """Coupled layers. `name` is that of the first layer, in the model's order, that makes the channels.
+
+    `branch` are the layers of a branch that the model can do without, if the channels are inside one: such a group may
+    keep no channel, and these layers are gone then.
+    """
 
     name: str
     channels: int
     members: tuple[Member, ...]
+    branch: tuple[str, ...] = ()
+
+    @property
+    def least_channels(self) -> int:
+        return 0 if self.branch else 1
 
 
 @dataclass(frozen=True)
@@ -66,16 +75,20 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
-@contextlib.contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode while the block runs; then each module is back in its own, which need not be the model's."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def layer_sides(module: nn.Module) -> tuple[int, int]:
+    """(output channels, input channels) of a convolution, a linear layer or a BatchNorm."""
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels, module.in_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d), type(module)
+    return module.num_features, module.num_features
+
+
+def side_channels(model: nn.Module, member: Member) -> int:
+    """How many channels the side of the layer has in all."""
+    out_channels, in_channels = layer_sides(model.get_submodule(member.module))
+    return out_channels if member.axis == "out" else in_channels
 
 
 def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:
@@ -118,10 +131,28 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
     if not prunable:
         reasons = sorted({group.reason for group in skipped})
         raise ModelError(f"the model has no prunable group ({'; '.join(reasons) or 'no convolution or linear layer'})")
+    prunable.sort(key=lambda group: order[group.name])
     return ModelGroups(
-        tuple(sorted(prunable, key=lambda group: order[group.name])),
+        _with_branches(model, prunable, input_shape),
         tuple(sorted(skipped, key=lambda group: order[group.name])),
     )
+
+
+def _with_branches(
+    model: nn.Module, groups: list[PrunableGroup], input_shape: tuple[int, int, int]
+) -> tuple[PrunableGroup, ...]:
+    """The groups, with the branches that the model can do without."""
+    images = torch.randn(3, *input_shape, generator=torch.Generator().manual_seed(0))
+    normalised = normalised_layers(model, images[:1])
+    found = []
+    for group in groups:
+        ends = branch_outputs([member.module for member in group.members if member.axis == "in"], normalised)
+        branch: tuple[str, ...] = ()
+        if all(len(member.local) == side_channels(model, member) for member in group.members):
+            layers = tuple(dict.fromkeys((*(member.module for member in group.members), *ends)))
+            branch = gone_with(model, layers, ends, images)
+        found.append(replace(group, branch=branch))
+    return tuple(found)
 
 
 def _trace(model: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruning.DependencyGraph:

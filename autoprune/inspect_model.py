@@ -15,7 +15,8 @@ from autoprune.data import DataInfo, ImageSplit, SearchData
 from autoprune.elastic import ElasticModel
 from autoprune.errors import InputError, ModelError
 from autoprune.evaluate import Evaluator
-from autoprune.groups import evaluation_mode, find_groups
+from autoprune.forward_pass import evaluation_mode
+from autoprune.groups import find_groups
 from autoprune.importance import rank_channels
 from autoprune.inspection import (
     InspectedModel,

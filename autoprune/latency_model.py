@@ -130,7 +130,7 @@ def find_ladders(
     """Each group's ladder from measured times.
 
     The uppermost widths of every group are measured one by one, which shows at what distance the steps lie; the
-    widths at that distance are then measured all the way down.
+    widths at that distance are then measured all the way down. Where a branch may go, no channel at all is one more.
     """
     scans = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
     measure_widths(elastic, predictor, scans, description="latency staircases")
@@ -155,7 +155,8 @@ def find_ladders(
     ladders = {}
     for group in elastic.groups:
         cost = _cost(elastic, predictor, group)
-        ladders[group.name] = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
+        ladder = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
+        ladders[group.name] = (0, *ladder) if group.branch and search.drop_branches else ladder
     return ladders
 
 
@@ -175,7 +176,10 @@ def measure_widths(
 
 
 def group_ms(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int) -> float:
-    """Time of all layers that the group touches, with `width` of its channels, the other groups at full width."""
+    """Time of all layers that the group touches, with `width` of its channels, the other groups at full width.
+
+    At width 0, the branch that the group is in is gone, and takes none.
+    """
     return sum(predictor.table.layer_ms(layer) for layer in _touched(elastic, predictor, group, width))
 
 
@@ -195,8 +199,9 @@ def _touched(
     elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int
 ) -> list[LayerInGraph]:
     channels = {**elastic.full_policy.as_dict(), group.name: width}
+    gone = predictor.shapes.gone_layers(channels)
     members = {member.module for member in group.members}
-    return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members]
+    return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members - gone]
 
 
 def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
@@ -205,7 +210,8 @@ def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGra
     for name, owners in predictor.shapes.owners.items():
         if len(owners) <= 2:  # more (a concatenation) would be too many combinations: measured when asked for
             for widths in itertools.product(*(ladders[group] for group in owners)):
-                layers += in_all_conditions(predictor.in_graph(name, dict(zip(owners, widths, strict=True))))
+                layer = predictor.in_graph(name, dict(zip(owners, widths, strict=True)))
+                layers += () if layer.shape.is_empty else in_all_conditions(layer)
     return list(dict.fromkeys(layers))
 
 

@@ -186,9 +186,13 @@ class LatencyPredictor:
 
     def sums(self, policy: PruningPolicy) -> LayerSums:
         channels = dict(policy.channels)
+        gone = self.shapes.gone_layers(channels)
         cold_extra_ms = weights_mb = 0.0
         layers_ms: list[float] = []
         for name, owners, known in self._known:
+            if name in gone:
+                layers_ms.append(0.0)
+                continue
             widths = tuple([channels[group] for group in owners])
             found = known.get(widths)
             if found is None:
@@ -199,10 +203,11 @@ class LatencyPredictor:
         return LayerSums(sum(layers_ms), cold_extra_ms, weights_mb, tuple(layers_ms))
 
     def layers_ms(self, policy: PruningPolicy) -> dict[str, float]:
-        """Time of each layer inside the graph, without what lies between the layers."""
+        """Time of each layer that is left inside the graph, without what lies between the layers."""
         channels = policy.as_dict()
+        gone = self.shapes.gone_layers(channels)
         extra_share = self.fit.extra_share(self.sums(policy))
-        layers = {name: self._layer(name, channels) for name in self.shapes.original}
+        layers = {name: self._layer(name, channels) for name in self.shapes.original if name not in gone}
         return {name: self.fit.scale * ms + extra_share * extra_ms for name, (ms, extra_ms, _) in layers.items()}
 
     def _layer(self, name: str, channels: Mapping[str, int]) -> tuple[float, float, float]:

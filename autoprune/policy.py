@@ -14,7 +14,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class PruningPolicy:
-    """`channels` holds (group name, channels kept) in the model's order. All cuts of a group are nested."""
+    """`channels` holds (group name, channels kept) in the model's order. All cuts of a group are nested.
+
+    A group that keeps none is a branch that is gone; which groups are, the model knows.
+    """
 
     channels: tuple[tuple[str, int], ...]
 
@@ -22,8 +25,8 @@ class PruningPolicy:
         if len(self.as_dict()) < len(self.channels):
             raise ValueError("a group is named twice")
         for name, kept in self.channels:
-            if kept < 1:
-                raise ValueError(f"group {name} would keep {kept} channels; at least one must stay")
+            if kept < 0:
+                raise ValueError(f"group {name} would keep {kept} channels")
 
     @classmethod
     def of(cls, channels: Mapping[str, int]) -> "PruningPolicy":

@@ -143,14 +143,18 @@ def search_limits(
 
 
 def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
-    """The problem's groups with the KL to the original when each alone is at its middle rung."""
+    """The problem's groups with the KL to the original when each alone is at its middle rung, or gone."""
     full = problem.full_policy.as_dict()
+
+    def kl_at(group: SearchGroup, channels: int) -> float:
+        return problem.evaluate(policy_of(problem.groups, {**full, group.name: channels})).score.kl
+
     groups = []
     with bar("sensitivities", len(problem.groups)) as progress:
         for group in problem.groups:
-            middle = group.ladder[group.middle_rung]
-            outcome = problem.evaluate(policy_of(problem.groups, {**full, group.name: middle}))
-            groups.append(replace(group, sensitivity=outcome.score.kl))
+            branch_loss = kl_at(group, 0) if group.ladder[0] == 0 else 0.0
+            sensitivity = kl_at(group, group.ladder[group.middle_rung])
+            groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
             progress.advance()
     return tuple(groups)
 

@@ -28,6 +28,7 @@ class SearchGroup:
     latency_share: float
     sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
     lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
+    branch_loss: float = 0.0  # KL, in nats, with this branch alone gone, for a group whose lowest rung keeps no channel
 
     @property
     def channels(self) -> int:

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.batchnorm import even_batches, normalised_layers
+from autoprune.batchnorm import even_batches
 from autoprune.elastic import ElasticModel
-from autoprune.groups import Axis, evaluation_mode
+from autoprune.forward_pass import evaluation_mode, normalised_layers
+from autoprune.groups import Axis
 
 SAMPLES = 30_000  # windows of each layer's input, as far as there are so many
 # Of the mean variance. It holds the solution near the weights as they are: the inputs that a cut network computes are
@@ -52,9 +53,10 @@ class WeightRepair:
     @torch.no_grad()
     def apply(self, cut: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> None:
         """Repair `cut`, in place; `kept` is what `ElasticModel.kept_channels` says of its policy."""
+        gone = self.elastic.gone_layers(kept)
         for name in self._layers:
             inputs = kept.get((name, "in"))
-            if inputs is None or len(inputs) == _in_channels(self._layers[name]):
+            if inputs is None or name in gone or len(inputs) == _in_channels(self._layers[name]):
                 continue
             weight, shift = self._repaired(name, inputs)
             outputs = kept.get((name, "out"))

@@ -7,9 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.elastic import layer_sides, resize_layer
+from autoprune.branches import Nothing, remove_layers
+from autoprune.elastic import resize_layer
 from autoprune.errors import InputError, ModelError
 from autoprune.files import read_json, write_json
+from autoprune.groups import layer_sides
 from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
 
 SCHEMA = 1
@@ -24,9 +26,10 @@ def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
         for name, module in model.named_modules()
         if isinstance(module, SIZED)
     }
+    gone = [name for name, module in model.named_modules() if isinstance(module, Nothing)]
     built = asdict(spec) if spec is not None else None
     save_weights(model, folder / WEIGHTS_FILE)
-    write_json(folder / STRUCTURE_FILE, {"schema": SCHEMA, "model": built, "layers": layers})
+    write_json(folder / STRUCTURE_FILE, {"schema": SCHEMA, "model": built, "layers": layers, "gone": gone})
 
 
 def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) -> nn.Module:
@@ -45,6 +48,7 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
         sizes = {
             str(name): (int(layer["out_channels"]), int(layer["in_channels"])) for name, layer in raw["layers"].items()
         }
+        gone = [str(name) for name in raw.get("gone", [])]
         spec = _spec(raw["model"]) if raw["model"] is not None else None
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not the structure of a pruned model ({error!r})") from None
@@ -57,6 +61,10 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
             )
         architecture = build_model(spec)
     modules = dict(architecture.named_modules())
+    for name in gone:
+        if not isinstance(modules.get(name), SIZED) or name in sizes:
+            raise ModelError(f"{path}: layer {name}, which is gone, does not fit the architecture")
+    remove_layers(architecture, gone)
     for name, (out_channels, in_channels) in sizes.items():
         module = modules.get(name)
         if not isinstance(module, SIZED) or not _is_cut_of(module, out_channels, in_channels):

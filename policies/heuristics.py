@@ -81,10 +81,11 @@ def varied_policies(problem: PruningProblem, count: int, *, seed: int) -> tuple[
         if len(found) == count:
             break
         factors = np.exp(chance.normal(0.0, SENSITIVITY_SPREAD, len(problem.groups)))
-        groups = [
-            replace(group, sensitivity=float(factor) * (1.0 if number % 2 else max(group.sensitivity, MIN_SENSITIVITY)))
-            for group, factor in zip(problem.groups, factors, strict=True)
-        ]
+        groups = []
+        for group, factor in zip(problem.groups, factors, strict=True):
+            measured = max(group.sensitivity, MIN_SENSITIVITY)
+            scale = float(factor) / (measured if number % 2 else 1.0)
+            groups.append(replace(group, sensitivity=scale * measured, branch_loss=scale * group.branch_loss))
         losses = modelled_losses(groups, exponent=float(chance.uniform(*EXPONENT_RANGE)))
         full = [len(group.ladder) - 1 for group in problem.groups]
         found[policy_of_rungs(problem.groups, fill(problem, cut(problem, full, losses), losses))] = None
@@ -162,14 +163,18 @@ def least_loss(problem: PruningProblem, costs: PairwiseCosts, losses: Losses, un
 def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float, shape: Shape = cut_share) -> Losses:
     """s * (shape / shape at the middle rung) ** exponent for each rung; s is the sensitivity, measured there.
 
-    An exponent of 1 makes it cheapest to cut few groups deep, a larger one spreads the cuts.
+    What is lost with a branch that is gone is measured too. An exponent of 1 makes it cheapest to cut few groups deep,
+    a larger one spreads the cuts.
     """
     losses = []
     for group in groups:
         cuts = shape(group)
         middle_cut = cuts[group.middle_rung] or 1.0  # a ladder of one rung has no cut
         sensitivity = max(group.sensitivity, MIN_SENSITIVITY)
-        losses.append([sensitivity * (cut / middle_cut) ** exponent for cut in cuts])
+        modelled = [sensitivity * (cut / middle_cut) ** exponent for cut in cuts]
+        if group.ladder[0] == 0:  # measured, and never less than that of a narrow branch
+            modelled[0] = max(group.branch_loss, *modelled[1:2])
+        losses.append(modelled)
     return losses
 
 

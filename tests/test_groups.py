@@ -8,7 +8,8 @@ from models_for_tests import SMALL_NETS, ConcatNet, FlattenNet, GroupedNet, same
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.groups import Member, ModelGroups, PrunableGroup, evaluation_mode, find_groups, is_depthwise
+from autoprune.forward_pass import evaluation_mode
+from autoprune.groups import Member, ModelGroups, PrunableGroup, find_groups, is_depthwise
 from autoprune.models import ModelSpec, build_model
 
 
