@@ -29,7 +29,7 @@ from autoprune.inspection import (
     smallest_policy,
     staircase_widths,
 )
-from autoprune.latency_model import build_latency_model, group_staircase
+from autoprune.latency_model import build_latency_model, group_staircase, with_branch_rung
 from autoprune.latency_validation import validate_latency
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.progress import bar
@@ -100,7 +100,10 @@ def inspect_model(
     described = replace(described, joins=joining_words(model, described.input_shape))
     asked = None if staircase_of is None else group_of_layer(staircase_of, model, found.prunable, found.skipped)
     if not with_latency:
-        ladders = {group.name: _even_ladder(group.channels, search) for group in elastic.groups}
+        ladders = {
+            group.name: with_branch_rung(_even_ladder(group.channels, search), group, search)
+            for group in elastic.groups
+        }
         facts = assemble(described, elastic, found.skipped, shapes, ladders, search=search, latency=None)
         return replace(facts, search_time=time_search(elastic, info, ladders, search, table_s=None))
     started = time.perf_counter()

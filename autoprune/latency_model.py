@@ -156,8 +156,13 @@ def find_ladders(
     for group in elastic.groups:
         cost = _cost(elastic, predictor, group)
         ladder = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
-        ladders[group.name] = (0, *ladder) if group.branch and search.drop_branches else ladder
+        ladders[group.name] = with_branch_rung(ladder, group, search)
     return ladders
+
+
+def with_branch_rung(ladder: tuple[int, ...], group: PrunableGroup, search: SearchConfig) -> tuple[int, ...]:
+    """The ladder, with a rung without channels below if the group's branch may go."""
+    return (0, *ladder) if group.branch and search.drop_branches else ladder
 
 
 def measure_widths(

@@ -152,7 +152,7 @@ def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
     groups = []
     with bar("sensitivities", len(problem.groups)) as progress:
         for group in problem.groups:
-            branch_loss = kl_at(group, 0) if group.ladder[0] == 0 else 0.0
+            branch_loss = kl_at(group, 0) if group.may_go else 0.0
             sensitivity = kl_at(group, group.ladder[group.middle_rung])
             groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
             progress.advance()

@@ -28,11 +28,16 @@ class SearchGroup:
     latency_share: float
     sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
     lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
-    branch_loss: float = 0.0  # KL, in nats, with this branch alone gone, for a group whose lowest rung keeps no channel
+    branch_loss: float = 0.0  # KL, in nats, with this branch alone gone, if it may go
 
     @property
     def channels(self) -> int:
         return self.ladder[-1]
+
+    @property
+    def may_go(self) -> bool:
+        """Whether its branch may go whole: the lowest rung keeps no channel then."""
+        return self.ladder[0] == 0
 
     @property
     def middle_rung(self) -> int:

@@ -245,7 +245,8 @@ def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int)
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(recipe.batch_size, len(order))
     batches = len(order) // size
-    for number, chosen in enumerate(order[: batches * size].split(size)):
+    for number in range(batches):
+        chosen = order[number * size : (number + 1) * size]
         drawn = draws.select(chosen)
         yield Batch(
             normalise(augment(data.train.images[chosen], recipe.augmentation, drawn), data.info),

@@ -21,6 +21,7 @@ LAYER_FIELDS = (
     "macs_share",
     "latency_share",
     "sensitivity",  # s / (s + 0.1 nats)
+    "branch_loss",  # the same of the branch that may go; 1 where none may
     "floor_share",  # of the group's channels
 )
 PROGRESS_FIELDS = (
@@ -63,6 +64,7 @@ def layer_features(group: SearchGroup) -> list[float]:
         group.macs_share,
         group.latency_share,
         squash_sensitivity(group.sensitivity),
+        squash_sensitivity(group.branch_loss) if group.may_go else 1.0,
         group.ladder[0] / group.channels,
     ]
 
@@ -100,7 +102,8 @@ def tightest_limit(problem: PruningProblem, cost: PredictedCost) -> Limit:
 
 
 def damage(groups: Sequence[SearchGroup], decided: Sequence[int]) -> float:
-    """Sensitivity times the squared share of channels cut, summed over the decided groups; 1 for the floor policy."""
+    """Sensitivity times the squared share of channels cut, or the loss of a branch that is gone, summed over the
+    decided groups; 1 for the floor policy."""
     total = sum(_cut_damage(group, 0) for group in groups)
     done = sum(_cut_damage(group, rung) for group, rung in zip(groups, decided, strict=False))
     return done / total if total > 0.0 else 0.0
@@ -112,4 +115,6 @@ def squash_sensitivity(sensitivity: float) -> float:
 
 
 def _cut_damage(group: SearchGroup, rung: int) -> float:
+    if group.ladder[rung] == 0:
+        return max(group.branch_loss, 0.0)
     return max(group.sensitivity, 0.0) * (1.0 - group.ladder[rung] / group.channels) ** 2

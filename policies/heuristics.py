@@ -172,7 +172,7 @@ def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float, shape: Sh
         middle_cut = cuts[group.middle_rung] or 1.0  # a ladder of one rung has no cut
         sensitivity = max(group.sensitivity, MIN_SENSITIVITY)
         modelled = [sensitivity * (cut / middle_cut) ** exponent for cut in cuts]
-        if group.ladder[0] == 0:  # measured, and never less than that of a narrow branch
+        if group.may_go:  # measured, and never less than that of a narrow branch
             modelled[0] = max(group.branch_loss, *modelled[1:2])
         losses.append(modelled)
     return losses

@@ -57,7 +57,8 @@ def main() -> None:
     arguments = parser.parse_args()
     progress.show(True)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    config = load_config(find_config(arguments.config), arguments.override)
+    # Torch-Pruning takes channels out, but no whole branches.
+    config = load_config(find_config(arguments.config), [*arguments.override, "search.drop_branches=false"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
     searcher = SEARCHERS[config.search.agent]()
