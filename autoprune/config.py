@@ -148,12 +148,14 @@ class ElasticConfig(Section):
     """
 
     epochs: int = Field(0, ge=0, description="0: none; candidates are scored with the original's weights")
+    max_minutes: float | None = Field(None, gt=0, description="end it after so many minutes, if epochs are left then")
     cuts: int = Field(64, gt=0, description="so many cuts that meet the target are trained in turn")
     ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
 
 
 class FinetuneConfig(Section):
     epochs: int = Field(10, ge=0)
+    max_minutes: float | None = Field(None, gt=0, description="end it after so many minutes, if epochs are left then")
     batch_size: int = Field(256, gt=1)
     learning_rate: float | None = Field(None, gt=0, description="default: the baseline's divided by 10")
     pruned_lr_factor: float = Field(2.0, gt=0, description="the learning rate of layers that lost channels, times this")

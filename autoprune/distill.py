@@ -35,7 +35,7 @@ def finetune(
     factors = {
         name: config.pruned_lr_factor for name, _ in model.named_parameters() if name.rpartition(".")[0] in pruned
     }
-    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate)
+    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
     layers = stage_layers(teacher.model, data.info.input_shape) if config.feature_weight > 0 else ()
     return fit(
         model,
@@ -50,8 +50,10 @@ def finetune(
     )
 
 
-def finetune_recipe(config: FinetuneConfig, *, epochs: int, learning_rate: float) -> FitRecipe:
-    """How the training loop fine-tunes with `config`, for so many epochs."""
+def finetune_recipe(
+    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None
+) -> FitRecipe:
+    """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
     return FitRecipe(
         epochs=epochs,
         batch_size=config.batch_size,
@@ -60,6 +62,7 @@ def finetune_recipe(config: FinetuneConfig, *, epochs: int, learning_rate: float
         ema_decay=config.ema_decay,
         schedule=cosine,
         augmentation=augmentation_of(config.augment),
+        max_s=None if max_minutes is None else 60 * max_minutes,
     )
 
 

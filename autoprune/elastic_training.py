@@ -62,7 +62,9 @@ def train_elastic(
             ends_share=config.ends_share,
             seed=seed,
         ),
-        recipe=finetune_recipe(distillation, epochs=config.epochs, learning_rate=learning_rate),
+        recipe=finetune_recipe(
+            distillation, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes
+        ),
         seed=seed,
         description="elastic distillation",
         score=score,

@@ -98,4 +98,6 @@ def _shares(total: int, parts: int) -> list[int]:
 
 
 def _with_epochs(config: FinetuneConfig, epochs: int) -> FinetuneConfig:
-    return config.model_copy(update={"epochs": epochs})
+    """So many of its epochs, and as large a share of its time."""
+    minutes = None if config.max_minutes is None else config.max_minutes * epochs / config.epochs
+    return config.model_copy(update={"epochs": epochs, "max_minutes": minutes})

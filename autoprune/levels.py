@@ -95,7 +95,9 @@ def train_levels(
         levels,
         data,
         loss=levels_loss(teacher, config),
-        recipe=finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate),
+        recipe=finetune_recipe(
+            config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes
+        ),
         seed=seed,
         description="levels",
         score=lambda model: float(right_by_level(model, data.search, data).float().mean()),

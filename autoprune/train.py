@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class FitRecipe:
     ema_decay: float
     schedule: Schedule
     augmentation: Augmentation
+    max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def fit(
 
     Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
     named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it.
+    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
     `RunError` if the loss stops being finite.
     """
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -172,7 +175,7 @@ def fit(
     score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copy.deepcopy(model)
     best = copy.deepcopy(model)
-    first_epoch = 0
+    first_epoch, spent_s = 0, 0.0
     best_accuracy: float | None = None
     logs: list[EpochLog] = []
     if state_path is not None and state_path.is_file():
@@ -181,7 +184,7 @@ def fit(
         averaged.load_state_dict(state["averaged"])
         best.load_state_dict(state["best"])
         optimizer.load_state_dict(state["optimizer"])
-        best_accuracy, first_epoch = state["best_accuracy"], state["epoch"]
+        best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
         logs = [EpochLog(**log) for log in state["logs"]]
         for log in logs:
             if on_epoch is not None:
@@ -192,6 +195,12 @@ def fit(
     steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
     total_steps = recipe.epochs * steps_per_epoch
     use_bf16 = has_fast_bf16()
+    started = time.perf_counter() - spent_s
+
+    def share_done(step: int) -> float:
+        by_time = 0.0 if recipe.max_s is None else (time.perf_counter() - started) / recipe.max_s
+        return min(max(step / total_steps, by_time), 1.0)
+
     with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, recipe.epochs):
@@ -199,7 +208,10 @@ def fit(
             model.train()
             loss_sum, step = 0.0, epoch * steps_per_epoch
             for batch in epoch_batches(data, recipe, epoch, seed=seed):
-                scale = recipe.schedule(step / total_steps)
+                share = share_done(step)
+                if share == 1.0:
+                    break
+                scale = recipe.schedule(share)
                 for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = base_rate * scale
                 with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
@@ -212,13 +224,16 @@ def fit(
                 _average(averaged, model, min(recipe.ema_decay, step / (step + 10)))
                 loss_sum += value.item()
                 progress.advance(1, None)
+            steps = step - epoch * steps_per_epoch
+            if not steps:  # the time was over with the last epoch
+                break
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
             search_accuracy = score(averaged)
             if search_accuracy >= best_accuracy:
                 best_accuracy = search_accuracy
                 best.load_state_dict(averaged.state_dict())
-            logs.append(EpochLog(epoch + 1, loss_sum / steps_per_epoch, search_accuracy, recipe.learning_rate * scale))
+            logs.append(EpochLog(epoch + 1, loss_sum / steps, search_accuracy, recipe.learning_rate * scale))
             progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search accuracy {search_accuracy:.4f}")
             if state_path is not None:
                 _save_state(
@@ -230,11 +245,14 @@ def fit(
                         "best": best.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "best_accuracy": best_accuracy,
+                        "spent_s": time.perf_counter() - started,
                         "logs": [asdict(log) for log in logs],
                     },
                 )
             if on_epoch is not None:
                 on_epoch(logs[-1])
+            if steps < steps_per_epoch:
+                break
     return best.eval()
 
 

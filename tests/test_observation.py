@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,27 @@ def test_progress_follows_the_decisions() -> None:
     assert seen["last_action"] == -1.0
     weights = [group.sensitivity for group in problem.groups]  # all floors are a quarter, so the cuts cancel
     assert seen["damage"] == pytest.approx(sum(weights[:2]) / sum(weights))
+
+
+def test_a_branch_that_may_go_says_what_is_lost_with_it() -> None:
+    toy = toy_problem()
+    first, *others = toy.groups
+    branch = replace(first, ladder=(0, 4, 8, 16), branch_loss=0.3)
+    problem = SearchProblem(
+        (branch, *others),
+        (),
+        predict=lambda policy: PredictedCost(0.01 * (1 + sum(policy.as_dict().values())), 1.0, 100, 100),
+        looks=lambda policy: [toy_score((1.0, 1.0, 1.0, 1.0))],
+        reward_config=RewardConfig(),
+        fingerprint="branch",
+    )
+    assert _named(toy, (), 0.0)["branch_loss"] == 1.0
+    seen = _named(problem, (), 0.0)
+    assert seen["branch_loss"] == pytest.approx(0.75)
+    assert seen["floor_share"] == 0.0
+    rest = sum(group.sensitivity * (1 - group.ladder[0] / group.channels) ** 2 for group in others)
+    assert _named(problem, (0,), -1.0)["damage"] == pytest.approx(0.3 / (0.3 + rest), rel=1e-5)
+    assert _named(problem, (2,), 0.0)["damage"] == pytest.approx(branch.sensitivity * 0.25 / (0.3 + rest), rel=1e-5)
 
 
 def test_after_the_last_group_nothing_is_left_to_remove_and_no_layer_is_shown() -> None:

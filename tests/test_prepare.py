@@ -69,8 +69,31 @@ def test_groups_are_those_of_the_model(twice: Twice, groups: tuple[SearchGroup, 
 def test_ladders_ascend_to_all_channels(groups: tuple[SearchGroup, ...]) -> None:
     for group in groups:
         assert list(group.ladder) == sorted(set(group.ladder))
-        assert group.ladder[0] >= group.channels // 2
-    assert any(len(group.ladder) == 2 for group in groups)
+        assert group.ladder[int(group.may_go)] >= group.channels // 2
+    assert any(len(group.ladder) == 2 + group.may_go for group in groups)
+
+
+def test_the_branches_of_all_blocks_may_go_and_their_losses_are_measured(twice: Twice) -> None:
+    groups, problem = twice.first.problem.groups, twice.first.problem
+    assert [group.name for group in groups if not group.may_go] == ["conv1", "layer2.0.conv2", "layer3.0.conv2"]
+    full = problem.full_policy.as_dict()
+    for group in groups:
+        if group.may_go:
+            policy = PruningPolicy.of({**full, group.name: 0})
+            assert problem.evaluate(policy).score.kl == group.branch_loss > 0
+            predicted = problem.predict(policy)
+            assert predicted.predicted_latency_ms < problem.original_cost.predicted_latency_ms
+            cut = twice.first.elastic.cut(policy)
+            cost = count_cost(cut, (1, 28, 28))
+            assert (predicted.macs, predicted.params) == (cost.macs, cost.params)
+    assert twice.store.count() == twice.trials, "all of them were known"
+
+
+def test_branches_stay_where_the_configuration_says_so() -> None:
+    config = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"drop_branches": False})})
+    groups = prepare(config, shipped_resnet(), little_data()).problem.groups
+    assert not any(group.may_go for group in groups)
+    assert {group.branch_loss for group in groups} == {0.0}
 
 
 def test_shares_are_of_the_whole_model(groups: tuple[SearchGroup, ...]) -> None:
@@ -81,13 +104,15 @@ def test_shares_are_of_the_whole_model(groups: tuple[SearchGroup, ...]) -> None:
 
 
 def test_sensitivities_are_measured(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
-    """One trial for each group that has a choice; without one, the group's is that of the full model."""
+    """One trial for each group that has a choice, and one for each branch that may go; without a choice, the group's is
+    that of the full model."""
     assert all(group.sensitivity > 0 for group in groups if len(group.ladder) > 1)
-    with_choice = sum(len(group.ladder) > 1 for group in groups)
-    assert twice.trials == with_choice + any(len(group.ladder) == 1 for group in groups)
+    middles = {(group.name, group.ladder[group.middle_rung]) for group in groups if len(group.ladder) > 1}
+    branches = {(group.name, 0) for group in groups if group.may_go}
+    assert twice.trials == len(middles | branches) + any(len(group.ladder) == 1 for group in groups)
     chosen = max(groups, key=lambda group: len(group.ladder))
     problem = twice.first.problem
-    policy = {**problem.full_policy.as_dict(), chosen.name: chosen.ladder[0]}
+    policy = {**problem.full_policy.as_dict(), chosen.name: chosen.ladder[chosen.middle_rung]}
     outcome = problem.evaluate(PruningPolicy.of(policy))
     assert outcome.score.kl == chosen.sensitivity
 

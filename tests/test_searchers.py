@@ -225,7 +225,17 @@ def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_th
             assert losses[0] == pytest.approx(group.sensitivity * 1.5**exponent)  # a quarter: 1.5 times the cut
 
 
-@pytest.mark.parametrize("ladder", [(8, 16), (4, 8, 16), (4, 8, 12, 16), (2, 4, 8, 12, 16)])
+def test_the_loss_of_a_branch_that_may_go_is_the_measured_one_and_none_below_a_narrow_branch() -> None:
+    toy = toy_problem().groups[0]
+    for branch_loss, expected in ((0.5, 0.5), (0.01, 0.1 * 0.75 / 0.5)):
+        group = replace(toy, ladder=(0, 4, 8, 12, 16), sensitivity=0.1, branch_loss=branch_loss)
+        (losses,) = modelled_losses([group], exponent=1.0)
+        assert losses == pytest.approx([expected, 0.15, 0.1, 0.05, 0.0])
+        (steeper,) = modelled_losses([group], exponent=2.0)
+        assert steeper[0] == pytest.approx(max(branch_loss, 0.1 * 1.5**2))
+
+
+@pytest.mark.parametrize("ladder", [(8, 16), (4, 8, 16), (4, 8, 12, 16), (2, 4, 8, 12, 16), (0, 16), (0, 4, 8, 16)])
 def test_the_rung_whose_loss_is_the_sensitivity_is_the_one_that_is_measured(ladder: tuple[int, ...]) -> None:
     """The set-up measures at one rung and the heuristics model from it: they must mean the same one."""
     toy = toy_problem()

@@ -176,6 +176,44 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+class Clock:
+    """A second goes by each time it is looked at: once for each step, and a few times for an epoch."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def perf_counter(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+
+def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nine steps an epoch, so that 25 seconds are over in the third, whether it was stopped in between or not."""
+    recipe = replace(RECIPE, epochs=100, max_s=25.0)
+    logs: list[EpochLog] = []
+    monkeypatch.setattr("autoprune.train.time", Clock())
+    whole = trained(net(), recipe, logs=logs)
+    assert [log.epoch for log in logs] == [1, 2, 3]
+    assert logs[0].learning_rate > 0.06 > 0.01 > logs[2].learning_rate
+
+    class Stopped(Exception):
+        pass
+
+    def stop(log: EpochLog) -> None:
+        raise Stopped
+
+    path, seen = tmp_path / "state.pt", list[EpochLog]()
+    loss = cross_entropy_loss(0.0)
+    monkeypatch.setattr("autoprune.train.time", Clock())
+    with pytest.raises(Stopped):
+        fit(net(), DATA, loss=loss, recipe=recipe, seed=0, description="test", state_path=path, on_epoch=stop)
+    monkeypatch.setattr("autoprune.train.time", Clock())
+    trained(net(), recipe, state_path=path, logs=seen)
+    assert [log.epoch for log in seen] == [1, 2, 3]
+    assert logs[0] == seen[0]
+    assert not same(whole, net())
+
+
 def test_no_epochs_return_the_model_as_it_is() -> None:
     model = net()
     assert same(trained(model, replace(RECIPE, epochs=0)), model)
