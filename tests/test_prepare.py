@@ -124,7 +124,7 @@ def test_lost_importance_rises_the_deeper_the_cut(twice: Twice, groups: tuple[Se
         assert group.lost_importance[-1] == 0.0
         # What is removed are the least important channels: they hold less than their number would.
         for width, lost in zip(group.ladder[:-1], group.lost_importance, strict=False):
-            assert 0.0 < lost < 1.0 - width / group.channels
+            assert 0.0 < lost < 1.0 - width / group.channels or width == 0 and lost == 1.0
 
 
 def test_costs_are_those_of_the_cut(twice: Twice) -> None:
@@ -156,7 +156,7 @@ def test_preparing_again_measures_nothing_again(twice: Twice) -> None:
 
 
 def test_a_target_below_the_floor_says_the_floor(twice: Twice) -> None:
-    config = CONFIG.model_copy(update={"target": (TargetConfig(metric="params", max_ratio=0.01),)})
+    config = CONFIG.model_copy(update={"target": (TargetConfig(metric="params", max_ratio=0.001),)})
     floor = twice.first.problem.predict(twice.first.problem.floor_policy).params
     with pytest.raises(TargetError) as caught:
         prepare(config, shipped_resnet(), little_data(), store=twice.store)
