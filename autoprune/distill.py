@@ -36,7 +36,8 @@ def finetune(
         name: config.pruned_lr_factor for name, _ in model.named_parameters() if name.rpartition(".")[0] in pruned
     }
     recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
-    layers = stage_layers(teacher.model, data.info.input_shape) if config.feature_weight > 0 else ()
+    # Of the cut: a branch of the teacher's may be gone.
+    layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     return fit(
         model,
         data,

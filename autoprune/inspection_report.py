@@ -131,7 +131,9 @@ def _groups_table(inspection: Inspection) -> Table:
         rows.append((group.name, str(group.channels), macs.text, *shares, ladder, _short_coupling(group)))
     timed = () if inspection.predicted_latency_ms is None else ("latency>",)
     columns = ("group", "channels>", "MACs>", "share>", "params>", "share>", *timed, "ladder", "coupled")
-    return _table("Groups that can be pruned", columns, rows)
+    may_go = any(group.ladder[0] == 0 for group in inspection.groups)
+    note = "; where a ladder begins with 0, the branch that the group is in may go whole" if may_go else ""
+    return _table(f"Groups that can be pruned{note}", columns, rows)
 
 
 def _layers_table(inspection: Inspection) -> Table:

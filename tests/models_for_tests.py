@@ -117,13 +117,15 @@ def images_for(name: str, count: int = 3, *, seed: int = 0) -> Tensor:
 
 
 def policies(elastic: ElasticModel) -> st.SearchStrategy[PruningPolicy]:
-    """Any policy of the model, rung or not."""
-    return smaller_policies(elastic.full_policy)
+    """Any policy of the model, rung or not; branches may be gone."""
+    least = {group.name: group.least_channels for group in elastic.groups}
+    pairs = (st.tuples(st.just(name), st.integers(least[name], kept)) for name, kept in elastic.full_policy.channels)
+    return st.tuples(*pairs).map(PruningPolicy)
 
 
 def smaller_policies(policy: PruningPolicy) -> st.SearchStrategy[PruningPolicy]:
-    """Any policy that keeps no more of any group than `policy` does."""
-    pairs = (st.tuples(st.just(name), st.integers(1, kept)) for name, kept in policy.channels)
+    """Any policy that keeps no more of any group than `policy` does, and no branch less."""
+    pairs = (st.tuples(st.just(name), st.integers(min(1, kept), kept)) for name, kept in policy.channels)
     return st.tuples(*pairs).map(PruningPolicy)
 
 
@@ -135,9 +137,11 @@ def random_policy(elastic: ElasticModel, seed: int) -> PruningPolicy:
 
 
 def nested_levels(elastic: ElasticModel, seed: int = 1) -> AdaptivePolicy:
-    """A random cut, half of that (rounded up), and the whole."""
+    """A random cut, half of that (rounded up) with every second branch gone, and the whole."""
     middle = random_policy(elastic, seed)
-    smallest = PruningPolicy.of({name: -(-kept // 2) for name, kept in middle.channels})
+    branches = [group.name for group in elastic.groups if group.branch]
+    halved = {name: -(-kept // 2) for name, kept in middle.channels}
+    smallest = PruningPolicy.of(halved | dict.fromkeys(branches[::2], 0))
     return AdaptivePolicy((smallest, middle, elastic.full_policy))
 
 

@@ -18,10 +18,16 @@ names = pytest.mark.parametrize("name", SMALL_NETS)
 
 
 def masked(elastic: ElasticModel, policy: PruningPolicy) -> nn.Module:
-    """A copy of the original in which nothing reads a dropped channel: its consumers' weights are zero there."""
+    """A copy of the original in which nothing reads a dropped channel: its consumers' weights are zero there.
+
+    A branch that is gone adds nothing: neither do the shifts of its layers.
+    """
     model = copy.deepcopy(elastic.original)
     channels = policy.as_dict()
     for group in elastic.groups:
+        for name in group.branch if not channels[group.name] else ():
+            for parameter in model.get_submodule(name).parameters():
+                nn.init.zeros_(parameter)
         dropped = set(elastic.ranking[group.name][channels[group.name] :])
         for member in group.members:
             if member.axis == "in":
