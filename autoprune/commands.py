@@ -104,6 +104,11 @@ def _decided(config: RunConfig, prepared: Prepared, run_dir: RunDir, policy: Pru
     wrong += [
         f"{name} keeps {kept} of {original[name]}" for name, kept in channels.items() if kept > original.get(name, kept)
     ]
+    wrong += [
+        f"{group.name} keeps nothing, and no branch goes with it"
+        for group in prepared.elastic.groups
+        if channels.get(group.name) == 0 and not group.branch
+    ]
     if wrong:
         raise InputError(
             f"the policy does not fit {config.model.name} ({'; '.join(sorted(wrong)[:3])}; {len(wrong)} in all); "

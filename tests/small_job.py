@@ -83,6 +83,31 @@ def net(num_classes: int, width: float = 1.0) -> nn.Module:
     )
 
 
+class ResidualNet(nn.Module):
+    """A stem and one block, whose branch may go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
+        self.branch = nn.Sequential(
+            nn.Conv2d(16, 24, 3, padding=1, bias=False),
+            nn.BatchNorm2d(24),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(24, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+        )
+        self.head = nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(32, len(CLASSES)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images)
+        logits: torch.Tensor = self.head(x + self.branch(x))
+        return logits
+
+
+def residual_net() -> nn.Module:
+    return ResidualNet()
+
+
 def net_of_five_classes() -> nn.Module:
     return net(5)
 

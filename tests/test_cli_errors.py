@@ -222,12 +222,13 @@ def test_target_below_the_floor_says_the_floor_and_leaves_nothing(
 
 def test_apply_of_a_policy_of_another_model(small_config: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.json"
-    kept = {"conv1": 8, "0": 64, "3": 8, "6": 8}
+    kept = {"conv1": 8, "0": 64, "3": 0, "6": 8}
     groups = {name: {"kept": channels, "of": 64} for name, channels in kept.items()}
     policy.write_text(json.dumps({"schema": 1, "model": "other", "groups": groups}), encoding="utf-8")
     said = refused("apply", small_config, "--policy", policy, "--run-dir", tmp_path / "run", "--quiet")
     assert "the policy does not fit " in said
     assert "0 keeps 64 of 32" in said
+    assert "3 keeps nothing, and no branch goes with it" in said
     assert "the model has no group conv1" in said
     assert not (tmp_path / "run").exists()
 

@@ -272,6 +272,30 @@ def test_cutting_in_steps_ends_at_the_policy(small_config: Path, finished_run: P
     assert [log["epoch"] for log in json.loads(logs)] == [1, 2]
 
 
+def test_a_run_whose_policy_leaves_a_branch_out(tmp_path: Path) -> None:
+    """From a trained network to files that hold nothing of the branch, in one step and in several."""
+    weights, config, policy = tmp_path / "net.safetensors", tmp_path / "config.yaml", tmp_path / "policy.json"
+    model = {"name": f"{HERE}:residual_net"}
+    done("train", small_job.write_config(config, model=model), "--out", weights, "--quiet")
+    small_job.write_config(config, model=model | {"checkpoint": str(weights)})
+    kept = {"stem.0": (12, 16), "branch.0": (0, 24)}
+    groups = {name: {"kept": channels, "of": original} for name, (channels, original) in kept.items()}
+    policy.write_text(json.dumps({"schema": 1, "model": "residual", "groups": groups}))
+    for number, steps in enumerate(((), ("-o", "finetune.cut_per_step=0.5"))):
+        run_dir = tmp_path / f"run{number}"
+        done("apply", config, "--policy", policy, *steps, "--run-dir", run_dir, "--quiet")
+        result = json.loads((run_dir / "result.json").read_text())
+        macs = 12 * 9 * 8 * 8 + 24 * 3
+        assert (result["pruned"]["params"], result["pruned"]["macs"]) == (12 * 9 + 2 * 12 + 24 * 3 + 3, macs)
+        assert result["pruned"]["test_accuracy"] > 0.8
+        assert result["checks"]["onnx_parity_max_abs"] <= 1e-4
+        kinds = [node.op_type for node in onnx.load(str(run_dir / "export" / "model.onnx")).graph.node]
+        assert (kinds.count("Conv"), kinds.count("Add"), kinds.count("Relu")) == (1, 0, 1)
+        loaded = autoprune.load_pruned(run_dir / "pruned", architecture=small_job.residual_net())
+        assert counted(loaded, (1, small_job.SIZE, small_job.SIZE)) == (result["pruned"]["params"], macs)
+        assert "branch.0" in (run_dir / "report.html").read_text()
+
+
 def test_cutting_steps_by_hand() -> None:
     full, final = PruningPolicy.of({"a": 100, "b": 10, "c": 8}), PruningPolicy.of({"a": 70, "b": 9, "c": 8})
     assert cutting_steps(full, final, None) == (final,)

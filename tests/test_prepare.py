@@ -124,7 +124,7 @@ def test_lost_importance_rises_the_deeper_the_cut(twice: Twice, groups: tuple[Se
         assert group.lost_importance[-1] == 0.0
         # What is removed are the least important channels: they hold less than their number would.
         for width, lost in zip(group.ladder[:-1], group.lost_importance, strict=False):
-            assert 0.0 < lost < 1.0 - width / group.channels or width == 0 and lost == 1.0
+            assert 0.0 < lost < 1.0 - width / group.channels or (width == 0 and lost == 1.0)
 
 
 def test_costs_are_those_of_the_cut(twice: Twice) -> None:
