@@ -18,12 +18,15 @@ def drop_added_zeros(model: onnx.ModelProto) -> int:
     for node in graph.node:
         node.input[:] = [replaced.get(name, name) for name in node.input]
         others = [name for name in node.input if name not in zeros]
-        is_last = node.output[0] in kept
-        if node.op_type == "Add" and len(others) == 1 and not is_last:
+        if node.output[0] in kept or node.op_type not in ("Add", "Relu"):
+            continue
+        if not others:
+            zeros.add(node.output[0])
+        elif node.op_type == "Add" and len(others) == 1:
             replaced[node.output[0]] = others[0]
             dropped += 1
-        elif node.op_type == "Relu" and node.input[0] in rectified and dropped and not is_last:
-            replaced[node.output[0]] = node.input[0]
+        elif node.op_type == "Relu" and others[0] in rectified and dropped:
+            replaced[node.output[0]] = others[0]
         elif node.op_type == "Relu":
             rectified.add(node.output[0])
     if dropped:

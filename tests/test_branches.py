@@ -169,6 +169,37 @@ def test_the_file_adds_no_zeros_and_takes_any_batch(tmp_path: Path) -> None:
             assert np.asarray(logits).shape == (count, 4)
 
 
+class TwoBranches(nn.Module):
+    """Two branches beside a shortcut, one of them with an activation of its own at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.left = nn.Sequential(nn.Conv2d(4, 3, 1, bias=False), nn.ReLU(), nn.Conv2d(3, 4, 1, bias=False))
+        self.right = nn.Sequential(nn.Conv2d(4, 5, 1, bias=False), nn.ReLU(), nn.Conv2d(5, 4, 1, bias=False), nn.ReLU())
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        logits: Tensor = self.head(((self.left(x) + self.right(x)) + x).mean((2, 3)))
+        return logits
+
+
+def test_branches_that_are_added_to_each_other_leave_no_zeros_either(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = TwoBranches().eval(), torch.randn(3, 1, 8, 8)
+    groups = find_groups(model, (1, 8, 8)).prunable
+    assert {group.name for group in groups if group.branch} == {"left.0", "right.0"}
+    elastic = ElasticModel(model, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    for gone, additions in ((["left.0"], 1), (["right.0"], 1), (["left.0", "right.0"], 0)):
+        cut = elastic.cut(without(elastic, *gone))
+        export_onnx(cut, tmp_path / "cut.onnx", info_for("resnet20"))
+        assert parity_max_abs(cut, tmp_path / "cut.onnx", images) < 1e-5
+        kinds = [node.op_type for node in onnx.load(str(tmp_path / "cut.onnx")).graph.node]
+        assert (kinds.count("Add"), kinds.count("Conv")) == (additions, 5 - 2 * len(gone))
+        assert "ConstantOfShape" not in kinds
+
+
 @pytest.mark.parametrize("name", WITH_BRANCHES)
 def test_costs_are_those_of_the_cut(name: str) -> None:
     elastic, shape = elastic_net(name), SMALL_NETS[name].input_shape
