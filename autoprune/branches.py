@@ -60,18 +60,32 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     images = images.clone().requires_grad_(True)
     model.requires_grad_(True)
     try:
-        owners, parameters = zip(
-            *((name.rpartition(".")[0], parameter) for name, parameter in model.named_parameters()), strict=True
-        )
         answers = model(images)
-        from_images, *gradients = torch.autograd.grad(answers.sum(), [images, *parameters], allow_unused=True)
+        read = _leaves(answers)
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
-    if from_images is None:
+    if not any(leaf is images for leaf in read):
         return answers.detach(), None
-    read = {owner for owner, gradient in zip(owners, gradients, strict=True) if gradient is not None}
-    return answers.detach(), tuple(dict.fromkeys(owner for owner in owners if owner not in read))
+    known = {id(leaf) for leaf in read}
+    owners = {name.rpartition(".")[0]: False for name in required}
+    for name, parameter in model.named_parameters():
+        owners[name.rpartition(".")[0]] |= id(parameter) in known
+    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read)
+
+
+def _leaves(answers: Tensor) -> list[Tensor]:
+    """The tensors that `answers` were worked out from, by autograd's graph alone: no gradient is computed."""
+    found, seen, waiting = [], set(), [answers.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.append(leaf)
+        waiting.extend(before for before, _ in node.next_functions)
+    return found
 
 
 @contextlib.contextmanager

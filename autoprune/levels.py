@@ -39,8 +39,10 @@ class Levels(nn.Module):
         )
         self.requires_grad_(True)  # whether or not the original was frozen
         for cut in self.cuts:  # what a cut has of these is never read: it computes with slices of the shared ones
+            own = dict(cut.named_parameters())  # without those of branches that are gone
             for name in self._sliced:
-                cut.get_parameter(name).requires_grad_(False)
+                if name in own:
+                    own[name].requires_grad_(False)
 
     def __len__(self) -> int:
         return len(self.cuts)
@@ -73,7 +75,7 @@ class Levels(nn.Module):
 
     def _slices(self, level: int) -> dict[str, Tensor]:
         cut = self._elastic.cut_parameters(self.policy.levels[level])
-        return {name: cut[name] for name in self._sliced}
+        return {name: cut[name] for name in self._sliced if name in cut}
 
 
 def train_levels(

@@ -10,8 +10,8 @@ from torch import nn
 
 from autoprune.cost import layer_shapes
 from autoprune.data import SearchData, normalise
-from autoprune.elastic import layer_sides
 from autoprune.errors import RunError
+from autoprune.groups import layer_sides
 from autoprune.models import ModelSpec
 from autoprune.structure import SIZED, load_pruned, save_pruned
 from peers.table import Peer
