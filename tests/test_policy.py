@@ -1,4 +1,4 @@
-"""A pruning policy keeps at least one channel of each group and comes back from its file."""
+"""A pruning policy keeps channels of each group, none where a branch is gone, and comes back from its file."""
 
 import json
 import tempfile
@@ -36,8 +36,8 @@ def test_keys_are_equal_for_equal_policies_only() -> None:
 
 
 def test_impossible_policies_cannot_be_made() -> None:
-    with pytest.raises(ValueError, match="group a would keep 0 channels"):
-        PruningPolicy.of({"a": 0})
+    with pytest.raises(ValueError, match="group a would keep -1 channels"):
+        PruningPolicy.of({"a": -1})
     with pytest.raises(ValueError, match="named twice"):
         PruningPolicy((("a", 1), ("a", 2)))
 
@@ -53,7 +53,7 @@ def test_impossible_policies_cannot_be_made() -> None:
         '{"schema": 1, "groups": []}',
         '{"schema": 1, "groups": {"a": 5}}',
         '{"schema": 1, "groups": {"a": {"of": 5}}}',
-        '{"schema": 1, "groups": {"a": {"kept": 0}}}',
+        '{"schema": 1, "groups": {"a": {"kept": -1}}}',
         '{"schema": 1, "groups": {"a": {"kept": 2.7}}}',
         '{"schema": 1, "groups": {"a": {"kept": "2"}}}',
         '{"schema": 1, "groups": {"a": {"kept": true}}}',
