@@ -12,7 +12,7 @@ from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 
 
-@given(st.dictionaries(st.text(max_size=12), st.integers(1, 4096), max_size=8))
+@given(st.dictionaries(st.text(max_size=12), st.integers(0, 4096), max_size=8))
 def test_a_policy_comes_back_from_its_file(channels: dict[str, int]) -> None:
     policy = PruningPolicy.of(channels)
     assert policy.as_dict() == channels

@@ -12,6 +12,7 @@ from autoprune.config import DataConfig, RunConfig, SearchConfig, TargetConfig
 from autoprune.cost import count_cost
 from autoprune.elastic import ElasticModel
 from autoprune.errors import ModelError, TargetError
+from autoprune.latency_model import with_branch_rung
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
@@ -89,11 +90,12 @@ def test_the_branches_of_all_blocks_may_go_and_their_losses_are_measured(twice: 
     assert twice.store.count() == twice.trials, "all of them were known"
 
 
-def test_branches_stay_where_the_configuration_says_so() -> None:
-    config = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"drop_branches": False})})
-    groups = prepare(config, shipped_resnet(), little_data()).problem.groups
-    assert not any(group.may_go for group in groups)
-    assert {group.branch_loss for group in groups} == {0.0}
+def test_branches_stay_where_the_configuration_says_so(twice: Twice) -> None:
+    stem, block, *_ = twice.first.elastic.groups
+    assert with_branch_rung((8, 16), block, CONFIG.search) == (0, 8, 16)
+    assert with_branch_rung((8, 16), stem, CONFIG.search) == (8, 16)
+    kept = CONFIG.search.model_copy(update={"drop_branches": False})
+    assert with_branch_rung((8, 16), block, kept) == (8, 16)
 
 
 def test_shares_are_of_the_whole_model(groups: tuple[SearchGroup, ...]) -> None:
