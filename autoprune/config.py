@@ -169,6 +169,14 @@ class FinetuneConfig(Section):
     )
     augment: AugmentConfig = AugmentConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _retired_key(cls, raw: Any) -> Any:
+        """Runs of an earlier version wrote `augmented_forms: null` into their config.yaml: it changes nothing."""
+        if isinstance(raw, dict) and "augmented_forms" in raw and raw["augmented_forms"] is None:
+            return {key: value for key, value in raw.items() if key != "augmented_forms"}
+        return raw
+
 
 class AdaptiveConfig(Section):
     """An input-adaptive model: levels between which a router chooses for each input. They train as `finetune` says."""

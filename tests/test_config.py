@@ -279,3 +279,9 @@ def test_every_shipped_configuration_is_found_by_name_and_valid(
     assert "demo" in names
     for name in names:
         assert isinstance(load_config(find_config(name)), RunConfig)
+
+
+def test_a_key_that_runs_of_an_earlier_version_wrote_is_left_aside_where_it_changed_nothing() -> None:
+    assert parse_config({"finetune": {"augmented_forms": None}}, where="old") == RunConfig()
+    with pytest.raises(ConfigError, match="unknown key augmented_forms"):
+        parse_config({"finetune": {"augmented_forms": 12}}, where="old")
