@@ -37,7 +37,7 @@ def compare(
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
     from autoprune.compare import check_searchers
     from autoprune.compare import compare as compare_searchers
-    from autoprune.comparison_report import table, write_page
+    from autoprune.comparison_report import table, write_comparison_page
     from autoprune.config import check_bounds, find_config, load_config
     from autoprune.earlier_run import check_start
     from autoprune.run_dir import check_run_dir, opened
@@ -57,7 +57,7 @@ def compare(
     with opened(checked, settings):
         comparison = compare_searchers(settings, checked, searchers=names, seeds=seeds, finetune_epochs=epochs)
         page = checked.root / "comparison.html"
-        write_page(comparison, page)
+        write_comparison_page(comparison, page)
     progress.console.print(table(comparison))
     for verdict in comparison.verdicts:
         progress.console.print(verdict, markup=False, soft_wrap=True)

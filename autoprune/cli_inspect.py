@@ -82,7 +82,7 @@ def inspect(
     from autoprune.inspection import InspectedModel
     from autoprune.inspection_charts import check_plot_path, write_staircase
     from autoprune.inspection_json import as_json as json_of
-    from autoprune.inspection_report import print_inspection, write_page
+    from autoprune.inspection_report import print_inspection, write_inspection_page
 
     if plot is not None:
         check_plot_path(plot, field="--plot")
@@ -100,7 +100,7 @@ def inspect(
         validations=validate_latency or 0,
     )
     if html is not None:
-        write_page(facts, html)
+        write_inspection_page(facts, html)
     if plot is not None:
         assert facts.staircase is not None
         write_staircase(facts.staircase, plot)

@@ -5,14 +5,13 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib import rc_context
 from rich.table import Table
 
-from autoprune.charts import COLOURS, SERIES, STYLE, _figure, _label, _legend, _svg
 from autoprune.comparison import Comparison, Progress, Search, Spread
-from autoprune.files import write_text
+from autoprune.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes
+from autoprune.pages import write_page
 
 TEMPLATE = "comparison.html.j2"
 POINTS = 200  # at which the curves of several seeds are read off
@@ -55,36 +54,32 @@ def table(comparison: Comparison) -> Table:
     return made
 
 
-def write_page(comparison: Comparison, path: Path) -> None:
-    """Write the page; it fetches nothing and runs no script."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def write_comparison_page(comparison: Comparison, path: Path) -> None:
+    """The page, written to `path`."""
+    write_page(
+        path,
+        TEMPLATE,
+        {
+            "comparison": comparison,
+            "seeds": _seeds(comparison),
+            "columns": COLUMNS,
+            "rows": rows(comparison),
+            "by_evaluations": Markup(
+                curves_svg(
+                    comparison.searches, lambda step: float(step.evaluations), name="evaluations", xlabel="evaluations"
+                )
+            ),
+            "by_time": Markup(
+                curves_svg(comparison.searches, lambda step: step.elapsed_s, name="time", xlabel="seconds of searching")
+            ),
+        },
     )
-    page = environment.get_template(TEMPLATE).render(
-        comparison=comparison,
-        seeds=_seeds(comparison),
-        columns=COLUMNS,
-        rows=rows(comparison),
-        by_evaluations=Markup(
-            curves_svg(
-                comparison.searches, lambda step: float(step.evaluations), name="evaluations", xlabel="evaluations"
-            )
-        ),
-        by_time=Markup(
-            curves_svg(comparison.searches, lambda step: step.elapsed_s, name="time", xlabel="seconds of searching")
-        ),
-    )
-    write_text(path, page)
 
 
 def curves_svg(searches: Sequence[Search], position: Callable[[Progress], float], *, name: str, xlabel: str) -> str:
     """The best reward so far, the mean over seeds with the band from the worst to the best, for each searcher."""
     with rc_context(STYLE):
-        figure, axes = _figure()
+        figure, axes = new_axes()
         names = list(dict.fromkeys(search.searcher for search in searches))
         floor = min(search.best_reward for search in searches)
         for number, (searcher, colour) in enumerate(zip(names, cycle(SERIES), strict=False)):
@@ -98,9 +93,9 @@ def curves_svg(searches: Sequence[Search], position: Callable[[Progress], float]
             axes.fill_between(places, values.min(0), values.max(0), color=COLOURS[colour], alpha=0.12, linewidth=0)
         best = max(search.best_reward for search in searches)
         axes.set_ylim(floor - 0.6 * (best - floor) - 1e-9, best + 0.1 * (best - floor) + 1e-9)
-        _label(axes, xlabel, "best reward so far")
-        _legend(figure)
-        return _svg(figure, name=name, description=f"Best reward so far by {xlabel}, for {', '.join(names)}")
+        label_axes(axes, xlabel, "best reward so far")
+        add_legend(figure)
+        return as_svg(figure, name=name, description=f"Best reward so far by {xlabel}, for {', '.join(names)}")
 
 
 def _best_at(search: Search, position: Callable[[Progress], float], place: float) -> float:

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.charts import COLOURS, HEIGHT_IN, STYLE, WIDTH_IN, _svg, shorten
+from autoprune.drawing import COLOURS, HEIGHT_IN, STYLE, WIDTH_IN, as_svg, shorten
 from autoprune.errors import InputError
 from autoprune.files import atomic_path
 from autoprune.inspection import Staircase
@@ -90,7 +90,7 @@ def _figure(draw: Draw, colours: Mapping[str, str]) -> Figure:
 
 def _element(figure: Figure, *, name: str, description: str) -> str:
     with rc_context(STYLE):
-        return _svg(figure, name=name, description=description)
+        return as_svg(figure, name=name, description=description)
 
 
 def _draw_staircase(axes: Axes, staircase: Staircase, colours: Mapping[str, str]) -> None:

@@ -4,14 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.charts import shorten
-from autoprune.files import write_text
+from autoprune.drawing import shorten
 from autoprune.inspection import GroupFacts, Inspection
 from autoprune.inspection_charts import staircase_lines, staircase_svg, validation_svg
 from autoprune.inspection_text import (
@@ -27,6 +25,7 @@ from autoprune.inspection_text import (
     title,
     validation_text,
 )
+from autoprune.pages import write_page
 
 TEMPLATE = "inspection.html.j2"
 
@@ -48,35 +47,31 @@ class Column:
         return max((*self.outputs, *self.inputs))
 
 
-def write_page(inspection: Inspection, path: Path) -> None:
-    """Write the page; it fetches nothing and runs no script."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def write_inspection_page(inspection: Inspection, path: Path) -> None:
+    """The page, written to `path`."""
     staircase, validation = inspection.staircase, inspection.validation
-    page = environment.get_template(TEMPLATE).render(
-        inspection=inspection,
-        title=title(inspection),
-        headline=headline(inspection),
-        conditions=conditions(inspection),
-        targets=[target_texts(target) for target in inspection.targets],
-        groups=[(group, group_bars(group)) for group in inspection.groups],
-        layers=[(layer, shape_text(layer), layer_bars(layer)) for layer in inspection.layers],
-        most_of_a_group=_largest_share(group_bars(group) for group in inspection.groups),
-        most_of_a_layer=_largest_share(layer_bars(layer) for layer in inspection.layers),
-        columns=diagram_columns(inspection),
-        rest_ms=rest_text(inspection),
-        shorten=shorten,
-        search_time=None if inspection.search_time is None else search_time_text(inspection.search_time),
-        staircase_chart=None if staircase is None else Markup(staircase_svg(staircase)),
-        validation_chart=None if validation is None else Markup(validation_svg(validation)),
-        validation_text=validation_text(inspection),
+    write_page(
+        path,
+        TEMPLATE,
+        {
+            "inspection": inspection,
+            "title": title(inspection),
+            "headline": headline(inspection),
+            "conditions": conditions(inspection),
+            "targets": [target_texts(target) for target in inspection.targets],
+            "groups": [(group, group_bars(group)) for group in inspection.groups],
+            "layers": [(layer, shape_text(layer), layer_bars(layer)) for layer in inspection.layers],
+            "most_of_a_group": _largest_share(group_bars(group) for group in inspection.groups),
+            "most_of_a_layer": _largest_share(layer_bars(layer) for layer in inspection.layers),
+            "columns": diagram_columns(inspection),
+            "rest_ms": rest_text(inspection),
+            "shorten": shorten,
+            "search_time": None if inspection.search_time is None else search_time_text(inspection.search_time),
+            "staircase_chart": None if staircase is None else Markup(staircase_svg(staircase)),
+            "validation_chart": None if validation is None else Markup(validation_svg(validation)),
+            "validation_text": validation_text(inspection),
+        },
     )
-    write_text(path, page)
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:

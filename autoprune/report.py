@@ -7,13 +7,12 @@ from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.table import Table
 
 from autoprune.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.config import TargetConfig
-from autoprune.files import write_text
+from autoprune.pages import write_page
 from autoprune.record import RunRecord, read_run
 from autoprune.result import DropTrial, Figures, RunResult, parse_result
 from autoprune.trials import EpisodeRow
@@ -53,29 +52,25 @@ def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` and return its path; `InputError` names the file that is missing or broken."""
     record = read_run(run_dir)
     trials = _trials(record.episodes)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template(TEMPLATE).render(
-        record=record,
-        result=record.result,
-        headline=headline(record.result),
-        wall=duration(record.result.search.wall_s),
-        targets=[_target_line(target, record.result) for target in record.config.target],
-        rows=comparison_rows(record.result),
-        drop_lines=[_drop_line(trial) for trial in record.result.search.max_drop_trials],
-        charts={name: Markup(svg) for name, svg in _charts(record).items()},
-        searches=len({(row.searcher, row.seed) for row in record.episodes}),
-        trials=len(trials),
-        best_trials=sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
-        chosen=_chosen_trial(record),
-    )
     path = run_dir / "report.html"
-    write_text(path, page)
+    write_page(
+        path,
+        TEMPLATE,
+        {
+            "record": record,
+            "result": record.result,
+            "headline": headline(record.result),
+            "wall": duration(record.result.search.wall_s),
+            "targets": [_target_line(target, record.result) for target in record.config.target],
+            "rows": comparison_rows(record.result),
+            "drop_lines": [_drop_line(trial) for trial in record.result.search.max_drop_trials],
+            "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
+            "searches": len({(row.searcher, row.seed) for row in record.episodes}),
+            "trials": len(trials),
+            "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
+            "chosen": _chosen_trial(record),
+        },
+    )
     return path
 
 

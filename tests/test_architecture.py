@@ -46,7 +46,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("envs",),
     ("policies",),
     (
-        "charts",
+        *("drawing", "pages", "charts"),
         *("bench_result", "bench_against", "bench_report", "bench_plot"),
         *("inspection", "inspection_json", "inspection_charts", "inspection_text", "inspection_report"),
         "inspect_model",

@@ -33,7 +33,7 @@ from autoprune.inspection import (
 )
 from autoprune.inspection_charts import check_plot_path, staircase_lines, staircase_svg, write_staircase
 from autoprune.inspection_json import as_json
-from autoprune.inspection_report import diagram_columns, print_inspection, write_page
+from autoprune.inspection_report import diagram_columns, print_inspection, write_inspection_page
 from autoprune.inspection_text import duration, headline, search_time_text, shape_text, target_texts
 from autoprune.latency_validation import compare
 
@@ -420,7 +420,7 @@ class Page(HTMLParser):
 
 
 def page_of(facts: Inspection, folder: Path) -> Page:
-    write_page(facts, folder / "page.html")
+    write_inspection_page(facts, folder / "page.html")
     return Page((folder / "page.html").read_text(encoding="utf-8"))
 
 
