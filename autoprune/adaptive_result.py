@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from autoprune.errors import InputError
-from autoprune.result import Part, explain
+from autoprune.result import AdaptiveFigures, Part, StaticFigures, explain
 
 
 class RouteFigures(Part):
@@ -16,10 +16,13 @@ class RouteFigures(Part):
     latency_ms_p50: float = Field(gt=0)
     latency_ms_p95: float = Field(gt=0)
     latency_ms_max: float = Field(gt=0)
+    energy_mj: float = Field(gt=0)  # of an image, the mean
+    energy_source: Literal["measured", "estimated"]
+    energy_sensor: str | None = None
 
 
 class CurvePoint(Part):
-    """A router on the search split; its latency is put together from that of the levels' files."""
+    """A router, or a model without one, on the search split; a router's latency is put together from the levels'."""
 
     router: str
     search_accuracy: float = Field(ge=0, le=1)
@@ -27,24 +30,81 @@ class CurvePoint(Part):
     level_share: tuple[float, ...]
 
 
-class AdaptiveResult(Part):
-    """`adaptive.json`, schema 1; keys that this version does not know are left alone."""
+class LevelFigures(Part):
+    """A level as a file of its own, without a router."""
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    channels: dict[str, int]  # kept of each group
+    on_search: CurvePoint  # its latency is the median of a call, as measured before the router was chosen
+    alone: RouteFigures
+
+
+class ClassFigures(Part):
+    """Of the test images of one class; a class without any is left out."""
+
+    name: str
+    images: int = Field(gt=0)
+    original_accuracy: float = Field(ge=0, le=1)
+    adaptive_accuracy: float = Field(ge=0, le=1)
+    latency_ms_mean: float = Field(gt=0)  # of the adaptive file
+    level_share: tuple[float, ...]
+
+
+class Example(Part):
+    """A test image, as a picture in the folder `examples`."""
+
+    picture: str
+    label: str
+    answer: str
+    level: int = Field(ge=0)
+    latency_ms: float = Field(gt=0)
+
+
+class MixtureFigures(Part):
+    """Levels that were tried together after a short training, on the search split; see `autoprune.mixture`."""
+
+    max_ratios: tuple[float, ...]
+    holds: bool
+    search_worth: float
+    estimated_latency_ratio: float = Field(gt=0)  # of the original's predicted latency
+
+
+class AdaptiveResult(Part):
+    """`adaptive.json`, schema 2; keys that this version does not know are left alone."""
+
+    schema_version: Literal[2] = Field(2, alias="schema")
     original: RouteFigures
     adaptive: RouteFigures
-    latency_ratio: float = Field(gt=0)  # of the mean latencies
-    router: str  # "cascade" or "learned"
+    pruned: RouteFigures | None  # the static model of the same run, if there is one
+    latency_ratio: float = Field(gt=0)  # of the mean latencies, adaptive to original
+    static_at_equal_accuracy: StaticFigures
+    router: Literal["cascade", "learned"]
     level_share: tuple[float, ...]  # of the test images, by the level that answered
-    level_channels: tuple[dict[str, int], ...]
-    level_latency_ms: tuple[float, ...]  # of each level's own file
-    level_search_accuracy: tuple[float, ...]
+    levels: tuple[LevelFigures, ...]
+    classes: tuple[ClassFigures, ...]
+    easy: tuple[Example, ...]
+    hard: tuple[Example, ...]
+    mixtures: tuple[MixtureFigures, ...]  # the best first; none if there was nothing to choose
+    chosen_on_search: CurvePoint
+    original_on_search: CurvePoint
     oracle_on_search: CurvePoint
     curve_on_search: tuple[CurvePoint, ...]
     onnx_bytes: int = Field(gt=0)
     largest_level_onnx_bytes: int = Field(gt=0)
+    model: str
+    data: str
     seed: int
     environment: dict[str, str]
+
+    @property
+    def summary(self) -> AdaptiveFigures:
+        """What `result.json` says of it."""
+        return AdaptiveFigures(
+            test_accuracy=self.adaptive.test_accuracy,
+            latency_ms_mean=self.adaptive.latency_ms_mean,
+            latency_ratio=self.latency_ratio,
+            level_share=self.level_share,
+            static_at_equal_accuracy=self.static_at_equal_accuracy,
+        )
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
@@ -55,4 +115,4 @@ class AdaptiveResult(Part):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise InputError(f"{where}: not an adaptive result of schema 1 ({explain(error)})") from None
+            raise InputError(f"{where}: not an adaptive result of schema 2 ({explain(error)})") from None

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from autoprune import __version__, progress
-from autoprune.cli_adapt import EPILOG as ADAPT_EPILOG
-from autoprune.cli_adapt import summary as adaptive_summary
 from autoprune.cli_bench import EPILOG as BENCH_EPILOG
 from autoprune.cli_bench import bench
 from autoprune.cli_compare import EPILOG as COMPARE_EPILOG
@@ -84,9 +82,14 @@ def run(
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(config)
     _summarise(pipeline.run(settings, folder, resume=resume), folder)
+    if settings.adaptive.enabled:
+        _summarise_adaptive(folder)
 
 
-@app.command(epilog=ADAPT_EPILOG)
+@app.command(
+    epilog="Example: `autoprune adapt fashion_mnist_adaptive --run-dir runs/adaptive`, then open "
+    "`runs/adaptive/adaptive.html`",
+)
 def adapt(
     config: ConfigArgument,
     override: Overrides = None,
@@ -99,15 +102,12 @@ def adapt(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
-    from rich.console import Console
-
     from autoprune import adapt as stage
 
     _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
-    result = stage.adapt(settings, folder, resume=resume)
-    Console(highlight=False, emoji=False).print(adaptive_summary(result, folder))
-    typer.echo(folder / "export" / "adaptive.onnx")
+    stage.adapt(settings, folder, resume=resume)
+    _summarise_adaptive(folder)
 
 
 @app.command(
@@ -195,10 +195,16 @@ def train(
 
 @app.command(epilog="Example: `autoprune report runs/demo`")
 def report(run_dir: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_DIR")]) -> None:
-    """Write the HTML report of a finished run again."""
+    """Write the HTML report of a finished run again, and that of its input-adaptive model."""
+    from autoprune.adaptive_report import write_adaptive_report
     from autoprune.report import write_report
+    from autoprune.run_dir import RunDir
 
-    typer.echo(write_report(run_dir))
+    folder = RunDir(run_dir)
+    if folder.finished or not folder.adaptive.is_file():
+        typer.echo(write_report(run_dir))
+    if folder.adaptive.is_file():
+        typer.echo(write_adaptive_report(folder))
 
 
 app.command(epilog="Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`")(inspect)
@@ -243,6 +249,14 @@ def _summarise(result: "RunResult", folder: Path) -> None:
     elif not result.checks.target_met:
         progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
     typer.echo(folder / "report.html")
+
+
+def _summarise_adaptive(folder: Path) -> None:
+    from autoprune.adaptive_report import adaptive_table, read_adaptive
+    from autoprune.run_dir import RunDir
+
+    progress.console.print(adaptive_table(read_adaptive(RunDir(folder))))
+    typer.echo(folder / "adaptive.html")
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

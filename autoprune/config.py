@@ -181,15 +181,20 @@ class FinetuneConfig(Section):
 class AdaptiveConfig(Section):
     """An input-adaptive model: levels between which a router chooses for each input. They train as `finetune` says."""
 
-    max_ratios: tuple[float, ...] = Field((0.2, 0.6), description="of the original's latency: each level's, ascending")
+    enabled: bool = Field(False, description="whether `autoprune run` makes one beside the pruned model")
+    max_ratios: tuple[float, ...] = Field(
+        (0.2, 0.35, 0.6), description="of the original's latency: those of the levels that are tried, ascending"
+    )
+    max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
+    trial_epochs: int = Field(2, gt=0, description="of training all levels together before some are chosen")
     max_drop: float = Field(0.0, ge=0, lt=1, description="of accuracy on the search split, at which the router works")
     router_rounds: int = Field(40, gt=0, description="of training the learned router; its best state is kept")
 
     @field_validator("max_ratios")
     @classmethod
     def _ascending(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        if not 2 <= len(ratios) <= 5 or sorted(set(ratios)) != list(ratios) or not 0 < ratios[0] <= ratios[-1] <= 1:
-            raise ValueError(f"must be 2 to 5 shares of the original's latency in rising order, got {list(ratios)}")
+        if not 2 <= len(ratios) <= 8 or sorted(set(ratios)) != list(ratios) or not 0 < ratios[0] <= ratios[-1] <= 1:
+            raise ValueError(f"must be 2 to 8 shares of the original's latency in rising order, got {list(ratios)}")
         return ratios
 
 

@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnxruntime
@@ -28,6 +28,7 @@ from autoprune.latency import (
 from autoprune.problem import PredictedCost
 from autoprune.progress import say
 from autoprune.result import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
+from autoprune.timing import Call
 
 SCORING_BATCH = 200
 ENERGY_SECONDS = 2.0  # of load for each file, and of idling in all
@@ -85,10 +86,15 @@ def compare_files(
         rounds=config.rounds,
         runs_per_round=config.runs_per_round,
     )
-    energies = _energies([original, pruned], images, costs, config, sensor)
+    consumed = energies(
+        [session_call(make_session(file, threads=config.threads), images) for file in (original, pruned)],
+        [cost.estimated_energy_mj for cost in costs],
+        images_a_call=len(images),
+        sensor=sensor,
+    )
     figures = [
         _figures(file, cost, latency, energy, test, info, config)
-        for file, cost, latency, energy in zip((original, pruned), costs, latencies, energies, strict=True)
+        for file, cost, latency, energy in zip((original, pruned), costs, latencies, consumed, strict=True)
     ]
     return Comparison(figures[0], figures[1], paired_speedup(*latencies))
 
@@ -153,23 +159,17 @@ def environment() -> dict[str, str]:
     }
 
 
-def _energies(
-    files: Sequence[Path],
-    images: np.ndarray[Any, Any],
-    costs: Sequence[PredictedCost],
-    config: MeasureConfig,
-    sensor: Sensor | None,
+def energies(
+    calls: Sequence[Call], estimates_mj: Sequence[float], *, images_a_call: int, sensor: Sensor | None
 ) -> list[Energy]:
-    """Measured above idle, all files in turn; estimated without a sensor, or where it cannot tell work from idling."""
-    estimated = [Energy(cost.estimated_energy_mj, "estimated") for cost in costs]
+    """Measured above idle, all calls in turn; estimated without a sensor, or where it cannot tell work from idling."""
+    estimated = [Energy(estimate_mj, "estimated") for estimate_mj in estimates_mj]
     if sensor is None:
         return estimated
-    calls = [session_call(make_session(file, threads=config.threads), images) for file in files]
     readings = compare_energy(calls, sensor, seconds=ENERGY_SECONDS, idle_seconds=ENERGY_SECONDS)
     if not all(reading.net_resolved for reading in readings):
         say(f"{sensor.name} cannot tell these models from idling: their energy is estimated")
         return estimated
-    images_a_call = len(images)
     return [
         Energy(
             reading.net_mj / images_a_call,

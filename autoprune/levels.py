@@ -86,6 +86,7 @@ def train_levels(
     config: FinetuneConfig,
     learning_rate: float,
     seed: int,
+    description: str = "levels",
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> Levels:
@@ -101,7 +102,7 @@ def train_levels(
             config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes
         ),
         seed=seed,
-        description="levels",
+        description=description,
         score=lambda model: float(right_by_level(model, data.search, data).float().mean()),
         state_path=state_path,
         on_epoch=on_epoch,

@@ -1,10 +1,11 @@
-"""The whole job: baseline, search, apply, fine-tune, export, measure, report; each stage goes on where it was."""
+"""The whole job, from the baseline to the reports; each stage goes on where it was."""
 
 import shutil
 from pathlib import Path
 
 from torch import nn
 
+from autoprune.adaptive_stage import adaptive_model
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
 from autoprune.decision import Decide, Decision, check_search, search_decision
@@ -16,6 +17,7 @@ from autoprune.export import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
 from autoprune.final import compare_files, run_result
 from autoprune.finetune_stage import finetuned
+from autoprune.level_choice import check_level_limits
 from autoprune.prepare import Prepared, prepare
 from autoprune.progress import say
 from autoprune.report import write_report
@@ -58,6 +60,8 @@ def run(
         model = _baseline(config, subject, run_dir, logger)
         open_target = config.drop_target
         prepared = prepare(config.at_ratio(1.0), model, subject.data, store=store, sensor=sensor)
+        if config.adaptive.enabled:
+            check_level_limits(prepared.problem, config, store)
         if open_target is not None:
             near = problems_on_the_way(prepared, config, open_target, store)
             prepared = elastic_distilled(prepared, config, run_dir, logger, near=near)
@@ -67,7 +71,16 @@ def run(
             seed_everything(derive_seed(config.seed, "search"))
             decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
             pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
-        return _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
+        result = _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
+        if config.adaptive.enabled:
+            adaptive = adaptive_model(
+                config, subject, prepared, run_dir, store, logger, pruned=decision.policy, sensor=sensor
+            )
+            result = result.model_copy(update={"adaptive": adaptive.summary})
+        write_json(run_dir.result, result.as_json())
+        write_report(run_dir.root)
+        shutil.rmtree(run_dir.state, ignore_errors=True)
+    return result
 
 
 def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunLogger) -> nn.Module:
@@ -93,7 +106,7 @@ def _measured(
     run_dir: RunDir,
     sensor: Sensor | None,
 ) -> RunResult:
-    """Export both models, check parity, measure, and write `result.json` and `report.html`."""
+    """Export both models, check parity, and measure."""
     info = subject.data.info
     say("exporting and measuring")
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
@@ -112,7 +125,7 @@ def _measured(
         config=config.measure,
         sensor=sensor,
     )
-    result = run_result(
+    return run_result(
         comparison,
         parity_max_abs=parity,
         flushed_subnormals=flushed,
@@ -120,7 +133,3 @@ def _measured(
         search=decision.search,
         info=info,
     )
-    write_json(run_dir.result, result.as_json())
-    write_report(run_dir.root)
-    shutil.rmtree(run_dir.state, ignore_errors=True)
-    return result

@@ -98,10 +98,23 @@ class InputFigures(Part):
     classes: tuple[str, ...]
 
 
+class StaticFigures(Part):
+    """The fastest model without a router that is as accurate on the test split as an input-adaptive one."""
+
+    model: str
+    test_accuracy: float = Field(ge=0, le=1)
+    latency_ms_mean: float = Field(gt=0)
+    latency_ratio: float = Field(gt=0)  # of the adaptive file's mean latency to this one's
+
+
 class AdaptiveFigures(Part):
-    test_accuracy: float
-    latency_ms_mean: float
+    """The run's input-adaptive model, measured image by image; `adaptive.json` has the rest."""
+
+    test_accuracy: float = Field(ge=0, le=1)
+    latency_ms_mean: float = Field(gt=0)
+    latency_ratio: float = Field(gt=0)  # of the original's mean latency, image by image
     level_share: tuple[float, ...]
+    static_at_equal_accuracy: StaticFigures
 
 
 class RunResult(Part):

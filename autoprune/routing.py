@@ -66,6 +66,14 @@ class LevelAnswers:
             teacher=None if self.teacher is None else self.teacher[images],
         )
 
+    def of_levels(self, places: Sequence[int]) -> "LevelAnswers":
+        """Those of some levels, by place, the smallest first."""
+        return replace(
+            self,
+            probabilities=self.probabilities[list(places)],
+            latency_ms=tuple(self.latency_ms[place] for place in places),
+        )
+
 
 @dataclass(frozen=True)
 class Route:
@@ -86,6 +94,7 @@ class RoutedFigures:
     worth: float  # `LevelAnswers.worth`, the mean over the images
     estimated_latency_ms: float
     level_share: tuple[float, ...]  # of the images, by the level that answers
+    run_share: tuple[float, ...]  # of the images, by level: those that it ran for
 
 
 Router = Callable[[int, Array], Integers]
@@ -115,7 +124,9 @@ def figures_of(route: Route, answers: LevelAnswers) -> RoutedFigures:
     shares = np.bincount(route.final, minlength=answers.levels) / images
     taken = (route.final, np.arange(images))
     accuracy, worth = float(answers.right[taken].mean()), float(answers.worth[taken].mean())
-    return RoutedFigures(accuracy, worth, float(latency_ms), tuple(shares.tolist()))
+    return RoutedFigures(
+        accuracy, worth, float(latency_ms), tuple(shares.tolist()), run_share=tuple(route.ran.mean(1).tolist())
+    )
 
 
 def always(level: int) -> Router:
@@ -155,20 +166,27 @@ class CascadePoint:
     figures: RoutedFigures
 
 
-def cascade_points(answers: LevelAnswers, *, steps: int = 24) -> tuple[CascadePoint, ...]:
-    """The cascades that no other one beats in both accuracy and mean latency, the fastest first.
+# Quantiles of a level's confidence that are tried as its threshold, by the number of thresholds: the combinations of
+# more than two levels are many.
+CASCADE_STEPS = {1: 24, 2: 24, 3: 9, 4: 5}
 
-    Thresholds are quantiles of each level's confidence, `steps` of them, and 0, at which no image goes on.
-    """
+
+def cascades(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
+    """Cascades over a grid of thresholds: quantiles of each level's confidence, and 0, at which no image goes on."""
+    steps = CASCADE_STEPS[answers.levels - 1]
     grids = [
         np.unique([0.0, *np.quantile(answers.probabilities[level].max(1), np.linspace(0, 1, steps)), 1.01])
         for level in range(answers.levels - 1)
     ]
-    points = []
-    for thresholds in _combinations(grids):
-        found = figures_of(follow(by_confidence(thresholds), answers), answers)
-        points.append(CascadePoint(thresholds, found))
-    return tuple(_front(points))
+    return tuple(
+        CascadePoint(thresholds, figures_of(follow(by_confidence(thresholds), answers), answers))
+        for thresholds in _combinations(grids)
+    )
+
+
+def cascade_points(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
+    """The cascades that no other one beats in both accuracy and mean latency, the fastest first."""
+    return tuple(_front(cascades(answers)))
 
 
 def best_within(points: Sequence[CascadePoint], budget_ms: float) -> CascadePoint | None:

@@ -66,6 +66,15 @@ class RunDir:
         return self.root / "export" / f"level-{level}.onnx"
 
     @property
+    def adaptive_report(self) -> Path:
+        return self.root / "adaptive.html"
+
+    @property
+    def examples(self) -> Path:
+        """Pictures of easy and hard inputs."""
+        return self.root / "examples"
+
+    @property
     def logs(self) -> Path:
         return self.root / "logs"
 

@@ -201,13 +201,16 @@ def cut(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[i
     return lowered
 
 
-def fill(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[int]:
-    """Raise one group at a time, the one that wins back most, while the limits leave room."""
+def fill(
+    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, ceiling: Sequence[int] | None = None
+) -> list[int]:
+    """Raise one group at a time, the one that wins back most, while the limits leave room; none above `ceiling`."""
     groups, raised = problem.groups, list(rungs)
+    highest = [len(group.ladder) - 1 for group in groups] if ceiling is None else ceiling
     while True:
         choices: list[tuple[float, int, int]] = []  # (won back, group, rung)
         for index in range(len(groups)):
-            for rung in range(raised[index] + 1, len(groups[index].ladder)):
+            for rung in range(raised[index] + 1, highest[index] + 1):
                 candidate = policy_of_rungs(groups, [*raised[:index], rung, *raised[index + 1 :]])
                 if _meets(problem, candidate):
                     choices.append((losses[index][raised[index]] - losses[index][rung], index, rung))
@@ -215,6 +218,14 @@ def fill(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[
             return raised
         _, index, rung = max(choices)
         raised[index] = rung
+
+
+def nested(problem: PruningProblem, policy: PruningPolicy, within: PruningPolicy) -> PruningPolicy:
+    """`policy`, no group wider than in `within`; what that saves goes to groups that may be wider, up to the limits."""
+    groups, ceiling = problem.groups, rungs_of(problem.groups, within)
+    narrowed = [min(pair) for pair in zip(rungs_of(groups, policy), ceiling, strict=True)]
+    losses = modelled_losses(groups, exponent=ADAPTED_EXPONENT)
+    return policy_of_rungs(groups, fill(problem, narrowed, losses, ceiling=ceiling))
 
 
 def _meets(problem: PruningProblem, policy: PruningPolicy) -> bool:

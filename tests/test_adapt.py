@@ -1,27 +1,34 @@
 """`autoprune adapt` from the command line on the small job: the files answer what the result says of them."""
 
+import base64
+import html
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_job import autoprune, done, started, wait_for
 
-from autoprune.adapt import OperatingPoint, chosen_point, narrowed
+from autoprune.adaptive_examples import MOST_EXAMPLES, picked
+from autoprune.adaptive_figures import static_at_equal_accuracy
 from autoprune.adaptive_measurement import measure_by_image
-from autoprune.adaptive_result import AdaptiveResult
+from autoprune.adaptive_report import headline, read_adaptive
+from autoprune.adaptive_result import AdaptiveResult, RouteFigures
 from autoprune.config import load_config
 from autoprune.data import load_test_split
 from autoprune.errors import InputError
+from autoprune.operating_point import OperatingPoint, chosen_point
 from autoprune.policies.router_graph import CascadeNodes
-from autoprune.policy import PruningPolicy
+from autoprune.result import parse_result
 from autoprune.routing import LevelAnswers, RoutedFigures
 from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
 
 OPTIONS = (
-    *("-o", "adaptive.max_ratios=[0.9, 1.0]", "-o", "adaptive.router_rounds=2", "-o", "finetune.epochs=2"),
+    *("-o", "adaptive.max_ratios=[0.8, 0.9, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),
+    *("-o", "adaptive.router_rounds=2", "-o", "finetune.epochs=2"),
     *("-o", "search.min_keep=0.02"),
 )
 
@@ -50,19 +57,73 @@ def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> N
     single = measure_by_image([run_dir.level_onnx(0), run_dir.level_onnx(1)], test, info, threads=1)
     answers = np.stack([one.answers for one in single])
     assert np.array_equal(adaptive.answers, answers[adaptive.levels, np.arange(len(labels))])
-    # The largest level is the whole model's width, the smaller one is nested in it.
-    small, large = result.level_channels
+    alone = [level.alone.test_accuracy for level in result.levels]
+    assert alone == [one.accuracy(labels) for one in single]
+    # The smaller level is nested in the larger one.
+    small, large = (level.channels for level in result.levels)
     assert all(small[name] <= large[name] for name in large)
     assert small != large
     assert {point.router for point in result.curve_on_search} == {"cascade", "learned"}
-    assert result.oracle_on_search.search_accuracy >= max(result.level_search_accuracy)
+    assert result.chosen_on_search in result.curve_on_search
+    assert result.oracle_on_search.search_accuracy >= max(level.on_search.search_accuracy for level in result.levels)
     assert result.onnx_bytes == run_dir.adaptive_onnx.stat().st_size
+    assert result.adaptive.energy_source == "estimated"
+    for number, one in enumerate(result.classes):
+        own = labels == number
+        assert (one.name, one.images) == (info.classes[number], own.sum())
+        assert one.adaptive_accuracy == (adaptive.answers[own] == number).mean()
+        assert one.level_share == tuple((np.bincount(adaptive.levels[own], minlength=2) / own.sum()).tolist())
+
+
+def test_the_levels_are_the_best_mixture_of_those_tried(adapted: Path) -> None:
+    result = read_adaptive(RunDir(adapted))
+    tried = [mixture.max_ratios for mixture in result.mixtures]
+    assert sorted(tried) == [(0.8, 0.9), (0.8, 1.0), (0.9, 1.0)]
+    best = result.mixtures[0]
+    assert best.holds >= max(mixture.holds for mixture in result.mixtures)
+    if best.holds:
+        assert best.estimated_latency_ratio == min(m.estimated_latency_ratio for m in result.mixtures if m.holds)
+
+
+def test_the_report_shows_what_was_measured_and_its_pictures(adapted: Path) -> None:
+    run_dir = RunDir(adapted)
+    result = read_adaptive(run_dir)
+    page = run_dir.adaptive_report.read_text()
+    assert headline(result) in html.unescape(page)
+    for level in result.levels:
+        assert f"{level.alone.latency_ms_mean:.3f} ms" in page
+    examples = [*result.easy, *result.hard]
+    assert examples
+    for example in examples:
+        encoded = base64.b64encode((run_dir.examples / example.picture).read_bytes()).decode()
+        assert f"data:image/png;base64,{encoded}" in page
+    assert "https://" not in page.replace("http://www.w3.org", "")
+    assert "<script" not in page
+    run_dir.adaptive_report.unlink()
+    assert str(run_dir.adaptive_report) in done("report", adapted)
+    assert run_dir.adaptive_report.read_text() == page
+
+
+def test_a_picture_is_the_image_and_only_a_name(adapted: Path, small_config: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(adapted, copied)
+    result = json.loads((copied / "adaptive.json").read_text())
+    test = load_test_split(load_config(small_config).data)
+    first = result["easy"][0]["picture"]
+    place = int(first.removesuffix(".png").rpartition("-")[2])
+    assert np.array_equal(np.asarray(Image.open(copied / "examples" / first)), test.images[place, 0].numpy())
+    (tmp_path / "secret.png").write_bytes(b"not to be shown")
+    result["easy"][0]["picture"] = "../../secret.png"
+    (copied / "adaptive.json").write_text(json.dumps(result))
+    ended = autoprune("report", copied)
+    assert ended.returncode == 2
+    assert "secret.png: cannot be read" in " ".join(ended.stderr.split())
 
 
 def test_a_finished_one_is_read_back_and_another_configuration_refused(adapted: Path, small_config: Path) -> None:
     before = (adapted / "adaptive.json").read_bytes()
     again = done("adapt", small_config, *OPTIONS, "--run-dir", adapted, "--resume", "--quiet")
-    assert "mean latency" in " ".join(again.split())
+    assert str(adapted / "adaptive.html") in again
     assert (adapted / "adaptive.json").read_bytes() == before
     other = autoprune("adapt", small_config, "--run-dir", adapted, "--resume")
     assert other.returncode == 2
@@ -77,15 +138,20 @@ def test_a_killed_one_goes_on_to_the_same_levels(adapted: Path, small_config: Pa
         process.kill()
     done(*arguments, "--resume")
     whole, resumed = (json.loads((one / "adaptive.json").read_text()) for one in (adapted, folder))
-    for key in ("level_channels", "level_search_accuracy"):
-        assert whole[key] == resumed[key]
+    assert whole["mixtures"] == resumed["mixtures"]
+    for key in ("channels", "on_search"):
+        values = [[level[key] for level in one["levels"]] for one in (whole, resumed)]
+        for levels in values:
+            for level in levels:
+                level.pop("estimated_latency_ms", None)  # measured anew
+        assert values[0] == values[1]
 
 
 def test_bad_levels_are_refused_before_any_work(small_config: Path, tmp_path: Path) -> None:
     for ratios in ("[0.5]", "[0.6, 0.2]", "[0.5, 1.5]", "[0.5, 0.5]"):
         ended = autoprune("adapt", small_config, "-o", f"adaptive.max_ratios={ratios}", "--run-dir", tmp_path / "run")
         assert ended.returncode == 2
-        assert "adaptive.max_ratios: must be 2 to 5 shares" in " ".join(ended.stderr.split())
+        assert "adaptive.max_ratios: must be 2 to 8 shares" in " ".join(ended.stderr.split())
     ended = autoprune("adapt", small_config, "-o", "adaptive.max_ratios=[0.0001, 1.0]", "--run-dir", tmp_path / "run")
     assert ended.returncode == 2
     assert "is below the floor" in " ".join(ended.stderr.split())
@@ -102,7 +168,7 @@ def test_the_operating_point_by_hand() -> None:
     answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), (1.0, 2.0), teacher=teacher)
     nodes = CascadeNodes((0.5,))
     points = [
-        OperatingPoint("cascade", nodes, RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0)))
+        OperatingPoint("cascade", nodes, RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0), (1.0, 0.0)))
         for accuracy, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
     ]
     assert chosen_point(points, answers, max_drop=0.0) is points[2]
@@ -110,9 +176,59 @@ def test_the_operating_point_by_hand() -> None:
     assert chosen_point(points[:2], answers, max_drop=0.0) is points[1]
 
 
-def test_a_level_is_cut_back_to_be_nested() -> None:
-    small, large = PruningPolicy.of({"a": 4, "b": 2}), PruningPolicy.of({"a": 3, "b": 5})
-    assert narrowed(small, large) == PruningPolicy.of({"a": 3, "b": 2})
+def test_a_run_makes_one_beside_its_pruned_model(small_config: Path) -> None:
+    folder = small_config.with_name("run-adaptive")
+    options = (*OPTIONS, "-o", "adaptive.enabled=true", "-o", "adaptive.max_ratios=[0.8, 1.0]")
+    shown = " ".join(done("run", small_config, *options, "--run-dir", folder, "--quiet").split())
+    assert shown.index("report.html") < shown.index("adaptive.html")
+    result = parse_result(json.loads((folder / "result.json").read_text()), where="here")
+    adaptive = read_adaptive(RunDir(folder))
+    assert result.adaptive == adaptive.summary
+    assert adaptive.mixtures == ()  # of two levels there is nothing to choose
+    assert adaptive.pruned is not None
+    assert adaptive.pruned.test_accuracy == result.pruned.test_accuracy
+    assert adaptive.original.test_accuracy == result.original.test_accuracy
+    before = (folder / "adaptive.json").read_bytes()
+    (folder / "result.json").unlink()  # as if it had been stopped between the two
+    done("run", small_config, *options, "--run-dir", folder, "--resume", "--quiet")
+    assert (folder / "adaptive.json").read_bytes() == before
+    assert parse_result(json.loads((folder / "result.json").read_text()), where="here").adaptive == adaptive.summary
+
+
+def test_a_run_refuses_levels_below_the_floor_before_it_searches(small_config: Path, tmp_path: Path) -> None:
+    options = ("-o", "adaptive.enabled=true", "-o", "adaptive.max_ratios=[0.0001, 1.0]")
+    ended = autoprune("run", small_config, *options, "--run-dir", tmp_path / "run")
+    assert ended.returncode == 2
+    assert "is below the floor" in " ".join(ended.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_static_model_of_equal_accuracy_by_hand() -> None:
+    def figures(accuracy: float, mean_ms: float) -> RouteFigures:
+        return RouteFigures(
+            test_accuracy=accuracy,
+            latency_ms_mean=mean_ms,
+            latency_ms_p50=mean_ms,
+            latency_ms_p95=mean_ms,
+            latency_ms_max=mean_ms,
+            energy_mj=1.0,
+            energy_source="estimated",
+        )
+
+    static = {"original": figures(0.93, 4.0), "pruned": figures(0.929, 2.0), "level 0": figures(0.90, 1.0)}
+    found = static_at_equal_accuracy(static, figures(0.93, 1.5))
+    assert (found.model, found.latency_ratio) == ("pruned", 0.75)  # a tenth of a point less counts as equal
+    assert static_at_equal_accuracy(static, figures(0.9302, 1.5)).model == "original"
+    assert static_at_equal_accuracy(static, figures(0.95, 1.5)).model == "original"  # none is; it comes nearest
+    assert static_at_equal_accuracy(static, figures(0.90, 0.9)).model == "level 0"
+
+
+def test_examples_are_of_all_classes_in_turn() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, 0])
+    levels = np.array([0, 0, 1, 0, 0, 0, 0])
+    assert picked(labels, levels, 0) == [0, 3, 5, 1, 4, 6]
+    assert picked(np.zeros(50, dtype=np.int64), np.zeros(50, dtype=np.int64), 0) == list(range(MOST_EXAMPLES))
+    assert picked(labels, levels, 2) == []
 
 
 def test_a_result_that_is_none_is_refused(adapted: Path, small_config: Path, tmp_path: Path) -> None:
@@ -121,6 +237,6 @@ def test_a_result_that_is_none_is_refused(adapted: Path, small_config: Path, tmp
     (copied / "adaptive.json").write_text("{}")
     ended = autoprune("adapt", small_config, *OPTIONS, "--run-dir", copied, "--resume")
     assert ended.returncode == 2
-    assert "not an adaptive result of schema 1" in " ".join(ended.stderr.split())
+    assert "not an adaptive result of schema 2" in " ".join(ended.stderr.split())
     with pytest.raises(InputError, match="here: not an adaptive result"):
         AdaptiveResult.parsed([], where="here")

@@ -32,7 +32,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "reward",
         *("batchnorm", "repair", "evaluate"),
-        *("elastic_training", "levels", "routing", "adaptive_export"),
+        *("elastic_training", "levels", "routing", "mixture", "adaptive_export"),
         "trials",
         "whole_models",
         "latency_model",
@@ -61,12 +61,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("finalists", "decision"),
         "finetune_stage",
         "drop_stage",
-        "pipeline",
-        *("adaptive_session", "adaptive_measurement", "adaptive_result", "adapt"),
+        *("adaptive_session", "adaptive_measurement", "adaptive_result", "adaptive_charts", "adaptive_report"),
+        *("adaptive_examples", "adaptive_figures", "level_choice", "operating_point", "adaptive_stage"),
+        *("pipeline", "adapt"),
         *("comparison", "comparison_report", "compare", "front"),
         "api",
         "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli_adapt", "cli"),
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

@@ -1,0 +1,124 @@
+"""The levels of an input-adaptive model: searched one below the other, trained together, the best mixture kept."""
+
+import json
+from dataclasses import asdict
+
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.data import normalise
+from autoprune.decision import search_only
+from autoprune.levels import Levels, level_logits, train_levels
+from autoprune.mixture import LEAST_LEVELS, Mixture, mixtures
+from autoprune.policies.heuristics import nested
+from autoprune.policy import AdaptivePolicy, PruningPolicy
+from autoprune.prepare import Prepared, search_limits
+from autoprune.problem import Limit, SearchProblem
+from autoprune.progress import say
+from autoprune.routing import LevelAnswers
+from autoprune.run_dir import RunDir
+from autoprune.seeding import derive_seed, seed_everything
+from autoprune.tensorboard import RunLogger
+from autoprune.train import logits_of
+from autoprune.trials import TrialStore
+
+LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
+RECALIBRATION_IMAGES = 2048
+
+
+def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialStore) -> None:
+    """Raises `TargetError` if the smallest level of `adaptive.max_ratios` is below the floor."""
+    limits = _limits(problem, min(config.adaptive.max_ratios))
+    problem.within(limits, store=store, known=())
+
+
+def candidate_levels(
+    config: RunConfig, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
+) -> AdaptivePolicy:
+    """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it."""
+    done = store.fact(LEVELS_FACT)
+    if done is not None:
+        return AdaptivePolicy(tuple(PruningPolicy.of(channels) for channels in json.loads(done)))
+    problem = prepared.problem
+    found: list[PruningPolicy] = []
+    for number, ratio in sorted(enumerate(config.adaptive.max_ratios), reverse=True):
+        if ratio == 1.0:
+            found.insert(0, problem.full_policy)
+            continue
+        seed_everything(derive_seed(config.seed, f"level {number}"))
+        part = problem.within(
+            _limits(problem, ratio), store=store.part(f"level {number}"), known=tuple(found[:1]) or problem.known
+        )
+        best = search_only(part, config, run_dir, logger).best.policy
+        found.insert(0, nested(part, best, found[0]) if found else best)
+    policy = AdaptivePolicy(tuple(found))
+    store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in policy.levels]))
+    return policy
+
+
+def best_mixture(
+    config: RunConfig,
+    candidates: AdaptivePolicy,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+) -> tuple[AdaptivePolicy, tuple[Mixture, ...]]:
+    """Those of `candidates` that work best together once all of them are trained for a moment, and all that were tried.
+
+    Two candidates are both taken: there is nothing to choose, and nothing is tried.
+    """
+    if len(candidates.levels) == LEAST_LEVELS:
+        return candidates, ()
+    done = store.fact(MIXTURES_FACT)
+    if done is None:
+        settings = config.adaptive
+        trial = config.model_copy(
+            update={"finetune": config.finetune.model_copy(update={"epochs": settings.trial_epochs})}
+        )
+        levels = trained_levels(trial, candidates, prepared, run_dir, logger, name="trial of levels")
+        latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.levels]
+        tried = mixtures(
+            search_answers(levels, prepared, latencies), most_levels=settings.max_levels, max_drop=settings.max_drop
+        )
+        done = json.dumps([asdict(mixture) for mixture in tried])
+        store.set_fact(MIXTURES_FACT, done)
+    tried = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(done))
+    shares = ", ".join(f"{config.adaptive.max_ratios[place]:g}" for place in tried[0].levels)
+    say(f"the best mixture of {len(tried)}: levels at {shares} of the original's latency")
+    return AdaptivePolicy(tuple(candidates.levels[place] for place in tried[0].levels)), tried
+
+
+def trained_levels(
+    config: RunConfig, policy: AdaptivePolicy, prepared: Prepared, run_dir: RunDir, logger: RunLogger, *, name: str
+) -> Levels:
+    """Levels trained together as `finetune` says, taught by the original; a stopped training goes on."""
+    levels = Levels(prepared.elastic, policy)
+    step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
+    shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
+    levels.recalibrate(normalise(shown, prepared.data.info))
+    return train_levels(
+        levels,
+        prepared.data,
+        teacher=prepared.teacher,
+        config=config.finetune,
+        learning_rate=config.finetune_learning_rate,
+        seed=derive_seed(config.seed, name),
+        description=name,
+        state_path=run_dir.state / f"{name.replace(' ', '-')}.pt",
+        on_epoch=lambda log: logger.epoch(name, log),
+    )
+
+
+def search_answers(levels: Levels, prepared: Prepared, latency_ms: list[float]) -> LevelAnswers:
+    """What the levels and the original answer to the search split; `latency_ms` is each level's, for one image."""
+    data = prepared.data
+    return LevelAnswers(
+        level_logits(levels, data.search, data).softmax(2).numpy(),
+        data.search.labels.numpy(),
+        tuple(latency_ms),
+        teacher=logits_of(prepared.elastic.original, data.search, data.info).softmax(1).numpy(),
+    )
+
+
+def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
+    target = TargetConfig(metric="latency", max_ratio=max_ratio)
+    return search_limits((target,), problem.original_cost, floor=problem.predict(problem.floor_policy))
