@@ -1,9 +1,9 @@
 """One ONNX file that runs a larger level only for inputs that need it: the levels under `If`, the router between them.
 
 The graph is a chain: the smallest level, its router, then for each larger level an `If` that runs it or passes on what
-there is. So each level stands in the file once, whatever led to it. A level's weights are its branch's own: ONNX
-Runtime neither prepacks nor lays out anew the weights that a branch takes from outside, which more than doubles its
-time (measured: 270 instead of 150 microseconds for a cut ResNet-20).
+there is. So each level stands in the file once, whatever led to it. Weights that levels have in common are stored once
+(`shared_weights`), but no branch computes with weights from outside: ONNX Runtime neither prepacks those nor lays them
+out anew, which more than doubles a level's time (measured: 270 instead of 150 microseconds for a cut ResNet-20).
 """
 
 import copy
@@ -20,6 +20,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OPSET, OUTPUT_NAME
 from autoprune.files import atomic_path
+from autoprune.shared_weights import SHARED, Cuts, share_weights
 
 LEVEL_NAME, PRICE_NAME = "level", "price"
 IR_VERSION = 8
@@ -50,13 +51,15 @@ class GraphPart:
     weights: tuple[TensorProto, ...]
 
 
-def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path) -> None:
+def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path, *, cuts: Sequence[Cuts] = ()) -> None:
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 
-    Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is an input with a
-    default. Metadata of the largest level's file is kept. Raises `InputError` for a file that is no such model.
+    With `cuts`, what each level keeps of the largest one's layers, weights are stored once. Outputs are the logits (1,
+    classes) and the level that answered, (1,) int64. The price of time is an input with a default. Metadata of the
+    largest level's file is kept. Raises `InputError` for a file that is no such model.
     """
     models = [_load(file) for file in levels]
+    shared = share_weights(models, cuts) if cuts else []
     first = models[0].graph
     classes = _output_classes(models[0], levels[0])
     nodes, weights = _level_nodes(first, 0)
@@ -95,7 +98,7 @@ def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path) -> 
         "adaptive",
         [image, helper.make_tensor_value_info(PRICE_NAME, TensorProto.FLOAT, [1])],
         [_logits_info(OUTPUT_NAME, classes), _number_info(LEVEL_NAME)],
-        initializer=weights,
+        initializer=[*weights, *shared],
     )
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     known = {entry.key: entry.value for entry in models[-1].metadata_props}
@@ -127,7 +130,8 @@ def _level_nodes(graph: onnx.GraphProto, level: int) -> tuple[list[NodeProto], l
     """Nodes and weights of a level, all names its own but that of the input."""
 
     def renamed(name: str) -> str:
-        return name if name in ("", INPUT_NAME) else level_name(level, name)
+        is_common = name in ("", INPUT_NAME) or name.startswith(SHARED)
+        return name if is_common else level_name(level, name)
 
     nodes, weights = [], []
     for node in graph.node:

@@ -90,8 +90,8 @@ def adaptive_table(result: AdaptiveResult) -> Table:
 
 def headline(result: AdaptiveResult) -> str:
     """The measured figures in a line: "0.42 of the original's mean latency, +0.05 points of test accuracy"."""
-    change = 100 * (result.adaptive.test_accuracy - result.original.test_accuracy)
-    points = f"{change:+.2f}".replace("-", "−")
+    change = f"{100 * (result.adaptive.test_accuracy - result.original.test_accuracy):+.2f}"
+    points = "±0.00" if float(change) == 0 else change.replace("-", "−")
     return f"{result.latency_ratio:.2f} of the original's mean latency, {points} points of test accuracy"
 
 

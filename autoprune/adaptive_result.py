@@ -92,6 +92,7 @@ class AdaptiveResult(Part):
     largest_level_onnx_bytes: int = Field(gt=0)
     model: str
     data: str
+    threads: int = Field(gt=0)  # of each session that was measured
     seed: int
     environment: dict[str, str]
 

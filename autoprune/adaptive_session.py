@@ -21,6 +21,7 @@ from autoprune.adaptive_export import LEVEL_NAME, PRICE_NAME, level_name, next_n
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OUTPUT_NAME
 from autoprune.latency import make_session
+from autoprune.shared_weights import SHARED
 
 LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up
 GAIN = 0.02  # change of the price's logarithm for an image whose latency is off by all of the budget
@@ -206,7 +207,9 @@ def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
         if level + 1 < levels:
             outputs.append(helper.make_tensor_value_info(next_name(level), TensorProto.INT64, ["batch"]))
         reads_price = any(PRICE_NAME in node.input for node in nodes)
+        read = {name for node in nodes for name in node.input}
+        shared = [weight for weight in graph.initializer if weight.name.startswith(SHARED) and weight.name in read]
         inputs = [image, price] if reads_price else [image]
-        part = helper.make_graph(nodes, f"level_{level}", inputs, outputs, initializer=weights)
+        part = helper.make_graph(nodes, f"level_{level}", inputs, outputs, initializer=[*weights, *shared])
         parts.append(helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version))
     return parts

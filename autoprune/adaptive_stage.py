@@ -81,7 +81,8 @@ def adaptive_model(
     answers = search_answers(levels, prepared, level_ms)
     points = operating_points(answers, config)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop)
-    export_adaptive(_level_files(run_dir, len(levels)), chosen.nodes, run_dir.adaptive_onnx)
+    files = _level_files(run_dir, len(levels))
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.layer_cuts)
     built = Built(policy, tried, answers, original_ms, points, chosen)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
@@ -162,6 +163,7 @@ def _measured(
         largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
         model=config.model.name,
         data=info.name,
+        threads=config.measure.threads,
         seed=config.seed,
         environment=environment(),
     )

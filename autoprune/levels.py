@@ -18,6 +18,7 @@ from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.distill import Teacher, finetune_recipe, taught_value
 from autoprune.elastic import ElasticModel
 from autoprune.policy import AdaptivePolicy
+from autoprune.shared_weights import Cuts, layer_cuts
 from autoprune.train import EVALUATION_BATCH, Batch, EpochLog, Loss, fit
 
 
@@ -63,6 +64,11 @@ class Levels(nn.Module):
             for name, tensor in self._slices(level).items():
                 model.get_parameter(name).copy_(tensor)
         return model.eval().requires_grad_(True)
+
+    @property
+    def layer_cuts(self) -> tuple[Cuts, ...]:
+        """What each level keeps of the layers of the largest one."""
+        return layer_cuts(self._elastic, self.policy)
 
     def recalibrate(self, images: Tensor) -> None:
         """Give every level the BatchNorm statistics of `images` (N, C, H, W), in place."""

@@ -16,6 +16,7 @@ from autoprune.adaptive_session import AdaptiveSession
 from autoprune.errors import InputError
 from autoprune.export import OUTPUT_NAME
 from autoprune.latency import make_session
+from autoprune.levels import Levels
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 from autoprune.routing import LevelAnswers, follow
@@ -28,6 +29,7 @@ def router(level_answers: LevelAnswers) -> LearnedRouter:
 
 @pytest.fixture(scope="module")
 def adaptive(
+    random_levels: Levels,
     level_files: list[Path],
     level_answers: LevelAnswers,
     router: LearnedRouter,
@@ -40,7 +42,7 @@ def adaptive(
         if len(set(follow(router.at_price(float(price)), level_answers).final.tolist())) > 1
     )
     path = tmp_path_factory.mktemp("adaptive") / "adaptive.onnx"
-    export_adaptive(level_files, LearnedNodes(router, price), path)
+    export_adaptive(level_files, LearnedNodes(router, price), path, cuts=random_levels.layer_cuts)
     return path
 
 
