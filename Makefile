@@ -20,7 +20,7 @@ demo: $(INSTALLED) data  ## prune ResNet-20 on Fashion-MNIST into runs/demo (min
 
 .PHONY: test
 test: $(INSTALLED) data  ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(INSTALLED) data  ## the tests that take minutes each

@@ -76,7 +76,8 @@ def adaptive_model(
         return read_adaptive(run_dir)
     candidates = candidate_levels(config, prepared, run_dir, store, logger)
     policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
-    levels = trained_levels(config, policy, prepared, run_dir, logger, name="levels")
+    epochs = config.adaptive.epochs or config.finetune.epochs
+    levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
     original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
     answers = search_answers(levels, prepared, level_ms)
     points = operating_points(answers, config)

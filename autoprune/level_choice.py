@@ -71,10 +71,9 @@ def best_mixture(
     done = store.fact(MIXTURES_FACT)
     if done is None:
         settings = config.adaptive
-        trial = config.model_copy(
-            update={"finetune": config.finetune.model_copy(update={"epochs": settings.trial_epochs})}
+        levels = trained_levels(
+            config, candidates, prepared, run_dir, logger, epochs=settings.trial_epochs, name="trial of levels"
         )
-        levels = trained_levels(trial, candidates, prepared, run_dir, logger, name="trial of levels")
         latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.levels]
         tried = mixtures(
             search_answers(levels, prepared, latencies), most_levels=settings.max_levels, max_drop=settings.max_drop
@@ -88,9 +87,17 @@ def best_mixture(
 
 
 def trained_levels(
-    config: RunConfig, policy: AdaptivePolicy, prepared: Prepared, run_dir: RunDir, logger: RunLogger, *, name: str
+    config: RunConfig,
+    policy: AdaptivePolicy,
+    prepared: Prepared,
+    run_dir: RunDir,
+    logger: RunLogger,
+    *,
+    epochs: int,
+    name: str,
 ) -> Levels:
-    """Levels trained together as `finetune` says, taught by the original; a stopped training goes on."""
+    """Levels trained together as `finetune` says but for its epochs, taught by the original; a stopped training goes
+    on."""
     levels = Levels(prepared.elastic, policy)
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
     shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
@@ -99,7 +106,7 @@ def trained_levels(
         levels,
         prepared.data,
         teacher=prepared.teacher,
-        config=config.finetune,
+        config=config.finetune.model_copy(update={"epochs": epochs}),
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, name),
         description=name,

@@ -15,6 +15,9 @@ from autoprune.table_store import TABLE_VARIABLE
 __all__ = ["level_answers", "level_files", "random_levels"]  # fixtures
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # beside others: OpenMP threads that wait for each other would slow all down
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("autoprune")
 
