@@ -36,7 +36,7 @@ class RouterNodes(Protocol):
 
     @property
     def max_price(self) -> float:
-        """The largest price that makes a difference; 0 if none does."""
+        """The largest price that makes a difference."""
         ...
 
     def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> "GraphPart":

@@ -58,7 +58,7 @@ class AdaptiveSession:
     """Runs `export/adaptive.onnx` on batches of any size; safe to share between threads.
 
     With `latency_budget_ms` the mean time of an image is held there: whenever images take longer the price of time
-    goes up, so that fewer of them run a larger level. That needs a learned router, as a cascade heeds no price.
+    goes up, so that fewer of them run a larger level.
     Raises `InputError` for a file that is no adaptive model, or a budget that even the smallest level exceeds.
     """
 
@@ -83,11 +83,12 @@ class AdaptiveSession:
         self._seconds = 0.0
         self.latency_budget_ms = latency_budget_ms
         if latency_budget_ms is not None:
-            self._check_budget(latency_budget_ms, str(path))
+            self._check_budget(latency_budget_ms)
 
     @property
     def price(self) -> float:
-        """What time is worth now: of a run of the largest level, in right answers."""
+        """What time is worth now: for a learned router a run of the largest level, in right answers; for a cascade 0.5
+        where its thresholds are as they were chosen, 1 where no image goes on."""
         return self._price
 
     @property
@@ -152,9 +153,7 @@ class AdaptiveSession:
         if not np.isfinite(images).all():
             raise InputError("images: hold values that are not finite; normalise them as (pixel / 255 - mean) / std")
 
-    def _check_budget(self, budget_ms: float, path: str) -> None:
-        if self.max_price == 0.0:
-            raise InputError(f"{path}: a cascade heeds no price of time; latency_budget_ms needs a learned router")
+    def _check_budget(self, budget_ms: float) -> None:
         black = np.zeros((1, *self.input_shape), dtype=np.float32)
         feed: dict[str, Any] = {INPUT_NAME: black, PRICE_NAME: np.array([self.max_price], dtype=np.float32)}
         times = []

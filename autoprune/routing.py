@@ -134,8 +134,19 @@ def always(level: int) -> Router:
     return lambda at, probabilities: np.full(len(probabilities), level if at < level else at)
 
 
-def by_confidence(thresholds: Sequence[float]) -> Router:
+ALWAYS = 1.02  # a threshold that every confidence is below
+USUAL_PRICE, HIGHEST_PRICE = 0.5, 1.0  # of time for a cascade: where thresholds are as chosen, and where none goes on
+
+
+def priced(threshold: float, price: float) -> float:
+    """A cascade's threshold at a price of time: in straight lines from `ALWAYS` at 0 to 0 at the highest price."""
+    dearer = 2.0 * min(price, HIGHEST_PRICE) - 1.0
+    return threshold - dearer * (threshold if dearer > 0 else ALWAYS - threshold)
+
+
+def by_confidence(thresholds: Sequence[float], *, price: float = USUAL_PRICE) -> Router:
     """The fixed-confidence cascade: go one level up while the largest probability is below the level's threshold."""
+    thresholds = [priced(threshold, price) for threshold in thresholds]
     return lambda at, probabilities: np.where(probabilities.max(1) < thresholds[at], at + 1, at)
 
 

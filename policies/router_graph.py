@@ -11,24 +11,32 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from autoprune.adaptive_export import GraphPart
 from autoprune.envs.router_observation import LARGEST, LEAST_LOG, answer_size
 from autoprune.policies.router import LearnedRouter
+from autoprune.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 
-NO_ATTRIBUTES: Mapping[str, int | list[int]] = {}
+Attributes = Mapping[str, int | float | list[int]]
+NO_ATTRIBUTES: Attributes = {}
 
 
 @dataclass(frozen=True)
 class CascadeNodes:
-    """The fixed-confidence cascade; the price of time is not heeded."""
+    """The fixed-confidence cascade; another price of time than the usual one moves its thresholds."""
 
     thresholds: tuple[float, ...]
-    default_price: float = 0.0
-    max_price: float = 0.0
+    default_price: float = USUAL_PRICE
+    max_price: float = HIGHEST_PRICE
 
     def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
-        """`routing.by_confidence` of one level."""
-        part = _Part(prefix)
+        """`routing.by_confidence` of one level, its threshold as `routing.priced` has it."""
+        part, threshold = _Part(prefix), self.thresholds[level]
         probabilities = part.node("Softmax", [logits], {"axis": 1})
         confidence = part.node("ReduceMax", [probabilities], {"axes": [1], "keepdims": 0})
-        goes_on = part.node("Less", [confidence, part.weight(np.array(self.thresholds[level], np.float32))])
+        room = np.float32(ALWAYS - threshold)
+        bounded = part.node("Min", [price, part.weight(np.array([HIGHEST_PRICE], np.float32))])
+        moved = part.node("Mul", [bounded, part.weight(np.array([-2.0 * room], np.float32))])
+        cheaper = part.node("Add", [moved, part.weight(np.array([room], np.float32))])
+        shift = part.node("LeakyRelu", [cheaper], {"alpha": float(threshold / room)})
+        moved_threshold = part.node("Add", [shift, part.weight(np.array([threshold], np.float32))])
+        goes_on = part.node("Less", [confidence, moved_threshold])
         step = part.node("Cast", [goes_on], {"to": TensorProto.INT64})
         part.node("Add", [step, part.weight(np.array(level, np.int64))], output="next")
         return part.finished()
@@ -89,7 +97,7 @@ class _Part:
         self,
         kind: str,
         inputs: Sequence[str],
-        attributes: Mapping[str, int | list[int]] = NO_ATTRIBUTES,
+        attributes: Attributes = NO_ATTRIBUTES,
         *,
         output: str | None = None,
         outputs: int = 1,

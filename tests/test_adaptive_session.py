@@ -19,7 +19,7 @@ from autoprune.latency import make_session
 from autoprune.levels import Levels
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
-from autoprune.routing import LevelAnswers, follow
+from autoprune.routing import LevelAnswers, follow, priced
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,19 @@ def test_batches_are_answered_as_the_file_answers_image_by_image(adaptive: Path,
     assert counted.latency_ms_mean > 0
 
 
-def test_a_cascade_works_as_well_but_holds_no_budget(level_files: list[Path], tmp_path: Path) -> None:
+def test_a_cascade_works_as_well_and_its_thresholds_move_with_the_price(
+    level_files: list[Path], level_answers: LevelAnswers, tmp_path: Path
+) -> None:
     path = tmp_path / "cascade.onnx"
-    export_adaptive(level_files[:2], CascadeNodes((0.0,)), path)
-    assert AdaptiveSession(path).run(all_images()).levels.tolist() == [0] * IMAGES
-    with pytest.raises(InputError, match="a cascade heeds no price of time"):
-        AdaptiveSession(path, latency_budget_ms=100.0)
+    confidence = level_answers.probabilities[0].max(1)
+    threshold = float(np.quantile(confidence, 0.4))
+    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path)
+    for price in (None, 0.0, 0.3, 0.5, 0.7, 1.0, 9.0):
+        expected = confidence < priced(threshold, 0.5 if price is None else price)
+        assert AdaptiveSession(path, price=price).run(all_images()).levels.tolist() == expected.tolist()
+    session = AdaptiveSession(path, latency_budget_ms=1000.0)
+    session.run(all_images())
+    assert session.price < 0.5
 
 
 def test_the_price_goes_up_while_images_take_longer_than_the_budget_and_down_again(adaptive: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from routing_for_tests import LATENCY_MS, answers_by_chance, answers_by_hand
 
 from autoprune.routing import (
+    ALWAYS,
     LevelAnswers,
     always,
     at_random,
@@ -14,6 +15,7 @@ from autoprune.routing import (
     figures_of,
     follow,
     oracle,
+    priced,
 )
 
 
@@ -28,6 +30,19 @@ def test_a_cascade_by_hand() -> None:
     # 4 runs of 1 ms, 2 of 2 ms, 1 of 4 ms, and six decisions of half a millisecond: 15 ms for four images.
     assert found.estimated_latency_ms == 3.75
     assert found.level_share == (0.5, 0.25, 0.25)
+
+
+def test_a_cascade_goes_on_with_fewer_images_the_dearer_time_is() -> None:
+    """From all of them at no price to none at the highest; at the usual price as the thresholds say."""
+    for threshold in (0.0, 0.3, 0.9, 1.01):
+        assert [priced(threshold, price) for price in (0.0, 0.5, 1.0, 7.0)] == [ALWAYS, threshold, 0.0, 0.0]
+        moved = [priced(threshold, price) for price in np.linspace(0, 1, 21)]
+        assert moved == sorted(moved, reverse=True)
+    assert priced(0.8, 0.75) == pytest.approx(0.4)
+    assert priced(0.8, 0.25) == pytest.approx(0.91)
+    answers = answers_by_hand()
+    assert follow(by_confidence((0.7, 0.7), price=0.0), answers).final.tolist() == [2] * 4
+    assert follow(by_confidence((0.7, 0.7), price=1.0), answers).final.tolist() == [0] * 4
 
 
 def test_always_runs_the_smallest_level_and_then_the_one_named() -> None:
