@@ -23,6 +23,7 @@ class Exploration:
     noise_start: float = 0.6  # standard deviation of the truncated normal noise on an action
     noise_end: float = 0.3
     changed_groups: float = 2.5  # groups that get noise in an episode, on average
+    toggle: float = 0.3  # how often a proposal takes a branch away or brings one back, and changes nothing else
     fill: float = 0.7  # how often what a proposal leaves under the limits is used up
     doubt: float = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
     greed: float = 0.9  # how often the critic picks; otherwise the pick is random
@@ -58,7 +59,7 @@ def propose(
     moved = []
     for _ in range(settings.proposals):
         base = bases[int(rng.integers(len(bases)))]
-        rungs, changed = disturb(groups, base, settings.changed_groups, noise=noise, rng=rng)
+        rungs, changed = vary(groups, base, settings, noise=noise, rng=rng)
         rungs = settle(problem, rungs, settings, savings, keep=changed, rng=rng)
         moved.append([action_of(rung, group) for rung, group in zip(rungs, groups, strict=True)])
     actions = np.array(moved, dtype=np.float32)  # (proposals, n)
@@ -86,6 +87,23 @@ def settle(
     ]
     paid = pay(problem, rungs, losses, savings, keep=keep)
     return refill(problem, paid, losses, keep=keep) if rng.random() < settings.fill else paid
+
+
+def vary(
+    groups: Sequence[SearchGroup], base: Sequence[int], settings: Exploration, *, noise: float, rng: np.random.Generator
+) -> tuple[list[int], frozenset[int]]:
+    """Noise on a few groups, or one branch that goes or comes back; the rungs, and the groups that changed.
+
+    Which branches are gone decides how good the best widths of the rest can be, and noise on the width of a branch
+    seldom takes it away.
+    """
+    branches = [index for index, group in enumerate(groups) if group.may_go]
+    if branches and rng.random() < settings.toggle:
+        index = int(rng.choice(branches))
+        rungs = list(base)
+        rungs[index] = max(groups[index].middle_rung, 1) if base[index] == 0 else 0
+        return rungs, frozenset([index])
+    return disturb(groups, base, settings.changed_groups, noise=noise, rng=rng)
 
 
 def disturb(
