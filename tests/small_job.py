@@ -64,6 +64,25 @@ def nan_bars(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return np.full(images.shape, np.nan, dtype=np.float32), labels, classes
 
 
+def textures(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Six faint patterns in noise: too many for a network of one channel, easy for `net`."""
+    count, seed = {"train": (900, 0), "test": (240, 1)}[split]
+    rng = np.random.default_rng(seed)
+    rows, columns = np.indices((SIZE, SIZE))
+    patterns = {
+        "rows": rows % 2,
+        "columns": columns % 2,
+        "checks": (rows + columns) % 2,
+        "broad rows": rows // 2 % 2,
+        "broad columns": columns // 2 % 2,
+        "none": np.zeros((SIZE, SIZE), dtype=int),
+    }
+    labels = np.arange(count) % len(patterns)
+    faint = 60 * np.stack(list(patterns.values()))[labels][:, None]
+    images = rng.integers(0, 150, (count, 1, SIZE, SIZE)) + faint
+    return images.astype(np.uint8), labels, tuple(patterns)
+
+
 def net(num_classes: int, width: float = 1.0) -> nn.Module:
     """For one input channel."""
     first, second, third = (round(width * channels) for channels in (32, 48, 64))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_job import autoprune, done, started, wait_for
+from small_job import HERE, autoprune, done, started, wait_for
 
 import autoprune as package
 from autoprune.config import load_config
@@ -177,9 +177,13 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
 
 
 def test_a_run_in_which_nothing_holds_says_so(small_config: Path, tmp_path: Path) -> None:
-    """A second bound leaves so few weights that no trial can hold, whatever elastic distillation gives."""
-    both = "target=[{metric: macs, max_drop: 0.0}, {metric: params, max_ratio: 0.0045}]"
-    arguments = options(both, *LITTLE, "search.max_drop_trials=2", "finetune.epochs=0", "elastic.epochs=1")
+    """A second bound leaves so few weights that no trial can hold, whatever elastic distillation gives.
+
+    The data have six classes: what a channel or two say of three is sometimes enough.
+    """
+    both = "target=[{metric: macs, max_drop: 0.0}, {metric: params, max_ratio: 0.0055}]"
+    harder = ("model.checkpoint=null", f"data.name={HERE}:textures")
+    arguments = options(both, *harder, *LITTLE, "search.max_drop_trials=2", "finetune.epochs=0", "elastic.epochs=1")
     ended = autoprune("run", small_config, *arguments, "--run-dir", tmp_path / "run", "--quiet")
     assert ended.returncode == 0
     assert "no trial stays within target.max_drop on the search split" in " ".join(ended.stderr.split())
@@ -190,7 +194,7 @@ def test_a_run_in_which_nothing_holds_says_so(small_config: Path, tmp_path: Path
     assert not any(trial.accepted for trial in result.search.max_drop_trials)
     assert not result.checks.target_met
     assert result.ratios.macs < 1
-    assert result.ratios.params <= 0.0045
+    assert result.ratios.params <= 0.0055
     assert "Target missed" in (tmp_path / "run" / "report.html").read_text()
 
 

@@ -23,6 +23,7 @@ from small_job import HERE, done, net
 from torch import Tensor, nn
 
 import autoprune
+from autoprune.branches import Nothing
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
 from autoprune.decision import CORRECTED, CORRECTED_SHARE, FINALISTS_FACT, best_finalist, proxy_rank_correlation
@@ -177,7 +178,12 @@ def test_sizes_are_those_of_the_files(run_dir: Path, result: RunResult) -> None:
     assert result.original.onnx_bytes == (run_dir / "export/original.onnx").stat().st_size
     assert result.pruned.onnx_bytes == (run_dir / "export/model.onnx").stat().st_size < result.original.onnx_bytes
     kept = load_policy(run_dir / "policy.json").as_dict()
-    assert all(pruned.get_submodule(name).weight.shape[0] == channels for name, channels in kept.items())
+    for name, channels in kept.items():
+        layer = pruned.get_submodule(name)
+        if channels == 0:  # its branch is gone
+            assert isinstance(layer, Nothing)
+        else:
+            assert layer.weight.shape[0] == channels
 
 
 def test_pytorch_module_and_file_agree(run_dir: Path, result: RunResult, test_split: ImageSplit) -> None:

@@ -337,12 +337,22 @@ def test_a_run_that_found_no_cut_within_the_drop_says_what_is_lost() -> None:
 def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
     result = make_result()
     result["search"] |= {"proxy_rank_correlation": 0.934, "proxy_candidates": 8}
-    result["adaptive"] = {"test_accuracy": 0.93, "latency_ms_mean": 0.2, "level_share": [0.7, 0.2, 0.1], "more": 1}
+    static = {"model": "pruned", "test_accuracy": 0.93, "latency_ms_mean": 0.25, "latency_ratio": 0.8}
+    result["adaptive"] = {
+        "test_accuracy": 0.93,
+        "latency_ms_mean": 0.2,
+        "latency_ratio": 0.4,
+        "level_share": [0.7, 0.2, 0.1],
+        "static_at_equal_accuracy": static,
+        "more": 1,
+    }
     del result["environment"]
     text = report_of(make_run(tmp_path, result=result)).text
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
     assert (
-        "Test accuracy 93.00%, mean latency 0.200 ms. Share of inputs by level, smallest first: 70%, 20%, 10%" in text
+        "Test accuracy 93.00%, mean latency 0.200 ms: 0.40 of the original's, and 0.80 of that of the fastest static "
+        "model of equal accuracy (pruned, 93.00%). Share of inputs by level, smallest first: 70%, 20%, 10%. "
+        "adaptive.html has more." in text
     )
     assert "No environment was recorded." in text
 
