@@ -20,11 +20,14 @@ from autoprune.config import load_config
 from autoprune.data import load_test_split
 from autoprune.errors import InputError
 from autoprune.operating_point import OperatingPoint, chosen_point
+from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
+from autoprune.policy import PruningPolicy
 from autoprune.result import parse_result
 from autoprune.routing import LevelAnswers, RoutedFigures
 from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
+from autoprune.toy import toy_optimum, toy_problem
 
 OPTIONS = (
     *("-o", "adaptive.max_ratios=[0.8, 0.9, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),
@@ -174,6 +177,24 @@ def test_the_operating_point_by_hand() -> None:
     assert chosen_point(points, answers, max_drop=0.0) is points[2]
     assert chosen_point(points, answers, max_drop=0.05) is points[1]
     assert chosen_point(points[:2], answers, max_drop=0.0) is points[1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_level_is_cut_back_to_be_nested_and_filled_up_elsewhere(seed: int) -> None:
+    """What a group may not keep goes to others, as far as the limit and the larger level allow."""
+    problem = toy_problem()
+    rng = np.random.default_rng(seed)
+    ladders = [group.ladder for group in problem.groups]
+    names = [group.name for group in problem.groups]
+    within = PruningPolicy.of(dict(zip(names, (int(rng.choice(ladder[1:])) for ladder in ladders), strict=True)))
+    best = toy_optimum().policy
+    found = nested(problem, best, within)
+    kept, widest, wanted = found.as_dict(), within.as_dict(), best.as_dict()
+    assert all(min(wanted[name], widest[name]) <= kept[name] <= widest[name] for name in names)
+    assert problem.is_feasible(found)
+    for name, ladder in zip(names, ladders, strict=True):  # nothing that may be wider fits
+        wider = next((width for width in ladder if kept[name] < width <= widest[name]), None)
+        assert wider is None or not problem.is_feasible(PruningPolicy.of({**kept, name: wider}))
 
 
 def test_a_run_makes_one_beside_its_pruned_model(small_config: Path) -> None:
