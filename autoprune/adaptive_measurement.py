@@ -69,3 +69,15 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
         ImageTimes(one_answers, one_levels, one_ms)
         for one_answers, one_levels, one_ms in zip(answers, levels, latency_ms, strict=True)
     ]
+
+
+def onnx_probabilities(file: Path, split: ImageSplit, info: DataInfo) -> NDArray[np.float32]:
+    """What an exported file without levels answers to all images of `split`, in batches; (N, classes)."""
+    session = make_session(file, threads=1)
+    parts = []
+    for start in range(0, len(split), CHUNK):
+        images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
+        logits = np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: images})[0], dtype=np.float64)
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        parts.append((powers / powers.sum(1, keepdims=True)).astype(np.float32))
+    return np.concatenate(parts)

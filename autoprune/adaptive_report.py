@@ -34,6 +34,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class BudgetRow:
+    """The routers within a mean latency, as text."""
+
+    budget: str
+    cascade: str
+    learned: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """An example, its picture as a data URI."""
 
@@ -63,6 +72,7 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
                 (", ".join(f"{ratio:g}" for ratio in mixture.max_ratios), mixture)
                 for mixture in result.mixtures[:MIXTURES_LISTED]
             ],
+            "budgets": budget_rows(result),
             "curve": Markup(curve_chart(result)),
             "shares": Markup(share_chart(result.classes, result.level_share)),
             "easy": _pictures(result.easy, run_dir),
@@ -122,6 +132,19 @@ def rows(result: AdaptiveResult) -> list[Row]:
         )
         for name, figures in measured
     ]
+
+
+def budget_rows(result: AdaptiveResult) -> list[BudgetRow]:
+    """Both routers on the test split at each budget; a dash for one that has no point within it."""
+    found = []
+    for budget_ms in dict.fromkeys(one.budget_ms for one in result.budgets):
+        by_router = {one.router: one for one in result.budgets if one.budget_ms == budget_ms}
+        cells = [
+            f"{one.test_accuracy:.2%} at {one.estimated_latency_ms:.3f} ms" if one else "–"
+            for one in (by_router.get("cascade"), by_router.get("learned"))
+        ]
+        found.append(BudgetRow(f"{budget_ms:.3f} ms", cells[0], cells[1]))
+    return found
 
 
 def _energy_source(figures: RouteFigures) -> str:

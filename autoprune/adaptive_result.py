@@ -38,6 +38,15 @@ class LevelFigures(Part):
     alone: RouteFigures
 
 
+class BudgetFigures(Part):
+    """A router on the test split, at the point that was the best within a mean latency on the search split."""
+
+    budget_ms: float = Field(gt=0)
+    router: Literal["cascade", "learned"]
+    test_accuracy: float = Field(ge=0, le=1)
+    estimated_latency_ms: float = Field(gt=0)  # put together from that of the levels' files
+
+
 class ClassFigures(Part):
     """Of the test images of one class; a class without any is left out."""
 
@@ -88,6 +97,7 @@ class AdaptiveResult(Part):
     original_on_search: CurvePoint
     oracle_on_search: CurvePoint
     curve_on_search: tuple[CurvePoint, ...]
+    budgets: tuple[BudgetFigures, ...]  # in rising order; both routers at each
     onnx_bytes: int = Field(gt=0)
     largest_level_onnx_bytes: int = Field(gt=0)
     model: str

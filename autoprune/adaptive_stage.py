@@ -17,9 +17,9 @@ from autoprune.adaptive_figures import (
     shares,
     static_at_equal_accuracy,
 )
-from autoprune.adaptive_measurement import measure_by_image
+from autoprune.adaptive_measurement import measure_by_image, onnx_probabilities
 from autoprune.adaptive_report import read_adaptive, write_adaptive_report
-from autoprune.adaptive_result import AdaptiveResult, CurvePoint, LevelFigures, MixtureFigures
+from autoprune.adaptive_result import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.energy_sensors import Sensor
@@ -30,7 +30,7 @@ from autoprune.latency import make_session, measure_interleaved
 from autoprune.level_choice import best_mixture, candidate_levels, search_answers, trained_levels
 from autoprune.levels import Levels
 from autoprune.mixture import Mixture
-from autoprune.operating_point import OperatingPoint, chosen_point, operating_points
+from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point, operating_points
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
 from autoprune.routing import LevelAnswers, figures_of, oracle
@@ -160,6 +160,7 @@ def _measured(
         original_on_search=_original_point(built.answers, built.original_ms),
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
         curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
+        budgets=_budgets(built, level_files, test, info),
         onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
         largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
         model=config.model.name,
@@ -202,6 +203,21 @@ def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
             zip(answers.right.mean(1).tolist(), answers.latency_ms, strict=True)
         )
     ]
+
+
+def _budgets(built: Built, level_files: Sequence[Path], test: ImageSplit, info: DataInfo) -> tuple[BudgetFigures, ...]:
+    """The routers beside each other on the test split."""
+    probabilities = np.stack([onnx_probabilities(file, test, info) for file in level_files])
+    answers = LevelAnswers(probabilities, test.labels.numpy(), built.answers.latency_ms)
+    return tuple(
+        BudgetFigures(
+            budget_ms=found.budget_ms,
+            router=found.router,
+            test_accuracy=found.figures.accuracy,
+            estimated_latency_ms=found.figures.estimated_latency_ms,
+        )
+        for found in at_budgets(built.points, answers)
+    )
 
 
 def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:

@@ -2,32 +2,36 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from autoprune.adaptive_export import RouterNodes
 from autoprune.config import RunConfig
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 from autoprune.progress import bar, say
-from autoprune.routing import LevelAnswers, RoutedFigures, cascade_points, figures_of, follow
+from autoprune.routing import LevelAnswers, RoutedFigures, Router, by_confidence, cascade_points, figures_of, follow
 from autoprune.seeding import derive_seed
 
+RouterName = Literal["cascade", "learned"]
 PRICES = 60  # of time, at which the learned router is tried
+BUDGETS = 5  # at which the routers are compared
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
     """A router and what it comes to on the search split, on which it was chosen."""
 
-    name: Literal["cascade", "learned"]
+    name: RouterName
     nodes: RouterNodes
+    router: Router  # what the nodes decide
     figures: RoutedFigures
 
 
 def operating_points(answers: LevelAnswers, config: RunConfig) -> tuple[OperatingPoint, ...]:
     """Every cascade that no other one beats, and the learned router at many prices of time."""
     points = [
-        OperatingPoint("cascade", CascadeNodes(point.thresholds), point.figures) for point in cascade_points(answers)
+        OperatingPoint("cascade", CascadeNodes(point.thresholds), by_confidence(point.thresholds), point.figures)
+        for point in cascade_points(answers)
     ]
     with bar("router", config.adaptive.router_rounds) as progress:
         router = train_router(
@@ -59,6 +63,40 @@ def chosen_point(points: Sequence[OperatingPoint], answers: LevelAnswers, *, max
 
 
 def _learned_point(router: LearnedRouter, price: float, answers: LevelAnswers) -> OperatingPoint:
+    at_price = router.at_price(price)
     return OperatingPoint(
-        "learned", LearnedNodes(router, price), figures_of(follow(router.at_price(price), answers), answers)
+        "learned", LearnedNodes(router, price), at_price, figures_of(follow(at_price, answers), answers)
     )
+
+
+@dataclass(frozen=True)
+class AtBudget:
+    """The best operating point of a router within a mean latency, as the search split tells, and what it does then."""
+
+    budget_ms: float
+    router: RouterName
+    figures: RoutedFigures  # on other images
+
+
+def at_budgets(points: Sequence[OperatingPoint], others: LevelAnswers) -> tuple[AtBudget, ...]:
+    """For each of `BUDGETS` mean latencies, evenly between the cheapest point and the most accurate one, both routers.
+
+    A point is chosen by its figures on the images it was made on; `others` are answers to images that no router has
+    seen. A router without a point within the budget is left out.
+    """
+    cheapest = min(point.figures.estimated_latency_ms for point in points)
+    best = min(points, key=lambda point: (-point.figures.accuracy, point.figures.estimated_latency_ms))
+    span = best.figures.estimated_latency_ms - cheapest
+    found = []
+    for number in range(1, BUDGETS + 1):
+        budget_ms = cheapest + span * number / (BUDGETS + 1)
+        for name in get_args(RouterName):
+            allowed = [
+                point
+                for point in points
+                if point.name == name and point.figures.estimated_latency_ms <= budget_ms + 1e-12
+            ]
+            if allowed:
+                point = max(allowed, key=lambda point: (point.figures.accuracy, -point.figures.estimated_latency_ms))
+                found.append(AtBudget(budget_ms, name, figures_of(follow(point.router, others), others)))
+    return tuple(found)

@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from routing_for_tests import answers_by_hand
 from small_job import autoprune, done, started, wait_for
 
 from autoprune.adaptive_examples import MOST_EXAMPLES, picked
 from autoprune.adaptive_figures import static_at_equal_accuracy
-from autoprune.adaptive_measurement import measure_by_image
-from autoprune.adaptive_report import headline, read_adaptive
+from autoprune.adaptive_measurement import measure_by_image, onnx_probabilities
+from autoprune.adaptive_report import budget_rows, headline, read_adaptive
 from autoprune.adaptive_result import AdaptiveResult, RouteFigures
 from autoprune.config import load_config
 from autoprune.data import load_test_split
 from autoprune.errors import InputError
-from autoprune.operating_point import OperatingPoint, chosen_point
+from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point
 from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
 from autoprune.policy import PruningPolicy
 from autoprune.result import parse_result
-from autoprune.routing import LevelAnswers, RoutedFigures
+from autoprune.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
 from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
 from autoprune.toy import toy_optimum, toy_problem
@@ -76,6 +77,40 @@ def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> N
         assert (one.name, one.images) == (info.classes[number], own.sum())
         assert one.adaptive_accuracy == (adaptive.answers[own] == number).mean()
         assert one.level_share == tuple((np.bincount(adaptive.levels[own], minlength=2) / own.sum()).tolist())
+
+
+def test_routers_are_compared_on_the_test_split_at_points_chosen_on_the_search_split(
+    adapted: Path, small_config: Path
+) -> None:
+    run_dir, config = RunDir(adapted), load_config(small_config)
+    result = read_adaptive(run_dir)
+    test, info = load_test_split(config.data), load_subject(config).data.info
+    budgets = sorted({one.budget_ms for one in result.budgets})
+    cheapest = min(point.estimated_latency_ms for point in result.curve_on_search)
+    assert all(cheapest <= budget for budget in budgets)
+    # Every accuracy lies between those of an answer that is never and one that is always right.
+    answers = np.stack([onnx_probabilities(run_dir.level_onnx(level), test, info).argmax(1) for level in range(2)])
+    right = answers == test.labels.numpy()
+    for one in result.budgets:
+        assert right.all(0).mean() <= one.test_accuracy <= right.any(0).mean()
+    rows = budget_rows(result)
+    assert [row.budget for row in rows] == [f"{budget:.3f} ms" for budget in budgets]
+    assert all(row.cascade in run_dir.adaptive_report.read_text() for row in rows)
+
+
+def test_budgets_by_hand() -> None:
+    """Two cascades over three levels of 1, 2 and 4 ms: never on (1 ms, a quarter right) and always on (7 ms, all)."""
+    answers = answers_by_hand()
+    points = [
+        OperatingPoint("cascade", CascadeNodes(thresholds), router, figures_of(follow(router, answers), answers))
+        for thresholds in ((0.0, 0.0), (ALWAYS, ALWAYS))
+        for router in (by_confidence(thresholds),)
+    ]
+    found = at_budgets(points, answers)
+    assert [one.budget_ms for one in found] == pytest.approx([2.0, 3.0, 4.0, 5.0, 6.0])
+    assert {(one.router, one.figures.accuracy, one.figures.estimated_latency_ms) for one in found} == {
+        ("cascade", 0.25, 1.0)
+    }
 
 
 def test_the_levels_are_the_best_mixture_of_those_tried(adapted: Path) -> None:
@@ -171,7 +206,12 @@ def test_the_operating_point_by_hand() -> None:
     answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), (1.0, 2.0), teacher=teacher)
     nodes = CascadeNodes((0.5,))
     points = [
-        OperatingPoint("cascade", nodes, RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0), (1.0, 0.0)))
+        OperatingPoint(
+            "cascade",
+            nodes,
+            by_confidence((0.5,)),
+            RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0), (1.0, 0.0)),
+        )
         for accuracy, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
     ]
     assert chosen_point(points, answers, max_drop=0.0) is points[2]
