@@ -81,7 +81,7 @@ def adaptive_model(
     original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
     answers = search_answers(levels, prepared, level_ms)
     points = operating_points(answers, config)
-    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop)
+    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     files = _level_files(run_dir, len(levels))
     export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.layer_cuts)
     built = Built(policy, tried, answers, original_ms, points, chosen)

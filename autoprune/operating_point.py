@@ -48,18 +48,21 @@ def prices(router: LearnedRouter) -> list[float]:
     return [router.max_price * (step / (PRICES - 1)) ** 2 for step in range(PRICES)]
 
 
-def chosen_point(points: Sequence[OperatingPoint], answers: LevelAnswers, *, max_drop: float) -> OperatingPoint:
+def chosen_point(
+    points: Sequence[OperatingPoint], answers: LevelAnswers, *, max_drop: float, original_ms: float
+) -> OperatingPoint:
     """The fastest that loses at most `max_drop` of the original's accuracy on the search split.
 
-    If none holds that, the most accurate one; of equals the fastest.
+    If none holds that, the most accurate of those that are no slower than the original; of equals the fastest.
     """
     assert answers.teacher is not None
     wanted = float((answers.teacher.argmax(1) == answers.labels).mean()) - max_drop
     allowed = [point for point in points if point.figures.accuracy >= wanted - 1e-9]
     if allowed:
         return min(allowed, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.accuracy))
-    say(f"no router holds {100 * wanted:.2f}% on the search split: taking the most accurate one")
-    return min(points, key=lambda point: (-point.figures.accuracy, point.figures.estimated_latency_ms))
+    say(f"no router holds {100 * wanted:.2f}% on the search split: taking the most accurate that saves time")
+    affordable = [point for point in points if point.figures.estimated_latency_ms <= original_ms]
+    return min(affordable or points, key=lambda point: (-point.figures.accuracy, point.figures.estimated_latency_ms))
 
 
 def _learned_point(router: LearnedRouter, price: float, answers: LevelAnswers) -> OperatingPoint:

@@ -214,9 +214,12 @@ def test_the_operating_point_by_hand() -> None:
         )
         for accuracy, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
     ]
-    assert chosen_point(points, answers, max_drop=0.0) is points[2]
-    assert chosen_point(points, answers, max_drop=0.05) is points[1]
-    assert chosen_point(points[:2], answers, max_drop=0.0) is points[1]
+    assert chosen_point(points, answers, max_drop=0.0, original_ms=9.0) is points[2]
+    assert chosen_point(points, answers, max_drop=0.05, original_ms=9.0) is points[1]
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=9.0) is points[1]
+    # What is slower than the original is of no use unless it holds.
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=1.2) is points[0]
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=0.5) is points[1]
 
 
 @pytest.mark.parametrize("seed", range(5))
