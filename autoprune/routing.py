@@ -179,7 +179,7 @@ class CascadePoint:
 
 # Quantiles of a level's confidence that are tried as its threshold, by the number of thresholds: the combinations of
 # more than two levels are many.
-CASCADE_STEPS = {1: 24, 2: 24, 3: 9, 4: 5}
+CASCADE_STEPS = {1: 240, 2: 24, 3: 9, 4: 5}
 
 
 def cascades(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
