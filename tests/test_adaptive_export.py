@@ -8,6 +8,7 @@ import pytest
 import torch
 from levels_for_tests import IMAGES
 from models_for_tests import images_for
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from routing_for_tests import answers_by_chance
 
 from autoprune.adaptive_export import LEVEL_NAME, RouterNodes, export_adaptive
@@ -69,6 +70,28 @@ def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy_at_any_price(
     images = images_for("resnet20", IMAGES).numpy()
     ran = [int(session.run([LEVEL_NAME], {"images": images[place : place + 1]})[0][0]) for place in range(IMAGES)]
     assert ran == route.final.tolist()
+
+
+@pytest.mark.parametrize("pixels", [np.nan, np.inf])
+def test_what_is_no_image_runs_the_smallest_level(pixels: float, level_files: list[Path], tmp_path: Path) -> None:
+    """Neither confidence nor values can be compared then: no comparison holds, so that nothing larger runs."""
+    router = train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=1, steps=5))
+    image = images_for("resnet20", 1).numpy()
+    image[0, 0, 2, 2] = pixels
+    for number, nodes in enumerate((CascadeNodes((1.01, 1.01)), LearnedNodes(router, default_price=0.0))):
+        path = tmp_path / f"{number}.onnx"
+        export_adaptive(level_files, nodes, path)
+        assert make_session(path, threads=1).run([LEVEL_NAME], {"images": image})[0].tolist() == [0]
+
+
+def test_a_file_takes_one_image_of_its_own_shape(level_files: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "adaptive.onnx"
+    export_adaptive(level_files, CascadeNodes((0.5, 0.5)), path)
+    session = make_session(path, threads=1)
+    good = images_for("resnet20", 2).numpy()
+    for images in (good, good[:0], good[:1, :, :4]):
+        with pytest.raises(InvalidArgument, match="invalid dimensions for input: images"):
+            session.run(None, {"images": images})
 
 
 def test_a_file_that_is_no_level_is_refused(level_files: list[Path], tmp_path: Path) -> None:
