@@ -8,6 +8,7 @@ from autoprune.adaptive_result import AdaptiveResult
 from autoprune.adaptive_stage import adaptive_model
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.decision import check_search
+from autoprune.elastic_stage import elastic_distilled
 from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
 from autoprune.prepare import prepare
@@ -38,6 +39,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once
         prepared = prepare(at_smallest, subject.model, subject.data, store=store, sensor=sensor)
+        prepared = elastic_distilled(prepared, config, run_dir, logger)
         result = adaptive_model(config, subject, prepared, run_dir, store, logger, sensor=sensor)
         shutil.rmtree(run_dir.state, ignore_errors=True)
     return result
