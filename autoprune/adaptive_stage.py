@@ -74,7 +74,7 @@ def adaptive_model(
     """
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
-    candidates = candidate_levels(config, prepared, run_dir, store, logger)
+    candidates = candidate_levels(config, prepared, store, logger)
     policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
     epochs = config.adaptive.epochs or config.finetune.epochs
     levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")

@@ -55,7 +55,7 @@ def check_search(config: RunConfig) -> None:
 
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
-    result = _searched(problem, config, logger, max_evaluations=config.search.max_evaluations)
+    result = searched(problem, config, logger, max_evaluations=config.search.max_evaluations)
     if result.agent is not None:
         target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
         model = config.model.name if config.problem == "model" else config.problem
@@ -63,7 +63,7 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
     return result
 
 
-def _searched(
+def searched(
     problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
 ) -> SearchResult:
     """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
@@ -134,7 +134,7 @@ def verified(
         best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
         known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
         problem = prepared.problem.within(limits, store=store.part(CORRECTED), known=known)
-        more = _searched(
+        more = searched(
             problem,
             config,
             logger,

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import normalise
-from autoprune.decision import search_only
+from autoprune.decision import searched
 from autoprune.levels import Levels, level_logits, train_levels
 from autoprune.mixture import LEAST_LEVELS, Mixture, mixtures
 from autoprune.policies.heuristics import nested
@@ -30,10 +30,11 @@ def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialSt
     problem.within(limits, store=store, known=())
 
 
-def candidate_levels(
-    config: RunConfig, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
-) -> AdaptivePolicy:
-    """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it."""
+def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, logger: RunLogger) -> AdaptivePolicy:
+    """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
+
+    Agents of these searches are not kept: `agent/` is that of the run's own target.
+    """
     done = store.fact(LEVELS_FACT)
     if done is not None:
         return AdaptivePolicy(tuple(PruningPolicy.of(channels) for channels in json.loads(done)))
@@ -47,7 +48,7 @@ def candidate_levels(
         part = problem.within(
             _limits(problem, ratio), store=store.part(f"level {number}"), known=tuple(found[:1]) or problem.known
         )
-        best = search_only(part, config, run_dir, logger).best.policy
+        best = searched(part, config, logger, max_evaluations=config.search.max_evaluations).best.policy
         found.insert(0, nested(part, best, found[0]) if found else best)
     policy = AdaptivePolicy(tuple(found))
     store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in policy.levels]))

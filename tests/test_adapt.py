@@ -242,13 +242,24 @@ def test_a_level_is_cut_back_to_be_nested_and_filled_up_elsewhere(seed: int) -> 
 
 def test_a_run_makes_one_beside_its_pruned_model(small_config: Path) -> None:
     folder = small_config.with_name("run-adaptive")
-    options = (*OPTIONS, "-o", "adaptive.enabled=true", "-o", "adaptive.max_ratios=[0.8, 1.0]")
+    options = (
+        *OPTIONS,
+        "-o",
+        "adaptive.enabled=true",
+        "-o",
+        "adaptive.max_ratios=[0.8, 1.0]",
+        "-o",
+        "search.agent=ddpg",
+    )
     shown = " ".join(done("run", small_config, *options, "--run-dir", folder, "--quiet").split())
     assert shown.index("report.html") < shown.index("adaptive.html")
     result = parse_result(json.loads((folder / "result.json").read_text()), where="here")
     adaptive = read_adaptive(RunDir(folder))
     assert result.adaptive == adaptive.summary
     assert adaptive.mixtures == ()  # of two levels there is nothing to choose
+    assert json.loads((folder / "agent" / "agent.json").read_text())["training"]["target"].startswith(
+        "macs <= "
+    )  # the run's own
     assert adaptive.pruned is not None
     assert adaptive.pruned.test_accuracy == result.pruned.test_accuracy
     assert adaptive.original.test_accuracy == result.original.test_accuracy
