@@ -9,7 +9,16 @@ from autoprune.config import RunConfig
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 from autoprune.progress import bar, say
-from autoprune.routing import LevelAnswers, RoutedFigures, Router, by_confidence, cascade_points, figures_of, follow
+from autoprune.routing import (
+    LevelAnswers,
+    RoutedFigures,
+    Router,
+    best_within,
+    by_confidence,
+    cascade_points,
+    figures_of,
+    follow,
+)
 from autoprune.seeding import derive_seed
 
 RouterName = Literal["cascade", "learned"]
@@ -94,12 +103,7 @@ def at_budgets(points: Sequence[OperatingPoint], others: LevelAnswers) -> tuple[
     for number in range(1, BUDGETS + 1):
         budget_ms = cheapest + span * number / (BUDGETS + 1)
         for name in get_args(RouterName):
-            allowed = [
-                point
-                for point in points
-                if point.name == name and point.figures.estimated_latency_ms <= budget_ms + 1e-12
-            ]
-            if allowed:
-                point = max(allowed, key=lambda point: (point.figures.accuracy, -point.figures.estimated_latency_ms))
+            point = best_within([point for point in points if point.name == name], budget_ms)
+            if point is not None:
                 found.append(AtBudget(budget_ms, name, figures_of(follow(point.router, others), others)))
     return tuple(found)

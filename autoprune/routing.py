@@ -6,6 +6,7 @@ next; so on until it stops or the largest level has run. Everything that ran is 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,10 +201,21 @@ def cascade_points(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
     return tuple(_front(cascades(answers)))
 
 
-def best_within(points: Sequence[CascadePoint], budget_ms: float) -> CascadePoint | None:
-    """The most accurate of `points` whose mean latency is at most `budget_ms`; None if there is none."""
+class Judged(Protocol):
+    """A router with what it comes to."""
+
+    @property
+    def figures(self) -> RoutedFigures: ...
+
+
+AnyJudged = TypeVar("AnyJudged", bound=Judged)
+
+
+def best_within(points: Sequence[AnyJudged], budget_ms: float) -> AnyJudged | None:
+    """The most accurate of `points` whose mean latency is at most `budget_ms`, of equals the fastest; None if none is
+    within it."""
     allowed = [point for point in points if point.figures.estimated_latency_ms <= budget_ms]
-    return max(allowed, key=lambda point: point.figures.accuracy, default=None)
+    return max(allowed, key=lambda point: (point.figures.accuracy, -point.figures.estimated_latency_ms), default=None)
 
 
 def _combinations(grids: Sequence[NDArray[np.float64]]) -> list[tuple[float, ...]]:
