@@ -67,6 +67,7 @@ SUBSET = (
     "finetune.batch_size=100",
     "finetune.learning_rate=0.02",
     "measure.rounds=15",
+    "adaptive.enabled=false",  # that stage has a test of its own, in test_adapt
 )
 
 
