@@ -54,12 +54,12 @@ class GraphPart:
 def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path, *, cuts: Sequence[Cuts] = ()) -> None:
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 
-    With `cuts`, what each level keeps of the largest one's layers, weights are stored once. Outputs are the logits (1,
-    classes) and the level that answered, (1,) int64. The price of time is an input with a default. Metadata of the
-    largest level's file is kept. Raises `InputError` for a file that is no such model.
+    With `cuts`, what each of the first levels keeps of the layers of the last of these, their weights are stored once.
+    Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is an input with a
+    default. Metadata of the largest level's file is kept. Raises `InputError` for a file that is no such model.
     """
     models = [_load(file) for file in levels]
-    shared = share_weights(models, cuts) if cuts else []
+    shared = share_weights(models[: len(cuts)], cuts) if cuts else []
     first = models[0].graph
     classes = _output_classes(models[0], levels[0])
     nodes, weights = _level_nodes(first, 0)

@@ -27,8 +27,7 @@ from autoprune.export import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.files import write_json
 from autoprune.final import energies, environment
 from autoprune.latency import make_session, measure_interleaved
-from autoprune.level_choice import best_mixture, candidate_levels, search_answers, trained_levels
-from autoprune.levels import Levels
+from autoprune.level_choice import LevelModels, best_mixture, candidate_levels, search_answers, trained_levels
 from autoprune.mixture import Mixture
 from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point, operating_points
 from autoprune.policy import AdaptivePolicy, PruningPolicy
@@ -79,11 +78,11 @@ def adaptive_model(
     epochs = config.adaptive.epochs or config.finetune.epochs
     levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
     original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
-    answers = search_answers(levels, prepared, level_ms)
+    answers = search_answers(levels.models, prepared, level_ms)
     points = operating_points(answers, config)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
-    files = _level_files(run_dir, len(levels))
-    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.layer_cuts)
+    files = _level_files(run_dir, len(levels.models))
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts)
     built = Built(policy, tried, answers, original_ms, points, chosen)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
@@ -92,13 +91,13 @@ def adaptive_model(
 
 
 def _exported(
-    levels: Levels, prepared: Prepared, run_dir: RunDir, info: DataInfo, *, threads: int
+    levels: LevelModels, prepared: Prepared, run_dir: RunDir, info: DataInfo, *, threads: int
 ) -> tuple[float, list[float]]:
     """Write the original's file and one for each level; the median latencies of their calls, for one image."""
-    files = _level_files(run_dir, len(levels))
+    files = _level_files(run_dir, len(levels.models))
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
-    for level, file in enumerate(files):
-        export_onnx(levels.extracted(level), file, info)
+    for model, file in zip(levels.models, files, strict=True):
+        export_onnx(model, file, info)
     black = np.zeros((1, *info.input_shape), dtype=np.float32)
     original, *rest = measure_interleaved(
         [run_dir.original_onnx, *files], black, threads=threads, rounds=TIMED_ROUNDS, runs_per_round=TIMED_RUNS

@@ -183,7 +183,8 @@ class AdaptiveConfig(Section):
 
     enabled: bool = Field(False, description="whether `autoprune run` makes one beside the pruned model")
     max_ratios: tuple[float, ...] = Field(
-        (0.2, 0.35, 0.6), description="of the original's latency: those of the levels that are tried, ascending"
+        (0.2, 0.35, 1.0),
+        description="of the original's latency: of levels to try, ascending; 1: the original itself",
     )
     max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
     epochs: int | None = Field(None, gt=0, description="of training the levels; null: as many as finetune.epochs")

@@ -1,12 +1,20 @@
-"""The levels of an input-adaptive model: searched one below the other, trained together, the best mixture kept."""
+"""The levels of an input-adaptive model: searched one below the other, trained together, the best mixture kept.
+
+The level at the original's full latency is the original as it is: what no smaller level can answer then loses nothing,
+and only the smaller ones are trained.
+"""
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from torch import nn
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import normalise
 from autoprune.decision import searched
-from autoprune.levels import Levels, level_logits, train_levels
+from autoprune.levels import Levels, train_levels
 from autoprune.mixture import LEAST_LEVELS, Mixture, mixtures
 from autoprune.policies.heuristics import nested
 from autoprune.policy import AdaptivePolicy, PruningPolicy
@@ -16,12 +24,21 @@ from autoprune.progress import say
 from autoprune.routing import LevelAnswers
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed, seed_everything
+from autoprune.shared_weights import Cuts
 from autoprune.tensorboard import RunLogger
 from autoprune.train import logits_of
 from autoprune.trials import TrialStore
 
 LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
 RECALIBRATION_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class LevelModels:
+    """The levels as models of their own, in evaluation mode, the smallest first."""
+
+    models: tuple[nn.Module, ...]
+    cuts: tuple[Cuts, ...]  # of the first ones, which share weights: what each keeps of the last of these
 
 
 def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialStore) -> None:
@@ -77,7 +94,9 @@ def best_mixture(
         )
         latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.levels]
         tried = mixtures(
-            search_answers(levels, prepared, latencies), most_levels=settings.max_levels, max_drop=settings.max_drop
+            search_answers(levels.models, prepared, latencies),
+            most_levels=settings.max_levels,
+            max_drop=settings.max_drop,
         )
         done = json.dumps([asdict(mixture) for mixture in tried])
         store.set_fact(MIXTURES_FACT, done)
@@ -96,14 +115,15 @@ def trained_levels(
     *,
     epochs: int,
     name: str,
-) -> Levels:
-    """Levels trained together as `finetune` says but for its epochs, taught by the original; a stopped training goes
-    on."""
-    levels = Levels(prepared.elastic, policy)
+) -> LevelModels:
+    """Levels trained together as `finetune` says but for its epochs, taught by the original, which stays as it is where
+    it is the largest level; a stopped training goes on."""
+    original = (prepared.elastic.original,) if policy.levels[-1] == prepared.problem.full_policy else ()
+    levels = Levels(prepared.elastic, policy.levels[: len(policy.levels) - len(original)])
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
     shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
     levels.recalibrate(normalise(shown, prepared.data.info))
-    return train_levels(
+    trained = train_levels(
         levels,
         prepared.data,
         teacher=prepared.teacher,
@@ -114,17 +134,16 @@ def trained_levels(
         state_path=run_dir.state / f"{name.replace(' ', '-')}.pt",
         on_epoch=lambda log: logger.epoch(name, log),
     )
+    return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *original), trained.layer_cuts)
 
 
-def search_answers(levels: Levels, prepared: Prepared, latency_ms: list[float]) -> LevelAnswers:
+def search_answers(models: Sequence[nn.Module], prepared: Prepared, latency_ms: Sequence[float]) -> LevelAnswers:
     """What the levels and the original answer to the search split; `latency_ms` is each level's, for one image."""
     data = prepared.data
-    return LevelAnswers(
-        level_logits(levels, data.search, data).softmax(2).numpy(),
-        data.search.labels.numpy(),
-        tuple(latency_ms),
-        teacher=logits_of(prepared.elastic.original, data.search, data.info).softmax(1).numpy(),
+    *levels, teacher = (
+        logits_of(model, data.search, data.info).softmax(1).numpy() for model in (*models, prepared.elastic.original)
     )
+    return LevelAnswers(np.stack(levels), data.search.labels.numpy(), tuple(latency_ms), teacher=teacher)
 
 
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:

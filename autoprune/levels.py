@@ -1,11 +1,11 @@
-"""The levels of an input-adaptive model: nested cuts that share their weights and are trained together.
+"""The levels of an input-adaptive model that are trained: nested cuts that share their weights, in one training.
 
 Each level has BatchNorms of its own: the statistics of a channel depend on how many channels feed it (Yu et al. 2019,
 switchable batch normalisation).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -17,23 +17,25 @@ from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.distill import Teacher, finetune_recipe, taught_value
 from autoprune.elastic import ElasticModel
-from autoprune.policy import AdaptivePolicy
+from autoprune.policy import PruningPolicy, check_nested
 from autoprune.shared_weights import Cuts, layer_cuts
 from autoprune.train import EVALUATION_BATCH, Batch, EpochLog, Loss, fit
 
 
 class Levels(nn.Module):
-    """The levels of `policy` over one set of convolutions and linear layers, which starts as the elastic model's.
+    """Nested `policies`, the smallest first, over one set of convolutions and linear layers.
 
-    `elastic.original` is not changed.
+    The set starts as the elastic model's, as wide as the largest of them; `elastic.original` is not changed. Raises
+    `ValueError` for policies that are not nested.
     """
 
-    def __init__(self, elastic: ElasticModel, policy: AdaptivePolicy) -> None:
+    def __init__(self, elastic: ElasticModel, policies: Sequence[PruningPolicy]) -> None:
         super().__init__()
-        self.policy = policy
-        self._elastic = elastic.narrow(policy.levels[-1])
+        check_nested(policies)
+        self.policies = tuple(policies)
+        self._elastic = elastic.narrow(self.policies[-1])
         self.shared = self._elastic.original
-        self.cuts = nn.ModuleList(self._elastic.cut(level) for level in policy.levels)
+        self.cuts = nn.ModuleList(self._elastic.cut(level) for level in self.policies)
         normalised = {name for name, module in self.shared.named_modules() if _is_norm(module)}
         self._sliced = tuple(
             name for name, _ in self.shared.named_parameters() if name.rpartition(".")[0] not in normalised
@@ -68,7 +70,7 @@ class Levels(nn.Module):
     @property
     def layer_cuts(self) -> tuple[Cuts, ...]:
         """What each level keeps of the layers of the largest one."""
-        return layer_cuts(self._elastic, self.policy)
+        return layer_cuts(self._elastic, self.policies)
 
     def recalibrate(self, images: Tensor) -> None:
         """Give every level the BatchNorm statistics of `images` (N, C, H, W), in place."""
@@ -80,7 +82,7 @@ class Levels(nn.Module):
                 buffer.copy_(buffers[name])
 
     def _slices(self, level: int) -> dict[str, Tensor]:
-        cut = self._elastic.cut_parameters(self.policy.levels[level])
+        cut = self._elastic.cut_parameters(self.policies[level])
         return {name: cut[name] for name in self._sliced if name in cut}
 
 

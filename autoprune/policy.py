@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +50,17 @@ class AdaptivePolicy:
     def __post_init__(self) -> None:
         if len(self.levels) < 2:
             raise ValueError(f"an adaptive policy has two levels or more, not {len(self.levels)}")
-        for number, (smaller, larger) in enumerate(itertools.pairwise(self.levels)):
-            kept, allowed = smaller.as_dict(), larger.as_dict()
-            if kept.keys() != allowed.keys() or smaller == larger:
-                raise ValueError(f"levels {number} and {number + 1} are equal or not of the same groups")
-            if wider := [name for name in kept if kept[name] > allowed[name]]:
-                raise ValueError(f"level {number} is no cut of level {number + 1}: {', '.join(wider)} is wider")
+        check_nested(self.levels)
+
+
+def check_nested(levels: Sequence[PruningPolicy]) -> None:
+    """Raises `ValueError` unless each level is a cut of the next."""
+    for number, (smaller, larger) in enumerate(itertools.pairwise(levels)):
+        kept, allowed = smaller.as_dict(), larger.as_dict()
+        if kept.keys() != allowed.keys() or smaller == larger:
+            raise ValueError(f"levels {number} and {number + 1} are equal or not of the same groups")
+        if wider := [name for name in kept if kept[name] > allowed[name]]:
+            raise ValueError(f"level {number} is no cut of level {number + 1}: {', '.join(wider)} is wider")
 
 
 def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapping[str, int]) -> None:

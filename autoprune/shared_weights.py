@@ -16,7 +16,7 @@ from torch import nn
 
 from autoprune.elastic import ElasticModel
 from autoprune.groups import Axis
-from autoprune.policy import AdaptivePolicy
+from autoprune.policy import PruningPolicy
 
 SHARED = "shared."  # begins the name of a stored weight
 WITH_WEIGHTS = ("Conv", "Gemm")
@@ -40,9 +40,9 @@ Cuts = Mapping[str, LayerCut]
 """By the layer's name; layers that lose nothing in any level may be left out."""
 
 
-def layer_cuts(elastic: ElasticModel, policy: AdaptivePolicy) -> tuple[Cuts, ...]:
-    """For each level of `policy` what it keeps of each layer of the largest one."""
-    kept = [elastic.kept_channels(level) for level in policy.levels]
+def layer_cuts(elastic: ElasticModel, levels: Sequence[PruningPolicy]) -> tuple[Cuts, ...]:
+    """For each of nested `levels` what it keeps of each layer of the largest one, the last."""
+    kept = [elastic.kept_channels(level) for level in levels]
     largest = kept[-1]
     layers = {name: elastic.original.get_submodule(name) for name, _ in largest}
     weights = {name: layer.weight for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
@@ -55,7 +55,7 @@ def layer_cuts(elastic: ElasticModel, policy: AdaptivePolicy) -> tuple[Cuts, ...
 
     return tuple(
         {name: LayerCut(places(level, name, "out"), places(level, name, "in")) for name in weights}
-        for level in range(len(policy.levels))
+        for level in range(len(levels))
     )
 
 

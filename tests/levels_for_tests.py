@@ -19,7 +19,7 @@ IMAGES = 60
 @pytest.fixture(scope="session")
 def random_levels() -> Levels:
     elastic = elastic_net("resnet20")
-    made = Levels(elastic, nested_levels(elastic)).eval()
+    made = Levels(elastic, nested_levels(elastic).levels).eval()
     made.recalibrate(images_for("resnet20", 32))
     return made
 

@@ -263,6 +263,9 @@ def test_a_run_makes_one_beside_its_pruned_model(small_config: Path) -> None:
     assert adaptive.pruned is not None
     assert adaptive.pruned.test_accuracy == result.pruned.test_accuracy
     assert adaptive.original.test_accuracy == result.original.test_accuracy
+    run_dir = RunDir(folder)  # the level at the full latency is the original as it is
+    assert run_dir.level_onnx(1).read_bytes() == run_dir.original_onnx.read_bytes()
+    assert adaptive.levels[1].alone.test_accuracy == adaptive.original.test_accuracy
     before = (folder / "adaptive.json").read_bytes()
     (folder / "result.json").unlink()  # as if it had been stopped between the two
     done("run", small_config, *options, "--run-dir", folder, "--resume", "--quiet")

@@ -32,7 +32,7 @@ FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUG
 def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
     elastic = elastic_net(name)
     policy = nested_levels(elastic)
-    levels = Levels(elastic, policy).eval()
+    levels = Levels(elastic, policy.levels).eval()
     images = images_for(name, 3)
     with torch.no_grad():
         answers = levels(images)
@@ -46,7 +46,7 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
     elastic = elastic_net("resnet20")
     policy = nested_levels(elastic)
     before = {name: tensor.clone() for name, tensor in elastic.original.state_dict().items()}
-    levels = Levels(elastic, AdaptivePolicy(policy.levels[:2])).train()
+    levels = Levels(elastic, policy.levels[:2]).train()
     # The largest level is not the whole model: the shared weights are no wider than it.
     shared = dict(levels.shared.named_parameters())
     middle = dict(elastic.cut(policy.levels[1]).named_parameters())
@@ -72,7 +72,7 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
 def test_levels_of_a_frozen_original_learn() -> None:
     elastic = elastic_net("resnet20")
     frozen = elastic.with_weights_of(elastic.cut(elastic.full_policy).requires_grad_(False))
-    levels = Levels(frozen, nested_levels(frozen)).train()
+    levels = Levels(frozen, nested_levels(frozen).levels).train()
     torch.stack(levels(images_for("resnet20", 4))).square().sum().backward()
     assert levels.shared.get_parameter("conv1.weight").grad is not None
     assert all(cut.get_parameter("bn1.weight").grad is not None for cut in levels.cuts)
@@ -81,7 +81,7 @@ def test_levels_of_a_frozen_original_learn() -> None:
 
 def test_recalibration_is_that_of_each_level_alone() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested_levels(elastic))
+    levels = Levels(elastic, nested_levels(elastic).levels)
     images = images_for("resnet20", 16)
     levels.recalibrate(images)
     means = [cut.get_buffer("bn1.running_mean") for cut in levels.cuts]
@@ -99,7 +99,7 @@ def images_mean(levels: Levels, level: int, images: torch.Tensor) -> torch.Tenso
 
 def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested_levels(elastic)).eval()
+    levels = Levels(elastic, nested_levels(elastic).levels).eval()
     asked = []
 
     class Zeros(torch.nn.Module):
@@ -130,10 +130,10 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     floor = PruningPolicy.of({group.name: -(-group.channels // 2) for group in groups})
     policy = AdaptivePolicy((floor, elastic.full_policy))
     teacher = asked_each_time(model)
-    untrained = right_by_level(Levels(elastic, policy), data.search, data).float().mean(1)
+    untrained = right_by_level(Levels(elastic, policy.levels), data.search, data).float().mean(1)
 
     def trained(state_path: Path | None) -> Levels:
-        levels = Levels(elastic, policy)
+        levels = Levels(elastic, policy.levels)
         return train_levels(
             levels, data, teacher=teacher, config=FINETUNE, learning_rate=0.05, seed=0, state_path=state_path
         )
@@ -152,7 +152,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     state_path = tmp_path / "levels.pt"
     with pytest.raises(Stopped):
         train_levels(
-            Levels(elastic, policy),
+            Levels(elastic, policy.levels),
             data,
             teacher=teacher,
             config=FINETUNE,
@@ -174,3 +174,7 @@ def test_levels_that_are_not_nested_are_refused() -> None:
         AdaptivePolicy((wide,))
     with pytest.raises(ValueError, match="levels 0 and 1 are equal"):
         AdaptivePolicy((wide, wide))
+    elastic = elastic_net("resnet20")
+    smallest, middle, _ = nested_levels(elastic).levels
+    with pytest.raises(ValueError, match="level 0 is no cut of level 1"):
+        Levels(elastic, (middle, smallest))

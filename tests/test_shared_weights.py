@@ -23,7 +23,7 @@ ALWAYS, NEVER = 1.1, 0.0  # thresholds of a cascade that goes on with every imag
 @pytest.mark.parametrize("net", ("resnet20", "mobilenet_v2", "vgg16_bn"))
 def test_levels_that_share_answer_as_levels_that_do_not(net: str, tmp_path: Path) -> None:
     elastic = elastic_net(net)
-    levels = Levels(elastic, nested_levels(elastic)).eval()
+    levels = Levels(elastic, nested_levels(elastic).levels).eval()
     images = images_for(net, 8)
     levels.recalibrate(images_for(net, 32))
     channels, height, width = images.shape[1:]
