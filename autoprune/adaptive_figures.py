@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.adaptive_measurement import ImageTimes
-from autoprune.adaptive_result import ClassFigures, CurvePoint, RouteFigures
+from autoprune.adaptive_result import Agreement, ClassFigures, CurvePoint, RouteFigures
 from autoprune.final import Energy
 from autoprune.result import StaticFigures
 from autoprune.routing import RoutedFigures
@@ -70,6 +70,16 @@ def static_at_equal_accuracy(static: Mapping[str, RouteFigures], adaptive: Route
         test_accuracy=found.test_accuracy,
         latency_ms_mean=found.latency_ms_mean,
         latency_ratio=adaptive.latency_ms_mean / found.latency_ms_mean,
+    )
+
+
+def agreement(adaptive: ImageTimes, level_logits: NDArray[np.float32]) -> Agreement:
+    """Of a file with the levels (levels, N, classes) that it was made of, each image with the level that answered."""
+    expected = level_logits[adaptive.levels, np.arange(len(adaptive.levels))]
+    return Agreement(
+        images=len(expected),
+        different_answers=int((adaptive.answers != expected.argmax(1)).sum()),
+        largest_logit_difference=float(np.abs(adaptive.logits - expected).max()),
     )
 
 

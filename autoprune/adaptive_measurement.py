@@ -23,9 +23,14 @@ CHUNK = 500
 class ImageTimes:
     """What a file did to N images."""
 
-    answers: NDArray[np.int64]  # (N,) the class
+    logits: NDArray[np.float32]  # (N, classes)
     levels: NDArray[np.int64]  # (N,) the level that answered; 0 in a file without levels
     latency_ms: NDArray[np.float64]  # (N,) of the call for that image, the median of its repeats
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """(N,) the class."""
+        return np.asarray(self.logits.argmax(1))
 
     @property
     def latency_ms_mean(self) -> float:
@@ -43,7 +48,7 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
         for session in sessions
     ]
     count = len(split)
-    answers = np.zeros((len(files), count), dtype=np.int64)
+    logits = np.zeros((len(files), count, len(info.classes)), dtype=np.float32)
     levels = np.zeros((len(files), count), dtype=np.int64)
     latency_ms = np.zeros((len(files), count))
     with bar("image by image", count) as progress:
@@ -61,13 +66,13 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
                         found = session.run(names, feed)
                         times.append(time.perf_counter() - started)
                     latency_ms[number, place] = 1000 * float(np.median(times))
-                    answers[number, place] = int(np.argmax(found[0]))
+                    logits[number, place] = found[0][0]
                     if len(found) > 1:
                         levels[number, place] = int(found[1][0])
             progress.advance(len(images))
     return [
-        ImageTimes(one_answers, one_levels, one_ms)
-        for one_answers, one_levels, one_ms in zip(answers, levels, latency_ms, strict=True)
+        ImageTimes(one_logits, one_levels, one_ms)
+        for one_logits, one_levels, one_ms in zip(logits, levels, latency_ms, strict=True)
     ]
 
 

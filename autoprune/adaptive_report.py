@@ -115,8 +115,12 @@ def beside_static(result: AdaptiveResult) -> str:
 
 def rows(result: AdaptiveResult) -> list[Row]:
     """Every measured file, the original and the adaptive one first."""
-    measured = [("original", result.original), ("adaptive", result.adaptive)]
-    measured += [(f"level {place} alone", level.alone) for place, level in enumerate(result.levels)]
+    last = len(result.levels) - 1
+    name = f"original, level {last}" if result.levels[-1].is_original else "original"
+    measured = [(name, result.original), ("adaptive", result.adaptive)]
+    measured += [
+        (f"level {place} alone", level.alone) for place, level in enumerate(result.levels) if not level.is_original
+    ]
     if result.pruned is not None:
         measured.append(("pruned", result.pruned))
     return [

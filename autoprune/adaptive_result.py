@@ -31,11 +31,12 @@ class CurvePoint(Part):
 
 
 class LevelFigures(Part):
-    """A level as a file of its own, without a router."""
+    """A level as a file of its own, without a router; the figures of one that is the original are the original's."""
 
     channels: dict[str, int]  # kept of each group
     on_search: CurvePoint  # its latency is the median of a call, as measured before the router was chosen
     alone: RouteFigures
+    is_original: bool
 
 
 class BudgetFigures(Part):
@@ -68,6 +69,14 @@ class Example(Part):
     latency_ms: float = Field(gt=0)
 
 
+class Agreement(Part):
+    """What the adaptive file answers to every test image beside what the level that ran answers in PyTorch."""
+
+    images: int = Field(gt=0)
+    different_answers: int = Field(ge=0)
+    largest_logit_difference: float = Field(ge=0)
+
+
 class MixtureFigures(Part):
     """Levels that were tried together after a short training, on the search split; see `autoprune.mixture`."""
 
@@ -78,9 +87,9 @@ class MixtureFigures(Part):
 
 
 class AdaptiveResult(Part):
-    """`adaptive.json`, schema 2; keys that this version does not know are left alone."""
+    """`adaptive.json`, schema 3; keys that this version does not know are left alone."""
 
-    schema_version: Literal[2] = Field(2, alias="schema")
+    schema_version: Literal[3] = Field(3, alias="schema")
     original: RouteFigures
     adaptive: RouteFigures
     pruned: RouteFigures | None  # the static model of the same run, if there is one
@@ -88,6 +97,7 @@ class AdaptiveResult(Part):
     static_at_equal_accuracy: StaticFigures
     router: Literal["cascade", "learned"]
     level_share: tuple[float, ...]  # of the test images, by the level that answered
+    agreement: Agreement
     levels: tuple[LevelFigures, ...]
     classes: tuple[ClassFigures, ...]
     easy: tuple[Example, ...]
@@ -126,4 +136,4 @@ class AdaptiveResult(Part):
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            raise InputError(f"{where}: not an adaptive result of schema 2 ({explain(error)})") from None
+            raise InputError(f"{where}: not an adaptive result of schema 3 ({explain(error)})") from None

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from autoprune.adaptive_examples import write_examples
 from autoprune.adaptive_export import export_adaptive
 from autoprune.adaptive_figures import (
+    agreement,
     class_figures,
     curve_point,
     route_figures,
@@ -27,7 +30,7 @@ from autoprune.export import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.files import write_json
 from autoprune.final import energies, environment
 from autoprune.latency import make_session, measure_interleaved
-from autoprune.level_choice import LevelModels, best_mixture, candidate_levels, search_answers, trained_levels
+from autoprune.level_choice import LevelModels, answers_to, best_mixture, candidate_levels, trained_levels
 from autoprune.mixture import Mixture
 from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point, operating_points
 from autoprune.policy import AdaptivePolicy, PruningPolicy
@@ -37,9 +40,11 @@ from autoprune.run_dir import RunDir
 from autoprune.subject import Subject
 from autoprune.tensorboard import RunLogger
 from autoprune.timing import Call
+from autoprune.train import logits_of
 from autoprune.trials import TrialStore
 
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
+ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
 ENERGY_IMAGES = 256  # over and over while a sensor counts
 
 
@@ -48,6 +53,7 @@ class Built:
     """An exported adaptive model, and what is known of it before the test split is read."""
 
     policy: AdaptivePolicy
+    models: tuple[nn.Module, ...]  # the levels
     tried: tuple[Mixture, ...]
     answers: LevelAnswers  # to the search split
     original_ms: float  # median of a call of the original's file
@@ -78,12 +84,14 @@ def adaptive_model(
     epochs = config.adaptive.epochs or config.finetune.epochs
     levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
     original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
-    answers = search_answers(levels.models, prepared, level_ms)
-    points = operating_points(answers, config)
+    answers = answers_to(prepared.data.search, levels.models, prepared, level_ms)
+    train = prepared.data.train
+    shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
+    points = operating_points(answers, answers_to(shown, levels.models, prepared, level_ms), config)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     files = _level_files(run_dir, len(levels.models))
     export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts)
-    built = Built(policy, tried, answers, original_ms, points, chosen)
+    built = Built(policy, levels.models, tried, answers, original_ms, points, chosen)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
     write_adaptive_report(run_dir)
@@ -119,21 +127,23 @@ def _measured(
     test, info, problem = subject.test, subject.data.info, prepared.problem
     labels = test.labels.numpy()
     level_files = _level_files(run_dir, len(built.policy.levels))
+    own_files = level_files[:-1] if built.models[-1] is prepared.elastic.original else level_files
     statics = [run_dir.model_onnx] if pruned is not None else []
-    files = [run_dir.original_onnx, run_dir.adaptive_onnx, *level_files, *statics]
+    files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
     times = measure_by_image(files, test, info, threads=config.measure.threads)
     level_mj = [problem.predict(level).estimated_energy_mj for level in built.policy.levels]
     estimates_mj = [
         problem.original_cost.estimated_energy_mj,
         float(np.dot(built.chosen.figures.run_share, level_mj)),
-        *level_mj,
+        *level_mj[: len(own_files)],
         *([problem.predict(pruned).estimated_energy_mj] if pruned is not None else []),
     ]
     calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
     consumed = energies(calls, estimates_mj, images_a_call=1, sensor=sensor)
     figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
     original, adaptive, *alone = figures
-    names = [*(f"level {place}" for place in range(len(level_files))), *(["pruned"] if statics else [])]
+    names = [*(f"level {place}" for place in range(len(own_files))), *(["pruned"] if statics else [])]
+    by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
     easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
     return AdaptiveResult(
         original=original,
@@ -145,11 +155,10 @@ def _measured(
         ),
         router=built.chosen.name,
         level_share=shares(times[1].levels, levels=len(level_files)),
+        agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in built.models])),
         levels=tuple(
-            LevelFigures(channels=level.as_dict(), on_search=point, alone=own)
-            for level, point, own in zip(
-                built.policy.levels, _level_points(built.answers), alone[: len(level_files)], strict=True
-            )
+            LevelFigures(channels=level.as_dict(), on_search=point, alone=own, is_original=own is original)
+            for level, point, own in zip(built.policy.levels, _level_points(built.answers), by_level, strict=True)
         ),
         classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
         easy=easy,

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.data import normalise
+from autoprune.data import ImageSplit, normalise
 from autoprune.decision import searched
 from autoprune.levels import Levels, train_levels
 from autoprune.mixture import LEAST_LEVELS, Mixture, mixtures
@@ -94,7 +94,7 @@ def best_mixture(
         )
         latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.levels]
         tried = mixtures(
-            search_answers(levels.models, prepared, latencies),
+            answers_to(prepared.data.search, levels.models, prepared, latencies),
             most_levels=settings.max_levels,
             max_drop=settings.max_drop,
         )
@@ -137,13 +137,14 @@ def trained_levels(
     return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *original), trained.layer_cuts)
 
 
-def search_answers(models: Sequence[nn.Module], prepared: Prepared, latency_ms: Sequence[float]) -> LevelAnswers:
-    """What the levels and the original answer to the search split; `latency_ms` is each level's, for one image."""
-    data = prepared.data
-    *levels, teacher = (
-        logits_of(model, data.search, data.info).softmax(1).numpy() for model in (*models, prepared.elastic.original)
-    )
-    return LevelAnswers(np.stack(levels), data.search.labels.numpy(), tuple(latency_ms), teacher=teacher)
+def answers_to(
+    split: ImageSplit, models: Sequence[nn.Module], prepared: Prepared, latency_ms: Sequence[float]
+) -> LevelAnswers:
+    """What levels and the original answer to images without augmentation; `latency_ms` is each level's, for one."""
+    original = prepared.elastic.original
+    answered = {model: logits_of(model, split, prepared.data.info).softmax(1).numpy() for model in {*models, original}}
+    levels = np.stack([answered[model] for model in models])
+    return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[original])
 
 
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:

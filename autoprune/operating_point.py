@@ -36,14 +36,19 @@ class OperatingPoint:
     figures: RoutedFigures
 
 
-def operating_points(answers: LevelAnswers, config: RunConfig) -> tuple[OperatingPoint, ...]:
-    """Every cascade that no other one beats, and the learned router at many prices of time."""
+def operating_points(answers: LevelAnswers, learnt: LevelAnswers, config: RunConfig) -> tuple[OperatingPoint, ...]:
+    """Every cascade that no other one beats, and the learned router at many prices of time, judged on `answers`.
+
+    The router learns from other images, `learnt`: of those that levels were trained on there are many more, and what it
+    gains by them is more than it loses by the levels' being surer of these.
+    """
     points = [
         OperatingPoint("cascade", CascadeNodes(point.thresholds), by_confidence(point.thresholds), point.figures)
         for point in cascade_points(answers)
     ]
     with bar("router", config.adaptive.router_rounds) as progress:
         router = train_router(
+            learnt,
             answers,
             seed=derive_seed(config.seed, "router"),
             settings=RouterSettings(rounds=config.adaptive.router_rounds),

@@ -58,15 +58,6 @@ class LevelAnswers:
         named = self.probabilities.argmax(2)  # (levels, N)
         return np.take_along_axis(self.teacher.T[None], named[:, None, :], axis=1)[:, 0]
 
-    def select(self, images: NDArray[np.int64]) -> "LevelAnswers":
-        """Those of some images, by place."""
-        return replace(
-            self,
-            probabilities=self.probabilities[:, images],
-            labels=self.labels[images],
-            teacher=None if self.teacher is None else self.teacher[images],
-        )
-
     def of_levels(self, places: Sequence[int]) -> "LevelAnswers":
         """Those of some levels, by place, the smallest first."""
         return replace(

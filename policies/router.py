@@ -17,7 +17,6 @@ from autoprune.seeding import derive_seed, rng
 
 Array = NDArray[np.float32]
 
-HELD_OUT = 0.3  # of the images: they choose the state of the network that is kept
 PRICES = 9  # at which a state is judged, evenly over the range
 
 
@@ -66,20 +65,18 @@ class LearnedRouter:
 
 
 def train_router(
-    answers: LevelAnswers,
+    learnt: LevelAnswers,
+    held_out: LevelAnswers,
     *,
     seed: int,
     settings: RouterSettings = RouterSettings(),
     on_round: Callable[[int, float], None] | None = None,
 ) -> LearnedRouter:
-    """Learn from `answers` to images that no level was trained on.
+    """Learn from the answers `learnt`; those `held_out` choose the state of the network that is kept.
 
     Every decision about every image is replayed, so that no exploration is needed: a replay buffer holds what stopping
-    and going on lead to. `on_round` gets the round's number and the state's mean return on images held out.
+    and going on lead to. `on_round` gets the round's number and the state's mean return on the images held out.
     """
-    order = rng(seed, "router split").permutation(len(answers.labels))
-    held_out = answers.select(order[: int(HELD_OUT * len(order))])
-    learnt = answers.select(order[int(HELD_OUT * len(order)) :])
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(seed, "router weights"))
         numpy_state = np.random.get_state()

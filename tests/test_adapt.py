@@ -13,8 +13,8 @@ from routing_for_tests import answers_by_hand
 from small_job import autoprune, done, started, wait_for
 
 from autoprune.adaptive_examples import MOST_EXAMPLES, picked
-from autoprune.adaptive_figures import static_at_equal_accuracy
-from autoprune.adaptive_measurement import measure_by_image, onnx_probabilities
+from autoprune.adaptive_figures import agreement, static_at_equal_accuracy
+from autoprune.adaptive_measurement import ImageTimes, measure_by_image, onnx_probabilities
 from autoprune.adaptive_report import budget_rows, headline, read_adaptive
 from autoprune.adaptive_result import AdaptiveResult, RouteFigures
 from autoprune.config import load_config
@@ -70,6 +70,9 @@ def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> N
     assert {point.router for point in result.curve_on_search} == {"cascade", "learned"}
     assert result.chosen_on_search in result.curve_on_search
     assert result.oracle_on_search.search_accuracy >= max(level.on_search.search_accuracy for level in result.levels)
+    assert (result.agreement.images, result.agreement.different_answers) == (len(labels), 0)
+    assert result.agreement.largest_logit_difference < 1e-4
+    assert [level.is_original for level in result.levels] == [False, 1.0 in result.mixtures[0].max_ratios]
     assert result.onnx_bytes == run_dir.adaptive_onnx.stat().st_size
     assert result.adaptive.energy_source == "estimated"
     for number, one in enumerate(result.classes):
@@ -281,6 +284,14 @@ def test_a_run_refuses_levels_below_the_floor_before_it_searches(small_config: P
     assert not (tmp_path / "run").exists()
 
 
+def test_agreement_by_hand() -> None:
+    """Of three images the second is answered as its level does not."""
+    levels = np.array([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]], dtype=np.float32)
+    answered = np.array([[1.0, 0.25], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    found = agreement(ImageTimes(answered, np.array([0, 1, 1]), np.ones(3)), levels)
+    assert (found.images, found.different_answers, found.largest_logit_difference) == (3, 1, 1.0)
+
+
 def test_the_static_model_of_equal_accuracy_by_hand() -> None:
     def figures(accuracy: float, mean_ms: float) -> RouteFigures:
         return RouteFigures(
@@ -315,6 +326,6 @@ def test_a_result_that_is_none_is_refused(adapted: Path, small_config: Path, tmp
     (copied / "adaptive.json").write_text("{}")
     ended = autoprune("adapt", small_config, *OPTIONS, "--run-dir", copied, "--resume")
     assert ended.returncode == 2
-    assert "not an adaptive result of schema 2" in " ".join(ended.stderr.split())
+    assert "not an adaptive result of schema 3" in " ".join(ended.stderr.split())
     with pytest.raises(InputError, match="here: not an adaptive result"):
         AdaptiveResult.parsed([], where="here")

@@ -53,7 +53,12 @@ def test_a_cascade_in_a_file_runs_the_levels_that_it_runs_in_numpy(
 def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy_at_any_price(
     random_levels: Levels, level_answers: LevelAnswers, level_files: list[Path], tmp_path: Path
 ) -> None:
-    router = train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=4, steps=30))
+    router = train_router(
+        answers_by_chance(400, seed=0),
+        answers_by_chance(200, seed=1),
+        seed=0,
+        settings=RouterSettings(rounds=4, steps=30),
+    )
     assert isinstance(router, LearnedRouter)
     price = next(
         price
@@ -75,7 +80,12 @@ def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy_at_any_price(
 @pytest.mark.parametrize("pixels", [np.nan, np.inf])
 def test_what_is_no_image_runs_the_smallest_level(pixels: float, level_files: list[Path], tmp_path: Path) -> None:
     """Neither confidence nor values can be compared then: no comparison holds, so that nothing larger runs."""
-    router = train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=1, steps=5))
+    router = train_router(
+        answers_by_chance(400, seed=0),
+        answers_by_chance(200, seed=1),
+        seed=0,
+        settings=RouterSettings(rounds=1, steps=5),
+    )
     image = images_for("resnet20", 1).numpy()
     image[0, 0, 2, 2] = pixels
     for number, nodes in enumerate((CascadeNodes((1.01, 1.01)), LearnedNodes(router, default_price=0.0))):

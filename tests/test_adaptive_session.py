@@ -24,7 +24,12 @@ from autoprune.routing import LevelAnswers, follow, priced
 
 @pytest.fixture(scope="module")
 def router(level_answers: LevelAnswers) -> LearnedRouter:
-    return train_router(answers_by_chance(400, seed=0), seed=0, settings=RouterSettings(rounds=4, steps=30))
+    return train_router(
+        answers_by_chance(400, seed=0),
+        answers_by_chance(200, seed=1),
+        seed=0,
+        settings=RouterSettings(rounds=4, steps=30),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def two_kinds(images: int) -> LevelAnswers:
 
 def test_it_finds_the_best_decisions_where_confidence_tells_nothing() -> None:
     answers = two_kinds(600)
-    router = train_router(answers, seed=0, settings=QUICK)
+    router = train_router(answers, answers, seed=0, settings=QUICK)
     found = figures_of(follow(router.at_price(0.1), answers), answers)
     kinds = float((answers.probabilities[0].argmax(1) == 1).mean())
     assert found.accuracy > 0.99
@@ -40,7 +40,11 @@ def test_a_higher_price_buys_less_and_no_fixed_level_returns_more() -> None:
     answers = answers_by_chance(2000, seed=2)
     rounds: list[tuple[int, float]] = []
     router = train_router(
-        answers, seed=0, settings=QUICK, on_round=lambda number, found: rounds.append((number, found))
+        answers,
+        answers_by_chance(600, seed=1),
+        seed=0,
+        settings=QUICK,
+        on_round=lambda number, found: rounds.append((number, found)),
     )
     assert [number for number, _ in rounds] == list(range(1, QUICK.rounds + 1))
     latencies = [
@@ -60,7 +64,7 @@ def test_the_same_seed_learns_the_same_and_leaves_global_generators_alone() -> N
     answers = answers_by_chance(300, seed=4)
     quick = RouterSettings(rounds=2, steps=5)
     state = np.random.get_state()[1].tolist()  # type: ignore[index]
-    first, second = (train_router(answers, seed=5, settings=quick) for _ in range(2))
+    first, second = (train_router(answers, answers, seed=5, settings=quick) for _ in range(2))
     assert np.random.get_state()[1].tolist() == state  # type: ignore[index]
     for (weight, bias), (other_weight, other_bias) in zip(first.layers, second.layers, strict=True):
         assert np.array_equal(weight, other_weight)

@@ -106,7 +106,6 @@ def test_worth_is_the_originals_probability_of_the_class_that_is_named() -> None
     # The first level names the classes 0, 1, 1, 1; the last one 0 for all.
     assert taught.worth[0].tolist() == pytest.approx([0.9, 0.3, 0.4, 0.5])
     assert taught.worth[2].tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5])
-    assert taught.select(np.array([2])).worth[0].tolist() == pytest.approx([0.4])
 
 
 def test_answers_that_do_not_fit_are_refused() -> None:
