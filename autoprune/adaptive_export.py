@@ -17,12 +17,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from autoprune.calibration import LevelCalibration, as_text
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OPSET, OUTPUT_NAME
 from autoprune.files import atomic_path
 from autoprune.shared_weights import SHARED, Cuts, share_weights
 
 LEVEL_NAME, PRICE_NAME = "level", "price"
+CALIBRATION_KEY = "calibration"
 IR_VERSION = 8
 
 Array = NDArray[np.float32]
@@ -51,12 +53,20 @@ class GraphPart:
     weights: tuple[TensorProto, ...]
 
 
-def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path, *, cuts: Sequence[Cuts] = ()) -> None:
+def export_adaptive(
+    levels: Sequence[Path],
+    router: RouterNodes,
+    path: Path,
+    *,
+    cuts: Sequence[Cuts] = (),
+    calibration: Sequence[LevelCalibration | None] = (),
+) -> None:
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 
     With `cuts`, what each of the first levels keeps of the layers of the last of these, their weights are stored once.
     Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is an input with a
-    default. Metadata of the largest level's file is kept. Raises `InputError` for a file that is no such model.
+    default. Metadata of the largest level's file is kept; with `calibration`, of each level, a session can learn from
+    labels. Raises `InputError` for a file that is no such model.
     """
     models = [_load(file) for file in levels]
     shared = share_weights(models[: len(cuts)], cuts) if cuts else []
@@ -102,7 +112,8 @@ def export_adaptive(levels: Sequence[Path], router: RouterNodes, path: Path, *, 
     )
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     known = {entry.key: entry.value for entry in models[-1].metadata_props}
-    helper.set_model_props(joined, known | {"levels": str(len(models)), "max_price": str(router.max_price)})
+    known |= {"levels": str(len(models)), "max_price": str(router.max_price)}
+    helper.set_model_props(joined, known | ({CALIBRATION_KEY: as_text(calibration)} if calibration else {}))
     onnx.checker.check_model(joined, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save(joined, str(temporary))

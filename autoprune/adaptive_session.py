@@ -1,4 +1,4 @@
-"""An adaptive file as a service runs it: batches regrouped by level, and a mean latency that is held.
+"""An adaptive file as a service runs it: batches regrouped by level, a mean latency that is held, labels learned from.
 
 A batch of images that need different levels cannot run under one `If`. The session takes the file apart again: every
 level with its router is a graph of its own, run for those images of a batch that need it.
@@ -17,7 +17,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from autoprune.adaptive_export import LEVEL_NAME, PRICE_NAME, level_name, next_name
+from autoprune.adaptive_export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, level_name, next_name
+from autoprune.calibration import OnlineCalibration, of_text
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OUTPUT_NAME
 from autoprune.latency import make_session
@@ -58,13 +59,14 @@ class AdaptiveSession:
     """Runs `export/adaptive.onnx` on batches of any size; safe to share between threads.
 
     With `latency_budget_ms` the mean time of an image is held there: whenever images take longer the price of time
-    goes up, so that fewer of them run a larger level.
+    goes up, so that fewer of them run a larger level. Labels that arrive later can be learned from (`learn`).
     Raises `InputError` for a file that is no adaptive model, or a budget that even the smallest level exceeds.
     """
 
     def __init__(
         self, path: Path | str, *, threads: int = 1, price: float | None = None, latency_budget_ms: float | None = None
     ) -> None:
+        self._path = path
         model = _loaded(Path(path))
         known = {entry.key: entry.value for entry in model.metadata_props}
         self.levels = int(known["levels"])
@@ -77,6 +79,8 @@ class AdaptiveSession:
         self._price = float(onnx.numpy_helper.to_array(default)[0]) if price is None else price
         if self._price < 0:
             raise InputError(f"price: must not be negative, got {self._price}")
+        self._calibration = _calibration(known.get(CALIBRATION_KEY), self.levels, path)
+        self._overconfidence = (1.0,) * self.levels  # replaced as a whole: threads read it
         self._lock = threading.Lock()
         self._answered = np.zeros(self.levels, dtype=np.int64)
         self._ran = np.zeros(self.levels, dtype=np.int64)
@@ -92,6 +96,12 @@ class AdaptiveSession:
         return self._price
 
     @property
+    def overconfidence(self) -> tuple[float, ...]:
+        """Of each level, as labels have told: 2 where it is wrong twice as often for the doubt it has as on the search
+        split, so that time is worth half as much there. 1 for all before any label."""
+        return self._overconfidence
+
+    @property
     def counters(self) -> SessionCounters:
         with self._lock:
             answered, ran = tuple(self._answered.tolist()), tuple(self._ran.tolist())
@@ -104,7 +114,7 @@ class AdaptiveSession:
         """
         self._check(images)
         started = time.perf_counter()
-        price = np.array([self._price], dtype=np.float32)
+        prices = self._price / np.array(self._overconfidence)
         waiting: dict[int, list[NDArray[np.int64]]] = {0: [np.arange(len(images))]}
         levels = np.zeros(len(images), dtype=np.int64)
         logits: NDArray[np.float32] | None = None
@@ -117,6 +127,7 @@ class AdaptiveSession:
             is_last = level + 1 == self.levels
             feed = {INPUT_NAME: images if len(here) == len(images) else images[here]}
             takes_price = len(part.get_inputs()) > 1
+            price = prices[level : level + 1].astype(np.float32)
             found = part.run(None, {**feed, PRICE_NAME: price} if takes_price else feed)
             if logits is None:
                 logits = np.zeros((len(images), found[0].shape[1]), dtype=np.float32)
@@ -134,6 +145,29 @@ class AdaptiveSession:
             if self.latency_budget_ms is not None:
                 self._price = self._next_price(1000 * seconds / len(images), len(images))
         return AdaptiveAnswers(logits, levels)
+
+    def learn(self, answers: AdaptiveAnswers, labels: NDArray[np.int64]) -> None:
+        """Take in the labels (N,) of images that `run` answered, whenever they arrive; -1 where there is none.
+
+        A level that has become surer than it should be then hands more images on, and one that is better than thought
+        fewer; with a budget the mean latency is held all the same. Raises `InputError` for labels that do not fit, and
+        for a file that says nothing of what its levels were like.
+        """
+        if self._calibration is None:
+            raise InputError(f"{self._path}: says nothing of its levels' calibration; export it again to learn")
+        labels = np.asarray(labels)
+        classes = answers.logits.shape[1]
+        if labels.shape != answers.levels.shape or labels.dtype.kind not in "iu":
+            raise InputError(f"labels: must be {len(answers.levels)} whole numbers, got {labels.dtype} {labels.shape}")
+        if len(labels) and not -1 <= labels.min() <= labels.max() < classes:
+            raise InputError(f"labels: must be -1 to {classes - 1}, got {labels.min()} to {labels.max()}")
+        told = labels >= 0
+        logits = answers.logits[told].astype(np.float64)
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = np.asarray(powers / powers.sum(1, keepdims=True), dtype=np.float32)
+        with self._lock:
+            self._calibration.learn(answers.levels[told], probabilities, labels[told])
+            self._overconfidence = tuple(self._calibration.overconfidence.tolist())
 
     def _next_price(self, latency_ms: float, images: int) -> float:
         """An integral controller on the logarithm of the price."""
@@ -167,6 +201,18 @@ class AdaptiveSession:
                 f"latency_budget_ms: {budget_ms:.4g} is below what the smallest level takes here for one image, "
                 f"{smallest_ms:.4g} ms; raise it or make a model with a smaller level"
             )
+
+
+def _calibration(text: str | None, levels: int, path: Path | str) -> OnlineCalibration | None:
+    if text is None:
+        return None
+    try:
+        expected = of_text(text)
+    except ValueError as error:
+        raise InputError(f"{path}: its calibration cannot be read ({error})") from None
+    if len(expected) != levels:
+        raise InputError(f"{path}: has the calibration of {len(expected)} levels and holds {levels}")
+    return OnlineCalibration(expected)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:

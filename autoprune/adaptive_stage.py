@@ -23,6 +23,7 @@ from autoprune.adaptive_figures import (
 from autoprune.adaptive_measurement import measure_by_image, onnx_probabilities
 from autoprune.adaptive_report import read_adaptive, write_adaptive_report
 from autoprune.adaptive_result import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
+from autoprune.calibration import calibrations
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.energy_sensors import Sensor
@@ -35,7 +36,7 @@ from autoprune.mixture import Mixture
 from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point, operating_points
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
-from autoprune.routing import LevelAnswers, figures_of, oracle
+from autoprune.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.run_dir import RunDir
 from autoprune.subject import Subject
 from autoprune.tensorboard import RunLogger
@@ -90,7 +91,8 @@ def adaptive_model(
     points = operating_points(answers, answers_to(shown, levels.models, prepared, level_ms), config)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     files = _level_files(run_dir, len(levels.models))
-    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts)
+    calibration = calibrations(follow(chosen.router, answers), answers)
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
     built = Built(policy, levels.models, tried, answers, original_ms, points, chosen)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())

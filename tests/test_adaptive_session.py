@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,16 @@ from levels_for_tests import IMAGES
 from models_for_tests import images_for
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive_export import LEVEL_NAME, export_adaptive
+from autoprune.adaptive_export import CALIBRATION_KEY, LEVEL_NAME, export_adaptive
 from autoprune.adaptive_session import AdaptiveSession
+from autoprune.calibration import calibrations
 from autoprune.errors import InputError
 from autoprune.export import OUTPUT_NAME
 from autoprune.latency import make_session
 from autoprune.levels import Levels
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
-from autoprune.routing import LevelAnswers, follow, priced
+from autoprune.routing import LevelAnswers, by_confidence, follow, priced
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,8 @@ def adaptive(
         if len(set(follow(router.at_price(float(price)), level_answers).final.tolist())) > 1
     )
     path = tmp_path_factory.mktemp("adaptive") / "adaptive.onnx"
-    export_adaptive(level_files, LearnedNodes(router, price), path, cuts=random_levels.layer_cuts)
+    found = calibrations(follow(router.at_price(price), level_answers), level_answers)
+    export_adaptive(level_files, LearnedNodes(router, price), path, cuts=random_levels.layer_cuts, calibration=found)
     return path
 
 
@@ -123,6 +126,64 @@ def test_threads_share_a_session(adaptive: Path) -> None:
         worker.join()
     assert found == [expected] * 20
     assert session.counters.images == 20 * IMAGES
+
+
+@pytest.fixture
+def cascade(level_files: list[Path], level_answers: LevelAnswers, tmp_path: Path) -> Path:
+    """Two levels; a half of the test's images run both."""
+    path = tmp_path / "cascade.onnx"
+    threshold = float(np.quantile(level_answers.probabilities[0].max(1), 0.5))
+    named = level_answers.probabilities[0].argmax(1)
+    labels = np.where(np.arange(IMAGES) % 5 == 0, (named + 1) % 4, named)  # a fifth of the smaller level's are wrong
+    two = replace(level_answers, labels=labels).of_levels((0, 1))
+    found = calibrations(follow(by_confidence((threshold,)), two), two)
+    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path, calibration=found)
+    return path
+
+
+def test_labels_that_arrive_later_move_images_to_larger_levels_or_back(cascade: Path) -> None:
+    images, session = all_images(), AdaptiveSession(cascade)
+    before = session.run(images)
+    assert session.overconfidence == (1.0, 1.0)
+    for _ in range(20):
+        session.learn(before, (before.logits.argmax(1) + 1) % 4)  # all of them wrong
+    assert session.overconfidence[0] > 1.2
+    assert session.run(images).levels.sum() > before.levels.sum()
+    for _ in range(200):
+        session.learn(before, before.logits.argmax(1))  # all of them right after all
+    assert session.overconfidence[0] < 0.5
+    assert session.run(images).levels.sum() < before.levels.sum()
+
+
+def test_images_without_a_label_teach_nothing(cascade: Path) -> None:
+    session = AdaptiveSession(cascade)
+    found = session.run(all_images())
+    session.learn(found, np.full(IMAGES, -1))
+    assert session.overconfidence == pytest.approx((1.0, 1.0))
+
+
+def test_labels_that_do_not_fit_are_errors(cascade: Path, level_files: list[Path], tmp_path: Path) -> None:
+    session = AdaptiveSession(cascade)
+    found = session.run(all_images())
+    for labels, message in (
+        (np.zeros(IMAGES - 1, dtype=np.int64), "must be 60 whole numbers"),
+        (np.zeros(IMAGES), "must be 60 whole numbers, got float64"),
+        (np.full(IMAGES, 4), "must be -1 to 3, got 4 to 4"),
+        (np.full(IMAGES, -2), "must be -1 to 3, got -2 to -2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            session.learn(found, labels)
+    assert session.overconfidence == (1.0, 1.0)
+    silent = tmp_path / "silent.onnx"
+    export_adaptive(level_files[:2], CascadeNodes((0.5,)), silent)
+    with pytest.raises(InputError, match="says nothing of its levels' calibration"):
+        AdaptiveSession(silent).learn(found, np.zeros(IMAGES, dtype=np.int64))
+    lying = onnx.load(str(cascade))
+    for text, message in (("[1]", "is no pair"), ("{", "cannot be read"), ("[[0.1, 0.2]]", "of 1 levels and holds 2")):
+        next(entry for entry in lying.metadata_props if entry.key == CALIBRATION_KEY).value = text
+        onnx.save(lying, str(silent))
+        with pytest.raises(InputError, match=message):
+            AdaptiveSession(silent)
 
 
 def test_bad_images_are_errors_and_nothing_is_counted(adaptive: Path) -> None:

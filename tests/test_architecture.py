@@ -32,7 +32,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         "reward",
         *("batchnorm", "repair", "evaluate"),
-        *("elastic_training", "shared_weights", "levels", "routing", "mixture", "adaptive_export"),
+        *("elastic_training", "shared_weights", "levels", "routing", "mixture", "calibration", "adaptive_export"),
         "trials",
         "whole_models",
         "latency_model",
