@@ -1,4 +1,4 @@
-"""What an `AdaptiveSession` does for a service: throughput of batches, and a budget on a stream that gets harder.
+"""What an `AdaptiveSession` does for a service: throughput of batches, budgets on a harder stream, labels on another.
 
     python scripts/benchmark_session.py runs/adaptive
 
@@ -6,29 +6,34 @@ RUN_DIR is one of `autoprune adapt`, or of `autoprune run` with `adaptive.enable
 split. Throughput: batches through the session and through the original's file in turn, one thread each; the ratio is
 the median over the rounds, with a bootstrapped 95% interval. The stream: images that the smallest level answers are
 easy, the others hard; midway the share of hard ones doubles. The budget is what the first half takes without one.
-Prints JSON.
+Drift: the images with noise, whose labels arrive some batches later; with them learned from and without. Prints JSON.
 """
 
 import argparse
 import json
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from autoprune.adaptive_report import read_adaptive
-from autoprune.adaptive_session import AdaptiveSession
+from autoprune.adaptive_session import AdaptiveAnswers, AdaptiveSession
 from autoprune.config import load_config
 from autoprune.data import normalise
-from autoprune.export import INPUT_NAME
+from autoprune.export import INPUT_NAME, OUTPUT_NAME
 from autoprune.latency import make_session
 from autoprune.run_dir import RunDir
 from autoprune.subject import load_subject
 
 ROUNDS = 25
+CHUNK = 500
 RESAMPLES = 2000
 STREAM_BATCH = 16
+NOISE = 0.5  # standard deviation, of normalised images
+LABELS_LATER = 20  # batches
 SETTLING = 0.2  # of each half: the controller may take so long
 
 Images = NDArray[np.float32]
@@ -49,6 +54,7 @@ def main() -> None:
         "test_accuracy": {"original": result.original.test_accuracy, "adaptive": result.adaptive.test_accuracy},
         "throughput": throughput(run_dir, images, batch=arguments.batch),
         "stream": stream(run_dir, images, count=arguments.stream_images, seed=arguments.seed),
+        "drift": drift(run_dir, images, data.search.labels.numpy(), seed=arguments.seed),
     }
     print(json.dumps(found, indent=1))
 
@@ -110,6 +116,53 @@ def stream(run_dir: RunDir, images: Images, *, count: int, seed: int) -> dict[st
         "whole_of_budget": whole_ms / budget_ms,
         "price_at_the_end": session.price,
     }
+
+
+def drift(run_dir: RunDir, images: Images, labels: NDArray[np.int64], *, seed: int) -> dict[str, object]:
+    """Accuracy and the share of images that only the smallest level ran for, before noise sets in and with it.
+
+    With noise the images come twice: the second time counts, when what there was to learn has been learnt.
+    """
+    generator = np.random.default_rng(seed)
+    noisy = images + NOISE * generator.standard_normal(images.shape, dtype=np.float32)
+    original = make_session(run_dir.original_onnx, threads=1)
+    found: dict[str, object] = {
+        "noise": NOISE,
+        "original_accuracy": [accuracy_of(original, shown, labels) for shown in (images, noisy)],
+    }
+    for name, learns in (("fixed", False), ("learning", True)):
+        session = AdaptiveSession(run_dir.adaptive_onnx)
+        passes = [routed(session, shown, labels, learns=learns) for shown in (images, noisy, noisy)]
+        found[name] = {
+            "accuracy": [passes[0][0], passes[2][0]],
+            "smallest_level_share": [passes[0][1], passes[2][1]],
+            "overconfidence": session.overconfidence,
+        }
+    return found
+
+
+def accuracy_of(session: onnxruntime.InferenceSession, images: Images, labels: NDArray[np.int64]) -> float:
+    right = [
+        session.run([OUTPUT_NAME], {INPUT_NAME: images[start : start + CHUNK]})[0].argmax(1)
+        == labels[start : start + CHUNK]
+        for start in range(0, len(images), CHUNK)
+    ]
+    return float(np.concatenate(right).mean())
+
+
+def routed(session: AdaptiveSession, images: Images, labels: NDArray[np.int64], *, learns: bool) -> tuple[float, float]:
+    """Accuracy, and the share of images that the smallest level answered."""
+    right, smallest = 0, 0
+    waiting: deque[tuple[AdaptiveAnswers, NDArray[np.int64]]] = deque()
+    for start in range(0, len(images), STREAM_BATCH):
+        own = labels[start : start + STREAM_BATCH]
+        answers = session.run(images[start : start + STREAM_BATCH])
+        right += int((answers.logits.argmax(1) == own).sum())
+        smallest += int((answers.levels == 0).sum())
+        waiting.append((answers, own))
+        if learns and len(waiting) > LABELS_LATER:
+            session.learn(*waiting.popleft())
+    return right / len(images), smallest / len(images)
 
 
 def drawn(
