@@ -15,6 +15,7 @@ from autoprune.export import export_onnx
 from autoprune.files import write_json
 from autoprune.final import compare_files
 from autoprune.policies.agents import AgentSearcher
+from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
@@ -105,7 +106,8 @@ def _searched(
             curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=_best(curve, outcome)))
 
         seed_everything(derive_seed(seed, "search"))
-        result = searcher.search(
+        result = run_search(
+            searcher,
             problem.stored_in(TrialStore(own)),
             max_evaluations=config.search.max_evaluations,
             seed=seed,

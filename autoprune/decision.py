@@ -14,7 +14,7 @@ from autoprune.config import RunConfig
 from autoprune.distill import finetune
 from autoprune.earlier_run import check_start
 from autoprune.finalists import Finalists, corrected_limits, finalists
-from autoprune.policies.searcher import SearchResult
+from autoprune.policies.searcher import SearchResult, run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
 from autoprune.policy import PruningPolicy, load_policy, save_policy
@@ -83,7 +83,7 @@ def searched(
             progress.advance(int(is_new), f"best reward {best.reward:.4f}, top-1 {best.score.top1:.3f}")
 
         seen: set[str] = set()
-        return searcher.search(problem, max_evaluations=max_evaluations, seed=config.seed, on_outcome=on_outcome)
+        return run_search(searcher, problem, max_evaluations=max_evaluations, seed=config.seed, on_outcome=on_outcome)
 
 
 def search_decision(config: RunConfig, logger: RunLogger) -> Decide:

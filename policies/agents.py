@@ -1,8 +1,7 @@
 """Reinforcement-learning agents as searchers: heuristics first, then exploration under the critic's eye."""
 
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,9 +14,7 @@ from autoprune.envs.rollout import RollOut, demonstrate, roll_out
 from autoprune.policies.exploration import Exploration, act_with, propose, utilities_of
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, Learner, make_learner
-from autoprune.policies.searcher import SearchResult
 from autoprune.policies.trained import TrainedActor, exported_network
-from autoprune.problem import Outcome, SearchProblem
 from autoprune.seeding import derive_seed, rng
 from autoprune.session import BudgetSpent, SearchSession
 
@@ -49,35 +46,16 @@ class AgentSearcher:
     exploration: Exploration = field(default_factory=Exploration)
     imitation: Imitation = field(default_factory=Imitation)
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> TrainedActor:
         env = LayerwisePruningEnv(session)
-        with _private_randomness(derive_seed(seed, "weights")):
+        with _private_randomness(derive_seed(session.seed, "weights")):
             learner = make_learner(self.agent, env, episodes=session.max_episodes + 1)
-        best = self._learn(env, learner, session, seed=seed)
-        with _private_randomness(derive_seed(seed, "final")):
+        best = self._learn(env, learner, session)
+        with _private_randomness(derive_seed(session.seed, "final")):
             imitate(learner.actor, best, steps=self.imitation.final_steps, learning_rate=self.imitation.learning_rate)
-        return SearchResult(
-            searcher=self.name,
-            seed=seed,
-            best=session.best,
-            outcomes=tuple(session.outcomes),
-            evaluations=session.evaluations,
-            wall_s=time.perf_counter() - started,
-            agent=TrainedActor(self.name, exported_network(learner.actor)),
-        )
+        return TrainedActor(self.name, exported_network(learner.actor))
 
-    def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession, *, seed: int) -> RollOut:
+    def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession) -> RollOut:
         """Play episodes until the budget is spent; the best one."""
         rolled: list[RollOut] = []
         rewards: list[float] = []
@@ -85,8 +63,8 @@ class AgentSearcher:
         with contextlib.suppress(BudgetSpent):
             while not session.spent:
                 episode = len(rolled)
-                draw = rng(seed, f"episode {episode}")
-                with _private_randomness(derive_seed(seed, f"choice {episode}")):
+                draw = rng(session.seed, f"episode {episode}")
+                with _private_randomness(derive_seed(session.seed, f"choice {episode}")):
                     chosen = (
                         planned[episode]
                         if episode < len(planned)
@@ -95,7 +73,7 @@ class AgentSearcher:
                 reward = play(env, chosen)
                 rolled.append(chosen)
                 rewards.append(reward)
-                with _private_randomness(derive_seed(seed, f"learning {episode}")):
+                with _private_randomness(derive_seed(session.seed, f"learning {episode}")):
                     learner.learn(chosen, utilities_of(rewards).tolist())
                     if episode + 1 >= len(planned):
                         first = episode + 1 == len(planned)

@@ -1,6 +1,5 @@
 """Baselines: the least that an agent has to beat."""
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -8,9 +7,8 @@ import numpy as np
 
 from autoprune import seeding
 from autoprune.envs.rollout import roll_out
-from autoprune.policies.searcher import SearchResult
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, PruningProblem, SearchProblem
+from autoprune.problem import PruningProblem
 from autoprune.session import SearchSession
 
 
@@ -21,26 +19,14 @@ class ListSearcher:
     name: str
     policies: Callable[[PruningProblem], Iterable[PruningPolicy]]
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
         tried: set[PruningPolicy] = set()
-        for policy in filter(problem.is_feasible, self.policies(problem)):
+        for policy in filter(session.problem.is_feasible, self.policies(session.problem)):
             if session.spent:
                 break
             if policy not in tried:
                 tried.add(policy)
                 session.evaluate(policy)
-        return finish(session, started=started)
 
 
 @dataclass(frozen=True)
@@ -49,33 +35,8 @@ class RandomSearcher:
 
     name: str = "random"
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        rng = seeding.rng(seed, "random search")
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
+        rng = seeding.rng(session.seed, "random search")
         while not session.spent:
-            (rolled,) = roll_out(problem, lambda _, seen: rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32))
+            (rolled,) = roll_out(session.problem, lambda _, seen: rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32))
             session.evaluate(rolled.policy)
-        return finish(session, started=started)
-
-
-def finish(session: SearchSession, *, started: float) -> SearchResult:
-    """The result of a search that learnt nothing."""
-    return SearchResult(
-        searcher=session.searcher,
-        seed=session.seed,
-        best=session.best,
-        outcomes=tuple(session.outcomes),
-        evaluations=session.evaluations,
-        wall_s=time.perf_counter() - started,
-        agent=None,
-    )

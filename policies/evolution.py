@@ -1,19 +1,16 @@
 """Evolution: policies that do well have offspring, and the oldest die."""
 
-import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from autoprune import seeding
 from autoprune.envs.action import policy_of_rungs, rungs_of
-from autoprune.policies.baselines import finish
 from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.searcher import SearchResult
-from autoprune.problem import Outcome, SearchProblem
+from autoprune.problem import SearchProblem
 from autoprune.session import SearchSession
 
 REDRAWS = 20  # offspring drawn, each wilder, to find one that was not evaluated before
@@ -35,19 +32,8 @@ class EvolutionSearcher:
     noise: float = 0.5  # standard deviation of the truncated normal noise on an action
     exploration: Exploration = field(default_factory=Exploration)
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        rng = seeding.rng(seed, "evolution")
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
+        problem, rng = session.problem, seeding.rng(session.seed, "evolution")
         savings = lone_savings(problem)
         planned = [list(rungs_of(problem.groups, policy)) for policy in demonstrations(problem)]
         known: set[tuple[int, ...]] = set()
@@ -56,7 +42,6 @@ class EvolutionSearcher:
             rungs = planned.pop(0) if planned else self._new(problem, alive, known, savings, rng)
             known.add(tuple(rungs))
             alive.append((session.evaluate(policy_of_rungs(problem.groups, rungs)).reward, rungs))
-        return finish(session, started=started)
 
     def _new(
         self,

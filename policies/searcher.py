@@ -1,11 +1,13 @@
 """What every searcher has in common: one method, the same problem, the same budget, the same result."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.policies.trained import TrainedActor
 from autoprune.problem import Outcome, SearchProblem
+from autoprune.session import SearchSession
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,32 @@ class Searcher(Protocol):
     @property
     def name(self) -> str: ...
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode."""
+    def explore(self, session: SearchSession) -> TrainedActor | None:
+        """Evaluate policies of `session.problem` until the session is spent, or there is no other to evaluate; all
+        chance comes from `session.seed`. The agent, if it learned one."""
         ...
+
+
+def run_search(
+    searcher: Searcher,
+    problem: SearchProblem,
+    *,
+    max_evaluations: int,
+    seed: int,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> SearchResult:
+    """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode."""
+    started = time.perf_counter()
+    session = SearchSession(
+        problem, searcher=searcher.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
+    )
+    agent = searcher.explore(session)
+    return SearchResult(
+        searcher=searcher.name,
+        seed=seed,
+        best=session.best,
+        outcomes=tuple(session.outcomes),
+        evaluations=session.evaluations,
+        wall_s=time.perf_counter() - started,
+        agent=agent,
+    )

@@ -5,14 +5,12 @@ Li et al. 2017 (section 3.2) prune each layer by how the network bears that laye
 """
 
 import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from autoprune.envs.action import policy_of_rungs, rungs_of
-from autoprune.policies.baselines import finish
 from autoprune.policies.heuristics import (
     MIN_SENSITIVITY,
     Losses,
@@ -22,9 +20,8 @@ from autoprune.policies.heuristics import (
     threshold_policies,
     uniform_policies,
 )
-from autoprune.policies.searcher import SearchResult
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, SearchGroup, SearchProblem
+from autoprune.problem import SearchGroup, SearchProblem
 from autoprune.session import SearchSession
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
@@ -41,27 +38,16 @@ class SensitivitySearcher:
     name: str = "sensitivity"
     probe_share: float = 0.5  # of the budget: what groups cut alone may take of it
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
+        problem = session.problem
         uniform = largest_feasible(problem, uniform_policies(problem))
         session.evaluate(uniform)
-        losses = self._measured_losses(session, probes=int(self.probe_share * (max_evaluations - 1)))
+        losses = self._measured_losses(session, probes=int(self.probe_share * (session.max_evaluations - 1)))
         for policy in threshold_candidates(problem, losses):
             if session.spent:
                 break
             if policy != uniform:
                 session.evaluate(policy)
-        return finish(session, started=started)
 
     def _measured_losses(self, session: SearchSession, *, probes: int) -> Losses:
         """The KL of each rung of each group alone, from as many new measurements as `probes`."""

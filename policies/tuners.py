@@ -1,7 +1,6 @@
 """Optuna's samplers as searchers: a rung for each group, suggested by what earlier suggestions were told."""
 
 import importlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +8,9 @@ from typing import Any
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.errors import ConfigError
-from autoprune.policies.baselines import finish
 from autoprune.policies.exploration import Exploration, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.searcher import SearchResult
-from autoprune.problem import Outcome, SearchProblem
+from autoprune.problem import Outcome
 from autoprune.seeding import derive_seed, rng
 from autoprune.session import SearchSession
 
@@ -28,23 +25,11 @@ class TpeSearcher:
     def __post_init__(self) -> None:
         require_optuna(self.name)
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
         sampler = require_optuna(self.name).samplers.TPESampler(
-            seed=derive_seed(seed, self.name), multivariate=True, n_startup_trials=self.startup
+            seed=derive_seed(session.seed, self.name), multivariate=True, n_startup_trials=self.startup
         )
-        _ask_and_tell(problem, session, sampler, {"maximize": lambda outcome: outcome.reward})
-        return finish(session, started=started)
+        _ask_and_tell(session, sampler, {"maximize": lambda outcome: outcome.reward})
 
 
 @dataclass(frozen=True)
@@ -57,25 +42,13 @@ class Nsga2Searcher:
     def __post_init__(self) -> None:
         require_optuna(self.name)
 
-    def search(
-        self,
-        problem: SearchProblem,
-        *,
-        max_evaluations: int,
-        seed: int,
-        on_outcome: Callable[[Outcome], None] | None = None,
-    ) -> SearchResult:
-        started = time.perf_counter()
-        session = SearchSession(
-            problem, searcher=self.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-        )
+    def explore(self, session: SearchSession) -> None:
         sampler = require_optuna(self.name).samplers.NSGAIISampler(
-            seed=derive_seed(seed, self.name), population_size=self.population
+            seed=derive_seed(session.seed, self.name), population_size=self.population
         )
-        metric = tightest_limit(problem, problem.original_cost).metric
+        metric = tightest_limit(session.problem, session.original_cost).metric
         goals = {"maximize": lambda outcome: outcome.reward, "minimize": lambda outcome: outcome.cost.of(metric)}
-        _ask_and_tell(problem, session, sampler, goals)
-        return finish(session, started=started)
+        _ask_and_tell(session, sampler, goals)
 
 
 def require_optuna(searcher: str) -> Any:
@@ -88,9 +61,7 @@ def require_optuna(searcher: str) -> Any:
         ) from None
 
 
-def _ask_and_tell(
-    problem: SearchProblem, session: SearchSession, sampler: Any, goals: dict[str, Callable[[Outcome], float]]
-) -> None:
+def _ask_and_tell(session: SearchSession, sampler: Any, goals: dict[str, Callable[[Outcome], float]]) -> None:
     """Evaluate what `sampler` suggests until the budget is spent; `goals` are values by the direction they should go.
 
     The heuristics' policies are the first suggestions. Any other is brought under the limits, and often close to them,
@@ -99,7 +70,7 @@ def _ask_and_tell(
     optuna = importlib.import_module("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=sampler, directions=list(goals))
-    groups = problem.groups
+    problem, groups = session.problem, session.groups
     ladders = {group.name: optuna.distributions.IntDistribution(0, len(group.ladder) - 1) for group in groups}
     planned = demonstrations(problem)
     for policy in planned:

@@ -36,6 +36,7 @@ from autoprune.data import DataInfo
 from autoprune.evaluate import SECOND_LOOK, Evaluator
 from autoprune.export import export_onnx
 from autoprune.latency import make_session, session_call
+from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
@@ -63,7 +64,7 @@ def main() -> None:
     prepared = prepare(config, subject.model, subject.data)
     searcher = SEARCHERS[config.search.agent]()
     started = time.perf_counter()
-    searched = searcher.search(prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed)
+    searched = run_search(searcher, prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed)
     search_s = time.perf_counter() - started
     policies = list(dict.fromkeys(outcome.policy for outcome in searched.outcomes))
     ours, naive, looks = in_turn(prepared, policies, naive_count=arguments.naive)

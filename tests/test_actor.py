@@ -31,6 +31,7 @@ from autoprune.policies.learners import (
     Tqc,
     make_learner,
 )
+from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
 from autoprune.toy import toy_problem
@@ -42,7 +43,7 @@ INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an agent that has searched the toy problem a little."""
     folder = tmp_path_factory.mktemp("agent")
-    trained = SEARCHERS["ddpg"]().search(toy_problem(), max_evaluations=12, seed=0).agent
+    trained = run_search(SEARCHERS["ddpg"](), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
     trained.save(folder, INFO)
     return folder
@@ -88,7 +89,7 @@ def test_the_files_say_what_they_are(saved: Path) -> None:
 @pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "tqc", "crossq", "ppo"])
 def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Path) -> None:
     problem = toy_problem()
-    result = SEARCHERS[name]().search(problem, max_evaluations=12, seed=0)
+    result = run_search(SEARCHERS[name](), problem, max_evaluations=12, seed=0)
     assert result.agent is not None
     result.agent.save(tmp_path, INFO)
     assert roll_out(load_actor(tmp_path), problem) == result.best.policy

@@ -10,6 +10,7 @@ from small_job import autoprune, done, write_config
 from autoprune.earlier_run import KNOWN_POLICIES, earlier_policies
 from autoprune.errors import ConfigError
 from autoprune.policies.heuristics import adapted, demonstrations
+from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.problem import Limit, SearchProblem
@@ -83,7 +84,7 @@ def test_a_search_that_knows_the_best_has_it_at_once() -> None:
     best = toy_optimum()
     problem = knowing(toy_problem(), best.policy, ratio=0.45)
     for name in ("ddpg", "evolution"):
-        result = SEARCHERS[name]().search(problem, max_evaluations=1, seed=0)
+        result = run_search(SEARCHERS[name](), problem, max_evaluations=1, seed=0)
         assert result.best.policy == best.policy
 
 

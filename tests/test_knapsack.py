@@ -26,6 +26,7 @@ from autoprune.policies.heuristics import (
     uniform_policies,
 )
 from autoprune.policies.knapsack import exchange, measure_pairwise
+from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem
@@ -177,7 +178,7 @@ def test_one_threshold_on_the_normalised_importance() -> None:
     )
     kept = [tuple(policy.as_dict().values()) for policy in magnitude_policies(problem)]
     assert kept == [(4, 8), (4, 4), (2, 4), (1, 4), (1, 2)]
-    result = SEARCHERS["global_magnitude"]().search(problem, max_evaluations=2, seed=0)
+    result = run_search(SEARCHERS["global_magnitude"](), problem, max_evaluations=2, seed=0)
     assert [tuple(outcome.policy.as_dict().values()) for outcome in result.outcomes] == [(2, 4), (1, 4)]
 
 

@@ -25,7 +25,7 @@ from autoprune.policies.heuristics import (
     uniform_policies,
     varied_policies,
 )
-from autoprune.policies.searcher import SearchResult
+from autoprune.policies.searcher import SearchResult, run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import measure_sensitivities
@@ -46,7 +46,7 @@ def installed(names: Iterable[str]) -> list[ParameterSet]:
 
 
 def _search(name: str, *, seed: int, max_evaluations: int = EVALUATIONS) -> SearchResult:
-    return SEARCHERS[name]().search(toy_problem(), max_evaluations=max_evaluations, seed=seed)
+    return run_search(SEARCHERS[name](), toy_problem(), max_evaluations=max_evaluations, seed=seed)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -116,7 +116,7 @@ def test_a_search_leaves_the_global_generators_and_threads_alone() -> None:
 def test_every_searcher_keeps_the_budget_and_reports_each_episode(name: str, max_evaluations: int) -> None:
     seen: list[Outcome] = []
     problem = toy_problem()
-    result = SEARCHERS[name]().search(problem, max_evaluations=max_evaluations, seed=0, on_outcome=seen.append)
+    result = run_search(SEARCHERS[name](), problem, max_evaluations=max_evaluations, seed=0, on_outcome=seen.append)
     assert result.searcher == name
     assert tuple(seen) == result.outcomes
     candidates = len({outcome.policy for outcome in seen})
@@ -146,9 +146,9 @@ def test_every_searcher_can_be_configured_and_no_other() -> None:
 @pytest.mark.parametrize("name", installed(["ddpg", "ppo", "evolution", "tpe", "sensitivity"]))
 def test_a_search_of_remembered_scores_takes_the_same_course(name: str, tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    fresh = SEARCHERS[name]().search(toy_problem(store), max_evaluations=15, seed=0)
+    fresh = run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=15, seed=0)
     assert store.count() == fresh.evaluations
-    again = SEARCHERS[name]().search(toy_problem(store), max_evaluations=15, seed=0)
+    again = run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=15, seed=0)
     assert again.outcomes == fresh.outcomes
     assert store.count() == fresh.evaluations
 
@@ -164,7 +164,7 @@ def test_a_searcher_ends_when_there_is_nothing_new_to_evaluate(name: str) -> Non
         reward_config=RewardConfig(),
         fingerprint="tiny",
     )
-    result = SEARCHERS[name]().search(tiny, max_evaluations=7, seed=0)
+    result = run_search(SEARCHERS[name](), tiny, max_evaluations=7, seed=0)
     # One group of five rungs. Optuna's suggest what they believe in, new or not.
     assert result.evaluations == 5 or (name in NEED_OPTUNA and result.evaluations < 5)
     assert len(result.outcomes) == 28
