@@ -157,7 +157,7 @@ def _finals(
                 prepared.evaluator.candidate(policy),
                 subject.data,
                 teacher=prepared.teacher,
-                config=config.finetune.model_copy(update={"epochs": epochs}),
+                config=config.finetune.for_epochs(epochs),
                 learning_rate=config.finetune_learning_rate,
                 seed=derive_seed(config.seed, "finetune 0"),  # the same batches for all
                 description=f"winner {number}/{len(winners)}",

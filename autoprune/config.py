@@ -169,6 +169,11 @@ class FinetuneConfig(Section):
     )
     augment: AugmentConfig = AugmentConfig()
 
+    def for_epochs(self, epochs: int) -> "FinetuneConfig":
+        """The same for so many epochs, and for as much of the time as they are of the epochs that it has now."""
+        minutes = None if self.max_minutes is None else self.max_minutes * epochs / max(self.epochs, 1)
+        return self.model_copy(update={"epochs": epochs, "max_minutes": minutes})
+
     @model_validator(mode="before")
     @classmethod
     def _retired_key(cls, raw: Any) -> Any:

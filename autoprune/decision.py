@@ -172,7 +172,7 @@ def best_finalist(
             prepared.evaluator.candidate(policy),
             prepared.data,
             teacher=prepared.teacher,
-            config=config.finetune.model_copy(update={"epochs": epochs}),
+            config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, "finalists"),  # the same batches for all
             description=f"finalist {number}/{len(policies)}",

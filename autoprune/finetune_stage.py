@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 from torch import nn
 
-from autoprune.config import FinetuneConfig, RunConfig
+from autoprune.config import RunConfig
 from autoprune.distill import finetune
 from autoprune.elastic import ElasticModel
 from autoprune.policy import PruningPolicy
@@ -69,7 +69,7 @@ def finetuned(
             elastic.original,
             subject.data,
             teacher=prepared.teacher,
-            config=_with_epochs(config.finetune, epochs),
+            config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, f"finetune {index}"),
             description="fine-tuning" if len(steps) == 1 else f"fine-tuning {index + 1}/{len(steps)}",
@@ -95,9 +95,3 @@ def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepare
 def _shares(total: int, parts: int) -> list[int]:
     """`total` epochs over `parts` steps, as even as can be, the last steps getting what is left over."""
     return [total // parts + (index >= parts - total % parts) for index in range(parts)]
-
-
-def _with_epochs(config: FinetuneConfig, epochs: int) -> FinetuneConfig:
-    """So many of its epochs, and as large a share of its time."""
-    minutes = None if config.max_minutes is None else config.max_minutes * epochs / config.epochs
-    return config.model_copy(update={"epochs": epochs, "max_minutes": minutes})

@@ -127,7 +127,7 @@ def trained_levels(
         levels,
         prepared.data,
         teacher=prepared.teacher,
-        config=config.finetune.model_copy(update={"epochs": epochs}),
+        config=config.finetune.for_epochs(epochs),
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, name),
         description=name,

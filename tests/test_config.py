@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from autoprune import config as config_module
 from autoprune.config import (
+    FinetuneConfig,
     RunConfig,
     SearchConfig,
     TargetConfig,
@@ -285,3 +286,9 @@ def test_a_key_that_runs_of_an_earlier_version_wrote_is_left_aside_where_it_chan
     assert parse_config({"finetune": {"augmented_forms": None}}, where="old") == RunConfig()
     with pytest.raises(ConfigError, match="unknown key augmented_forms"):
         parse_config({"finetune": {"augmented_forms": 12}}, where="old")
+
+
+def test_fewer_epochs_get_as_large_a_share_of_the_time() -> None:
+    whole = FinetuneConfig(epochs=12, max_minutes=6.0)
+    assert whole.for_epochs(3).model_dump() == whole.model_dump() | {"epochs": 3, "max_minutes": 1.5}
+    assert FinetuneConfig(epochs=12).for_epochs(3).max_minutes is None
