@@ -24,6 +24,7 @@ from autoprune.files import atomic_path
 from autoprune.shared_weights import SHARED, Cuts, share_weights
 
 LEVEL_NAME, PRICE_NAME = "level", "price"
+NEXT, GOES_ON = "next", "goes_on"
 CALIBRATION_KEY = "calibration"
 IR_VERSION = 8
 
@@ -41,9 +42,12 @@ class RouterNodes(Protocol):
         """The largest price that makes a difference."""
         ...
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> "GraphPart":
-        """From the logits (1, classes) of `level` and the price of time (1,) to `{prefix}next`, (1,) int64: the
-        level to run next, or `level` itself or less to stop."""
+    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> "GraphPart":
+        """From the logits (1, classes) of `level` and the price of time (1,) to what to do.
+
+        `{prefix}next`, (1,) int64: the level to run next, or `level` itself or less to stop. If it is the only decision
+        in the file, which has two levels, `{prefix}goes_on`, (1,) bool: each operation less is time.
+        """
         ...
 
 
@@ -64,16 +68,20 @@ def export_adaptive(
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 
     With `cuts`, what each of the first levels keeps of the layers of the last of these, their weights are stored once.
-    Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is an input with a
-    default. Metadata of the largest level's file is kept; with `calibration`, of each level, a session can learn from
-    labels. Raises `InputError` for a file that is no such model.
+    Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is a constant: ONNX
+    Runtime works out all that depends on it alone when it loads the file. Metadata of the largest level's file is kept;
+    with `calibration`, of each level, a session can learn from labels. Raises `InputError` for a file that is no such
+    model.
     """
     models = [_load(file) for file in levels]
     shared = share_weights(models[: len(cuts)], cuts) if cuts else []
     first = models[0].graph
     classes = _output_classes(models[0], levels[0])
     nodes, weights = _level_nodes(first, 0)
-    part = router.nodes(0, logits=level_name(0, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(0, ""))
+    is_only = len(models) == 2
+    part = router.nodes(
+        0, logits=level_name(0, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(0, ""), is_only=is_only
+    )
     nodes += part.nodes
     weights += part.weights
     nodes.append(_constant_level(0))
@@ -81,14 +89,16 @@ def export_adaptive(
     for level, model in enumerate(models[1:], 1):
         is_last = level + 1 == len(models)
         name = f"at_{level}"
-        outputs = [f"{name}_logits", f"{name}_level", *([] if is_last else [f"{name}_next"])]
+        outputs = [OUTPUT_NAME, LEVEL_NAME] if is_last else [f"{name}_logits", f"{name}_level", f"{name}_next"]
         passed_on = [logits, answered, *([] if is_last else [upcoming])]
-        weights.append(numpy_helper.from_array(np.array(level, np.int64), f"{name}_number"))
-        nodes.append(helper.make_node("Equal", [upcoming, f"{name}_number"], [f"{name}_runs"]))
+        runs = level_name(0, GOES_ON) if is_only else f"{name}_runs"
+        if not is_only:
+            weights.append(numpy_helper.from_array(np.array(level, np.int64), f"{name}_number"))
+            nodes.append(helper.make_node("Equal", [upcoming, f"{name}_number"], [runs]))
         nodes.append(
             helper.make_node(
                 "If",
-                [f"{name}_runs"],
+                [runs],
                 outputs,
                 name=name,
                 then_branch=_running(model.graph, level, router, classes=classes, is_last=is_last),
@@ -97,8 +107,6 @@ def export_adaptive(
         )
         logits, answered = outputs[:2]
         upcoming = outputs[-1]
-    nodes.append(helper.make_node("Identity", [logits], [OUTPUT_NAME]))
-    nodes.append(helper.make_node("Identity", [answered], [LEVEL_NAME]))
     weights.append(numpy_helper.from_array(np.array([router.default_price], np.float32), PRICE_NAME))
     image = copy.deepcopy(first.input[0])
     image.type.tensor_type.shape.dim[0].Clear()
@@ -106,7 +114,7 @@ def export_adaptive(
     graph = helper.make_graph(
         nodes,
         "adaptive",
-        [image, helper.make_tensor_value_info(PRICE_NAME, TensorProto.FLOAT, [1])],
+        [image],
         [_logits_info(OUTPUT_NAME, classes), _number_info(LEVEL_NAME)],
         initializer=[*weights, *shared],
     )
@@ -167,7 +175,7 @@ def _running(
     outputs = [_logits_info(level_name(level, OUTPUT_NAME), classes), _number_info(_answered(level))]
     if not is_last:
         part = router.nodes(
-            level, logits=level_name(level, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(level, "")
+            level, logits=level_name(level, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(level, ""), is_only=False
         )
         nodes += part.nodes
         weights += part.weights
@@ -203,7 +211,7 @@ def level_name(level: int, name: str) -> str:
 
 def next_name(level: int) -> str:
     """What the router of a level decides, (1,) int64."""
-    return level_name(level, "next")
+    return level_name(level, NEXT)
 
 
 def _answered(level: int) -> str:

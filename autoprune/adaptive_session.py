@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from autoprune.adaptive_export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, level_name, next_name
+from autoprune.adaptive_export import CALIBRATION_KEY, GOES_ON, LEVEL_NAME, PRICE_NAME, level_name, next_name
 from autoprune.calibration import OnlineCalibration, of_text
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OUTPUT_NAME
@@ -133,7 +133,8 @@ class AdaptiveSession:
                 logits = np.zeros((len(images), found[0].shape[1]), dtype=np.float32)
             logits[here], levels[here] = found[0], level
             if not is_last:
-                asked = np.minimum(found[1], self.levels - 1)
+                is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
+                asked = level + found[1] if is_flag else np.minimum(found[1], self.levels - 1)
                 for larger in range(level + 1, self.levels):
                     waiting.setdefault(larger, []).append(here[asked == larger])
         assert logits is not None
@@ -250,7 +251,10 @@ def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
     for level, (nodes, weights) in enumerate(contents):
         outputs = [helper.make_tensor_value_info(level_name(level, OUTPUT_NAME), TensorProto.FLOAT, ["batch", classes])]
         if level + 1 < levels:
-            outputs.append(helper.make_tensor_value_info(next_name(level), TensorProto.INT64, ["batch"]))
+            flag = level_name(level, GOES_ON)
+            is_flag = any(flag in node.output for node in nodes)
+            decision, kind = (flag, TensorProto.BOOL) if is_flag else (next_name(level), TensorProto.INT64)
+            outputs.append(helper.make_tensor_value_info(decision, kind, ["batch"]))
         reads_price = any(PRICE_NAME in node.input for node in nodes)
         read = {name for node in nodes for name in node.input}
         shared = [weight for weight in graph.initializer if weight.name.startswith(SHARED) and weight.name in read]

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from autoprune.adaptive_export import GraphPart
+from autoprune.adaptive_export import GOES_ON, NEXT, GraphPart
 from autoprune.envs.router_observation import LARGEST, LEAST_LOG, answer_size
 from autoprune.policies.router import LearnedRouter
 from autoprune.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 
 Attributes = Mapping[str, int | float | list[int]]
 NO_ATTRIBUTES: Attributes = {}
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class CascadeNodes:
     default_price: float = USUAL_PRICE
     max_price: float = HIGHEST_PRICE
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
+    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
         """`routing.by_confidence` of one level, its threshold as `routing.priced` has it."""
         part, threshold = _Part(prefix), self.thresholds[level]
         probabilities = part.node("Softmax", [logits], {"axis": 1})
@@ -36,9 +37,10 @@ class CascadeNodes:
         cheaper = part.node("Add", [moved, part.weight(np.array([room], np.float32))])
         shift = part.node("LeakyRelu", [cheaper], {"alpha": float(threshold / room)})
         moved_threshold = part.node("Add", [shift, part.weight(np.array([threshold], np.float32))])
-        goes_on = part.node("Less", [confidence, moved_threshold])
-        step = part.node("Cast", [goes_on], {"to": TensorProto.INT64})
-        part.node("Add", [step, part.weight(np.array(level, np.int64))], output="next")
+        goes_on = part.node("Less", [confidence, moved_threshold], output=GOES_ON if is_only else None)
+        if not is_only:
+            step = part.node("Cast", [goes_on], {"to": TensorProto.INT64})
+            part.node("Add", [step, part.weight(np.array(level, np.int64))], output=NEXT)
         return part.finished()
 
 
@@ -53,30 +55,45 @@ class LearnedNodes:
     def max_price(self) -> float:
         return self.router.max_price
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str) -> GraphPart:
-        """`LearnedRouter.at_price`: the observation's constant numbers are folded into the first layer's bias."""
+    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
+        """`LearnedRouter.at_price`, with what is the same for all images folded into the weights.
+
+        The first layer's bias takes in the observation's constant numbers, and its weights the observation's scale;
+        of the last layer only what is compared is worked out.
+        """
         part = _Part(prefix)
-        (weight, bias), *deeper = self.router.layers
+        (weight, bias), *deeper = _compared(self.router, level, is_only=is_only)
         classes = self.router.classes
         largest_count, seen_size = min(LARGEST, classes), answer_size(classes)
         log_p = part.node("LogSoftmax", [logits], {"axis": 1})
         clipped = part.node("Max", [log_p, part.weight(np.array(LEAST_LOG, np.float32))])
-        scaled = part.node("Div", [clipped, part.weight(np.array(-LEAST_LOG, np.float32))])
-        certain = part.node("Add", [scaled, part.weight(np.array(1.0, np.float32))])
-        largest = part.node("TopK", [certain, part.weight(np.array([largest_count], np.int64))], {"axis": 1}, outputs=2)
-        seen = part.node("Concat", [certain, largest], {"axis": 1})
+        largest = part.node("TopK", [clipped, part.weight(np.array([largest_count], np.int64))], {"axis": 1}, outputs=2)
+        seen = part.node("Concat", [clipped, largest], {"axis": 1})  # 1 - x / LEAST_LOG is what the router was taught
         share = part.node("Sqrt", [part.node("Div", [price, part.weight(np.array(self.router.max_price, np.float32))])])
         shared = part.node("Min", [share, part.weight(np.array(1.0, np.float32))])
         priced = part.node("Mul", [shared, part.weight(weight[:, -1])])
-        shift = part.node("Add", [priced, part.weight(bias + weight[:, seen_size + level])])
-        x = part.node("Gemm", [seen, part.weight(weight[:, :seen_size]), shift], {"transB": 1})
+        constant = bias + weight[:, seen_size + level] + weight[:, :seen_size].sum(1)
+        shift = part.node("Add", [priced, part.weight(constant)])
+        x = part.node("Gemm", [seen, part.weight(weight[:, :seen_size] / np.float32(-LEAST_LOG)), shift], {"transB": 1})
         for next_weight, next_bias in deeper:
             hidden = part.node("Relu", [x])
             x = part.node("Gemm", [hidden, part.weight(next_weight), part.weight(next_bias)], {"transB": 1})
-        allowed = part.node("Gather", [x, part.weight(np.arange(level, self.router.levels))], {"axis": 1})
-        best = part.node("ArgMax", [allowed], {"axis": 1, "keepdims": 0})
-        part.node("Add", [best, part.weight(np.array(level, np.int64))], output="next")
+        if is_only:
+            gain = part.node("Squeeze", [x, part.weight(np.array([1], np.int64))])
+            part.node("Greater", [gain, part.weight(np.array(0.0, np.float32))], output=GOES_ON)
+        else:
+            best = part.node("ArgMax", [x], {"axis": 1, "keepdims": 0})
+            part.node("Add", [best, part.weight(np.array(level, np.int64))], output=NEXT)
         return part.finished()
+
+
+def _compared(router: LearnedRouter, level: int, *, is_only: bool) -> tuple[tuple[Array, Array], ...]:
+    """The layers of `router`, the last of which gives the values of stopping and of each larger level; where there is
+    one larger level, what it is worth more than to stop."""
+    *first, (weight, bias) = router.layers
+    if is_only:
+        return (*first, (weight[level + 1 :] - weight[level : level + 1], bias[level + 1 :] - bias[level : level + 1]))
+    return (*first, (weight[level:], bias[level:]))
 
 
 class _Part:

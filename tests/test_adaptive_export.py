@@ -12,6 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from routing_for_tests import answers_by_chance
 
 from autoprune.adaptive_export import LEVEL_NAME, RouterNodes, export_adaptive
+from autoprune.envs.router_observation import observation_size
 from autoprune.errors import InputError
 from autoprune.export import OUTPUT_NAME
 from autoprune.latency import make_session
@@ -21,7 +22,7 @@ from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 from autoprune.routing import LevelAnswers, Router, by_confidence, follow
 
 
-def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Router, *, price: float | None) -> None:
+def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Router) -> None:
     """Image by image: the level that ran is the router's, the logits are that level's."""
     session = make_session(file, threads=1)
     images = images_for("resnet20", IMAGES)
@@ -29,9 +30,8 @@ def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Rou
         logits = torch.stack(levels(images)).numpy()
     route = follow(router, answers)
     assert len(set(route.final.tolist())) > 1  # a router that always does the same would show nothing
-    fed = {} if price is None else {"price": np.array([price], dtype=np.float32)}
     for place in range(IMAGES):
-        found, level = session.run([OUTPUT_NAME, LEVEL_NAME], {"images": images[place : place + 1].numpy()} | fed)
+        found, level = session.run([OUTPUT_NAME, LEVEL_NAME], {"images": images[place : place + 1].numpy()})
         assert level.tolist() == [route.final[place]]
         assert np.abs(found[0] - logits[route.final[place], place]).max() < 1e-3
 
@@ -42,7 +42,7 @@ def test_a_cascade_in_a_file_runs_the_levels_that_it_runs_in_numpy(
     thresholds = tuple(float(np.quantile(level_answers.probabilities[level].max(1), 0.6)) for level in range(2))
     path = tmp_path / "adaptive.onnx"
     export_adaptive(level_files, CascadeNodes(thresholds), path)
-    check_answers(path, random_levels, level_answers, by_confidence(thresholds), price=None)
+    check_answers(path, random_levels, level_answers, by_confidence(thresholds))
     model = onnx.load(str(path))
     assert [node.op_type for node in model.graph.node].count("If") == 2
     assert {entry.key: entry.value for entry in model.metadata_props}["levels"] == "3"
@@ -50,31 +50,39 @@ def test_a_cascade_in_a_file_runs_the_levels_that_it_runs_in_numpy(
     assert path.stat().st_size < 1.1 * sum(file.stat().st_size for file in level_files) + 20_000
 
 
-def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy_at_any_price(
+def random_router(seed: int, *, levels: int) -> LearnedRouter:
+    """Weights so large that little differences between answers decide."""
+    generator = np.random.default_rng(seed)
+    sizes = [(8, observation_size(4, levels)), (levels, 8)]
+    layers = tuple((generator.normal(0, 5, size), generator.normal(0, 5, size[0])) for size in sizes)
+    as_float32 = tuple((weight.astype(np.float32), bias.astype(np.float32)) for weight, bias in layers)
+    return LearnedRouter(as_float32, classes=4, levels=levels, max_price=0.25)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy(
+    random_levels: Levels, level_answers: LevelAnswers, level_files: list[Path], tmp_path: Path, count: int
+) -> None:
+    routed = level_answers.of_levels(range(count))
+    price = 0.05
+    drawn = (random_router(seed, levels=count) for seed in range(1000))
+    router = next(one for one in drawn if len(set(follow(one.at_price(price), routed).final.tolist())) > 1)
+    nodes: RouterNodes = LearnedNodes(router, default_price=price)
+    path = tmp_path / "adaptive.onnx"
+    export_adaptive(level_files[:count], nodes, path)
+    check_answers(path, random_levels, routed, router.at_price(price))
+
+
+def test_a_cascade_of_two_levels_in_a_file(
     random_levels: Levels, level_answers: LevelAnswers, level_files: list[Path], tmp_path: Path
 ) -> None:
-    router = train_router(
-        answers_by_chance(400, seed=0),
-        answers_by_chance(200, seed=1),
-        seed=0,
-        settings=RouterSettings(rounds=4, steps=30),
-    )
-    assert isinstance(router, LearnedRouter)
-    price = next(
-        price
-        for price in np.linspace(0.0, router.max_price, 40)
-        if len(set(follow(router.at_price(float(price)), level_answers).final.tolist())) > 1
-    )
-    nodes: RouterNodes = LearnedNodes(router, default_price=0.01)
+    threshold = float(np.quantile(level_answers.probabilities[0].max(1), 0.4))
     path = tmp_path / "adaptive.onnx"
-    export_adaptive(level_files, nodes, path)
-    check_answers(path, random_levels, level_answers, router.at_price(float(price)), price=float(price))
-    # Without a price it takes its own.
-    session = make_session(path, threads=1)
-    route = follow(router.at_price(0.01), level_answers)
-    images = images_for("resnet20", IMAGES).numpy()
-    ran = [int(session.run([LEVEL_NAME], {"images": images[place : place + 1]})[0][0]) for place in range(IMAGES)]
-    assert ran == route.final.tolist()
+    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path)
+    check_answers(path, random_levels, level_answers.of_levels((0, 1)), by_confidence((threshold,)))
+    outside = [node.op_type for node in onnx.load(str(path)).graph.node if not node.name.startswith("level_0./")]
+    assert outside[-1] == "If"
+    assert "Equal" not in outside  # the router's comparison is the condition
 
 
 @pytest.mark.parametrize("pixels", [np.nan, np.inf])
