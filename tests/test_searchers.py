@@ -49,7 +49,7 @@ def _search(name: str, *, seed: int, max_evaluations: int = EVALUATIONS) -> Sear
     return run_search(SEARCHERS[name](), toy_problem(), max_evaluations=max_evaluations, seed=seed)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", AGENTS)
 def test_agents_find_the_optimum_of_the_toy_problem(name: str, seed: int) -> None:
     result = _search(name, seed=seed)
