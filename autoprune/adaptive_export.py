@@ -46,7 +46,7 @@ class RouterNodes(Protocol):
         """From the logits (1, classes) of `level` and the price of time (1,) to what to do.
 
         `{prefix}next`, (1,) int64: the level to run next, or `level` itself or less to stop. If it is the only decision
-        in the file, which has two levels, `{prefix}goes_on`, (1,) bool: each operation less is time.
+        in the file, which has two levels, `{prefix}goes_on`, one bool: each operation less is time.
         """
         ...
 

@@ -1,14 +1,17 @@
 """An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
 
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from autoprune.adaptive_export import LEVEL_NAME
+from autoprune.adaptive_export import LEVEL_NAME, RouterNodes, export_adaptive
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export import INPUT_NAME, OUTPUT_NAME
 from autoprune.latency import make_session
@@ -17,6 +20,9 @@ from autoprune.progress import bar
 WARM_UP_IMAGES = 50
 REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
 CHUNK = 500
+DECISION_IMAGES = 300
+
+AnyName = TypeVar("AnyName", bound=str)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,27 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
         ImageTimes(one_logits, one_levels, one_ms)
         for one_logits, one_levels, one_ms in zip(logits, levels, latency_ms, strict=True)
     ]
+
+
+def measured_decision_ms(
+    levels: Sequence[Path], routers: Mapping[AnyName, RouterNodes], split: ImageSplit, info: DataInfo, *, threads: int
+) -> dict[AnyName, float]:
+    """What one decision costs: a file with the router beside the smallest level's, for images that it stops at.
+
+    A median over the first images of `split`; 0 for a router that never stops.
+    """
+    shown = split.select(torch.arange(min(len(split), DECISION_IMAGES)))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{number}.onnx" for number in range(len(routers))]
+        for file, nodes in zip(files, routers.values(), strict=True):
+            export_adaptive(levels, nodes, file)
+        smallest, *routed = measure_by_image([levels[0], *files], shown, info, threads=threads)
+    found = {}
+    for name, times in zip(routers, routed, strict=True):
+        stopped = times.levels == 0
+        more_ms = (times.latency_ms - smallest.latency_ms)[stopped]
+        found[name] = max(0.0, float(np.median(more_ms))) if stopped.any() else 0.0
+    return found
 
 
 def onnx_probabilities(file: Path, split: ImageSplit, info: DataInfo) -> NDArray[np.float32]:

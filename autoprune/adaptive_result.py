@@ -108,6 +108,7 @@ class AdaptiveResult(Part):
     oracle_on_search: CurvePoint
     curve_on_search: tuple[CurvePoint, ...]
     budgets: tuple[BudgetFigures, ...]  # in rising order; both routers at each
+    decision_ms: dict[str, float]  # what one decision of each router takes, measured on search images
     onnx_bytes: int = Field(gt=0)
     largest_level_onnx_bytes: int = Field(gt=0)
     model: str

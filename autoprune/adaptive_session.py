@@ -134,7 +134,7 @@ class AdaptiveSession:
             logits[here], levels[here] = found[0], level
             if not is_last:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
-                asked = level + found[1] if is_flag else np.minimum(found[1], self.levels - 1)
+                asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
                 for larger in range(level + 1, self.levels):
                     waiting.setdefault(larger, []).append(here[asked == larger])
         assert logits is not None
@@ -254,7 +254,7 @@ def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
             flag = level_name(level, GOES_ON)
             is_flag = any(flag in node.output for node in nodes)
             decision, kind = (flag, TensorProto.BOOL) if is_flag else (next_name(level), TensorProto.INT64)
-            outputs.append(helper.make_tensor_value_info(decision, kind, ["batch"]))
+            outputs.append(helper.make_tensor_value_info(decision, kind, None))
         reads_price = any(PRICE_NAME in node.input for node in nodes)
         read = {name for node in nodes for name in node.input}
         shared = [weight for weight in graph.initializer if weight.name.startswith(SHARED) and weight.name in read]

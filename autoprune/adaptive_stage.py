@@ -1,7 +1,7 @@
 """The stage that makes an input-adaptive model: levels, router, one file, and what it was measured to do."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from autoprune.adaptive_figures import (
     shares,
     static_at_equal_accuracy,
 )
-from autoprune.adaptive_measurement import measure_by_image, onnx_probabilities
+from autoprune.adaptive_measurement import measure_by_image, measured_decision_ms, onnx_probabilities
 from autoprune.adaptive_report import read_adaptive, write_adaptive_report
 from autoprune.adaptive_result import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
 from autoprune.calibration import calibrations
@@ -33,7 +33,15 @@ from autoprune.final import energies, environment
 from autoprune.latency import make_session, measure_interleaved
 from autoprune.level_choice import LevelModels, answers_to, best_mixture, candidate_levels, trained_levels
 from autoprune.mixture import Mixture
-from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point, operating_points
+from autoprune.operating_point import (
+    OperatingPoint,
+    RouterName,
+    at_budgets,
+    chosen_point,
+    learned_router,
+    operating_points,
+    stopping,
+)
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
 from autoprune.routing import LevelAnswers, figures_of, follow, oracle
@@ -58,6 +66,7 @@ class Built:
     tried: tuple[Mixture, ...]
     answers: LevelAnswers  # to the search split
     original_ms: float  # median of a call of the original's file
+    decision_ms: Mapping[RouterName, float]
     points: tuple[OperatingPoint, ...]
     chosen: OperatingPoint
 
@@ -88,12 +97,20 @@ def adaptive_model(
     answers = answers_to(prepared.data.search, levels.models, prepared, level_ms)
     train = prepared.data.train
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
-    points = operating_points(answers, answers_to(shown, levels.models, prepared, level_ms), config)
-    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
+    router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
     files = _level_files(run_dir, len(levels.models))
+    decision_ms = measured_decision_ms(
+        files,
+        stopping(router, levels=len(files)),
+        prepared.data.search,
+        subject.data.info,
+        threads=config.measure.threads,
+    )
+    points = operating_points(answers, router, decision_ms)
+    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     calibration = calibrations(follow(chosen.router, answers), answers)
     export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
-    built = Built(policy, levels.models, tried, answers, original_ms, points, chosen)
+    built = Built(policy, levels.models, tried, answers, original_ms, decision_ms, points, chosen)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
     write_adaptive_report(run_dir)
@@ -171,6 +188,7 @@ def _measured(
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
         curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
         budgets=_budgets(built, level_files, test, info),
+        decision_ms=dict(built.decision_ms),
         onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
         largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
         model=config.model.name,
@@ -226,7 +244,7 @@ def _budgets(built: Built, level_files: Sequence[Path], test: ImageSplit, info: 
             test_accuracy=found.figures.accuracy,
             estimated_latency_ms=found.figures.estimated_latency_ms,
         )
-        for found in at_budgets(built.points, answers)
+        for found in at_budgets(built.points, answers, built.decision_ms)
     )
 
 

@@ -1,7 +1,7 @@
 """Routers at all the prices of time, and the one of them at which an input-adaptive model works."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from autoprune.adaptive_export import RouterNodes
@@ -36,25 +36,40 @@ class OperatingPoint:
     figures: RoutedFigures
 
 
-def operating_points(answers: LevelAnswers, learnt: LevelAnswers, config: RunConfig) -> tuple[OperatingPoint, ...]:
-    """Every cascade that no other one beats, and the learned router at many prices of time, judged on `answers`.
+def learned_router(learnt: LevelAnswers, held_out: LevelAnswers, config: RunConfig) -> LearnedRouter:
+    """Trained on `learnt`, shown as it goes; `held_out` chooses the state that is kept.
 
-    The router learns from other images, `learnt`: of those that levels were trained on there are many more, and what it
-    gains by them is more than it loses by the levels' being surer of these.
+    `learnt` may be of images that levels were trained on: there are many more of those, and what the router gains by
+    them is more than it loses by the levels' being surer of these.
     """
-    points = [
-        OperatingPoint("cascade", CascadeNodes(point.thresholds), by_confidence(point.thresholds), point.figures)
-        for point in cascade_points(answers)
-    ]
     with bar("router", config.adaptive.router_rounds) as progress:
-        router = train_router(
+        return train_router(
             learnt,
-            answers,
+            held_out,
             seed=derive_seed(config.seed, "router"),
             settings=RouterSettings(rounds=config.adaptive.router_rounds),
             on_round=lambda _, found: progress.advance(1, f"return {found:.4f}"),
         )
-    return (*points, *(_learned_point(router, price, answers) for price in prices(router)))
+
+
+def operating_points(
+    answers: LevelAnswers, router: LearnedRouter, decision_ms: Mapping[RouterName, float]
+) -> tuple[OperatingPoint, ...]:
+    """Every cascade that no other one beats, and the learned router at many prices of time, judged on `answers`.
+
+    `decision_ms` is what one decision of each costs.
+    """
+    cascade, learned = (replace(answers, router_ms=decision_ms[name]) for name in ("cascade", "learned"))
+    points = [
+        OperatingPoint("cascade", CascadeNodes(point.thresholds), by_confidence(point.thresholds), point.figures)
+        for point in cascade_points(cascade)
+    ]
+    return (*points, *(_learned_point(router, price, learned) for price in prices(router)))
+
+
+def stopping(router: LearnedRouter, *, levels: int) -> dict[RouterName, RouterNodes]:
+    """Each router where it stops if it can: what it costs then is the decision."""
+    return {"cascade": CascadeNodes((0.0,) * (levels - 1)), "learned": LearnedNodes(router, router.max_price)}
 
 
 def prices(router: LearnedRouter) -> list[float]:
@@ -95,7 +110,9 @@ class AtBudget:
     figures: RoutedFigures  # on other images
 
 
-def at_budgets(points: Sequence[OperatingPoint], others: LevelAnswers) -> tuple[AtBudget, ...]:
+def at_budgets(
+    points: Sequence[OperatingPoint], others: LevelAnswers, decision_ms: Mapping[RouterName, float]
+) -> tuple[AtBudget, ...]:
     """For each of `BUDGETS` mean latencies, evenly between the cheapest point and the most accurate one, both routers.
 
     A point is chosen by its figures on the images it was made on; `others` are answers to images that no router has
@@ -110,5 +127,6 @@ def at_budgets(points: Sequence[OperatingPoint], others: LevelAnswers) -> tuple[
         for name in get_args(RouterName):
             point = best_within([point for point in points if point.name == name], budget_ms)
             if point is not None:
-                found.append(AtBudget(budget_ms, name, figures_of(follow(point.router, others), others)))
+                costed = replace(others, router_ms=decision_ms[name])
+                found.append(AtBudget(budget_ms, name, figures_of(follow(point.router, costed), costed)))
     return tuple(found)

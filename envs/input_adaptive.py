@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.envs.router_observation import observation_size, observe_answer, price_of, share_of
+from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
 from autoprune.routing import LevelAnswers
 
 Array = NDArray[np.float32]
@@ -33,7 +33,7 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
         self.answers, self.max_price = answers, max_price
         classes = answers.probabilities.shape[2]
         self.observation_space = gymnasium.spaces.Box(
-            0.0, 1.0, (observation_size(classes, answers.levels),), np.float32
+            -LARGEST_NUMBER, LARGEST_NUMBER, (observation_size(classes, answers.levels),), np.float32
         )
         self.action_space = gymnasium.spaces.Discrete(answers.levels)
         self._right, self._worth = answers.right, answers.worth

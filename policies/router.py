@@ -24,13 +24,13 @@ PRICES = 9  # at which a state is judged, evenly over the range
 class RouterSettings:
     """Settings of DQN (Mnih et al. 2015) for a problem of few steps: each image is met at many prices of time."""
 
-    hidden: int = 32
-    learning_rate: float = 1e-3
+    hidden: int = 64
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-3
-    batch_size: int = 256
+    batch_size: int = 512
     copies: int = 8  # of each image in the replay buffer, each at a price of its own
     rounds: int = 40  # of training; the best state after any of them is kept
-    steps: int = 100  # gradient steps in a round
+    steps: int = 300  # gradient steps in a round
     max_price: float = 0.25
 
 

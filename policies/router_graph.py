@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.adaptive_export import GOES_ON, NEXT, GraphPart
-from autoprune.envs.router_observation import LARGEST, LEAST_LOG, answer_size
+from autoprune.envs.router_observation import LOGIT_SCALE
 from autoprune.policies.router import LearnedRouter
 from autoprune.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 
@@ -58,29 +58,23 @@ class LearnedNodes:
     def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
         """`LearnedRouter.at_price`, with what is the same for all images folded into the weights.
 
-        The first layer's bias takes in the observation's constant numbers, and its weights the observation's scale;
-        of the last layer only what is compared is worked out.
+        The first layer reads the logits themselves: its weights take in that they are centred and scaled, its bias the
+        rest of the observation. Of the last layer only what is compared is worked out.
         """
         part = _Part(prefix)
         (weight, bias), *deeper = _compared(self.router, level, is_only=is_only)
         classes = self.router.classes
-        largest_count, seen_size = min(LARGEST, classes), answer_size(classes)
-        log_p = part.node("LogSoftmax", [logits], {"axis": 1})
-        clipped = part.node("Max", [log_p, part.weight(np.array(LEAST_LOG, np.float32))])
-        largest = part.node("TopK", [clipped, part.weight(np.array([largest_count], np.int64))], {"axis": 1}, outputs=2)
-        seen = part.node("Concat", [clipped, largest], {"axis": 1})  # 1 - x / LEAST_LOG is what the router was taught
+        of_logits = (weight[:, :classes] - weight[:, :classes].mean(1, keepdims=True)) / np.float32(LOGIT_SCALE)
         share = part.node("Sqrt", [part.node("Div", [price, part.weight(np.array(self.router.max_price, np.float32))])])
         shared = part.node("Min", [share, part.weight(np.array(1.0, np.float32))])
         priced = part.node("Mul", [shared, part.weight(weight[:, -1])])
-        constant = bias + weight[:, seen_size + level] + weight[:, :seen_size].sum(1)
-        shift = part.node("Add", [priced, part.weight(constant)])
-        x = part.node("Gemm", [seen, part.weight(weight[:, :seen_size] / np.float32(-LEAST_LOG)), shift], {"transB": 1})
+        shift = part.node("Add", [priced, part.weight(bias + weight[:, classes + level])])
+        x = part.node("Gemm", [logits, part.weight(of_logits), shift], {"transB": 1})
         for next_weight, next_bias in deeper:
             hidden = part.node("Relu", [x])
             x = part.node("Gemm", [hidden, part.weight(next_weight), part.weight(next_bias)], {"transB": 1})
         if is_only:
-            gain = part.node("Squeeze", [x, part.weight(np.array([1], np.int64))])
-            part.node("Greater", [gain, part.weight(np.array(0.0, np.float32))], output=GOES_ON)
+            part.node("Greater", [x, part.weight(np.array(0.0, np.float32))], output=GOES_ON)
         else:
             best = part.node("ArgMax", [x], {"axis": 1, "keepdims": 0})
             part.node("Add", [best, part.weight(np.array(level, np.int64))], output=NEXT)

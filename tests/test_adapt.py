@@ -73,6 +73,8 @@ def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> N
     assert (result.agreement.images, result.agreement.different_answers) == (len(labels), 0)
     assert result.agreement.largest_logit_difference < 1e-4
     assert [level.is_original for level in result.levels] == [False, 1.0 in result.mixtures[0].max_ratios]
+    assert set(result.decision_ms) == {"cascade", "learned"}
+    assert all(0 <= value < original.latency_ms_mean for value in result.decision_ms.values())
     assert result.onnx_bytes == run_dir.adaptive_onnx.stat().st_size
     assert result.adaptive.energy_source == "estimated"
     for number, one in enumerate(result.classes):
@@ -109,7 +111,7 @@ def test_budgets_by_hand() -> None:
         for thresholds in ((0.0, 0.0), (ALWAYS, ALWAYS))
         for router in (by_confidence(thresholds),)
     ]
-    found = at_budgets(points, answers)
+    found = at_budgets(points, answers, {"cascade": 0.0, "learned": 0.0})
     assert [one.budget_ms for one in found] == pytest.approx([2.0, 3.0, 4.0, 5.0, 6.0])
     assert {(one.router, one.figures.accuracy, one.figures.estimated_latency_ms) for one in found} == {
         ("cascade", 0.25, 1.0)

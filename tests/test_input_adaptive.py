@@ -8,7 +8,7 @@ from routing_for_tests import answers_by_chance, answers_by_hand
 
 from autoprune.envs import INPUT_ADAPTIVE
 from autoprune.envs.input_adaptive import InputAdaptiveEnv
-from autoprune.envs.router_observation import observation_size, observe_answer, price_of, share_of
+from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
 
 
 def test_it_is_registered_and_keeps_the_contract() -> None:
@@ -44,11 +44,13 @@ def test_the_same_seed_draws_the_same_images_and_prices() -> None:
 
 
 def test_an_observation_by_hand() -> None:
-    probabilities = np.array([[np.exp(-1.0), 1.0 - np.exp(-1.0), 0.0]], dtype=np.float32)
+    logits = np.array([[1.0, 4.0, -2.0]])  # their mean is 1
+    probabilities = np.asarray(np.exp(logits) / np.exp(logits).sum(), dtype=np.float32)
     seen = observe_answer(1, probabilities, np.array([0.5], dtype=np.float32), levels=2)
-    likely = 1.0 + np.log(1.0 - np.exp(-1.0)) / 10
-    assert seen.shape == (1, observation_size(3, 2)) == (1, 9)
-    assert seen[0].tolist() == pytest.approx([0.9, likely, 0.0, likely, 0.9, 0.0, 0.0, 1.0, 0.5], abs=1e-6)
+    assert seen.shape == (1, observation_size(3, 2)) == (1, 6)
+    assert seen[0].tolist() == pytest.approx([0.0, 0.3, -0.3, 0.0, 1.0, 0.5], abs=1e-6)
+    certain = observe_answer(0, np.array([[1.0, 0.0]], dtype=np.float32), np.zeros(1, dtype=np.float32), levels=2)
+    assert np.abs(certain).max() < LARGEST_NUMBER
 
 
 def test_prices_and_shares_are_each_others_inverse() -> None:
