@@ -63,7 +63,7 @@ def export_adaptive(
     path: Path,
     *,
     cuts: Sequence[Cuts] = (),
-    calibration: Sequence[LevelCalibration | None] = (),
+    calibration: Sequence[LevelCalibration] = (),
 ) -> None:
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 

@@ -38,6 +38,7 @@ class AdaptiveAnswers:
 
     logits: NDArray[np.float32]  # (N, classes)
     levels: NDArray[np.int64]  # (N,) the level that answered
+    by_level: NDArray[np.int64]  # (levels, N) the class that each level gave, -1 where it did not run
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class AdaptiveSession:
         if self._price < 0:
             raise InputError(f"price: must not be negative, got {self._price}")
         self._calibration = _calibration(known.get(CALIBRATION_KEY), self.levels, path)
-        self._overconfidence = (1.0,) * self.levels  # replaced as a whole: threads read it
+        self._worth = (1.0,) * self.levels  # replaced as a whole: threads read it
         self._lock = threading.Lock()
         self._answered = np.zeros(self.levels, dtype=np.int64)
         self._ran = np.zeros(self.levels, dtype=np.int64)
@@ -96,10 +97,12 @@ class AdaptiveSession:
         return self._price
 
     @property
-    def overconfidence(self) -> tuple[float, ...]:
-        """Of each level, as labels have told: 2 where it is wrong twice as often for the doubt it has as on the search
-        split, so that time is worth half as much there. 1 for all before any label."""
-        return self._overconfidence
+    def worth_of_going_on(self) -> tuple[float, ...]:
+        """At each level, as labels have told, times what it was on the search split: time costs as much less there.
+
+        Above 1 where a level is wrong more often for the doubt it has, or larger ones set more of its errors right.
+        """
+        return self._worth
 
     @property
     def counters(self) -> SessionCounters:
@@ -114,9 +117,10 @@ class AdaptiveSession:
         """
         self._check(images)
         started = time.perf_counter()
-        prices = self._price / np.array(self._overconfidence)
+        prices = self._price / np.array(self._worth)
         waiting: dict[int, list[NDArray[np.int64]]] = {0: [np.arange(len(images))]}
         levels = np.zeros(len(images), dtype=np.int64)
+        by_level = np.full((self.levels, len(images)), -1, dtype=np.int64)
         logits: NDArray[np.float32] | None = None
         ran = np.zeros(self.levels, dtype=np.int64)
         for level, part in enumerate(self._parts):
@@ -132,6 +136,7 @@ class AdaptiveSession:
             if logits is None:
                 logits = np.zeros((len(images), found[0].shape[1]), dtype=np.float32)
             logits[here], levels[here] = found[0], level
+            by_level[level, here] = found[0].argmax(1)
             if not is_last:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
                 asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
@@ -145,14 +150,14 @@ class AdaptiveSession:
             self._seconds += seconds
             if self.latency_budget_ms is not None:
                 self._price = self._next_price(1000 * seconds / len(images), len(images))
-        return AdaptiveAnswers(logits, levels)
+        return AdaptiveAnswers(logits, levels, by_level)
 
     def learn(self, answers: AdaptiveAnswers, labels: NDArray[np.int64]) -> None:
         """Take in the labels (N,) of images that `run` answered, whenever they arrive; -1 where there is none.
 
-        A level that has become surer than it should be then hands more images on, and one that is better than thought
-        fewer; with a budget the mean latency is held all the same. Raises `InputError` for labels that do not fit, and
-        for a file that says nothing of what its levels were like.
+        A level that has become surer than it should be then hands more images on, and one whose errors larger levels no
+        longer set right fewer; with a budget the mean latency is held all the same. Raises `InputError` for labels that
+        do not fit, and for a file that says nothing of what its levels were like.
         """
         if self._calibration is None:
             raise InputError(f"{self._path}: says nothing of its levels' calibration; export it again to learn")
@@ -167,8 +172,8 @@ class AdaptiveSession:
         powers = np.exp(logits - logits.max(1, keepdims=True))
         probabilities = np.asarray(powers / powers.sum(1, keepdims=True), dtype=np.float32)
         with self._lock:
-            self._calibration.learn(answers.levels[told], probabilities, labels[told])
-            self._overconfidence = tuple(self._calibration.overconfidence.tolist())
+            self._calibration.learn(answers.by_level[:, told], probabilities, labels[told])
+            self._worth = tuple(self._calibration.worth.tolist())
 
     def _next_price(self, latency_ms: float, images: int) -> float:
         """An integral controller on the logarithm of the price."""

@@ -1,13 +1,13 @@
-"""How far a level's confidence can be believed, and what delayed labels tell of it.
+"""What going on from a level is worth, and what delayed labels tell of how that changes.
 
-A level that is right as often as its largest probability says is calibrated (Guo et al. 2017). Where inputs drift it
-gets surer than it should be, and a router that goes by its answers stops too soon. Labels of images that it answered
-show that: it is then wrong more often, for the doubt that it has, than it was on the search split.
+A router stops where a level's answer looks sure enough. Where inputs drift two things can change: a level may be wrong
+more often than its confidence says (Guo et al. 2017), so that it stops too soon; and larger levels may set fewer of its
+errors right, or spoil more answers, so that it goes on in vain. Labels show both, against the search split.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,74 +17,100 @@ from autoprune.routing import LevelAnswers, Route
 MEMORY = 1000  # labels of a level after which an older one counts 1/e
 PRIOR = 300  # labels that what is known from the search split counts as
 LARGEST_CHANGE = 16.0  # of what going on is worth
-LEAST_DOUBT = 1e-4  # a level that is never wrong is not believed to be
+LEAST_SHARE = 1e-4  # a level that is never wrong is not believed to be
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LevelCalibration:
-    """Of the images that a level answers: how many it gets wrong, and how many it says that it does."""
+    """Of a level, each a share of the images (0..1) that it answers or hands on; 0 where there are none."""
 
-    error: float  # 0..1
-    doubt: float  # 1 less its largest probability, the mean
+    error: float  # answered wrong
+    doubt: float  # of those it answers: 1 less its largest probability, the mean: how many it says are wrong
+    handed_error: float  # of those it hands on: it would have answered them wrong
+    handed_gain: float  # right in the end less right at this level; negative where larger levels do harm
 
 
-def calibrations(route: Route, answers: LevelAnswers) -> tuple[LevelCalibration | None, ...]:
-    """Of each level on the images that it answers; None if it answers none."""
-    found: list[LevelCalibration | None] = []
+def calibrations(route: Route, answers: LevelAnswers) -> tuple[LevelCalibration, ...]:
+    """Of each level, on images with labels."""
+    right = answers.right
+    in_the_end = right[route.final, np.arange(len(route.final))]
+    found = []
     for level in range(answers.levels):
-        own = route.final == level
-        error = 1.0 - answers.right[level, own].mean() if own.any() else 0.0
-        doubt = 1.0 - answers.probabilities[level, own].max(1).mean() if own.any() else 0.0
-        found.append(LevelCalibration(float(error), float(doubt)) if own.any() else None)
+        own, handed = route.final == level, route.ran[level] & (route.final > level)
+        doubts = 1.0 - answers.probabilities[level].max(1)
+        found.append(
+            LevelCalibration(
+                error=_share(~right[level], own),
+                doubt=_share(doubts, own),
+                handed_error=_share(~right[level], handed),
+                handed_gain=_share(in_the_end.astype(float) - right[level], handed),
+            )
+        )
     return tuple(found)
 
 
-def as_text(found: Sequence[LevelCalibration | None]) -> str:
+def _share(values: NDArray[np.generic], of: NDArray[np.bool_]) -> float:
+    return float(values[of].astype(np.float64).mean()) if of.any() else 0.0
+
+
+def as_text(found: Sequence[LevelCalibration]) -> str:
     """JSON, for the metadata of a file."""
-    return json.dumps([None if one is None else [one.error, one.doubt] for one in found])
+    return json.dumps([astuple(one) for one in found])
 
 
-def of_text(text: str) -> tuple[LevelCalibration | None, ...]:
+def of_text(text: str) -> tuple[LevelCalibration, ...]:
     """Raises `ValueError` for a text that is not from `as_text`."""
     raw = json.loads(text)
     if not isinstance(raw, list):
         raise ValueError("not a list of levels")
-    found: list[LevelCalibration | None] = []
     for one in raw:
-        if one is not None and not (isinstance(one, list) and [type(value) for value in one] == [float, float]):
-            raise ValueError(f"{one!r} is no pair of error and doubt")
-        found.append(None if one is None else LevelCalibration(*one))
-    return tuple(found)
+        if not (isinstance(one, list) and [type(value) for value in one] == [float] * 4):
+            raise ValueError(f"{one!r} are not the four shares of a level")
+    return tuple(LevelCalibration(*one) for one in raw)
 
 
 class OnlineCalibration:
-    """How much surer than they should be levels have become, by labels that arrive one day.
+    """What going on is worth at each level, as labels that arrive one day tell it."""
 
-    `overconfidence` is 1 for a level that is what it was on the search split, 2 for one that is wrong twice as often
-    for the doubt it has: what it stands to gain by going on is then twice what the router believes.
-    """
-
-    def __init__(self, expected: Sequence[LevelCalibration | None]) -> None:
-        self._expected = tuple(expected)
-        self._errors = np.array([PRIOR * one.error if one else 0.0 for one in expected])
-        self._doubts = np.array([PRIOR * one.doubt if one else 0.0 for one in expected])
+    def __init__(self, expected: Sequence[LevelCalibration]) -> None:
+        self._expected = np.array([astuple(one) for one in expected])  # (levels, 4), in the order of the fields
+        self._sums = PRIOR * self._expected
 
     @property
-    def overconfidence(self) -> NDArray[np.float64]:
-        """(levels,) within `LARGEST_CHANGE` of 1."""
-        floor = PRIOR * LEAST_DOUBT
-        now = (self._errors + floor) / (self._doubts + floor)
-        before = np.array(
-            [(one.error + LEAST_DOUBT) / (one.doubt + LEAST_DOUBT) if one else 1.0 for one in self._expected]
-        )
-        return np.asarray(np.clip(now / before, 1.0 / LARGEST_CHANGE, LARGEST_CHANGE))
+    def worth(self) -> Floats:
+        """(levels,) times what it was on the search split, within `LARGEST_CHANGE` of 1.
 
-    def learn(self, levels: NDArray[np.int64], probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
-        """From images (N,) that `levels` answered with probabilities (N, classes), and their labels, in any order."""
-        for level, expected in enumerate(self._expected):
-            own = levels == level
-            if expected is None or not own.any():
-                continue
-            kept = np.exp(-own.sum() / MEMORY)
-            self._errors[level] = kept * self._errors[level] + (probabilities[own].argmax(1) != labels[own]).sum()
-            self._doubts[level] = kept * self._doubts[level] + (1.0 - probabilities[own].max(1)).sum()
+        The more errors among answers for the doubt that there was, and the more of its errors larger levels set right,
+        the more. A level without images on one side is judged by the other.
+        """
+        now, before = (_ratios(sums) for sums in (self._sums + PRIOR * LEAST_SHARE, self._expected + LEAST_SHARE))
+        changes = np.divide(now, before, out=np.ones_like(now), where=self._expected[:, [1, 3]] > 0)
+        return np.asarray(np.clip(changes.prod(1), 1.0 / LARGEST_CHANGE, LARGEST_CHANGE))
+
+    def learn(self, answered: NDArray[np.int64], probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        """From images (N,) with labels: `answered` (levels, N) is the class that each level gave, -1 where it did not
+        run; `probabilities` (N, classes) are those of the answer that counts."""
+        final = len(answered) - 1 - (answered[::-1] >= 0).argmax(0)
+        right = answered == labels
+        in_the_end = right[final, np.arange(len(labels))]
+        doubts = 1.0 - probabilities.max(1)
+        for level in range(len(answered)):
+            own, handed = final == level, (answered[level] >= 0) & (final > level)
+            told = np.array(
+                [
+                    (~right[level])[own].sum(),
+                    doubts[own].sum(),
+                    (~right[level])[handed].sum(),
+                    (in_the_end.astype(float) - right[level])[handed].sum(),
+                ]
+            )
+            counts = np.array([own.sum(), own.sum(), handed.sum(), handed.sum()])
+            self._sums[level] = np.exp(-counts / MEMORY) * self._sums[level] + told
+
+
+def _ratios(shares: Floats) -> Floats:
+    """(levels, 2): errors for the doubt there is, and errors set right, of the shares (levels, 4) or sums of them."""
+    error, doubt, handed_error, handed_gain = shares.T
+    return np.stack([error / doubt, np.maximum(handed_gain, 0.0) / handed_error], axis=1)

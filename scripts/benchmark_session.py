@@ -32,7 +32,7 @@ ROUNDS = 25
 CHUNK = 500
 RESAMPLES = 2000
 STREAM_BATCH = 16
-NOISE = 0.5  # standard deviation, of normalised images
+NOISE = 0.2  # standard deviation, of normalised images
 LABELS_LATER = 20  # batches
 SETTLING = 0.2  # of each half: the controller may take so long
 
@@ -136,7 +136,7 @@ def drift(run_dir: RunDir, images: Images, labels: NDArray[np.int64], *, seed: i
         found[name] = {
             "accuracy": [passes[0][0], passes[2][0]],
             "smallest_level_share": [passes[0][1], passes[2][1]],
-            "overconfidence": session.overconfidence,
+            "worth_of_going_on": session.worth_of_going_on,
         }
     return found
 

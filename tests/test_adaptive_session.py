@@ -144,14 +144,14 @@ def cascade(level_files: list[Path], level_answers: LevelAnswers, tmp_path: Path
 def test_labels_that_arrive_later_move_images_to_larger_levels_or_back(cascade: Path) -> None:
     images, session = all_images(), AdaptiveSession(cascade)
     before = session.run(images)
-    assert session.overconfidence == (1.0, 1.0)
+    assert session.worth_of_going_on == (1.0, 1.0)
     for _ in range(20):
         session.learn(before, (before.logits.argmax(1) + 1) % 4)  # all of them wrong
-    assert session.overconfidence[0] > 1.2
+    assert session.worth_of_going_on[0] > 1.2
     assert session.run(images).levels.sum() > before.levels.sum()
     for _ in range(200):
         session.learn(before, before.logits.argmax(1))  # all of them right after all
-    assert session.overconfidence[0] < 0.5
+    assert session.worth_of_going_on[0] < 0.5
     assert session.run(images).levels.sum() < before.levels.sum()
 
 
@@ -159,7 +159,7 @@ def test_images_without_a_label_teach_nothing(cascade: Path) -> None:
     session = AdaptiveSession(cascade)
     found = session.run(all_images())
     session.learn(found, np.full(IMAGES, -1))
-    assert session.overconfidence == pytest.approx((1.0, 1.0))
+    assert session.worth_of_going_on == pytest.approx((1.0, 1.0))
 
 
 def test_labels_that_do_not_fit_are_errors(cascade: Path, level_files: list[Path], tmp_path: Path) -> None:
@@ -173,13 +173,17 @@ def test_labels_that_do_not_fit_are_errors(cascade: Path, level_files: list[Path
     ):
         with pytest.raises(InputError, match=message):
             session.learn(found, labels)
-    assert session.overconfidence == (1.0, 1.0)
+    assert session.worth_of_going_on == (1.0, 1.0)
     silent = tmp_path / "silent.onnx"
     export_adaptive(level_files[:2], CascadeNodes((0.5,)), silent)
     with pytest.raises(InputError, match="says nothing of its levels' calibration"):
         AdaptiveSession(silent).learn(found, np.zeros(IMAGES, dtype=np.int64))
     lying = onnx.load(str(cascade))
-    for text, message in (("[1]", "is no pair"), ("{", "cannot be read"), ("[[0.1, 0.2]]", "of 1 levels and holds 2")):
+    for text, message in (
+        ("[1]", "are not the four shares"),
+        ("{", "cannot be read"),
+        ("[[0.1, 0.2, 0.3, 0.4]]", "of 1 levels and holds 2"),
+    ):
         next(entry for entry in lying.metadata_props if entry.key == CALIBRATION_KEY).value = text
         onnx.save(lying, str(silent))
         with pytest.raises(InputError, match=message):

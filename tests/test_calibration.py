@@ -1,4 +1,4 @@
-"""Calibration of levels: by hand, and a level that drifts is found out."""
+"""What going on is worth: by hand, and drifts of either kind are found out."""
 
 import numpy as np
 import pytest
@@ -15,53 +15,76 @@ from autoprune.calibration import (
 )
 from autoprune.routing import Route
 
+# A tenth of what the first level answers is wrong, as it says; of what it hands on 4 of 10, of which 3 are set right.
+EXPECTED = (LevelCalibration(0.1, 0.1, 0.4, 0.3), LevelCalibration(0.1, 0.1, 0.0, 0.0))
+
 
 def test_calibrations_by_hand() -> None:
-    """The first level answers two images, one of them wrong; the second none; the third two."""
+    """The first level answers two images and hands two on to the third; the second one never runs."""
     answers = answers_by_hand()
     ran = np.array([[True] * 4, [False] * 4, [False, False, True, True]])
-    final = np.array([0, 0, 2, 2])
-    first, second, third = calibrations(Route(ran, final), answers)
-    assert first is not None
-    assert third is not None
-    assert second is None
-    assert first.error == pytest.approx(1.0 - answers.right[0, :2].mean())
-    assert first.doubt == pytest.approx(1.0 - answers.probabilities[0, :2].max(1).mean())
-    assert third.error == pytest.approx(1.0 - answers.right[2, 2:].mean())
-    assert of_text(as_text((first, second, third))) == (first, second, third)
+    first, second, third = found = calibrations(Route(ran, np.array([0, 0, 2, 2])), answers)
+    right, doubts = answers.right.astype(float), 1.0 - answers.probabilities.max(2)
+    assert first.error == pytest.approx(1.0 - right[0, :2].mean())
+    assert first.doubt == pytest.approx(doubts[0, :2].mean())
+    assert first.handed_error == pytest.approx(1.0 - right[0, 2:].mean())
+    assert first.handed_gain == pytest.approx((right[2, 2:] - right[0, 2:]).mean())
+    assert second == LevelCalibration(0.0, 0.0, 0.0, 0.0)
+    assert (third.error, third.handed_error) == (pytest.approx(1.0 - right[2, 2:].mean()), 0.0)
+    assert of_text(as_text(found)) == found
 
 
-@pytest.mark.parametrize("text", ["{}", "[[1.0]]", '["a"]', "[[true, 0.5]]", "nothing"])
+@pytest.mark.parametrize("text", ["{}", "[[1.0]]", '["a"]', "[[true, 0.5, 0.5, 0.5]]", "[null]", "nothing"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         of_text(text)
 
 
-def answered(count: int, *, error: float, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    """`count` images of level 0, all as sure, of which a share is wrong."""
-    probabilities = np.tile(np.array([confidence, 1.0 - confidence], dtype=np.float32), (count, 1))
-    labels = (np.arange(count) < round(error * count)).astype(np.int64)
-    return np.zeros(count, dtype=np.int64), probabilities, labels
+def told(
+    found: OnlineCalibration, count: int, *, error: float = 0.1, doubt: float = 0.1, set_right: float = 0.75
+) -> None:
+    """Labels of `count` images that the first of two levels answers, and of as many that it hands on.
+
+    Of these it has 4 of 10 wrong, of which a share is set right; of all other answers the classes are 0 and right.
+    """
+    stopped = np.stack([np.zeros(count, dtype=np.int64), np.full(count, -1)])
+    handed = np.zeros((2, count), dtype=np.int64)
+    labels = np.zeros(2 * count, dtype=np.int64)
+    labels[: round(error * count)] = 1  # answered wrong
+    wrong = round(0.4 * count)
+    labels[count : count + wrong] = 1
+    handed[1, : round(set_right * wrong)] = 1
+    probabilities = np.tile(np.array([1.0 - doubt, doubt], dtype=np.float32), (2 * count, 1))
+    found.learn(np.concatenate([stopped, handed], axis=1), probabilities, labels)
 
 
-def test_overconfidence_by_hand() -> None:
-    """A tenth wrong where a tenth was doubted; then as many labels as the prior counts for, three tenths wrong."""
-    found = OnlineCalibration([LevelCalibration(error=0.1, doubt=0.1), None])
-    assert found.overconfidence.tolist() == [1.0, 1.0]
-    found.learn(*answered(PRIOR, error=0.3, confidence=0.9))
+def test_one_more_lot_of_labels_by_hand() -> None:
+    """As many labels as the prior counts for, three tenths of the answers wrong where one tenth is doubted."""
+    found = OnlineCalibration(EXPECTED)
+    assert found.worth.tolist() == pytest.approx([1.0, 1.0])
+    told(found, PRIOR, error=0.3)
     kept = np.exp(-PRIOR / 1000)
-    assert found.overconfidence[0] == pytest.approx((0.1 * kept + 0.3) / (0.1 * kept + 0.1), rel=1e-2)
-    for _ in range(50):
-        found.learn(*answered(PRIOR, error=0.3, confidence=0.9))
-    assert found.overconfidence[0] == pytest.approx(3.0, rel=1e-2)
-    assert found.overconfidence[1] == 1.0  # a level that answered no image of the search split is left alone
+    assert found.worth[0] == pytest.approx((0.1 * kept + 0.3) / (0.1 * kept + 0.1), rel=1e-2)
+    for _ in range(30):
+        told(found, PRIOR, error=0.3)
+    assert found.worth[0] == pytest.approx(3.0, rel=1e-2)
 
 
-def test_a_level_that_is_as_it_was_stays_at_one_and_nothing_goes_beyond_the_bounds() -> None:
-    found = OnlineCalibration([LevelCalibration(error=0.02, doubt=0.04)])
+def test_larger_levels_that_set_fewer_errors_right_make_going_on_worth_less() -> None:
+    found = OnlineCalibration(EXPECTED)
+    for _ in range(30):
+        told(found, PRIOR, set_right=0.375)
+    assert found.worth[0] == pytest.approx(0.5, rel=2e-2)
+    for _ in range(30):
+        told(found, PRIOR, error=0.4, set_right=0.0)  # many errors, and nothing to be done about them
+    assert found.worth[0] == 1.0 / LARGEST_CHANGE
+
+
+def test_levels_that_are_as_they_were_stay_at_one_and_nothing_goes_beyond_the_bounds() -> None:
+    found = OnlineCalibration(EXPECTED)
     for _ in range(20):
-        found.learn(*answered(500, error=0.02, confidence=0.96))
-    assert found.overconfidence[0] == pytest.approx(1.0, rel=5e-3)
+        told(found, 500)
+    assert found.worth.tolist() == pytest.approx([1.0, 1.0], rel=1e-2)
     for _ in range(20):
-        found.learn(*answered(500, error=1.0, confidence=0.999))
-    assert found.overconfidence[0] == LARGEST_CHANGE
+        told(found, 500, error=1.0, doubt=0.001)
+    assert found.worth[0] == LARGEST_CHANGE
