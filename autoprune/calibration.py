@@ -77,6 +77,7 @@ class OnlineCalibration:
     def __init__(self, expected: Sequence[LevelCalibration]) -> None:
         self._expected = np.array([astuple(one) for one in expected])  # (levels, 4), in the order of the fields
         self._sums = PRIOR * self._expected
+        self._silent = np.zeros((len(self._expected), 4))  # labels of the level since the last one that told of a share
 
     @property
     def worth(self) -> Floats:
@@ -108,6 +109,11 @@ class OnlineCalibration:
             )
             counts = np.array([own.sum(), own.sum(), handed.sum(), handed.sum()])
             self._sums[level] = np.exp(-counts / MEMORY) * self._sums[level] + told
+            # What nothing has told of for so long is as on the search split again: a level that hands no image on, as
+            # that was worth nothing, would else never learn that it is again.
+            self._silent[level] = np.where(counts > 0, 0, self._silent[level] + counts.max())
+            forgotten = self._silent[level] > MEMORY
+            self._sums[level, forgotten] = PRIOR * self._expected[level, forgotten]
 
 
 def _ratios(shares: Floats) -> Floats:

@@ -80,6 +80,22 @@ def test_larger_levels_that_set_fewer_errors_right_make_going_on_worth_less() ->
     assert found.worth[0] == 1.0 / LARGEST_CHANGE
 
 
+def test_a_level_that_hands_nothing_on_any_more_tries_again() -> None:
+    """Going on was worth nothing, so that nothing was handed on and no label could tell that it is worth something."""
+    found = OnlineCalibration(EXPECTED)
+    for _ in range(30):
+        told(found, PRIOR, set_right=0.0)
+    assert found.worth[0] == 1.0 / LARGEST_CHANGE
+    answered = np.stack([np.zeros(100, dtype=np.int64), np.full(100, -1)])
+    labels = (np.arange(100) < 10).astype(np.int64)
+    probabilities = np.tile(np.array([0.9, 0.1], dtype=np.float32), (100, 1))
+    for _ in range(10):
+        found.learn(answered, probabilities, labels)
+    assert found.worth[0] == 1.0 / LARGEST_CHANGE
+    found.learn(answered, probabilities, labels)
+    assert found.worth[0] == pytest.approx(1.0, rel=1e-2)
+
+
 def test_levels_that_are_as_they_were_stay_at_one_and_nothing_goes_beyond_the_bounds() -> None:
     found = OnlineCalibration(EXPECTED)
     for _ in range(20):
