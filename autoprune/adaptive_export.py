@@ -25,7 +25,7 @@ from autoprune.shared_weights import SHARED, Cuts, share_weights
 
 LEVEL_NAME, PRICE_NAME = "level", "price"
 NEXT, GOES_ON = "next", "goes_on"
-CALIBRATION_KEY = "calibration"
+CALIBRATION_KEY, LEVELS_KEY = "calibration", "levels"
 IR_VERSION = 8
 
 Array = NDArray[np.float32]
@@ -120,7 +120,7 @@ def export_adaptive(
     )
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     known = {entry.key: entry.value for entry in models[-1].metadata_props}
-    known |= {"levels": str(len(models)), "max_price": str(router.max_price)}
+    known |= {LEVELS_KEY: str(len(models)), "max_price": str(router.max_price)}
     helper.set_model_props(joined, known | ({CALIBRATION_KEY: as_text(calibration)} if calibration else {}))
     onnx.checker.check_model(joined, full_check=True)
     with atomic_path(path) as temporary:

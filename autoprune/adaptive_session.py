@@ -17,7 +17,15 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from autoprune.adaptive_export import CALIBRATION_KEY, GOES_ON, LEVEL_NAME, PRICE_NAME, level_name, next_name
+from autoprune.adaptive_export import (
+    CALIBRATION_KEY,
+    GOES_ON,
+    LEVEL_NAME,
+    LEVELS_KEY,
+    PRICE_NAME,
+    level_name,
+    next_name,
+)
 from autoprune.calibration import OnlineCalibration, of_text
 from autoprune.errors import InputError
 from autoprune.export import INPUT_NAME, OUTPUT_NAME
@@ -70,7 +78,7 @@ class AdaptiveSession:
         self._path = path
         model = _loaded(Path(path))
         known = {entry.key: entry.value for entry in model.metadata_props}
-        self.levels = int(known["levels"])
+        self.levels = int(known[LEVELS_KEY])
         self.max_price = float(known["max_price"])
         parts = [make_session(part.SerializeToString(), threads=threads) for part in _parts(model, self.levels)]
         self._parts: tuple[onnxruntime.InferenceSession, ...] = tuple(parts)
@@ -229,7 +237,7 @@ def _loaded(path: Path) -> onnx.ModelProto:
     except Exception as error:  # the reader raises almost anything on broken bytes
         raise InputError(f"{path}: not an ONNX model ({error})") from None
     known = {entry.key for entry in model.metadata_props}
-    if not {"levels", "max_price"} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
+    if not {LEVELS_KEY, "max_price"} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
         raise InputError(f"{path}: no adaptive model; make one with `autoprune adapt`")
     return model
 

@@ -33,7 +33,7 @@ RESOLUTION = 0.001
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """How many times longer the reference takes than the candidate (its speed-up), with an interval of 95% at least."""
+    """A ratio of times, with an interval of 95% at least."""
 
     ratio: float
     ci95: tuple[float, float]
@@ -47,7 +47,7 @@ class PairedRatio:
 
 
 def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS) -> PairedRatio:
-    """The ratio of two things timed in the same rounds, from samples (rounds, runs) of each.
+    """How many times longer the reference takes than the candidate (its speed-up), from samples (rounds, runs) of each.
 
     In each round the fastest calls of the two bursts, a moment apart, are divided: a spell that covers both bursts
     cancels, and what interrupts single calls only adds time and drops out (with both cores taken by others, medians of
@@ -66,6 +66,23 @@ def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOC
     estimate = float(block_values.mean())
     half = max(RESOLUTION, student_t_995(blocks - 1) * float(block_values.std(ddof=1)) / math.sqrt(blocks))
     return PairedRatio(math.exp(estimate), (math.exp(estimate - half), math.exp(estimate + half)), rounds, blocks)
+
+
+def mean_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS) -> PairedRatio:
+    """The candidate's mean time by the reference's, over things (N,) that both were timed on, and its interval.
+
+    Unlike a median, the mean has each of them in it: what an input-adaptive file takes for its hardest inputs, too. The
+    interval is Student's t on the ratios of contiguous blocks, in logarithms. Raises `ValueError` for fewer than two.
+    """
+    count = len(reference_ms)
+    if count != len(candidate_ms) or count < 2:
+        raise ValueError(f"paired times are needed, two at least; got {count} and {len(candidate_ms)}")
+    blocks = min(blocks, count)
+    parts = zip(np.array_split(reference_ms, blocks), np.array_split(candidate_ms, blocks), strict=True)
+    log_ratios = np.log([candidate.mean() / reference.mean() for reference, candidate in parts])
+    ratio = float(candidate_ms.mean() / reference_ms.mean())
+    half = max(RESOLUTION, student_t_995(blocks - 1) * float(log_ratios.std(ddof=1)) / math.sqrt(blocks))
+    return PairedRatio(ratio, (ratio * math.exp(-half), ratio * math.exp(half)), count, blocks)
 
 
 def student_t_995(freedom: int) -> float:

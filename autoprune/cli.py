@@ -13,6 +13,8 @@ from autoprune.cli_bench import EPILOG as BENCH_EPILOG
 from autoprune.cli_bench import bench
 from autoprune.cli_compare import EPILOG as COMPARE_EPILOG
 from autoprune.cli_compare import compare
+from autoprune.cli_evaluate import EPILOG as EVALUATE_EPILOG
+from autoprune.cli_evaluate import evaluate
 from autoprune.cli_front import EPILOG as FRONT_EPILOG
 from autoprune.cli_front import front
 from autoprune.cli_inspect import inspect
@@ -209,6 +211,7 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A finished run.", metav
 
 app.command(epilog="Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`")(inspect)
 app.command(epilog=BENCH_EPILOG)(bench)
+app.command(epilog=EVALUATE_EPILOG)(evaluate)
 app.command(epilog=COMPARE_EPILOG)(compare)
 app.command(epilog=FRONT_EPILOG)(front)
 

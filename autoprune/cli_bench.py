@@ -18,7 +18,6 @@ if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX
 
 EPILOG = "Example: `autoprune bench runs/demo/export/original.onnx runs/demo/export/model.onnx --plot bench.svg`"
 STDOUT = "-"
-WIDE = 1000  # columns where no terminal sets them: nothing is cut off in a log
 
 Files = Annotated[
     list[str], typer.Argument(help="ONNX files; for torch pruned folders or built-in models.", metavar="FILE...")
@@ -97,7 +96,7 @@ def bench(
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
     result = results(measure(subjects, settings, sensor))
-    console = progress.console if json_to == STDOUT else _stdout()
+    console = progress.console if json_to == STDOUT else progress.stdout_console()
     _print(result, console)
     if plot is not None:
         from autoprune.bench_plot import write_plot
@@ -169,10 +168,3 @@ def _finish(
     if json_to == STDOUT:
         typer.echo(json.dumps(document, indent=2, allow_nan=False))
     return slower
-
-
-def _stdout() -> "Console":
-    from rich.console import Console
-
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=WIDE)

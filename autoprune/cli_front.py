@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from autoprune import progress
 from autoprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ def front(
     if save is not None and save.exists() and not save.is_dir():
         raise InputError(f"--save {save}: is a file, not a folder")
 
-    from rich.console import Console
-
     from autoprune.files import read_json
     from autoprune.front import read_front
     from autoprune.policy import PruningPolicy, load_policy, save_policy
@@ -52,7 +51,7 @@ def front(
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
     else:
-        Console(highlight=False, emoji=False).print(_table(rows))
+        progress.stdout_console().print(_table(rows))
         if save is not None:
             typer.echo(save)
 

@@ -1,8 +1,6 @@
 """`autoprune inspect MODEL`: the command alone; what it needs is imported when it runs."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +10,7 @@ from autoprune import progress
 from autoprune.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
@@ -107,7 +105,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(json_of(facts), indent=2, allow_nan=False))
         return
-    print_inspection(facts, _stdout_console())
+    print_inspection(facts, progress.stdout_console(columns=PIPE_COLUMNS))
     for file in (html, plot):
         if file is not None:
             typer.echo(file)
@@ -124,10 +122,3 @@ def _input_shape(text: str | None, model: str) -> tuple[int, int, int]:
         raise InputError(f"--input-shape {text}: must be channels, height and width, such as 3,32,32")
     channels, height, wide = map(int, parts)
     return channels, height, wide
-
-
-def _stdout_console() -> "Console":
-    from rich.console import Console
-
-    free = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, emoji=False, width=PIPE_COLUMNS if free else None)

@@ -18,6 +18,7 @@ from autoprune.subnormals import flush_subnormals
 
 OPSET = 17
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
+MEAN_KEY, STD_KEY = "autoprune.mean", "autoprune.std"  # in a file's metadata
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def parity_max_abs(model: nn.Module, path: Path, images: Tensor) -> float:
 def _metadata(info: DataInfo) -> dict[str, str]:
     return {
         "autoprune.input": "float32 (N, C, H, W): (pixel / 255 - mean) / std per channel",
-        "autoprune.mean": ",".join(f"{value:.6g}" for value in info.mean),
-        "autoprune.std": ",".join(f"{value:.6g}" for value in info.std),
+        MEAN_KEY: ",".join(f"{value:.6g}" for value in info.mean),
+        STD_KEY: ",".join(f"{value:.6g}" for value in info.std),
         "autoprune.classes": ",".join(info.classes),
     }

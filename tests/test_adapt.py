@@ -84,6 +84,37 @@ def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> N
         assert one.level_share == tuple((np.bincount(adaptive.levels[own], minlength=2) / own.sum()).tolist())
 
 
+def test_evaluate_finds_what_the_result_says(adapted: Path, small_config: Path, tmp_path: Path) -> None:
+    run_dir = RunDir(adapted)
+    result = read_adaptive(run_dir)
+    files = (run_dir.original_onnx, run_dir.adaptive_onnx, run_dir.level_onnx(0))
+    found = json.loads(done("evaluate", small_config, *files, "--json", "-", "--quiet"))
+    assert (found["kind"], found["schema"], found["split"], found["images"]) == ("evaluation", 1, "test", 240)
+    original, adaptive, small = found["files"]
+    assert original["accuracy"] == result.original.test_accuracy
+    assert adaptive["accuracy"] == result.adaptive.test_accuracy
+    assert small["accuracy"] == result.levels[0].alone.test_accuracy
+    assert tuple(adaptive["level_share"]) == result.level_share
+    assert (original["level_share"], small["level_share"]) == (None, None)
+    shown = done("evaluate", small_config, *files, "--split", "search", "--json", tmp_path / "found.json", "--quiet")
+    assert "150 images of" in shown
+    assert all(text in shown for text in ("adaptive.onnx", "mean latency", "answered by level", "change, points"))
+    assert json.loads((tmp_path / "found.json").read_text())["split"] == "search"
+
+
+def test_evaluate_refuses_what_does_not_fit(adapted: Path, small_config: Path) -> None:
+    file = RunDir(adapted).original_onnx
+    for arguments, message in (
+        ((small_config, "nothing.onnx"), "nothing.onnx: no such file"),
+        ((small_config, file, "--split", "train"), "--split train: must be test or search"),
+        (("toy", file), "problem: toy has no images"),
+        (("fashion_mnist_resnet20", file), "takes images of (1, 16, 16), fashion-mnist has (1, 28, 28)"),
+    ):
+        ended = autoprune("evaluate", *arguments)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert message in ended.stderr
+
+
 def test_routers_are_compared_on_the_test_split_at_points_chosen_on_the_search_split(
     adapted: Path, small_config: Path
 ) -> None:

@@ -62,12 +62,13 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         "finetune_stage",
         "drop_stage",
         *("adaptive_session", "adaptive_measurement", "adaptive_result", "adaptive_charts", "adaptive_report"),
-        *("adaptive_examples", "adaptive_figures", "level_choice", "operating_point", "adaptive_stage"),
+        *("adaptive_examples", "adaptive_figures", "file_evaluation"),
+        *("level_choice", "operating_point", "adaptive_stage"),
         *("pipeline", "adapt"),
         *("comparison", "comparison_report", "compare", "front"),
         "api",
         "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_front", "cli"),
+        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_evaluate", "cli_front", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

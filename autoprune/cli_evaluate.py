@@ -1,0 +1,110 @@
+"""`autoprune evaluate CONFIG FILE...`: the command alone; what it needs is imported when it runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoprune import progress
+from autoprune.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoprune.file_evaluation import Evaluation, FileFigures
+
+EPILOG = (
+    "Example: `autoprune evaluate demo runs/demo/export/original.onnx runs/demo/export/model.onnx "
+    "runs/demo/export/adaptive.onnx`"
+)
+STDOUT = "-"
+
+
+def evaluate(
+    config: Annotated[
+        str, typer.Argument(help="YAML file, or a shipped name such as `demo`: says which data.", metavar="CONFIG")
+    ],
+    files: Annotated[
+        list[str], typer.Argument(help="Exported ONNX files; the first is what others compare with.", metavar="FILE...")
+    ],
+    split: Annotated[str, typer.Option(help="test, or search for what is still to be chosen from.")] = "test",
+    override: Annotated[
+        list[str] | None,
+        typer.Option("--override", "-o", help="Change one key, e.g. `-o measure.threads=2`.", metavar="KEY=VALUE"),
+    ] = None,
+    json_to: Annotated[
+        str | None, typer.Option("--json", help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
+) -> None:
+    """Exported files on real images, each image alone through all files in turn: accuracy, mean latency, levels."""
+    if split not in ("test", "search"):
+        raise InputError(f"--split {split}: must be test or search")
+    from autoprune.config import find_config, load_config
+    from autoprune.data import load_search_data, load_test_split
+    from autoprune.file_evaluation import check_files, evaluate_files
+    from autoprune.files import write_json
+
+    settings = load_config(find_config(config), override or [])
+    if settings.problem == "toy":
+        raise InputError("problem: toy has no images")
+    progress.show(not quiet)
+    data = load_search_data(settings.data)
+    check_files(files, data.info)
+    images = load_test_split(settings.data) if split == "test" else data.search
+    found = evaluate_files(files, images, data.info, split=split, threads=settings.measure.threads)
+    if json_to == STDOUT:
+        typer.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))
+        return
+    if json_to is not None:
+        write_json(Path(json_to), found.as_json())
+    progress.stdout_console().print(_table(found))
+
+
+def _table(found: "Evaluation") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    threads = "1 thread" if found.device.threads == 1 else f"{found.device.threads} threads"
+    made = Table(
+        title=f"{found.images:,} images of {found.data}, {found.split} split; {found.device.runtime}, {threads}, "
+        f"{found.device.cpu}",
+        title_justify="left",
+        caption="in brackets: 95% intervals; changes and ratios: to the first file",
+        caption_justify="left",
+    )
+    made.add_column("")
+    for file in found.files:
+        made.add_column(Text(file.name), justify="right")
+    for label, shown in ROWS:
+        made.add_row(label, *map(shown, found.files))
+    return made
+
+
+def _points(file: "FileFigures") -> str:
+    if file.accuracy_change is None or file.accuracy_change_ci95 is None:
+        return ""
+    low, high = file.accuracy_change_ci95
+    return f"{100 * file.accuracy_change:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})".replace("-", "−")
+
+
+def _ratio(file: "FileFigures") -> str:
+    if file.latency_ratio is None or file.latency_ratio_ci95 is None:
+        return ""
+    low, high = file.latency_ratio_ci95
+    return f"{file.latency_ratio:.3f} ({low:.3f}–{high:.3f})"
+
+
+ROWS: "tuple[tuple[str, Callable[[FileFigures], str]], ...]" = (
+    ("accuracy", lambda file: f"{100 * file.accuracy:.2f}%"),
+    ("change, points", _points),
+    ("mean latency", lambda file: f"{file.latency_ms_mean:.3f} ms"),
+    ("mean, of the first's", _ratio),
+    ("p50", lambda file: f"{file.latency_ms_p50:.3f} ms"),
+    ("p95", lambda file: f"{file.latency_ms_p95:.3f} ms"),
+    ("worst", lambda file: f"{file.latency_ms_max:.3f} ms"),
+    ("answered by level", lambda file: " ".join(f"{share:.0%}" for share in file.level_share or ())),
+    ("file", lambda file: f"{file.file_bytes / 1e6:.2f} MB"),
+)

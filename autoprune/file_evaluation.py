@@ -1,0 +1,176 @@
+"""Exported files on labelled images, each image alone through all files in turn: accuracy and latency, and how both
+compare with the first file's.
+
+Random images, as `autoprune bench` has them, cannot tell what an input-adaptive file takes: that depends on the images.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.adaptive_export import LEVELS_KEY
+from autoprune.adaptive_figures import shares
+from autoprune.adaptive_measurement import ImageTimes, measure_by_image
+from autoprune.bench import unique_names
+from autoprune.bench_stats import PairedRatio, mean_ratio
+from autoprune.data import DataInfo, ImageSplit
+from autoprune.device import Device, this_device
+from autoprune.errors import InputError
+from autoprune.export import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
+from autoprune.latency import make_session
+
+SCHEMA = 1
+KIND = "evaluation"
+Z_975 = 1.959964
+SAME_PIXELS = 1e-4  # of a mean or standard deviation, which the files' metadata give to six digits
+
+Interval = tuple[float, float]
+Right = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FileFigures:
+    """One file; what compares it with the first file is None for that one."""
+
+    name: str
+    path: str
+    accuracy: float
+    accuracy_change: float | None
+    accuracy_change_ci95: Interval | None
+    latency_ms_mean: float
+    latency_ms_p50: float
+    latency_ms_p95: float
+    latency_ms_max: float
+    latency_ratio: float | None  # of the mean latencies, to the first file's
+    latency_ratio_ci95: Interval | None
+    level_share: tuple[float, ...] | None  # of the images, by the level that answered; None: a file without levels
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    data: str
+    split: str
+    images: int
+    device: Device
+    files: tuple[FileFigures, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"schema": SCHEMA, "kind": KIND, **asdict(self), "device": self.device.as_json()}
+
+
+def check_files(sources: Sequence[str], info: DataInfo) -> None:
+    """Raises `InputError` naming the first file that cannot answer images of `info`, and why."""
+    for source in sources:
+        if not Path(source).is_file():
+            raise InputError(f"{source}: no such file")
+        session = make_session(Path(source), threads=1)
+        inputs = {value.name: value.shape for value in session.get_inputs()}
+        outputs = {value.name: value.shape for value in session.get_outputs()}
+        if list(inputs) != [INPUT_NAME] or OUTPUT_NAME not in outputs:
+            raise InputError(
+                f"{source}: takes {', '.join(inputs)} and gives {', '.join(outputs)}; must take {INPUT_NAME} and give "
+                f"{OUTPUT_NAME}, as the files in a run's export folder do"
+            )
+        if tuple(inputs[INPUT_NAME][1:]) != info.input_shape:
+            raise InputError(
+                f"{source}: takes images of {tuple(inputs[INPUT_NAME][1:])}, {info.name} has {info.input_shape}"
+            )
+        if outputs[OUTPUT_NAME][-1] != info.num_classes:
+            raise InputError(
+                f"{source}: tells {outputs[OUTPUT_NAME][-1]} classes apart, {info.name} has {info.num_classes}"
+            )
+        known = session.get_modelmeta().custom_metadata_map
+        for key, expected in ((MEAN_KEY, info.mean), (STD_KEY, info.std)):
+            if key in known and not _same(known[key], expected):
+                raise InputError(f"{source}: was exported for pixels of {key} {known[key]}, {info.name} has {expected}")
+
+
+def evaluate_files(
+    sources: Sequence[str], images: ImageSplit, info: DataInfo, *, split: str, threads: int
+) -> Evaluation:
+    """Measure all `sources`, which `check_files` has seen. Raises `InputError` for fewer than two images."""
+    if len(images) < 2:
+        raise InputError(f"{info.name}: its {split} split has {len(images)} images; two at least are needed")
+    times = measure_by_image([Path(source) for source in sources], images, info, threads=threads)
+    labels = images.labels.numpy()
+    first_right = times[0].answers == labels
+    names = unique_names(sources)
+    return Evaluation(
+        data=info.name,
+        split=split,
+        images=len(images),
+        device=this_device(threads=threads, batch_size=1),
+        files=tuple(
+            _figures(
+                name,
+                source,
+                time,
+                time.answers == labels,
+                change=change_of_accuracy(first_right, time.answers == labels) if place else None,
+                ratio=mean_ratio(times[0].latency_ms, time.latency_ms) if place else None,
+            )
+            for place, (name, source, time) in enumerate(zip(names, sources, times, strict=True))
+        ),
+    )
+
+
+def change_of_accuracy(before: Right, after: Right) -> tuple[float, Interval]:
+    """By how much `after` (N,) is right more often than `before` (N,) of the same images, with a 95% interval.
+
+    Only images that one of the two gets right and the other wrong tell them apart. The interval is Agresti and Min's
+    (2005, "Simple improved confidence intervals for comparing matched proportions"), which adds half an image to each
+    of the four cells and so has a width even if no answer differs.
+    """
+    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
+    count = len(before) + 2
+    middle = (gained - lost) / count
+    half = Z_975 * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
+    return (gained - lost) / len(before), (middle - half, middle + half)
+
+
+def _figures(
+    name: str,
+    source: str,
+    times: ImageTimes,
+    right: Right,
+    *,
+    change: tuple[float, Interval] | None,
+    ratio: PairedRatio | None,
+) -> FileFigures:
+    p50, p95 = np.percentile(times.latency_ms, [50, 95])
+    levels = _levels(source)
+    return FileFigures(
+        name=name,
+        path=source,
+        accuracy=float(right.mean()),
+        accuracy_change=change[0] if change is not None else None,
+        accuracy_change_ci95=change[1] if change is not None else None,
+        latency_ms_mean=times.latency_ms_mean,
+        latency_ms_p50=float(p50),
+        latency_ms_p95=float(p95),
+        latency_ms_max=float(times.latency_ms.max()),
+        latency_ratio=ratio.ratio if ratio is not None else None,
+        latency_ratio_ci95=ratio.ci95 if ratio is not None else None,
+        level_share=shares(times.levels, levels=levels) if levels is not None else None,
+        file_bytes=Path(source).stat().st_size,
+    )
+
+
+def _levels(source: str) -> int | None:
+    """How many levels a file has, if it is an adaptive one."""
+    levels = make_session(Path(source), threads=1).get_modelmeta().custom_metadata_map.get(LEVELS_KEY)
+    return int(levels) if levels is not None else None
+
+
+def _same(text: str, expected: Sequence[float]) -> bool:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        return False
+    return len(found) == len(expected) and bool(np.allclose(found, expected, rtol=0, atol=SAME_PIXELS))
