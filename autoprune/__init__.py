@@ -4,19 +4,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.adaptive_session import AdaptiveSession
+    from autoprune.adaptive.session import AdaptiveSession
     from autoprune.api import Result, compress
-    from autoprune.structure import load_pruned
+    from autoprune.pruning.structure import load_pruned
 
 __version__ = "0.1.0"
 __all__ = ["AdaptiveSession", "Result", "__version__", "compress", "load_pruned"]
 
 # Imported when they are asked for (PEP 562): `import autoprune` stays light.
 _HOMES = {
-    "AdaptiveSession": "autoprune.adaptive_session",
+    "AdaptiveSession": "autoprune.adaptive.session",
     "Result": "autoprune.api",
     "compress": "autoprune.api",
-    "load_pruned": "autoprune.structure",
+    "load_pruned": "autoprune.pruning.structure",
 }
 
 

@@ -3,19 +3,19 @@
 import shutil
 from pathlib import Path
 
-from autoprune.adaptive_report import read_adaptive, write_adaptive_report
-from autoprune.adaptive_result import AdaptiveResult
-from autoprune.adaptive_stage import adaptive_model
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.decision import check_search
-from autoprune.elastic_stage import elastic_distilled
-from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
+from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import prepare
+from autoprune.reports.adaptive import read_adaptive, write_adaptive_report
+from autoprune.results.adaptive import AdaptiveResult
 from autoprune.run_dir import check_run_dir, opened
-from autoprune.subject import load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.trials import TrialStore
+from autoprune.search.trials import TrialStore
+from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.decision import check_search
+from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.subject import load_subject
+from autoprune.stages.tensorboard import RunLogger
 
 
 def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveResult:

@@ -14,10 +14,10 @@ from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
 from autoprune.models import build_model
 from autoprune.policy import PruningPolicy, load_policy
-from autoprune.result import RunResult
+from autoprune.pruning.structure import load_pruned
+from autoprune.results.run import RunResult
 from autoprune.run_dir import RunDir
-from autoprune.structure import load_pruned
-from autoprune.subject import load_subject
+from autoprune.stages.subject import load_subject
 
 # As in a configuration: {"metric": "latency", "max_ratio": 0.5}, or "max_drop": 0.0; or several that must all hold.
 Target = TargetConfig | Mapping[str, Any]

@@ -4,24 +4,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig, check_bounds
-from autoprune.decision import Decide, Decision, check_search, search_only
-from autoprune.elastic_stage import elastic_distilled
-from autoprune.energy_source import find_energy_source
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
+from autoprune.measure.energy_source import find_energy_source
 from autoprune.models import save_weights
 from autoprune.policies.actor import load_actor, roll_out
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared, prepare
-from autoprune.problem import Outcome
-from autoprune.result import SearchFigures
+from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir, check_run_dir, opened
+from autoprune.search.problem import Outcome
+from autoprune.search.toy import toy_problem
+from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.subject import load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.toy import toy_problem
-from autoprune.train import accuracy, train_baseline
-from autoprune.trials import TrialStore
+from autoprune.stages.decision import Decide, Decision, check_search, search_only
+from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.subject import load_subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.train import accuracy, train_baseline
 
 
 @dataclass(frozen=True)

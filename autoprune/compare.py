@@ -6,27 +6,27 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from autoprune.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.config import RunConfig
-from autoprune.distill import finetune
-from autoprune.elastic_stage import elastic_distilled
 from autoprune.errors import InputError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 from autoprune.files import write_json
-from autoprune.final import compare_files
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
-from autoprune.problem import Outcome, SearchProblem
 from autoprune.progress import bar, say
+from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.run_dir import RunDir
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.toy import toy_problem
+from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.subject import Subject, load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.toy import toy_problem
-from autoprune.trials import TrialStore
+from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.final import compare_files
+from autoprune.stages.subject import Subject, load_subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.distill import finetune
 
 COMPARISON_FILE = "comparison.json"
 

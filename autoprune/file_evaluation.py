@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.adaptive_export import LEVELS_KEY
-from autoprune.adaptive_figures import shares
-from autoprune.adaptive_measurement import ImageTimes, measure_by_image
-from autoprune.bench import unique_names
-from autoprune.bench_stats import PairedRatio, mean_ratio
+from autoprune.adaptive.export import LEVELS_KEY
+from autoprune.adaptive.measurement import ImageTimes, measure_by_image
+from autoprune.bench.measurement import unique_names
+from autoprune.bench.stats import PairedRatio, mean_ratio
 from autoprune.data import DataInfo, ImageSplit
-from autoprune.device import Device, this_device
 from autoprune.errors import InputError
-from autoprune.export import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
-from autoprune.latency import make_session
+from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
+from autoprune.measure.device import Device, this_device
+from autoprune.measure.latency import make_session
+from autoprune.stages.adaptive_figures import shares
 
 SCHEMA = 1
 KIND = "evaluation"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoprune.errors import InputError
 from autoprune.run_dir import RunDir
-from autoprune.trials import EpisodeRow, TrialStore
+from autoprune.search.trials import EpisodeRow, TrialStore
 
 OBJECTIVES = ("kl", "predicted_latency_ms", "estimated_energy_mj", "params")
 

@@ -5,29 +5,29 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.adaptive_stage import adaptive_model
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
-from autoprune.decision import Decide, Decision, check_search, search_decision
-from autoprune.drop_stage import cheapest_within_drop, problems_on_the_way
-from autoprune.elastic_stage import elastic_distilled
-from autoprune.energy_sensors import Sensor
-from autoprune.energy_source import find_energy_source
-from autoprune.export import export_onnx, parity_max_abs
+from autoprune.export.onnx_file import export_onnx, parity_max_abs
 from autoprune.files import read_json, write_json
-from autoprune.final import compare_files, run_result
-from autoprune.finetune_stage import finetuned
-from autoprune.level_choice import check_level_limits
+from autoprune.measure.energy_sensors import Sensor
+from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import Prepared, prepare
 from autoprune.progress import say
-from autoprune.report import write_report
-from autoprune.result import RunResult, parse_result
+from autoprune.reports.run import write_report
+from autoprune.results.run import RunResult, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, opened
+from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.subject import Subject, load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.train import train_baseline
-from autoprune.trials import TrialStore
+from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.decision import Decide, Decision, check_search, search_decision
+from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.final import compare_files, run_result
+from autoprune.stages.finetune import finetuned
+from autoprune.stages.level_choice import check_level_limits
+from autoprune.stages.max_drop import cheapest_within_drop, problems_on_the_way
+from autoprune.stages.subject import Subject, load_subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.train import train_baseline
 
 PARITY_IMAGES = 256
 

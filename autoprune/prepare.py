@@ -7,22 +7,22 @@ import torch
 from torch import nn
 
 from autoprune.config import RunConfig, TargetConfig, check_bounds
-from autoprune.cost import CutShapes
 from autoprune.data import SearchData, normalise
-from autoprune.distill import Teacher
-from autoprune.earlier_run import earlier_policies
-from autoprune.elastic import ElasticModel
-from autoprune.energy import estimated_energy_mj, work_of
-from autoprune.energy_model import energy_constants
-from autoprune.energy_sensors import Sensor
-from autoprune.evaluate import Evaluator
-from autoprune.groups import ModelGroups, PrunableGroup, find_groups
-from autoprune.importance import lost_importance, ranking_of, score_channels
-from autoprune.latency_model import LatencyModel, build_latency_model
+from autoprune.measure.energy_sensors import Sensor
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.prediction.energy import estimated_energy_mj, work_of
+from autoprune.prediction.energy_model import energy_constants
+from autoprune.prediction.latency_model import LatencyModel, build_latency_model
 from autoprune.progress import bar
-from autoprune.trials import TrialStore
+from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import ModelGroups, PrunableGroup, find_groups
+from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
+from autoprune.search.earlier_run import earlier_policies
+from autoprune.search.evaluate import Evaluator
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.trials import TrialStore
+from autoprune.training.distill import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from autoprune.policy import PruningPolicy
-from autoprune.problem import PruningProblem, SearchGroup, meets
+from autoprune.search.problem import PruningProblem, SearchGroup, meets
 
 
 def keep_ratio_of(action: float, group: SearchGroup) -> float:

@@ -6,8 +6,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.adaptive.routing import LevelAnswers
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
-from autoprune.routing import LevelAnswers
 
 Array = NDArray[np.float32]
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
-from autoprune.problem import PruningProblem
+from autoprune.search.problem import PruningProblem
 
 
 class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import with_floor, with_full
-from autoprune.problem import Limit, PredictedCost, PruningProblem, SearchGroup
+from autoprune.search.problem import Limit, PredictedCost, PruningProblem, SearchGroup
 
 LAYER_FIELDS = (
     "is_conv",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.envs.observation import observe
 from autoprune.policy import PruningPolicy
-from autoprune.problem import PruningProblem
+from autoprune.search.problem import PruningProblem
 
 Act = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
 """(step, observations (count, fields)) -> actions (count,) in [-1, 1]."""

@@ -12,9 +12,9 @@ from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import roll_out as roll_out_in_env
 from autoprune.errors import InputError
 from autoprune.files import read_json
-from autoprune.latency import make_session
+from autoprune.measure.latency import make_session
 from autoprune.policy import PruningPolicy
-from autoprune.problem import PruningProblem
+from autoprune.search.problem import PruningProblem
 
 ACTOR_FILE, INFO_FILE = "agent.onnx", "agent.json"
 SCHEMA = 1

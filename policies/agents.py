@@ -15,8 +15,8 @@ from autoprune.policies.exploration import Exploration, act_with, propose, utili
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, Learner, make_learner
 from autoprune.policies.trained import TrainedActor, exported_network
+from autoprune.search.session import BudgetSpent, SearchSession
 from autoprune.seeding import derive_seed, rng
-from autoprune.session import BudgetSpent, SearchSession
 
 REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not evaluated before
 

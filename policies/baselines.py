@@ -8,8 +8,8 @@ import numpy as np
 from autoprune import seeding
 from autoprune.envs.rollout import roll_out
 from autoprune.policy import PruningPolicy
-from autoprune.problem import PruningProblem
-from autoprune.session import SearchSession
+from autoprune.search.problem import PruningProblem
+from autoprune.search.session import SearchSession
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from autoprune import seeding
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.problem import SearchProblem
-from autoprune.session import SearchSession
+from autoprune.search.problem import SearchProblem
+from autoprune.search.session import SearchSession
 
 REDRAWS = 20  # offspring drawn, each wilder, to find one that was not evaluated before
 

@@ -12,7 +12,7 @@ from autoprune.envs.action import action_of, policy_of_rungs, rung_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.envs.rollout import Act, RollOut, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
-from autoprune.problem import PruningProblem, SearchGroup, meets
+from autoprune.search.problem import PruningProblem, SearchGroup, meets
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from autoprune.envs.action import nearest_rung, policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.policies.knapsack import PairwiseCosts, exchange, measure_pairwise
 from autoprune.policy import PruningPolicy
-from autoprune.problem import PruningProblem, SearchGroup, meets
+from autoprune.search.problem import PruningProblem, SearchGroup, meets
 from autoprune.seeding import rng
 
 Losses = Sequence[Sequence[float]]

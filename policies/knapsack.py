@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import policy_of_rungs
-from autoprune.problem import PruningProblem, meets
+from autoprune.search.problem import PruningProblem, meets
 
 Options = NDArray[np.int64]  # one option of each group
 

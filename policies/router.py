@@ -10,9 +10,9 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
+from autoprune.adaptive.routing import LevelAnswers, Router, figures_of, follow
 from autoprune.envs.input_adaptive import InputAdaptiveEnv
 from autoprune.envs.router_observation import observe_answer, price_of, share_of
-from autoprune.routing import LevelAnswers, Router, figures_of, follow
 from autoprune.seeding import derive_seed, rng
 
 Array = NDArray[np.float32]

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from autoprune.adaptive_export import GOES_ON, NEXT, GraphPart
+from autoprune.adaptive.export import GOES_ON, NEXT, GraphPart
+from autoprune.adaptive.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 from autoprune.envs.router_observation import LOGIT_SCALE
 from autoprune.policies.router import LearnedRouter
-from autoprune.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 
 Attributes = Mapping[str, int | float | list[int]]
 NO_ATTRIBUTES: Attributes = {}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.policies.trained import TrainedActor
-from autoprune.problem import Outcome, SearchProblem
-from autoprune.session import SearchSession
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.session import SearchSession
 
 
 @dataclass(frozen=True)

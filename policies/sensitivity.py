@@ -21,8 +21,8 @@ from autoprune.policies.heuristics import (
     uniform_policies,
 )
 from autoprune.policy import PruningPolicy
-from autoprune.problem import SearchGroup, SearchProblem
-from autoprune.session import SearchSession
+from autoprune.search.problem import SearchGroup, SearchProblem
+from autoprune.search.session import SearchSession
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
 

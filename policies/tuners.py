@@ -10,9 +10,9 @@ from autoprune.envs.observation import tightest_limit
 from autoprune.errors import ConfigError
 from autoprune.policies.exploration import Exploration, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.problem import Outcome
+from autoprune.search.problem import Outcome
+from autoprune.search.session import SearchSession
 from autoprune.seeding import derive_seed, rng
-from autoprune.session import SearchSession
 
 
 @dataclass(frozen=True)

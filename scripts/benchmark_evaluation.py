@@ -30,19 +30,19 @@ import torch_pruning
 from torch import nn
 
 from autoprune import progress
-from autoprune.batchnorm import fold_batchnorm
 from autoprune.config import find_config, load_config
 from autoprune.data import DataInfo
-from autoprune.evaluate import SECOND_LOOK, Evaluator
-from autoprune.export import export_onnx
-from autoprune.latency import make_session, session_call
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.latency import make_session, session_call
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
-from autoprune.session import SearchSession
-from autoprune.subject import load_subject
-from autoprune.trials import TrialStore
+from autoprune.search.evaluate import SECOND_LOOK, Evaluator
+from autoprune.search.session import SearchSession
+from autoprune.search.trials import TrialStore
+from autoprune.stages.subject import load_subject
+from autoprune.training.batchnorm import fold_batchnorm
 
 BATCH = 256
 WARM_UP, RUNS = 20, 100

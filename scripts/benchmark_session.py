@@ -19,14 +19,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from autoprune.adaptive_report import read_adaptive
-from autoprune.adaptive_session import AdaptiveAnswers, AdaptiveSession
+from autoprune.adaptive.session import AdaptiveAnswers, AdaptiveSession
 from autoprune.config import load_config
 from autoprune.data import normalise
-from autoprune.export import INPUT_NAME, OUTPUT_NAME
-from autoprune.latency import make_session
+from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.measure.latency import make_session
+from autoprune.reports.adaptive import read_adaptive
 from autoprune.run_dir import RunDir
-from autoprune.subject import load_subject
+from autoprune.stages.subject import load_subject
 
 ROUNDS = 25
 CHUNK = 500

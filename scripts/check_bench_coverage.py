@@ -19,7 +19,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.data import DataInfo
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 
 INFO = DataInfo("made up", ("a", "b"), 1, 28, 28, mean=(0.0,), std=(1.0,))
 CHANNELS, LAYERS = 32, 10  # one layer more is 10% more work

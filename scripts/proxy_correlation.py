@@ -14,18 +14,18 @@ from pathlib import Path
 
 from autoprune import progress
 from autoprune.config import RunConfig, find_config, load_config
-from autoprune.distill import finetune
-from autoprune.elastic_stage import elastic_distilled
-from autoprune.evaluate import Evaluator
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
 from autoprune.ranks import spearman
 from autoprune.run_dir import RunDir
+from autoprune.search.evaluate import Evaluator
+from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed
-from autoprune.subject import load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.trials import TrialStore
+from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.subject import load_subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.distill import finetune
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import small_job
 import torch
 from levels_for_tests import level_answers, level_files, random_levels
 
-from autoprune.table_store import TABLE_VARIABLE
+from autoprune.prediction.table_store import TABLE_VARIABLE
 
 __all__ = ["level_answers", "level_files", "random_levels"]  # fixtures
 

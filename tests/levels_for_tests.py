@@ -7,10 +7,10 @@ import pytest
 import torch
 from models_for_tests import elastic_net, images_for, nested_levels
 
+from autoprune.adaptive.levels import Levels
+from autoprune.adaptive.routing import LevelAnswers
 from autoprune.data import DataInfo
-from autoprune.export import export_onnx
-from autoprune.levels import Levels
-from autoprune.routing import LevelAnswers
+from autoprune.export.onnx_file import export_onnx
 
 INFO = DataInfo("random", tuple("abcd"), in_channels=1, height=8, width=8, mean=(0.0,), std=(1.0,))
 IMAGES = 60

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from autoprune.config import AugmentConfig, DataConfig, TrainConfig
 from autoprune.data import SearchData, load_search_data
-from autoprune.distill import Teacher
-from autoprune.elastic import ElasticModel
-from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import AdaptivePolicy, PruningPolicy
-from autoprune.train import train_baseline
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.training.distill import Teacher
+from autoprune.training.train import train_baseline
 
 
 class FlattenNet(nn.Module):

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from autoprune.config import RewardConfig
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
-from autoprune.reward import Score
-from autoprune.trials import TrialStore
+from autoprune.search.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.reward import Score
+from autoprune.search.trials import TrialStore
 
 
 def group(name: str, *ladder: int) -> SearchGroup:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from autoprune.routing import LevelAnswers
+from autoprune.adaptive.routing import LevelAnswers
 
 LATENCY_MS = (1.0, 2.0, 4.0)
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from autoprune.config import RewardConfig
 from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.reward import Score
-from autoprune.toy import toy_problem
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.reward import Score
+from autoprune.search.toy import toy_problem
 
 
 def _group(name: str, ladder: tuple[int, ...]) -> SearchGroup:

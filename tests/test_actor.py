@@ -34,7 +34,7 @@ from autoprune.policies.learners import (
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
-from autoprune.toy import toy_problem
+from autoprune.search.toy import toy_problem
 
 INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
 
@@ -98,7 +98,8 @@ def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Pa
 def test_an_actor_is_applied_without_torch_and_without_stable_baselines3(saved: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from autoprune.policies.actor import load_actor, roll_out; "
-        "from autoprune.toy import toy_problem; print(roll_out(load_actor(Path(sys.argv[1])), toy_problem()).key); "
+        "from autoprune.search.toy import toy_problem; "
+        "print(roll_out(load_actor(Path(sys.argv[1])), toy_problem()).key); "
         "assert not {'torch', 'stable_baselines3'} & set(sys.modules), 'the actor imported a training library'"
     )
     done = subprocess.run([sys.executable, "-c", program, str(saved)], capture_output=True, text=True, check=False)

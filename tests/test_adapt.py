@@ -12,23 +12,23 @@ from PIL import Image
 from routing_for_tests import answers_by_hand
 from small_job import autoprune, done, started, wait_for
 
-from autoprune.adaptive_examples import MOST_EXAMPLES, picked
-from autoprune.adaptive_figures import agreement, static_at_equal_accuracy
-from autoprune.adaptive_measurement import ImageTimes, measure_by_image, onnx_probabilities
-from autoprune.adaptive_report import budget_rows, headline, read_adaptive
-from autoprune.adaptive_result import AdaptiveResult, RouteFigures
+from autoprune.adaptive.measurement import ImageTimes, measure_by_image, onnx_probabilities
+from autoprune.adaptive.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
 from autoprune.config import load_config
 from autoprune.data import load_test_split
 from autoprune.errors import InputError
-from autoprune.operating_point import OperatingPoint, at_budgets, chosen_point
 from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
 from autoprune.policy import PruningPolicy
-from autoprune.result import parse_result
-from autoprune.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
+from autoprune.reports.adaptive import budget_rows, headline, read_adaptive
+from autoprune.results.adaptive import AdaptiveResult, RouteFigures
+from autoprune.results.run import parse_result
 from autoprune.run_dir import RunDir
-from autoprune.subject import load_subject
-from autoprune.toy import toy_optimum, toy_problem
+from autoprune.search.toy import toy_optimum, toy_problem
+from autoprune.stages.adaptive_examples import MOST_EXAMPLES, picked
+from autoprune.stages.adaptive_figures import agreement, static_at_equal_accuracy
+from autoprune.stages.operating_point import OperatingPoint, at_budgets, chosen_point
+from autoprune.stages.subject import load_subject
 
 OPTIONS = (
     *("-o", "adaptive.max_ratios=[0.8, 0.9, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),

@@ -12,16 +12,16 @@ from levels_for_tests import IMAGES
 from models_for_tests import images_for
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive_export import CALIBRATION_KEY, LEVEL_NAME, export_adaptive
-from autoprune.adaptive_session import AdaptiveSession
-from autoprune.calibration import calibrations
+from autoprune.adaptive.calibration import calibrations
+from autoprune.adaptive.export import CALIBRATION_KEY, LEVEL_NAME, export_adaptive
+from autoprune.adaptive.levels import Levels
+from autoprune.adaptive.routing import LevelAnswers, by_confidence, follow, priced
+from autoprune.adaptive.session import AdaptiveSession
 from autoprune.errors import InputError
-from autoprune.export import OUTPUT_NAME
-from autoprune.latency import make_session
-from autoprune.levels import Levels
+from autoprune.export.onnx_file import OUTPUT_NAME
+from autoprune.measure.latency import make_session
 from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
 from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
-from autoprune.routing import LevelAnswers, by_confidence, follow, priced
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ that plants violations and must find them.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,60 +15,17 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    (
-        *("errors", "files", "config", "policy", "seeding", "progress", "factories", "run_dir"),
-        *("timing", "device", "staircase", "ranks"),
-    ),
+    ("errors", "ranks", "seeding", "progress", "files", "factories", "config", "policy", "run_dir"),
     ("models", "data"),
-    ("forward_pass", "branches", "groups", "importance", "elastic", "structure"),
-    (
-        *("cost", "latency", "rss_probe", "subnormals", "graph_cleanup", "export"),
-        *("energy", "energy_sensors", "energy_source", "energy_measurement"),
-        *("layer_bench", "graph_context", "table_store", "latency_residual", "latency_table"),
-        *("backends", "bench_inputs", "bench_stats", "yardstick", "bench_probe", "bench"),
-        *("onnx_cost", "ort_profile", "peaks", "roofline"),
-    ),
-    ("fast_batchnorm", "strided_convolution", "train", "distill"),
-    (
-        "reward",
-        *("batchnorm", "repair", "evaluate"),
-        *("elastic_training", "shared_weights", "levels", "routing", "mixture", "calibration", "adaptive_export"),
-        "trials",
-        "whole_models",
-        "latency_model",
-        "energy_model",
-        "latency_validation",
-        *("problem", "session"),
-        "earlier_run",
-        "prepare",
-        "toy",
-    ),
+    ("pruning",),
+    ("measure", "export", "bench", "roofline"),
+    ("training",),
+    ("search", "prediction", "adaptive", "prepare"),
     ("envs",),
     ("policies",),
     (
-        *("drawing", "pages", "charts"),
-        *("bench_result", "bench_against", "bench_report", "bench_plot"),
-        *("inspection", "inspection_json", "inspection_charts", "inspection_text", "inspection_report"),
-        "inspect_model",
-        "result",
-        "max_drop",
-        "record",
-        "report",
-        "tensorboard",
-        "final",
-        "subject",
-        "elastic_stage",
-        *("finalists", "decision"),
-        "finetune_stage",
-        "drop_stage",
-        *("adaptive_session", "adaptive_measurement", "adaptive_result", "adaptive_charts", "adaptive_report"),
-        *("adaptive_examples", "adaptive_figures", "file_evaluation"),
-        *("level_choice", "operating_point", "adaptive_stage"),
-        *("pipeline", "adapt"),
-        *("comparison", "comparison_report", "compare", "front"),
-        "api",
-        "commands",
-        *("cli_roofline", "cli_bench", "cli_inspect", "cli_compare", "cli_evaluate", "cli_front", "cli"),
+        *("results", "reports", "inspection", "stages"),
+        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "api", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
@@ -134,6 +91,25 @@ def direction_violations(name: str, source: str) -> list[str]:
         elif RANK[imported] > RANK[part]:
             found.append(f"{name}:{line}: {part} (level {RANK[part][0]}) imports {imported} ({RANK[imported][0]})")
     return found
+
+
+def circles(sources: Mapping[str, str]) -> list[str]:
+    """The modules that lie on a circle of imports, or above one."""
+    wanted = {
+        name: {_module_of(target, sources) for _, target in imports(name, source)} - {None, name}
+        for name, source in sources.items()
+    }
+    done: set[str] = set()
+    while free := [name for name in wanted if name not in done and wanted[name] <= done]:
+        done |= set(free)
+    return sorted(wanted.keys() - done)
+
+
+def _module_of(dotted: str, modules: Iterable[str]) -> str | None:
+    """The longest beginning of a dotted name that is a module with code of its own."""
+    while dotted and dotted not in modules:
+        dotted = dotted.rpartition(".")[0]
+    return dotted or None
 
 
 def split_violations(name: str, source: str) -> list[str]:
@@ -219,22 +195,30 @@ def test_every_folder_is_read():
 @pytest.mark.parametrize(
     ("name", "source", "complaint"),
     [
-        ("autoprune.reward", "from autoprune.problem import SearchProblem", "reward (level 5) imports problem (5)"),
-        ("autoprune.train", "def late():\n    import autoprune.cli", "train (level 4) imports cli (8)"),
-        ("autoprune.train", "from autoprune import pipeline", "train (level 4) imports pipeline (8)"),
+        ("autoprune.search.reward", "from autoprune.prepare import prepare", "search (level 5) imports prepare (5)"),
+        (
+            "autoprune.training.train",
+            "def late():\n    import autoprune.cli.main",
+            "training (level 4) imports cli (8)",
+        ),
+        ("autoprune.training.train", "from autoprune import pipeline", "training (level 4) imports pipeline (8)"),
         (
             "autoprune.data.splits",
-            "from ..models import build_model\nfrom ..train import fit",
-            "data (level 1) imports train",
+            "from ..models import build_model\nfrom ..training import fit",
+            "data (level 1) imports training",
         ),
-        ("autoprune.data", "from .splits import X\nfrom ..train import fit", "data (level 1) imports train (4)"),
-        ("autoprune.groups", "importlib.import_module('autoprune.cost')", "groups (level 2) imports cost (3)"),
+        ("autoprune.data", "from .splits import X\nfrom ..training import fit", "data (level 1) imports training (4)"),
+        (
+            "autoprune.pruning.groups",
+            "importlib.import_module('autoprune.export.onnx_file')",
+            "pruning (level 2) imports export (3)",
+        ),
         ("autoprune.envs.layerwise", "from autoprune.policies import agents", "envs (level 6) imports policies (7)"),
-        ("autoprune.cli", "from envs import layerwise", "import autoprune.envs.layerwise, not envs.layerwise"),
-        ("autoprune.cli", "import policies", "import autoprune.policies, not policies"),
+        ("autoprune.cli.main", "from envs import layerwise", "import autoprune.envs.layerwise, not envs.layerwise"),
+        ("autoprune.cli.main", "import policies", "import autoprune.policies, not policies"),
         ("autoprune.brand_new", "", "add 'brand_new' to LEVELS"),
-        ("autoprune.cli", "from autoprune.brand_new import X", "no part 'brand_new'"),
-        ("autoprune.cli", "from autoprune import helper", "no part 'helper'"),
+        ("autoprune.cli.main", "from autoprune.brand_new import X", "no part 'brand_new'"),
+        ("autoprune.cli.main", "from autoprune import helper", "no part 'helper'"),
     ],
 )
 def test_direction_check_finds_a_planted_violation(name, source, complaint):
@@ -246,14 +230,29 @@ def test_direction_check_finds_a_planted_violation(name, source, complaint):
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("autoprune.problem", "from autoprune.reward import reward\nfrom autoprune.data.splits import X"),
-        ("autoprune.cli", "from autoprune import __version__, pipeline\nimport torch, gymnasium.envs"),
+        ("autoprune.search.problem", "from autoprune.search.reward import reward\nfrom autoprune.data.splits import X"),
+        ("autoprune.cli.main", "from autoprune import __version__, pipeline\nimport torch, gymnasium.envs"),
         ("autoprune.data.custom", "from autoprune.data.splits import ImageSplit\nfrom . import splits"),
         ("autoprune", "from autoprune.compress import compress"),
     ],
 )
 def test_direction_check_lets_the_right_way_pass(name, source):
     assert direction_violations(name, source) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    # The package itself hands names on, and has the version that lower modules ask for.
+    assert circles({name: source for name, source in SOURCES.items() if name != "autoprune"}) == []
+
+
+def test_circle_check_finds_a_planted_circle():
+    sources = {
+        "autoprune.search.a": "from autoprune.search.b import B",
+        "autoprune.search.b": "def late():\n    from autoprune.search import a",
+        "autoprune.search.c": "import torch\nfrom autoprune.search.d import D",
+        "autoprune.search.d": "from . import missing",
+    }
+    assert circles(sources) == ["autoprune.search.a", "autoprune.search.b"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +266,7 @@ def test_direction_check_lets_the_right_way_pass(name, source):
         "from autoprune.data.imagefolder import load",
     ],
 )
-@pytest.mark.parametrize("name", ["autoprune.evaluate", "autoprune.envs.layerwise", "autoprune.policies.agents"])
+@pytest.mark.parametrize("name", ["autoprune.search.evaluate", "autoprune.envs.layerwise", "autoprune.policies.agents"])
 def test_split_check_finds_a_planted_violation(name, source):
     assert split_violations(name, source) != []
     assert split_violations("autoprune.pipeline", source) == []
@@ -295,7 +294,7 @@ def test_split_check_finds_a_planted_violation(name, source):
     ],
 )
 def test_pickle_check_finds_a_planted_violation(source):
-    assert pickle_violations("autoprune.train", source) != []
+    assert pickle_violations("autoprune.training.train", source) != []
 
 
 @pytest.mark.parametrize(
@@ -311,4 +310,4 @@ def test_pickle_check_finds_a_planted_violation(source):
     ],
 )
 def test_pickle_check_lets_safe_loading_pass(source):
-    assert pickle_violations("autoprune.train", source) == []
+    assert pickle_violations("autoprune.training.train", source) == []

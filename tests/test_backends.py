@@ -11,13 +11,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from autoprune.backends import BACKENDS, InputSpec, TorchBackend, find_backend
-from autoprune.bench_inputs import bind_and_run, parse_shape, random_inputs, resolve_shape
+from autoprune.bench.backends import BACKENDS, InputSpec, TorchBackend, find_backend
+from autoprune.bench.inputs import bind_and_run, parse_shape, random_inputs, resolve_shape
 from autoprune.data import DataInfo
 from autoprune.errors import InputError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 from autoprune.models import ModelSpec, build_model
-from autoprune.structure import save_pruned
+from autoprune.pruning.structure import save_pruned
 
 INFO = DataInfo("test", ("a", "b"), 3, 8, 8, mean=(0.0,) * 3, std=(1.0,) * 3)
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")

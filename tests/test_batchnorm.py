@@ -7,7 +7,7 @@ import torch
 from models_for_tests import SMALL_NETS, elastic_net, images_for, same_state
 from torch import nn
 
-from autoprune.batchnorm import BATCH, fold_batchnorm, foldable_layers, recalibrate_batchnorm
+from autoprune.training.batchnorm import BATCH, fold_batchnorm, foldable_layers, recalibrate_batchnorm
 
 
 def test_statistics_by_hand() -> None:

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from autoprune.bench import (
+from autoprune.bench.against import (
+    DRIFT,
+    NOISY_DRIFT,
+    SavedBench,
+    check_comparable,
+    compare,
+    describe,
+    ratio_of_intervals,
+    read_saved,
+)
+from autoprune.bench.measurement import (
     LEAST_ROUNDS,
     MOST_ROUNDS,
     MOST_RUNS,
@@ -32,24 +42,14 @@ from autoprune.bench import (
     time_rounds,
     unique_names,
 )
-from autoprune.bench_against import (
-    DRIFT,
-    NOISY_DRIFT,
-    SavedBench,
-    check_comparable,
-    compare,
-    describe,
-    ratio_of_intervals,
-    read_saved,
-)
-from autoprune.bench_plot import write_plot
-from autoprune.bench_result import BenchResult, results
-from autoprune.bench_stats import median_interval, paired_ratio, quiet_interval, student_t_995
+from autoprune.bench.plot import write_plot
+from autoprune.bench.result import BenchResult, results
+from autoprune.bench.stats import median_interval, paired_ratio, quiet_interval, student_t_995
 from autoprune.data import DataInfo
 from autoprune.errors import InputError, RunError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
+from autoprune.export.subnormals import count_subnormals
 from autoprune.files import write_json
-from autoprune.subnormals import count_subnormals
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 TINY = np.float32(1e-40)  # subnormal: the smallest normal float32 is 1.2e-38
@@ -464,7 +464,7 @@ def test_saved_figures_that_make_no_sense(tmp_path: Path, interval: object) -> N
 
 
 def test_a_file_that_breaks_while_it_is_measured(files: tuple[Path, Path], tmp_path: Path) -> None:
-    from autoprune.bench_probe import measure_peak_rss_bytes
+    from autoprune.bench.probe import measure_peak_rss_bytes
 
     [subject] = prepare([str(files[0])], QUICK)
     with pytest.raises(RunError, match=r"nowhere\.onnx: measuring its memory failed \(.*no such file"):

@@ -10,18 +10,18 @@ import torch
 from models_for_tests import SMALL_NETS, elastic_net, images_for, random_policy, same_state
 from torch import Tensor, nn
 
-from autoprune.batchnorm import fold_batchnorm, foldable_layers, recalibrate_batchnorm
-from autoprune.branches import Nothing, remove_layers
-from autoprune.cost import CutShapes, count_cost
 from autoprune.data import DataInfo
-from autoprune.elastic import ElasticModel
-from autoprune.export import export_onnx, parity_max_abs
-from autoprune.groups import find_groups
-from autoprune.latency import make_session
+from autoprune.export.onnx_file import export_onnx, parity_max_abs
+from autoprune.measure.latency import make_session
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
-from autoprune.repair import WeightRepair
-from autoprune.structure import load_pruned, save_pruned
+from autoprune.pruning.branches import Nothing, remove_layers
+from autoprune.pruning.cost import CutShapes, count_cost
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.training.batchnorm import fold_batchnorm, foldable_layers, recalibrate_batchnorm
+from autoprune.training.repair import WeightRepair
 
 WITH_BRANCHES = ("resnet20", "mobilenet_v2")
 

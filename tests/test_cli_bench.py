@@ -11,7 +11,7 @@ from small_job import autoprune, done
 from torch import nn
 
 from autoprune.data import DataInfo
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 FAST = ("--seconds", "0.05", "--quiet")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from small_job import autoprune, done, started, wait_for, write_config
 
-from autoprune.comparison import Final, Progress, Search, Spread, equal_time_s, reward_at, standings, verdicts
-from autoprune.trials import TrialStore
+from autoprune.results.comparison import Final, Progress, Search, Spread, equal_time_s, reward_at, standings, verdicts
+from autoprune.search.trials import TrialStore
 
 
 def search(

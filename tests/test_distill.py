@@ -18,15 +18,15 @@ from models_for_tests import (
 )
 from torch import Tensor, nn
 
-from autoprune.batchnorm import recalibrate_batchnorm
 from autoprune.config import AugmentConfig, FinetuneConfig
 from autoprune.data import normalise
-from autoprune.distill import Teacher, attention_distance, distillation_loss, finetune, stage_layers
-from autoprune.elastic import ElasticModel, changed_layers
-from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
-from autoprune.train import Batch, EpochLog, accuracy
+from autoprune.pruning.elastic import ElasticModel, changed_layers
+from autoprune.pruning.groups import find_groups
+from autoprune.training.batchnorm import recalibrate_batchnorm
+from autoprune.training.distill import Teacher, attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.training.train import Batch, EpochLog, accuracy
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 
@@ -221,7 +221,7 @@ def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_f
 ) -> None:
     images = torch.ones(2, 1, 2, 2)
     batch = batch_of(images, [0, 0])
-    monkeypatch.setattr("autoprune.distill.REMEMBERED_BYTES", 16.0)  # two images, two classes, one form
+    monkeypatch.setattr("autoprune.training.distill.REMEMBERED_BYTES", 16.0)  # two images, two classes, one form
     for teacher, given, asked in (
         (Teacher(Counting(), images=2, classes=2, forms=1), batch, 2),
         (Teacher(Counting(), images=2, classes=2, forms=100), batch, 4),
@@ -235,7 +235,7 @@ def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_f
 def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two forms, so that half of the images come back as they were in the second epoch. What is not known of a batch
     is another batch for the teacher, and its answers are equal up to rounding: hence float32 and a tolerance."""
-    monkeypatch.setattr("autoprune.train.has_fast_bf16", lambda: False)
+    monkeypatch.setattr("autoprune.training.train.has_fast_bf16", lambda: False)
     model, data = trained_resnet(), little_data()
     config = CONFIG.model_copy(update={"epochs": 2, "augment": AugmentConfig(crop_padding=0, flip=True)})
     teacher = Teacher.of(model, data, config)

@@ -13,18 +13,18 @@ from small_job import HERE, autoprune, done, started, wait_for
 import autoprune as package
 from autoprune.config import load_config
 from autoprune.data import DataInfo, ImageSplit
-from autoprune.decision import SEARCH_FACT
-from autoprune.drop_stage import VERDICT_FACT, cost_ratio, floor_ratio, problem_at, problems_on_the_way
 from autoprune.errors import ConfigError, TargetError
-from autoprune.final import Comparison, score_onnx, target_met
-from autoprune.latency import Speedup
-from autoprune.max_drop import part_name
+from autoprune.measure.latency import Speedup
 from autoprune.policy import load_policy
 from autoprune.prepare import prepare
-from autoprune.result import RunResult, parse_result
-from autoprune.subject import load_subject
-from autoprune.train import accuracy, right_answers
-from autoprune.trials import TrialStore
+from autoprune.results.max_drop import part_name
+from autoprune.results.run import RunResult, parse_result
+from autoprune.search.trials import TrialStore
+from autoprune.stages.decision import SEARCH_FACT
+from autoprune.stages.final import Comparison, score_onnx, target_met
+from autoprune.stages.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at, problems_on_the_way
+from autoprune.stages.subject import load_subject
+from autoprune.training.train import accuracy, right_answers
 
 TRIALS = 4
 NO_DROP = "target={metric: macs, max_drop: 0.0}"

@@ -7,16 +7,16 @@ import pytest
 from models_for_tests import elastic_net, random_policy
 from small_job import autoprune, done, write_config
 
-from autoprune.earlier_run import KNOWN_POLICIES, earlier_policies
 from autoprune.errors import ConfigError
 from autoprune.policies.heuristics import adapted, demonstrations
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, SearchProblem
-from autoprune.reward import Score
-from autoprune.toy import toy_optimum, toy_problem
-from autoprune.trials import Episode, TrialStore
+from autoprune.search.earlier_run import KNOWN_POLICIES, earlier_policies
+from autoprune.search.problem import Limit, SearchProblem
+from autoprune.search.reward import Score
+from autoprune.search.toy import toy_optimum, toy_problem
+from autoprune.search.trials import Episode, TrialStore
 
 
 def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:

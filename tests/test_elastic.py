@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, random_policy, same_state, smaller_policies
 from torch import nn
 
-from autoprune.elastic import ElasticModel, changed_layers, resize_layer
-from autoprune.groups import find_groups, layer_sides
 from autoprune.policy import PruningPolicy
+from autoprune.pruning.elastic import ElasticModel, changed_layers, resize_layer
+from autoprune.pruning.groups import find_groups, layer_sides
 
 EXAMPLES = 8
 names = pytest.mark.parametrize("name", SMALL_NETS)

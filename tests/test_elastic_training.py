@@ -21,13 +21,13 @@ from models_for_tests import (
 from torch import Tensor, nn
 
 from autoprune.config import ElasticConfig, FinetuneConfig
-from autoprune.elastic import ElasticModel
-from autoprune.elastic_training import elastic_loss, train_elastic
-from autoprune.evaluate import Evaluator
-from autoprune.groups import find_groups
-from autoprune.importance import rank_channels
 from autoprune.policy import PruningPolicy
-from autoprune.train import Batch, EpochLog
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import rank_channels
+from autoprune.search.evaluate import Evaluator
+from autoprune.stages.elastic_training import elastic_loss, train_elastic
+from autoprune.training.train import Batch, EpochLog
 
 CLASSES = {"flatten": 4, "concat": 3, "grouped": 3}
 FINETUNE = FinetuneConfig(batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)

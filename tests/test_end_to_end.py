@@ -23,23 +23,23 @@ from small_job import HERE, done, net
 from torch import Tensor, nn
 
 import autoprune
-from autoprune.branches import Nothing
 from autoprune.config import DataConfig, load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.decision import CORRECTED, CORRECTED_SHARE, FINALISTS_FACT, best_finalist, proxy_rank_correlation
 from autoprune.errors import InputError
-from autoprune.finalists import distance, finalists
-from autoprune.finetune_stage import cutting_steps, repaired_cut
-from autoprune.groups import find_groups
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import prepare
-from autoprune.problem import Outcome, PredictedCost, policy_of
-from autoprune.result import RunResult, parse_result
-from autoprune.reward import Score
+from autoprune.pruning.branches import Nothing
+from autoprune.pruning.groups import find_groups
+from autoprune.results.run import RunResult, parse_result
 from autoprune.run_dir import RunDir
-from autoprune.subject import load_subject
-from autoprune.trials import TrialStore
+from autoprune.search.problem import Outcome, PredictedCost, policy_of
+from autoprune.search.reward import Score
+from autoprune.search.trials import TrialStore
+from autoprune.stages.decision import CORRECTED, CORRECTED_SHARE, FINALISTS_FACT, best_finalist, proxy_rank_correlation
+from autoprune.stages.finalists import distance, finalists
+from autoprune.stages.finetune import cutting_steps, repaired_cut
+from autoprune.stages.subject import load_subject
 
 FILES = {
     "config.yaml",

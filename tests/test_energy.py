@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.cost import LayerShape
-from autoprune.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, fit_constants, work_of
-from autoprune.problem import PredictedCost
+from autoprune.prediction.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, fit_constants, work_of
+from autoprune.pruning.cost import LayerShape
+from autoprune.search.problem import PredictedCost
 
 CONV = LayerShape("conv", 3, 8, (3, 3), (1, 1), (1, 1), (1, 1), 1, (4, 4), (4, 4), bias=True)
 LINEAR = LayerShape("linear", 12, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), bias=False)

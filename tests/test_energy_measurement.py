@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprune import energy_measurement
-from autoprune.energy_measurement import ROUNDS, Grain, Spell, compare_energy, energy_reading, measure_energy
-from autoprune.energy_sensors import rapl_sensor
 from autoprune.errors import RunError
+from autoprune.measure import energy_measurement
+from autoprune.measure.energy_measurement import ROUNDS, Grain, Spell, compare_energy, energy_reading, measure_energy
+from autoprune.measure.energy_sensors import rapl_sensor
 
 GRAIN = Grain(update_interval_s=0.001, step_j=0.002)
 IDLE_W = 2.0

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.energy_sensors import (
+from autoprune.errors import RunError
+from autoprune.measure.energy_sensors import (
     POWERCAP_VARIABLE,
     NoSensorError,
     PowerIntegral,
@@ -21,7 +22,6 @@ from autoprune.energy_sensors import (
     rapl_sensor,
     why_no_sensor,
 )
-from autoprune.errors import RunError
 
 RANGE_UJ = 262_143_328_850  # of a real package
 

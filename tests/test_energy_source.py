@@ -11,10 +11,10 @@ from torch import nn
 
 from autoprune.config import RunConfig, parse_config
 from autoprune.data import DataInfo
-from autoprune.energy_sensors import POWERCAP_VARIABLE
-from autoprune.energy_source import find_energy_source
 from autoprune.errors import ConfigError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.energy_sensors import POWERCAP_VARIABLE
+from autoprune.measure.energy_source import find_energy_source
 
 TARGET = {"metric": "energy", "max_ratio": 0.8}
 REWARD = {"reward": {"form": "weighted", "cost": "energy", "cost_weight": 1.0}}

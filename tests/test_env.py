@@ -12,8 +12,8 @@ from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
 from autoprune.policy import PruningPolicy
-from autoprune.session import BudgetSpent, SearchSession
-from autoprune.toy import toy_optimum, toy_problem
+from autoprune.search.session import BudgetSpent, SearchSession
+from autoprune.search.toy import toy_optimum, toy_problem
 
 
 def test_gymnasium_makes_the_registered_environment_and_finds_no_fault() -> None:

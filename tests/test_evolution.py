@@ -7,7 +7,7 @@ from autoprune.envs.action import policy_of_rungs
 from autoprune.policies.evolution import EvolutionSearcher, mixed
 from autoprune.policies.exploration import Exploration, lone_savings, settle
 from autoprune.policies.searcher import run_search
-from autoprune.toy import toy_optimum, toy_problem
+from autoprune.search.toy import toy_optimum, toy_problem
 
 
 def test_a_mixture_takes_each_rung_from_either_parent() -> None:

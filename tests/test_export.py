@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from autoprune.data import DataInfo
 from autoprune.errors import RunError
-from autoprune.export import INPUT_NAME, OUTPUT_NAME, export_onnx, parity_max_abs
-from autoprune.latency import make_session
+from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx, parity_max_abs
+from autoprune.measure.latency import make_session
 
 
 def info(name: str = "flatten") -> DataInfo:

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from autoprune.bench_stats import RESOLUTION, mean_ratio
+from autoprune.bench.stats import RESOLUTION, mean_ratio
 from autoprune.data import DataInfo, ImageSplit
 from autoprune.errors import InputError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 from autoprune.file_evaluation import change_of_accuracy, check_files, evaluate_files
 
 INFO = DataInfo("squares", ("dark", "bright"), 1, 4, 4, mean=(0.5,), std=(0.5,))

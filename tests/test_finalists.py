@@ -5,15 +5,15 @@ from pathlib import Path
 from problems_for_tests import CountingScorer, problem
 
 from autoprune.config import load_config
-from autoprune.decision import CORRECTED, ERROR_FACT, SEARCH_FACT, search_decision
-from autoprune.finalists import CLEARLY_FASTER, Finalists, corrected_limits
 from autoprune.prepare import prepare
-from autoprune.problem import Limit
-from autoprune.result import SearchFigures
+from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
-from autoprune.subject import load_subject
-from autoprune.tensorboard import RunLogger
-from autoprune.trials import TrialStore
+from autoprune.search.problem import Limit
+from autoprune.search.trials import TrialStore
+from autoprune.stages.decision import CORRECTED, ERROR_FACT, SEARCH_FACT, search_decision
+from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits
+from autoprune.stages.subject import load_subject
+from autoprune.stages.tensorboard import RunLogger
 
 MACS = Limit("macs", 900)
 

@@ -10,7 +10,7 @@ from small_job import autoprune, done
 
 from autoprune.front import OBJECTIVES, pareto_front
 from autoprune.policy import load_policy
-from autoprune.trials import EpisodeRow
+from autoprune.search.trials import EpisodeRow
 
 
 def row(

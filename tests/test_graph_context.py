@@ -10,10 +10,10 @@ from models_for_tests import SMALL_NETS
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoprune.cost import layer_shapes
 from autoprune.data import DataInfo
-from autoprune.export import export_onnx
-from autoprune.graph_context import epilogues
+from autoprune.export.onnx_file import export_onnx
+from autoprune.prediction.graph_context import epilogues
+from autoprune.pruning.cost import layer_shapes
 
 
 def context(model: nn.Module, input_shape: tuple[int, int, int], folder: Path) -> dict[str, tuple[str, ...]]:

@@ -8,9 +8,9 @@ from models_for_tests import SMALL_NETS, ConcatNet, FlattenNet, GroupedNet, same
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.forward_pass import evaluation_mode
-from autoprune.groups import Member, ModelGroups, PrunableGroup, find_groups, is_depthwise
 from autoprune.models import ModelSpec, build_model
+from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, find_groups, is_depthwise
 
 
 def built_in(name: str, width: float = 1.0) -> nn.Module:

@@ -8,8 +8,8 @@ from models_for_tests import elastic_net, images_for, same_state
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.groups import PrunableGroup, find_groups
-from autoprune.importance import (
+from autoprune.pruning.groups import PrunableGroup, find_groups
+from autoprune.pruning.importance import (
     IMPORTANCES,
     TAYLOR_BATCH,
     bn_scale,

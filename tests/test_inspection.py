@@ -14,13 +14,11 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from autoprune.config import SearchConfig
-from autoprune.cost import CutShapes
 from autoprune.data import DataInfo
-from autoprune.elastic import ElasticModel
 from autoprune.errors import InputError
-from autoprune.groups import find_groups
-from autoprune.inspect_model import inspect_model, joining_words, time_search
-from autoprune.inspection import (
+from autoprune.inspection.as_json import as_json
+from autoprune.inspection.charts import check_plot_path, staircase_lines, staircase_svg, write_staircase
+from autoprune.inspection.facts import (
     GroupFacts,
     InspectedModel,
     Inspection,
@@ -32,11 +30,13 @@ from autoprune.inspection import (
     smallest_policy,
     staircase_widths,
 )
-from autoprune.inspection_charts import check_plot_path, staircase_lines, staircase_svg, write_staircase
-from autoprune.inspection_json import as_json
-from autoprune.inspection_report import diagram_columns, print_inspection, write_inspection_page
-from autoprune.inspection_text import duration, headline, search_time_text, shape_text, target_texts
-from autoprune.latency_validation import compare
+from autoprune.inspection.inspect_model import inspect_model, joining_words, time_search
+from autoprune.inspection.report import diagram_columns, print_inspection, write_inspection_page
+from autoprune.inspection.text import duration, headline, search_time_text, shape_text, target_texts
+from autoprune.prediction.latency_validation import compare
+from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
 
 LAYERS_MS = {"0": 0.010, "3": 0.024, "7": 0.006}
 WHOLE_MS = (0.050, 0.020)  # the original, the smallest

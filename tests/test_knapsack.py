@@ -29,9 +29,9 @@ from autoprune.policies.knapsack import exchange, measure_pairwise
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.reward import Score
-from autoprune.toy import toy_problem
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.reward import Score
+from autoprune.search.toy import toy_problem
 
 TOY = toy_problem()
 ALL_RUNGS = np.array(list(itertools.product(range(5), repeat=4)))  # (625, 4)

@@ -10,8 +10,8 @@ from torch import nn
 
 from autoprune.data import DataInfo
 from autoprune.errors import InputError, RunError
-from autoprune.export import export_onnx
-from autoprune.latency import (
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.latency import (
     Latency,
     make_session,
     measure_interleaved,
@@ -20,7 +20,7 @@ from autoprune.latency import (
     session_call,
     undisturbed_ms,
 )
-from autoprune.timing import QuietTime
+from autoprune.measure.timing import QuietTime
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 IMAGE = np.zeros((1, *INFO.input_shape), dtype=np.float32)

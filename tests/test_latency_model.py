@@ -14,17 +14,16 @@ import torch
 from models_for_tests import SMALL_NETS, FlattenNet, elastic_net
 from torch import nn
 
-from autoprune import layer_bench
-from autoprune import whole_models as whole_models_module
 from autoprune.config import MeasureConfig, SearchConfig
-from autoprune.cost import CutShapes, layer_shapes
 from autoprune.data import DataInfo
-from autoprune.device import this_device
-from autoprune.elastic import ElasticModel
-from autoprune.export import export_onnx
-from autoprune.graph_context import epilogues
-from autoprune.groups import find_groups
-from autoprune.latency_model import (
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.device import this_device
+from autoprune.models import ModelSpec, build_model
+from autoprune.policy import PruningPolicy
+from autoprune.prediction import layer_bench
+from autoprune.prediction import whole_models as whole_models_module
+from autoprune.prediction.graph_context import epilogues
+from autoprune.prediction.latency_model import (
     LADDERS_FACT,
     LatencyModel,
     build_latency_model,
@@ -32,13 +31,10 @@ from autoprune.latency_model import (
     group_ms,
     group_staircase,
 )
-from autoprune.latency_table import LatencyFit, LatencyPredictor, LatencyTable
-from autoprune.latency_validation import compare, validate_latency
-from autoprune.layer_bench import LayerInGraph
-from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
-from autoprune.trials import TrialStore
-from autoprune.whole_models import (
+from autoprune.prediction.latency_table import LatencyFit, LatencyPredictor, LatencyTable
+from autoprune.prediction.latency_validation import compare, validate_latency
+from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.whole_models import (
     HEAVY_WHOLE_MODELS,
     WHOLE_MODELS,
     _loaded_together,
@@ -47,6 +43,10 @@ from autoprune.whole_models import (
     weight_bytes,
     whole_models,
 )
+from autoprune.pruning.cost import CutShapes, layer_shapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.search.trials import TrialStore
 
 SEARCH = SearchConfig(min_keep=0.3, max_rungs=3)
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from autoprune.latency_residual import LEAST_MODELS, LatencyResidual, fit_residual
-from autoprune.latency_table import LatencyFit, LayerSums, fit_latency
+from autoprune.prediction.latency_residual import LEAST_MODELS, LatencyResidual, fit_residual
+from autoprune.prediction.latency_table import LatencyFit, LayerSums, fit_latency
 
 
 def layers(count: int, seed: int = 0) -> np.ndarray:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net
 
-from autoprune import layer_bench, whole_models
 from autoprune.config import MeasureConfig, SearchConfig
-from autoprune.cost import CutShapes
 from autoprune.data import DataInfo
-from autoprune.latency_model import build_latency_model
-from autoprune.latency_validation import compare, validate_latency
-from autoprune.whole_models import random_policies
+from autoprune.prediction import layer_bench, whole_models
+from autoprune.prediction.latency_model import build_latency_model
+from autoprune.prediction.latency_validation import compare, validate_latency
+from autoprune.prediction.whole_models import random_policies
+from autoprune.pruning.cost import CutShapes
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=2, max_size=30)
 

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune import layer_bench
-from autoprune.cost import LayerShape
-from autoprune.latency import make_session
-from autoprune.layer_bench import (
+from autoprune.measure.latency import make_session
+from autoprune.prediction import layer_bench
+from autoprune.prediction.layer_bench import (
     EPILOGUE_OPS,
     LayerInGraph,
     _Carrier,
@@ -20,6 +19,7 @@ from autoprune.layer_bench import (
     _layer_model,
     measure_layers,
 )
+from autoprune.pruning.cost import LayerShape
 
 ONE = (1, 1)
 CONV = LayerShape("conv", 3, 8, (3, 3), (2, 2), ONE, ONE, 1, (9, 9), (5, 5), bias=True)

@@ -16,14 +16,14 @@ from models_for_tests import (
     trained_resnet,
 )
 
+from autoprune.adaptive.levels import Levels, level_logits, levels_loss, right_by_level, train_levels
 from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
-from autoprune.elastic import ElasticModel
-from autoprune.groups import find_groups
-from autoprune.importance import rank_channels
-from autoprune.levels import Levels, level_logits, levels_loss, right_by_level, train_levels
 from autoprune.policy import AdaptivePolicy, PruningPolicy
-from autoprune.train import Batch
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import rank_channels
+from autoprune.training.train import Batch
 
 FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.max_drop import NARROW, Drop, bracket, kept_trial, next_ratio, paired_drop
-from autoprune.result import DropTrial
+from autoprune.results.max_drop import NARROW, Drop, bracket, kept_trial, next_ratio, paired_drop
+from autoprune.results.run import DropTrial
 
 shares = st.floats(0.01, 0.99)
 

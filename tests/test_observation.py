@@ -10,9 +10,9 @@ import pytest
 from autoprune.config import RewardConfig
 from autoprune.envs.action import with_floor, with_full
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe, squash_sensitivity, tightest_limit
-from autoprune.problem import Limit, PredictedCost, SearchProblem
-from autoprune.reward import Score
-from autoprune.toy import toy_problem, toy_score
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem
+from autoprune.search.reward import Score
+from autoprune.search.toy import toy_problem, toy_score
 
 
 def _named(problem: SearchProblem, decided: tuple[int, ...], last_action: float) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoprune.onnx_cost import NodeCost, TensorShape, node_cost
+from autoprune.roofline.onnx_cost import NodeCost, TensorShape, node_cost
 
 
 def x(*dims: int) -> TensorShape:

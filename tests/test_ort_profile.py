@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from autoprune.errors import InputError
-from autoprune.onnx_cost import TensorShape
-from autoprune.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, quiet_mean_us, settle
+from autoprune.roofline.onnx_cost import TensorShape
+from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, quiet_mean_us, settle
 
 
 def save_model(path: Path, nodes: list[onnx.NodeProto], weights: dict[str, tuple[int, ...]], channels: int) -> Path:

@@ -27,7 +27,7 @@ INSTALLED = (
 )
 MUST_HAVE = {
     "autoprune/checkpoints/resnet20_fashion_mnist.safetensors",
-    "autoprune/cli.py",
+    "autoprune/cli/main.py",
     "autoprune/configs/demo.yaml",
     "autoprune/configs/fashion_mnist_resnet20.yaml",
     "autoprune/data/fashion_mnist.py",
@@ -35,7 +35,7 @@ MUST_HAVE = {
     "autoprune/models/resnet.py",
     "autoprune/policies/__init__.py",
     "autoprune/py.typed",
-    "autoprune/report.html.j2",
+    "autoprune/reports/report.html.j2",
 }
 # A whole run in a minute: little data, few and random candidates, one epoch of fine-tuning.
 QUICK = (
@@ -106,7 +106,8 @@ def test_wheel_describes_itself(built, wheel_names):
         [metadata] = [name for name in wheel_names if name.endswith(".dist-info/METADATA")]
         [scripts] = [name for name in wheel_names if name.endswith(".dist-info/entry_points.txt")]
         headers = Parser().parsestr(archive.read(metadata).decode())
-        assert archive.read(scripts).decode().split() == ["[console_scripts]", "autoprune", "=", "autoprune.cli:main"]
+        entry_point = archive.read(scripts).decode().split()
+        assert entry_point == ["[console_scripts]", "autoprune", "=", "autoprune.cli.main:main"]
     assert headers["Name"] == "autoprune"
     assert headers["License-Expression"] == "MIT"
     assert headers["Requires-Python"] == "<3.14,>=3.11"

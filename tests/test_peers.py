@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from autoprune import progress
-from autoprune.cost import Cost
 from autoprune.errors import InputError, RunError
-from autoprune.latency import Latency
+from autoprune.measure.latency import Latency
+from autoprune.pruning.cost import Cost
 from peers.compare import COMPARISON_FILE, compare
 from peers.contest import load_contest
 from peers.cut import Choice

@@ -7,8 +7,8 @@ from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy
 
 from autoprune.config import RewardConfig
 from autoprune.errors import TargetError
-from autoprune.problem import Bar, Limit, PredictedCost, meets, policy_of
-from autoprune.trials import TrialStore
+from autoprune.search.problem import Bar, Limit, PredictedCost, meets, policy_of
+from autoprune.search.trials import TrialStore
 
 
 def test_floor_full_and_cost_by_hand() -> None:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from models_for_tests import elastic_net, images_for, little_data, random_policy, same_state, trained_resnet
 from torch import Tensor, nn
 
-from autoprune.elastic import ElasticModel
-from autoprune.evaluate import Evaluator
-from autoprune.groups import find_groups
-from autoprune.importance import rank_channels
 from autoprune.policy import PruningPolicy
-from autoprune.repair import RIDGE, InputMoments, WeightRepair, input_moments, repaired
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import rank_channels
+from autoprune.search.evaluate import Evaluator
+from autoprune.training.repair import RIDGE, InputMoments, WeightRepair, input_moments, repaired
 
 
 def test_a_kept_input_takes_over_for_its_double() -> None:

@@ -12,15 +12,15 @@ import pytest
 from rich.console import Console
 
 from autoprune.config import RunConfig, dump_config, parse_config
-from autoprune.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy
-from autoprune.report import comparison_rows, duration, headline, summary_table, unmet_drop, write_report
-from autoprune.result import parse_result
-from autoprune.reward import Score
-from autoprune.train import EpochLog
-from autoprune.trials import Episode, TrialStore
+from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
+from autoprune.reports.run import comparison_rows, duration, headline, summary_table, unmet_drop, write_report
+from autoprune.results.run import parse_result
+from autoprune.search.reward import Score
+from autoprune.search.trials import Episode, TrialStore
+from autoprune.training.train import EpochLog
 
 GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}
 FINETUNE = (EpochLog(1, 0.52, 0.918, 0.04), EpochLog(2, 0.41, 0.926, 0.02), EpochLog(3, 0.36, 0.931, 0.001))

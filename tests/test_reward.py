@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.config import RewardConfig
-from autoprune.reward import Score, reward
+from autoprune.search.reward import Score, reward
 
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=100)
 

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
-from autoprune.cli_roofline import is_noisy, roofline_figure, roofline_table, summary
-from autoprune.cost import count_cost
+from autoprune.cli.roofline import is_noisy, roofline_figure, roofline_table, summary
 from autoprune.data import DataInfo
-from autoprune.device import last_level_cache_bytes
 from autoprune.errors import InputError
-from autoprune.export import export_onnx
-from autoprune.onnx_cost import TensorShape
-from autoprune.ort_profile import ProfiledNode
-from autoprune.peaks import Peaks, best_of, chain_model
-from autoprune.roofline import Roofline, judge_nodes, raised, roofline_report, what_bounds
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.device import last_level_cache_bytes
+from autoprune.pruning.cost import count_cost
+from autoprune.roofline.onnx_cost import TensorShape
+from autoprune.roofline.ort_profile import ProfiledNode
+from autoprune.roofline.peaks import Peaks, best_of, chain_model
+from autoprune.roofline.report import Roofline, judge_nodes, raised, roofline_report, what_bounds
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 PEAKS = Peaks(gflops=100.0, cache_gbps=50.0, memory_gbps=10.0, node_us=0.5, call_us=3.0)
@@ -211,7 +211,7 @@ def test_the_chain_of_empty_nodes_stays_a_chain() -> None:
     """If the runtime merged its nodes, an empty node would seem to cost nothing."""
     model = onnx.load_from_string(chain_model(5, 2))
     assert [node.op_type for node in model.graph.node] == ["Relu"] * 5
-    from autoprune.ort_profile import NodeProfiler
+    from autoprune.roofline.ort_profile import NodeProfiler
 
     with NodeProfiler(model, {"x": np.ones(2, dtype=np.float32)}, threads=1) as profiler:
         profiler.run()

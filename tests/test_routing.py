@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from routing_for_tests import LATENCY_MS, answers_by_chance, answers_by_hand
 
-from autoprune.routing import (
+from autoprune.adaptive.routing import (
     ALWAYS,
     LevelAnswers,
     always,

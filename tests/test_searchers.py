@@ -13,7 +13,8 @@ import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
 
-from autoprune import cli, commands, pipeline
+from autoprune import commands, pipeline
+from autoprune.cli.main import search
 from autoprune.config import Agent, RewardConfig, RunConfig, SearchConfig
 from autoprune.errors import ConfigError
 from autoprune.policies.exploration import utilities_of
@@ -29,9 +30,9 @@ from autoprune.policies.searcher import SearchResult, run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import measure_sensitivities
-from autoprune.problem import Outcome, SearchProblem
-from autoprune.toy import toy_cost, toy_optimum, toy_problem, toy_score
-from autoprune.trials import TrialStore
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.toy import toy_cost, toy_optimum, toy_problem, toy_score
+from autoprune.search.trials import TrialStore
 
 AGENTS = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo")
 NEED_OPTUNA = ("tpe", "nsga2")
@@ -139,7 +140,7 @@ def test_a_missing_extra_is_named_before_any_work(name: str, tmp_path: Path, mon
 
 def test_every_searcher_can_be_configured_and_no_other() -> None:
     assert set(get_args(Agent)) == set(SEARCHERS)
-    option = get_type_hints(cli.search, include_extras=True)["agent"].__metadata__[0]
+    option = get_type_hints(search, include_extras=True)["agent"].__metadata__[0]
     assert set(re.findall(r"\w+", option.help)) - {"or"} == set(SEARCHERS)  # what `--help` says
 
 

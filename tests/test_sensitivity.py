@@ -8,8 +8,8 @@ from autoprune.policies.searcher import run_search
 from autoprune.policies.sensitivity import probes_of, sensitivity_curve
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.reward import Score
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.reward import Score
 
 LOSSES = {"a": {1: 0.9, 2: 0.25, 4: 0.0}, "b": {1: 0.3, 2: 0.1, 4: 0.0}}  # nats, by the channels that a group keeps
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, policy, problem
 
-from autoprune import session as session_module
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, SearchProblem
-from autoprune.session import BudgetSpent, SearchSession
-from autoprune.trials import TrialStore
+from autoprune.search import session as session_module
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.session import BudgetSpent, SearchSession
+from autoprune.search.trials import TrialStore
 
 
 def session(made: SearchProblem, max_evaluations: int) -> SearchSession:

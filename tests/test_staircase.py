@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.staircase import (
+from autoprune.prediction.staircase import (
     NO_STEP,
     STEP_TOLERANCE,
     Step,

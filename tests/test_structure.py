@@ -12,7 +12,7 @@ from torch import nn
 
 from autoprune.errors import AutopruneError, InputError, ModelError
 from autoprune.models import ModelSpec
-from autoprune.structure import STRUCTURE_FILE, WEIGHTS_FILE, load_pruned, save_pruned
+from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE, load_pruned, save_pruned
 
 SPEC = ModelSpec("resnet20", 4, 1, 0.25)
 

@@ -15,26 +15,26 @@ from pathlib import Path
 
 import pytest
 
-from autoprune import table_store
-from autoprune.cost import LayerShape
-from autoprune.device import this_device
 from autoprune.errors import InputError
 from autoprune.files import cache_folder
-from autoprune.latency_table import LatencyTable
-from autoprune.layer_bench import LayerInGraph
-from autoprune.table_store import TABLE_VARIABLE, TableStore, default_table_path
+from autoprune.measure.device import this_device
+from autoprune.prediction import table_store
+from autoprune.prediction.latency_table import LatencyTable
+from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.table_store import TABLE_VARIABLE, TableStore, default_table_path
+from autoprune.pruning.cost import LayerShape
 
 DEVICE = this_device(threads=1, batch_size=1)
 MEASURE = """
 import sys
 from pathlib import Path
-from autoprune.cost import LayerShape
-from autoprune.device import this_device
-from autoprune.latency_table import LatencyTable
-from autoprune.layer_bench import LayerInGraph
-from autoprune.table_store import TableStore
-import autoprune.latency_table
-autoprune.latency_table.CHUNK = 8
+from autoprune.pruning.cost import LayerShape
+from autoprune.measure.device import this_device
+from autoprune.prediction.latency_table import LatencyTable
+from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.table_store import TableStore
+import autoprune.prediction.latency_table
+autoprune.prediction.latency_table.CHUNK = 8
 device = this_device(threads=1, batch_size=1)
 table = LatencyTable(device, store=TableStore(Path(sys.argv[1]), device.key))
 print("ready", flush=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 from tensorboardX.proto.event_pb2 import Event
 
 from autoprune.policy import PruningPolicy
-from autoprune.problem import Outcome, PredictedCost
-from autoprune.reward import Score
-from autoprune.tensorboard import RunLogger
-from autoprune.train import EpochLog
+from autoprune.search.problem import Outcome, PredictedCost
+from autoprune.search.reward import Score
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.train import EpochLog
 
 
 def outcome(reward: float) -> Outcome:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from autoprune import timing
-from autoprune.timing import (
+from autoprune.measure import timing
+from autoprune.measure.timing import (
     LONG_BURSTS,
     LONG_CALLS,
     LONG_WARM_CALLS,

@@ -6,7 +6,7 @@ import pytest
 
 from autoprune.policies.heuristics import demonstrations, uniform_policies
 from autoprune.policy import PruningPolicy
-from autoprune.toy import CHANNELS, SHARES, toy_cost, toy_optimum, toy_problem, toy_score
+from autoprune.search.toy import CHANNELS, SHARES, toy_cost, toy_optimum, toy_problem, toy_score
 
 
 def _all_policies() -> list[PruningPolicy]:

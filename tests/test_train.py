@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
 from autoprune.errors import RunError
-from autoprune.train import (
+from autoprune.training.train import (
     Batch,
     EpochLog,
     FitRecipe,
@@ -191,7 +191,7 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
     """Nine steps an epoch, so that 25 seconds are over in the third, whether it was stopped in between or not."""
     recipe = replace(RECIPE, epochs=100, max_s=25.0)
     logs: list[EpochLog] = []
-    monkeypatch.setattr("autoprune.train.time", Clock())
+    monkeypatch.setattr("autoprune.training.train.time", Clock())
     whole = trained(net(), recipe, logs=logs)
     assert [log.epoch for log in logs] == [1, 2, 3]
     assert logs[0].learning_rate > 0.06 > 0.01 > logs[2].learning_rate
@@ -204,10 +204,10 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
 
     path, seen = tmp_path / "state.pt", list[EpochLog]()
     loss = cross_entropy_loss(0.0)
-    monkeypatch.setattr("autoprune.train.time", Clock())
+    monkeypatch.setattr("autoprune.training.train.time", Clock())
     with pytest.raises(Stopped):
         fit(net(), DATA, loss=loss, recipe=recipe, seed=0, description="test", state_path=path, on_epoch=stop)
-    monkeypatch.setattr("autoprune.train.time", Clock())
+    monkeypatch.setattr("autoprune.training.train.time", Clock())
     trained(net(), recipe, state_path=path, logs=seen)
     assert [log.epoch for log in seen] == [1, 2, 3]
     assert logs[0] == seen[0]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprune import trials as trials_module
 from autoprune.errors import InputError, RunError
-from autoprune.reward import Score
-from autoprune.trials import Episode, EpisodeRow, TrialStore
+from autoprune.search import trials as trials_module
+from autoprune.search.reward import Score
+from autoprune.search.trials import Episode, EpisodeRow, TrialStore
 
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
@@ -19,8 +19,8 @@ SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 WRITER = """
 import sys
 from pathlib import Path
-from autoprune.reward import Score
-from autoprune.trials import TrialStore
+from autoprune.search.reward import Score
+from autoprune.search.trials import TrialStore
 
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)

@@ -11,15 +11,15 @@ from pathlib import Path
 from torch import nn
 
 from autoprune import __version__
-from autoprune.cost import count_cost
 from autoprune.data import normalise
-from autoprune.distill import Teacher
 from autoprune.errors import InputError
 from autoprune.files import read_json, require_free_space, write_json
-from autoprune.final import environment, score_onnx
-from autoprune.latency import Latency, measure_interleaved
+from autoprune.measure.latency import Latency, measure_interleaved
 from autoprune.progress import bar, say
-from autoprune.train import accuracy
+from autoprune.pruning.cost import count_cost
+from autoprune.stages.final import environment, score_onnx
+from autoprune.training.distill import Teacher
+from autoprune.training.train import accuracy
 from peers.contest import Contest
 from peers.cut import Workshop, find_cut, read_cut
 from peers.outcome import ORIGINAL, OURS, Measured, Row, as_json

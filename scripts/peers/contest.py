@@ -9,19 +9,19 @@ from torch import nn
 
 from autoprune.config import RunConfig, load_config
 from autoprune.data import normalise
-from autoprune.elastic import ElasticModel
 from autoprune.errors import InputError
-from autoprune.evaluate import Evaluator
-from autoprune.export import parity_max_abs
+from autoprune.export.onnx_file import parity_max_abs
 from autoprune.files import read_json
-from autoprune.groups import find_groups
-from autoprune.importance import ranking_of
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import channel_scores
-from autoprune.result import RunResult, parse_result
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import find_groups
+from autoprune.pruning.importance import ranking_of
+from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE
+from autoprune.results.run import RunResult, parse_result
 from autoprune.run_dir import RunDir
-from autoprune.structure import STRUCTURE_FILE, WEIGHTS_FILE
-from autoprune.subject import Subject, load_subject
+from autoprune.search.evaluate import Evaluator
+from autoprune.stages.subject import Subject, load_subject
 
 PARITY_IMAGES = 64
 SAME_MODEL = 1e-2  # of the logits' spread: rounding, summed over a deep network

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from autoprune.errors import RunError
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 from autoprune.files import read_json, write_json
-from autoprune.latency import measure_interleaved, paired_speedup
+from autoprune.measure.latency import measure_interleaved, paired_speedup
 from autoprune.progress import say
-from autoprune.structure import load_pruned, save_pruned
-from autoprune.train import accuracy
+from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.training.train import accuracy
 from peers.contest import Contest
 from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
 from peers.remote import Remote

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.cost import Cost
-from autoprune.latency import Latency, paired_speedup
+from autoprune.measure.latency import Latency, paired_speedup
+from autoprune.pruning.cost import Cost
 from peers.cut import Choice
 
 SCHEMA = 1

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoprune.cost import layer_shapes
 from autoprune.data import SearchData, normalise
 from autoprune.errors import RunError
-from autoprune.groups import layer_sides
 from autoprune.models import ModelSpec
-from autoprune.structure import SIZED, load_pruned, save_pruned
+from autoprune.pruning.cost import layer_shapes
+from autoprune.pruning.groups import layer_sides
+from autoprune.pruning.structure import SIZED, load_pruned, save_pruned
 from peers.table import Peer
 
 COMPARED_IMAGES = 16

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.distill import Teacher, finetune
-from autoprune.export import export_onnx
+from autoprune.export.onnx_file import export_onnx
 from autoprune.files import read_json, write_json
+from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.seeding import derive_seed
-from autoprune.structure import load_pruned, save_pruned
-from autoprune.train import accuracy
+from autoprune.training.distill import Teacher, finetune
+from autoprune.training.train import accuracy
 from peers.contest import Contest
 
 TUNED_FILE, ONNX_FILE, STATE_FILE = "tuned.json", "model.onnx", "state.pt"

@@ -1,0 +1,170 @@
+"""`autoprune bench`: its options, and what it prints and writes."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune import progress
+from autoprune.errors import InputError, RunError
+
+if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
+    from rich.console import Console
+
+    from autoprune.bench.against import SavedBench
+    from autoprune.bench.measurement import BenchSettings
+    from autoprune.bench.result import BenchResult
+
+EPILOG = "Example: `autoprune bench runs/demo/export/original.onnx runs/demo/export/model.onnx --plot bench.svg`"
+STDOUT = "-"
+
+Files = Annotated[
+    list[str], typer.Argument(help="ONNX files; for torch pruned folders or built-in models.", metavar="FILE...")
+]
+
+
+def bench(
+    files: Files,
+    backend: Annotated[
+        str, typer.Option(help="onnxruntime, openvino (extra `openvino`), torch or torch-compile.")
+    ] = "onnxruntime",
+    provider: Annotated[
+        str | None, typer.Option(help="Execution provider. Default: the CPU's.", metavar="NAME")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of each session.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images of a call.", min=1)] = 1,
+    shape: Annotated[
+        str | None, typer.Option(help="One image, e.g. 1,28,28. Default: what the file says.", metavar="C,H,W")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Time for each file. Default: 5.", min=0.01)] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A second for each file: wider intervals.")] = False,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Also throughput at batch 1, 2, 4 … 64.")] = False,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Also what bounds each layer: arithmetic, memory or overhead.")
+    ] = False,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Also energy of a call, from RAPL or NVML, above idle and in all.")
+    ] = False,
+    json_to: Annotated[
+        str | None, typer.Option("--json", help="Write the results as JSON; `-` for stdout.", metavar="FILE|-")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the results for --against.", metavar="FILE")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Compare with saved results; exit 1 if a file is slower now.", metavar="FILE")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the distributions (.png or .svg).", metavar="FILE")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the results.")] = False,
+) -> None:
+    """Measure model files side by side: latency, speed-up with its interval, throughput, memory, size, load time."""
+    if quick and seconds is not None:
+        raise InputError("--quick and --seconds: give one of the two")
+    if roofline and (backend != "onnxruntime" or provider not in (None, "CPUExecutionProvider")):
+        raise InputError("--roofline: only with ONNX Runtime's CPU provider; leave --backend and --provider out")
+    from autoprune.bench.against import check_comparable, read_saved
+    from autoprune.bench.inputs import parse_shape
+    from autoprune.bench.measurement import (
+        DEFAULT_SECONDS,
+        QUICK_SECONDS,
+        BenchSettings,
+        device_of,
+        energy_sensor,
+        measure,
+        prepare,
+    )
+    from autoprune.bench.result import results
+
+    settings = BenchSettings(
+        backend=backend,
+        provider=provider,
+        threads=threads,
+        batch_size=batch,
+        shape=parse_shape(shape) if shape is not None else None,
+        seconds=seconds if seconds is not None else QUICK_SECONDS if quick else DEFAULT_SECONDS,
+        sweep=sweep,
+        energy=energy,
+    )
+    if plot is not None:
+        from autoprune.bench.plot import check_format
+
+        check_format(plot)
+    saved = read_saved(against) if against is not None else None
+    progress.show(not quiet)
+    device = device_of(settings)
+    sensor = energy_sensor(settings)
+    subjects = prepare(files, settings)
+    if saved is not None:
+        check_comparable(saved, backend=backend, device=device, subjects=subjects)
+    result = results(measure(subjects, settings, sensor))
+    console = progress.console if json_to == STDOUT else progress.stdout_console()
+    _print(result, console)
+    if plot is not None:
+        from autoprune.bench.plot import write_plot
+
+        write_plot(result, plot)
+    rooflines = _rooflines(files, settings, console) if roofline else []
+    slower = _finish(result, saved, json_to, save, console, rooflines)
+    if slower:
+        raise RunError("; ".join(slower))
+
+
+def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") -> list[dict[str, Any]]:
+    """Measure and print what bounds each file's layers; the same as JSON."""
+    from autoprune.cli.roofline import roofline_table
+    from autoprune.roofline.report import roofline_report
+
+    found = []
+    for file in files:
+        measured = roofline_report(
+            Path(file), threads=settings.threads, batch_size=settings.batch_size, shape=settings.shape
+        )
+        console.print(roofline_table(measured, width=console.width))
+        found.append(measured.as_json())
+    return found
+
+
+def _print(result: "BenchResult", console: "Console") -> None:
+    from autoprune.bench.report import LEGEND, headline, sweep_table, table
+
+    console.print(headline(result), style="bold", markup=False, soft_wrap=True)
+    console.print(table(result))
+    console.print(LEGEND, markup=False, soft_wrap=True)
+    if result.sweep:
+        console.print("throughput by batch size, undisturbed", style="bold")
+        console.print(sweep_table(result.sweep))
+    for line in result.warnings:
+        console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _finish(
+    result: "BenchResult",
+    saved: "SavedBench | None",
+    json_to: str | None,
+    save: Path | None,
+    console: "Console",
+    rooflines: list[dict[str, Any]],
+) -> list[str]:
+    """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
+    from autoprune.bench.against import against_json, compare, describe
+    from autoprune.files import write_json
+
+    document = result.as_json()
+    if rooflines:
+        document["roofline"] = rooflines
+    slower = []
+    if saved is not None:
+        comparison = compare(saved, result)
+        document["against"] = against_json(saved, comparison)
+        notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
+        if (then := saved.device.get("runtime")) != result.bench.device.runtime:
+            notes.append(f"{saved.path}: saved with {then}, now {result.bench.device.runtime}")
+        notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
+        slower = [describe(change, comparison, saved) for change in comparison.slower]
+        for note in notes:
+            console.print(note, markup=False, soft_wrap=True)
+    for path in (save, Path(json_to) if json_to not in (None, STDOUT) else None):
+        if path is not None:
+            write_json(path, document)
+    if json_to == STDOUT:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    return slower

@@ -1,0 +1,64 @@
+"""`autoprune compare CONFIG`: the command alone; what it needs is imported when it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune import progress
+
+DEFAULT_SEARCHERS = "ddpg,evolution,knapsack,sensitivity,global_magnitude,random,uniform"
+EPILOG = (
+    "Example: `autoprune compare demo --seeds 3 --run-dir runs/compare`, then open `runs/compare/comparison.html`; "
+    "`autoprune compare toy --searchers ddpg,sac,random` takes seconds"
+)
+
+
+def compare(
+    config: Annotated[str, typer.Argument(help="YAML file, or a shipped name such as `demo`.", metavar="CONFIG")],
+    searchers: Annotated[str, typer.Option(help="Names, separated by commas.", metavar="NAMES")] = DEFAULT_SEARCHERS,
+    seeds: Annotated[int, typer.Option(help="So many seeds, from 0.", min=1)] = 3,
+    finetune_epochs: Annotated[
+        int | None,
+        typer.Option(help="For each winner. Default: as configured; 0: judge by reward alone.", min=0),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override", "-o", help="Change one key, e.g. `-o search.max_evaluations=40`.", metavar="KEY=VALUE"
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG-compared`.", metavar="DIR")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed comparison was.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
+) -> None:
+    """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
+    from autoprune.compare import check_searchers
+    from autoprune.compare import compare as compare_searchers
+    from autoprune.config import check_bounds, find_config, load_config
+    from autoprune.reports.comparison import table, write_comparison_page
+    from autoprune.run_dir import check_run_dir, opened
+    from autoprune.search.earlier_run import check_start
+
+    names = [name.strip() for name in searchers.split(",")]
+    check_searchers(names)
+    settings = load_config(find_config(config), override or [])
+    check_bounds(settings)
+    check_start(settings.search.start_from)
+    checked = check_run_dir(run_dir or Path("runs") / f"{Path(config).stem}-compared", settings, resume=resume)
+
+    import torch
+
+    progress.show(not quiet)
+    torch.set_flush_denormal(True)
+    epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
+    with opened(checked, settings):
+        comparison = compare_searchers(settings, checked, searchers=names, seeds=seeds, finetune_epochs=epochs)
+        page = checked.root / "comparison.html"
+        write_comparison_page(comparison, page)
+    progress.console.print(table(comparison))
+    for verdict in comparison.verdicts:
+        progress.console.print(verdict, markup=False, soft_wrap=True)
+    typer.echo(page)

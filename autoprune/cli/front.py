@@ -1,0 +1,86 @@
+"""`autoprune front RUN_DIR`: the command alone; what it needs is imported when it runs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoprune import progress
+from autoprune.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoprune.search.trials import EpisodeRow
+
+EPILOG = (
+    "Example: `autoprune front runs/demo --save runs/demo/front`, then "
+    "`autoprune apply demo --policy runs/demo/front/1.json`"
+)
+
+
+def front(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Runs or searches of one model.", metavar="RUN_DIR...")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the policies, as `1.json`, `2.json`, ..., into it.", metavar="DIR")
+    ] = None,
+) -> None:
+    """The Pareto front of all candidates that searches have evaluated: accuracy, latency, energy, parameters."""
+    if save is not None and save.exists() and not save.is_dir():
+        raise InputError(f"--save {save}: is a file, not a folder")
+
+    from autoprune.files import read_json
+    from autoprune.front import read_front
+    from autoprune.policy import PruningPolicy, load_policy, save_policy
+    from autoprune.run_dir import RunDir
+
+    rows = read_front(run_dirs)
+    if not rows:
+        raise InputError(f"{', '.join(map(str, run_dirs))}: no candidate was evaluated there")
+    if save is not None:
+        chosen = RunDir(run_dirs[0]).policy
+        load_policy(chosen)  # says what is wrong with it
+        described = read_json(chosen)
+        original = {name: int(group["of"]) for name, group in described["groups"].items()}
+        save.mkdir(parents=True, exist_ok=True)
+        for number, row in enumerate(rows, 1):
+            policy = PruningPolicy.of(json.loads(row.policy))
+            save_policy(save / f"{number}.json", policy, model=str(described.get("model", "")), original=original)
+    if as_json:
+        typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
+    else:
+        progress.stdout_console().print(_table(rows))
+        if save is not None:
+            typer.echo(save)
+
+
+def _as_dict(row: "EpisodeRow") -> dict[str, object]:
+    return {
+        "top1": row.top1,
+        "kl": row.kl,
+        "predicted_latency_ms": row.predicted_latency_ms,
+        "estimated_energy_mj": row.estimated_energy_mj,
+        "params": row.params,
+        "macs": row.macs,
+        "policy": json.loads(row.policy),
+    }
+
+
+def _table(rows: "tuple[EpisodeRow, ...]") -> "Table":
+    from rich.table import Table
+
+    made = Table(title="before fine-tuning, on the search split", title_justify="left")
+    for column in ("", "top-1", "KL, nats", "predicted ms", "estimated mJ", "params"):
+        made.add_column(column, justify="right")
+    for number, row in enumerate(rows, 1):
+        made.add_row(
+            str(number),
+            f"{100 * row.top1:.2f}%",
+            f"{row.kl:.4f}",
+            f"{row.predicted_latency_ms:.4f}",
+            f"{row.estimated_energy_mj:.3g}",
+            f"{row.params:,}",
+        )
+    return made

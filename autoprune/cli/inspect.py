@@ -1,0 +1,124 @@
+"""`autoprune inspect MODEL`: the command alone; what it needs is imported when it runs."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from autoprune import progress
+from autoprune.errors import InputError
+
+if TYPE_CHECKING:
+    pass
+
+DEFAULT_SHAPE = (3, 32, 32)
+DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
+IMAGENET_SHAPE = (3, 224, 224)
+IMAGENET_SOURCES = ("torchvision", "timm")
+PIPE_COLUMNS = 160  # wide enough for the tables when nobody's window limits them
+
+
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Built in (`resnet20`), `torchvision:NAME`, `timm:NAME`, `file.py:factory` or `package:factory`.",
+            metavar="MODEL",
+        ),
+    ],
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Its weights: safetensors, a torch file, or a shipped name.", metavar="FILE")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            help="C,H,W. Default: 1,28,28 for `resnet20`, 3,224,224 for torchvision and timm, else 3,32,32.",
+            metavar="C,H,W",
+        ),
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Default: 10, or what your factory's model gives.", min=2)] = None,
+    width: Annotated[float, typer.Option(help="Width multiplier of a built-in model, or of your factory.")] = 1.0,
+    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images in a call.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.", metavar="FILE")] = None,
+    no_latency: Annotated[
+        bool, typer.Option("--no-latency", help="Measure no latency: groups, counts and floors in seconds.")
+    ] = False,
+    staircase: Annotated[
+        str | None, typer.Option(help="Time by width of the group that this layer belongs to.", metavar="LAYER")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="The staircase as a picture: .png or .svg.", metavar="FILE")] = None,
+    validate_latency: Annotated[
+        int | None, typer.Option(help="So many random policies, predicted and then measured.", min=2, metavar="N")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Latency table to use. Default: in the cache folder.", metavar="FILE")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+) -> None:
+    """What can be pruned in a model, what it costs, how small it can get, and how long a search will take."""
+    shape = _input_shape(input_shape, model)
+    if not 0 < width <= 8:
+        raise InputError(f"--width {width:g}: must be above 0 and at most 8")
+    if width != 1 and model.partition(":")[0] in IMAGENET_SOURCES:
+        raise InputError(f"--width {width:g}: {model} has no width multiplier; leave it out")
+    for option, given in (("--staircase", staircase), ("--validate-latency", validate_latency), ("--table", table)):
+        if no_latency and given is not None:
+            raise InputError(f"{option}: needs latency; leave out --no-latency")
+    if plot is not None and staircase is None:
+        raise InputError(f"--plot {plot}: of what? Name a layer with --staircase LAYER")
+    for option, file in (("--html", html), ("--plot", plot), ("--table", table)):
+        if file is not None and file.is_dir():
+            raise InputError(f"{option} {file}: is a folder; name a file")
+
+    import torch
+
+    from autoprune.config import MeasureConfig, SearchConfig
+    from autoprune.inspection.as_json import as_json as json_of
+    from autoprune.inspection.charts import check_plot_path, write_staircase
+    from autoprune.inspection.facts import InspectedModel
+    from autoprune.inspection.inspect_model import inspect_model, load_model
+    from autoprune.inspection.report import print_inspection, write_inspection_page
+
+    if plot is not None:
+        check_plot_path(plot, field="--plot")
+    progress.show(not quiet)
+    torch.set_flush_denormal(True)
+    loaded, class_count = load_model(model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint)
+    facts = inspect_model(
+        loaded,
+        InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),
+        search=SearchConfig(),
+        measure=MeasureConfig(threads=threads, batch_size=batch),
+        with_latency=not no_latency,
+        table_path=table,
+        staircase_of=staircase,
+        validations=validate_latency or 0,
+    )
+    if html is not None:
+        write_inspection_page(facts, html)
+    if plot is not None:
+        assert facts.staircase is not None
+        write_staircase(facts.staircase, plot)
+    if as_json:
+        typer.echo(json.dumps(json_of(facts), indent=2, allow_nan=False))
+        return
+    print_inspection(facts, progress.stdout_console(columns=PIPE_COLUMNS))
+    for file in (html, plot):
+        if file is not None:
+            typer.echo(file)
+
+
+def _input_shape(text: str | None, model: str) -> tuple[int, int, int]:
+    source, separator, _ = model.partition(":")
+    if text is None:
+        if separator and source in IMAGENET_SOURCES:
+            return IMAGENET_SHAPE
+        return DEFAULT_SHAPES.get(model, DEFAULT_SHAPE)
+    parts = text.replace("x", ",").split(",")
+    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"--input-shape {text}: must be channels, height and width, such as 3,32,32")
+    channels, height, wide = map(int, parts)
+    return channels, height, wide

@@ -1,0 +1,268 @@
+"""The command line. Exit codes: 0 done, 1 failed midway, 2 bad input."""
+
+import errno
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from autoprune import __version__, progress
+from autoprune.cli.bench import EPILOG as BENCH_EPILOG
+from autoprune.cli.bench import bench
+from autoprune.cli.compare import EPILOG as COMPARE_EPILOG
+from autoprune.cli.compare import compare
+from autoprune.cli.evaluate import EPILOG as EVALUATE_EPILOG
+from autoprune.cli.evaluate import evaluate
+from autoprune.cli.front import EPILOG as FRONT_EPILOG
+from autoprune.cli.front import front
+from autoprune.cli.inspect import inspect
+from autoprune.errors import AutopruneError, InputError
+
+if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
+    from autoprune.config import RunConfig
+    from autoprune.results.run import RunResult
+
+INTERRUPTED = 130  # what Typer ends with on Ctrl-C
+
+app = typer.Typer(
+    name="autoprune",
+    help="Learns where to prune a trained network: smaller and faster, measured, at no loss of accuracy.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+ConfigArgument = Annotated[str, typer.Argument(help="YAML file, or a shipped name such as `demo`.", metavar="CONFIG")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--override", "-o", help="Change one key, e.g. `-o search.max_evaluations=40`.", metavar="KEY=VALUE"),
+]
+RunDirOption = Annotated[Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG`.", metavar="DIR")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run was; repeats no evaluated trial.")]
+Seed = Annotated[int | None, typer.Option(help="Overrides the configuration's seed.", min=0)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
+
+
+def main() -> None:
+    """The entry point: every error that a user can mend becomes one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except AutopruneError as error:
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            _fail(f"{error.filename or 'a file'}: the disk is full; free some space and go on with --resume", 1)
+        if error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}", 1)
+        raise
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            _fail("stopped; go on with --resume", INTERRUPTED)
+        raise
+
+
+@app.command(
+    epilog="Example: `autoprune run demo --run-dir runs/demo`, then open `runs/demo/report.html`",
+)
+def run(
+    config: ConfigArgument,
+    override: Overrides = None,
+    run_dir: RunDirOption = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
+    settings = _settings(config, override, seed)
+    if settings.problem == "toy":
+        raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
+    from autoprune import pipeline
+
+    _prepare_process(quiet)
+    folder = run_dir or _default_run_dir(config)
+    _summarise(pipeline.run(settings, folder, resume=resume), folder)
+    if settings.adaptive.enabled:
+        _summarise_adaptive(folder)
+
+
+@app.command(
+    epilog="Example: `autoprune adapt fashion_mnist_adaptive --run-dir runs/adaptive`, then open "
+    "`runs/adaptive/adaptive.html`",
+)
+def adapt(
+    config: ConfigArgument,
+    override: Overrides = None,
+    run_dir: RunDirOption = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """An input-adaptive model: easy inputs run a smaller level than hard ones, for real, in one ONNX file."""
+    settings = _settings(config, override, seed)
+    if settings.problem == "toy":
+        raise InputError("problem: toy has no model to adapt")
+    from autoprune import adapt as stage
+
+    _prepare_process(quiet)
+    folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
+    stage.adapt(settings, folder, resume=resume)
+    _summarise_adaptive(folder)
+
+
+@app.command(
+    epilog="Example: `autoprune search toy --agent ppo`, or `autoprune search demo --agent td3 --run-dir runs/td3`",
+)
+def search(
+    config: ConfigArgument,
+    agent: Annotated[
+        str | None,
+        typer.Option(
+            help="ddpg, td3, sac, tqc, crossq, ppo, evolution, tpe, nsga2, sensitivity, knapsack, global_magnitude, "
+            "random or uniform."
+        ),
+    ] = None,
+    override: Overrides = None,
+    run_dir: RunDirOption = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
+    chosen = [*(override or []), *([f"search.agent={agent}"] if agent is not None else [])]
+    settings = _settings(config, chosen, seed)
+    from autoprune import commands
+
+    _prepare_process(quiet)
+    folder = run_dir or _default_run_dir(f"{Path(config).stem}-{settings.search.agent}-seed{settings.seed}")
+    outcome = commands.search(settings, folder, resume=resume)
+    kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
+    progress.console.print(f"best reward {outcome.reward:.6g} with {kept}")
+    typer.echo(folder / "policy.json")
+
+
+@app.command(
+    epilog="Example: `autoprune apply demo --agent runs/demo/agent --model resnet56 --checkpoint my.safetensors`",
+)
+def apply(
+    config: ConfigArgument,
+    agent: Annotated[Path | None, typer.Option(help="Folder of a trained agent.", metavar="DIR")] = None,
+    policy: Annotated[Path | None, typer.Option(help="A stored `policy.json`.", metavar="FILE")] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the configuration's.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Its weights (safetensors or a torch file).")] = None,
+    override: Overrides = None,
+    run_dir: RunDirOption = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Apply a trained agent, or a stored policy, to a (new) model: no search, the rest of the job as in `run`."""
+    chosen = list(override or [])
+    chosen += [f"model.name={model}"] if model is not None else []
+    chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
+    settings = _settings(config, chosen, seed)
+    from autoprune import commands, pipeline
+
+    decide = commands.applied_decision(settings, agent=agent, policy=policy)
+    _prepare_process(quiet)
+    folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
+    _summarise(pipeline.run(settings, folder, resume=resume, decide=decide), folder)
+
+
+@app.command(
+    epilog="Example: `autoprune train fashion_mnist_baseline --out resnet20.safetensors`",
+)
+def train(
+    config: ConfigArgument,
+    out: Annotated[Path, typer.Option(help="Where the weights go (safetensors).", metavar="FILE")],
+    override: Overrides = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a baseline model and write its weights."""
+    settings = _settings(config, override, seed)
+    from autoprune import commands
+
+    _prepare_process(quiet)
+    trained = commands.train(settings, out, resume=resume)
+    progress.console.print(
+        f"search accuracy {trained.search_accuracy:.4f}, test accuracy {trained.test_accuracy:.4f}, "
+        f"{trained.epochs} epochs"
+    )
+    typer.echo(out)
+
+
+@app.command(epilog="Example: `autoprune report runs/demo`")
+def report(run_dir: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_DIR")]) -> None:
+    """Write the HTML report of a finished run again, and that of its input-adaptive model."""
+    from autoprune.reports.adaptive import write_adaptive_report
+    from autoprune.reports.run import write_report
+    from autoprune.run_dir import RunDir
+
+    folder = RunDir(run_dir)
+    if folder.finished or not folder.adaptive.is_file():
+        typer.echo(write_report(run_dir))
+    if folder.adaptive.is_file():
+        typer.echo(write_adaptive_report(folder))
+
+
+app.command(epilog="Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`")(inspect)
+app.command(epilog=BENCH_EPILOG)(bench)
+app.command(epilog=EVALUATE_EPILOG)(evaluate)
+app.command(epilog=COMPARE_EPILOG)(compare)
+app.command(epilog=FRONT_EPILOG)(front)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def _settings(config: str, overrides: list[str] | None, seed: int | None) -> "RunConfig":
+    from autoprune.config import find_config, load_config
+
+    return load_config(find_config(config), [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+
+
+def _default_run_dir(config: str) -> Path:
+    return Path("runs") / Path(config).stem
+
+
+def _prepare_process(quiet: bool) -> None:
+    import torch
+
+    progress.show(not quiet)
+    torch.set_flush_denormal(True)  # subnormal weights would slow training and scoring
+    warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
+
+
+def _summarise(result: "RunResult", folder: Path) -> None:
+    from autoprune.reports.run import summary_table, unmet_drop
+
+    progress.console.print(summary_table(result.as_json()))
+    if (unmet := unmet_drop(result)) is not None:
+        progress.console.print(f"[yellow]{unmet}; see the report[/yellow]")
+    elif not result.checks.target_met:
+        progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
+    typer.echo(folder / "report.html")
+
+
+def _summarise_adaptive(folder: Path) -> None:
+    from autoprune.reports.adaptive import adaptive_table, read_adaptive
+    from autoprune.run_dir import RunDir
+
+    progress.console.print(adaptive_table(read_adaptive(RunDir(folder))))
+    typer.echo(folder / "adaptive.html")
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    line = " ".join(message.split())  # other libraries' messages may have many lines
+    progress.console.print(f"error: {line}", style="red", markup=False, soft_wrap=True)
+    sys.exit(exit_code)

@@ -1,0 +1,332 @@
+"""What can be pruned in a model, what couples it, what it costs, and how small it can get: facts, assembled purely.
+
+Nothing here measures. Latencies come in as numbers (milliseconds by layer, whole models by policy), so that the same
+facts can be worked out by hand; `inspect_model` measures and calls this.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from autoprune.config import Metric, SearchConfig
+from autoprune.errors import InputError
+from autoprune.policy import PruningPolicy
+from autoprune.prediction.energy import estimated_energy_mj, work_of
+from autoprune.prediction.latency_validation import LatencyValidation
+from autoprune.pruning.cost import CutShapes, LayerShape
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import PrunableGroup, SkippedGroup
+
+MOST_WIDTHS = 64  # of a staircase; a wider group shows every k-th
+MOST_NAMES = 8  # in an error message
+UNITS: dict[Metric, str] = {"latency": "ms", "macs": "count", "params": "count", "energy": "mj"}
+
+Role = Literal["makes", "depthwise", "normalises", "reads"]
+Source = Literal["predicted", "counted", "estimated"]
+
+
+@dataclass(frozen=True)
+class InspectedModel:
+    """What was asked for. `joins` is what the model does with tensors element by element: "adds", ..."""
+
+    name: str
+    checkpoint: str | None
+    width: float
+    input_shape: tuple[int, int, int]
+    classes: int
+    threads: int
+    batch_size: int
+    joins: str = "adds"
+
+
+@dataclass(frozen=True)
+class LatencyFacts:
+    """Of the original: each layer inside the whole graph, and the whole; of the smallest policy: the whole."""
+
+    layers_ms: Mapping[str, float]
+    original_ms: float
+    smallest_ms: float
+    device: str
+    runtime: str
+
+
+@dataclass(frozen=True)
+class CoupledLayer:
+    """One side of a layer that loses the group's channels; `channels` of its own are lost in all."""
+
+    layer: str
+    side: Literal["out", "in"]
+    role: Role
+    channels: int
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A prunable group. MACs, params and latency are of the layers whose outputs it makes; shares are 0..1.
+
+    `latency_share` is of the time of all layers, the others are of the whole model.
+    """
+
+    name: str
+    channels: int
+    coupling: str  # in words
+    members: tuple[CoupledLayer, ...]
+    macs: int
+    macs_share: float
+    params: int
+    params_share: float
+    predicted_latency_ms: float | None
+    latency_share: float | None
+    ladder: tuple[int, ...]  # ascending
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """A convolution or linear layer of the original; `group` makes its outputs (None: they cannot be pruned)."""
+
+    name: str
+    kind: str
+    shape: LayerShape
+    group: str | None
+    macs: int
+    macs_share: float
+    params: int
+    params_share: float
+    predicted_latency_ms: float | None
+    latency_share: float | None
+
+
+@dataclass(frozen=True)
+class TargetRange:
+    """`ceiling` is the original's cost, `floor` that of the smallest policy; no target below the floor can be met."""
+
+    metric: Metric
+    unit: str
+    source: Source
+    ceiling: float
+    floor: float
+
+    @property
+    def smallest_max_ratio(self) -> float:
+        return self.floor / self.ceiling
+
+
+@dataclass(frozen=True)
+class SearchTime:
+    """How long a search with the default settings will take, from evaluations that were timed here.
+
+    An evaluation cuts, recalibrates and scores. The set-up scores each group alone once. `table_s` is what the latency
+    table took just now: next to nothing when it was there already. The agent's own learning is not counted.
+    """
+
+    evaluation_s: float  # one evaluation, with all its images
+    evaluations_timed: int
+    images_timed: int  # in each; fewer than `images` when those would take long, and then scaled up
+    images: int
+    max_evaluations: int
+    setup_evaluations: int
+    table_s: float | None  # None: latency was left out
+
+    @property
+    def estimated_search_s(self) -> float:
+        return self.evaluation_s * (self.max_evaluations + self.setup_evaluations) + (self.table_s or 0.0)
+
+
+@dataclass(frozen=True)
+class Staircase:
+    """Time of the layers that a group touches at each width, the other groups at full width."""
+
+    layer: str  # what was asked for
+    group: str
+    channels: int
+    points: tuple[tuple[int, float], ...]  # (width, ms), ascending
+    rungs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All facts about a model; latencies are None when they were left out."""
+
+    model: InspectedModel
+    search: SearchConfig
+    macs: int
+    params: int
+    estimated_energy_mj: float
+    predicted_latency_ms: float | None
+    device: str | None  # None: latency was left out
+    runtime: str | None
+    groups: tuple[GroupFacts, ...]
+    skipped: tuple[SkippedGroup, ...]
+    layers: tuple[LayerFacts, ...]
+    targets: tuple[TargetRange, ...]
+    search_time: SearchTime | None = None
+    staircase: Staircase | None = None
+    validation: LatencyValidation | None = None
+
+    @property
+    def rest_latency_ms(self) -> float | None:
+        """What is not in the layers (pooling, calls), as fitted to whole models: a correction, of either sign."""
+        if self.predicted_latency_ms is None:
+            return None
+        return self.predicted_latency_ms - sum(layer.predicted_latency_ms or 0.0 for layer in self.layers)
+
+
+def assemble(
+    model: InspectedModel,
+    elastic: ElasticModel,
+    skipped: Sequence[SkippedGroup],
+    shapes: CutShapes,
+    ladders: Mapping[str, tuple[int, ...]],
+    *,
+    search: SearchConfig,
+    latency: LatencyFacts | None,
+) -> Inspection:
+    """The facts of `elastic` whose groups may have the widths of `ladders`; nothing is run or measured."""
+    full = elastic.full_policy
+    smallest = smallest_policy(ladders)
+    original, least = shapes.cost(full), shapes.cost(smallest)
+    owners = {member.module: group.name for group in elastic.groups for member in group.members if member.axis == "out"}
+    layers = tuple(
+        LayerFacts(
+            name,
+            shape.kind,
+            shape,
+            owners.get(name),
+            shape.macs,
+            shape.macs / original.macs,
+            shape.params,
+            shape.params / original.params,
+            *_latency_of([name], latency),
+        )
+        for name, shape in shapes.original.items()
+    )
+    energies_mj = [estimated_energy_mj(work_of(shapes.layers(policy).values())) for policy in (full, smallest)]
+    targets = [
+        TargetRange("macs", UNITS["macs"], "counted", original.macs, least.macs),
+        TargetRange("params", UNITS["params"], "counted", original.params, least.params),
+        TargetRange("energy", UNITS["energy"], "estimated", *energies_mj),
+    ]
+    if latency is not None:
+        targets.insert(
+            0, TargetRange("latency", UNITS["latency"], "predicted", latency.original_ms, latency.smallest_ms)
+        )
+    return Inspection(
+        model=model,
+        search=search,
+        macs=original.macs,
+        params=original.params,
+        estimated_energy_mj=energies_mj[0],
+        predicted_latency_ms=None if latency is None else latency.original_ms,
+        device=None if latency is None else latency.device,
+        runtime=None if latency is None else latency.runtime,
+        groups=tuple(
+            _group_facts(group, elastic, shapes, ladders[group.name], latency, joins=model.joins)
+            for group in elastic.groups
+        ),
+        skipped=tuple(skipped),
+        layers=layers,
+        targets=tuple(targets),
+    )
+
+
+def smallest_policy(ladders: Mapping[str, tuple[int, ...]]) -> PruningPolicy:
+    return PruningPolicy.of({name: min(widths) for name, widths in ladders.items()})
+
+
+def coupling_words(members: Sequence[CoupledLayer], *, joins: str) -> str:
+    """What couples the layers of a group: "adds: conv1, layer1.0.conv2; read by: layer1.0.conv1"."""
+
+    def names(role: Role) -> str:
+        return ", ".join(dict.fromkeys(member.layer for member in members if member.role == role))
+
+    makers = [member for member in members if member.role == "makes"]
+    parts = [f"{joins if len(makers) > 1 else 'made by'}: {names('makes')}"]
+    labels: dict[Role, str] = {"depthwise": "filtered by", "normalises": "normalised by", "reads": "read by"}
+    parts += [f"{label}: {names(role)}" for role, label in labels.items() if names(role)]
+    return "; ".join(parts)
+
+
+def group_of_layer(
+    layer: str, model: nn.Module, groups: Sequence[PrunableGroup], skipped: Sequence[SkippedGroup]
+) -> PrunableGroup:
+    """The group that makes, filters or normalises the outputs of `layer`; `InputError` says why there is none."""
+    owning = [group for group in groups if any(member == (layer, "out") for member in _sides(group))]
+    if owning:
+        return owning[0]
+    reasons = [group.reason for group in skipped if group.name == layer]
+    if reasons:
+        raise InputError(f"--staircase {layer}: its channels cannot be pruned ({reasons[0]})")
+    if layer in dict(model.named_modules()):
+        raise InputError(f"--staircase {layer}: no prunable group makes its outputs; name one of {_some(groups)}")
+    raise InputError(f"--staircase {layer}: the model has no such layer; its groups are {_some(groups)}")
+
+
+def staircase_widths(channels: int, rungs: Sequence[int]) -> tuple[int, ...]:
+    """Every width of a group, or every k-th down from all channels when there are many, and its rungs; ascending."""
+    step = -(-channels // MOST_WIDTHS)
+    return tuple(sorted({*range(channels, 0, -step), *rungs}))
+
+
+def _sides(group: PrunableGroup) -> set[tuple[str, str]]:
+    return {(member.module, member.axis) for member in group.members}
+
+
+def _some(groups: Sequence[PrunableGroup]) -> str:
+    names = [group.name for group in groups]
+    return ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
+
+
+def _group_facts(
+    group: PrunableGroup,
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    ladder: tuple[int, ...],
+    latency: LatencyFacts | None,
+    *,
+    joins: str,
+) -> GroupFacts:
+    full = shapes.cost(elastic.full_policy)
+    owned = [member for member in group.members if member.axis == "out"]
+    layers = list(dict.fromkeys(member.module for member in owned if member.module in shapes.original))
+    macs = sum(shapes.original[name].macs for name in layers)
+    params = sum(shapes.original[name].params for name in layers)
+    for member in owned:
+        if member.module not in shapes.original:  # a BatchNorm: a scale and a shift for each of the group's channels
+            parameters = elastic.original.get_submodule(member.module).parameters(recurse=False)
+            params += len(member.local) * sum(1 for _ in parameters)
+    roles = [_role(member.module, member.axis, shapes.original) for member in group.members]
+    members = tuple(
+        CoupledLayer(member.module, member.axis, role, len(set(member.local)))
+        for member, role in zip(group.members, roles, strict=True)
+        if member.axis == "out" or role == "reads"  # a depthwise layer's two sides are one
+    )
+    return GroupFacts(
+        group.name,
+        group.channels,
+        coupling_words(members, joins=joins),
+        members,
+        macs,
+        macs / full.macs,
+        params,
+        params / full.params,
+        *_latency_of(layers, latency),
+        ladder,
+    )
+
+
+def _role(layer: str, side: str, shapes: Mapping[str, LayerShape]) -> Role:
+    if layer not in shapes:
+        return "normalises"
+    if shapes[layer].kind == "depthwise":
+        return "depthwise"
+    return "makes" if side == "out" else "reads"
+
+
+def _latency_of(layers: Sequence[str], latency: LatencyFacts | None) -> tuple[float | None, float | None]:
+    """Milliseconds of some layers, and their share of all layers."""
+    if latency is None:
+        return None, None
+    total_ms = sum(latency.layers_ms[name] for name in layers)
+    return total_ms, total_ms / sum(latency.layers_ms.values())

@@ -1,0 +1,58 @@
+"""The constants of the energy estimate, fitted to this machine's sensor by measuring a few whole models."""
+
+import json
+from dataclasses import asdict
+
+from autoprune.config import RunConfig
+from autoprune.data import DataInfo
+from autoprune.measure.energy_measurement import compare_energy
+from autoprune.measure.energy_sensors import Sensor
+from autoprune.prediction.energy import HOROWITZ, EnergyConstants, fit_constants, work_of
+from autoprune.prediction.whole_models import Ladders, black_images_call, exported_cuts, whole_models
+from autoprune.progress import say
+from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.search.trials import TrialStore
+
+FACT = "energy"
+MODELS = 6  # the original, the smallest and some random cuts: for three constants
+SECONDS_A_MODEL, IDLE_SECONDS = 1.0, 3.0
+
+
+def energy_constants(
+    config: RunConfig,
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    info: DataInfo,
+    ladders: Ladders,
+    *,
+    sensor: Sensor | None,
+    store: TrialStore | None = None,
+) -> EnergyConstants:
+    """Published constants, or, where a run works with energy and a `sensor` counts it, constants fitted to that.
+
+    What was fitted is kept in `store`, so that a resumed run estimates as before. Raises `RunError` if the sensor
+    stops counting.
+    """
+    if sensor is None or not config.uses_energy:
+        return HOROWITZ
+    saved = store.fact(FACT) if store is not None else None
+    if saved is not None:
+        return EnergyConstants(**json.loads(saved))
+    policies = whole_models(elastic, shapes, ladders)[:MODELS]
+    with exported_cuts(elastic, policies, info) as files:
+        calls = [black_images_call(file, info, config.measure) for file in files]
+    readings = compare_energy(calls, sensor, seconds=SECONDS_A_MODEL, idle_seconds=IDLE_SECONDS)
+    resolved = [
+        (work_of(shapes.layers(policy).values()), reading.net_mj / config.measure.batch_size)
+        for policy, reading in zip(policies, readings, strict=True)
+        if reading.net_resolved
+    ]
+    if len(resolved) < len(policies) / 2:
+        say(f"{sensor.name} hardly tells the models from idling: energies are estimated by published constants")
+        return HOROWITZ
+    works, measured_mj = zip(*resolved, strict=True)
+    constants = fit_constants(works, measured_mj)
+    if store is not None:
+        store.set_fact(FACT, json.dumps(asdict(constants)))
+    return constants

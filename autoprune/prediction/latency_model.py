@@ -1,0 +1,243 @@
+"""Builds a model's latency predictor and the ladders of its groups by measuring; what is known is looked up."""
+
+import hashlib
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from autoprune.config import MeasureConfig, SearchConfig
+from autoprune.data import DataInfo
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.device import this_device
+from autoprune.policy import PruningPolicy
+from autoprune.prediction.graph_context import epilogues
+from autoprune.prediction.latency_table import (
+    LatencyFit,
+    LatencyPredictor,
+    LatencyTable,
+    fit_latency,
+    in_all_conditions,
+)
+from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.staircase import (
+    alignment,
+    candidate_widths,
+    least_width,
+    scanned_widths,
+    settled_steps,
+    staircase,
+    thinned,
+)
+from autoprune.prediction.table_store import TableStore, default_table_path
+from autoprune.prediction.whole_models import Ladders, measure_cuts, whole_models
+from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.groups import PrunableGroup
+from autoprune.search.trials import TrialStore
+
+FACT = "latency"
+LADDERS_FACT = "ladders"
+JUDGED_AGAIN = 3
+NO_FIT = LatencyFit(0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    predictor: LatencyPredictor
+    ladders: Ladders  # widths worth trying by group, ascending
+
+
+def build_latency_model(
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    info: DataInfo,
+    *,
+    search: SearchConfig,
+    measure: MeasureConfig,
+    store: TrialStore | None = None,
+    table_path: Path | None = None,
+) -> LatencyModel:
+    """Measure layers, derive ladders, correct by whole models.
+
+    Times go to the shared table at `table_path` (default: in the cache folder), so that later models and runs find
+    them; a copy of what this run uses is kept in `store`, so that a resumed run sees the very same figures.
+    """
+    after = _epilogues(elastic, shapes, info)
+    device = this_device(threads=measure.threads, batch_size=measure.batch_size)
+    saved = store.fact(FACT) if store is not None else None
+    if saved is not None:
+        facts = json.loads(saved)
+        entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
+        predictor = LatencyPredictor(shapes, after, LatencyTable(device, entries=entries), LatencyFit.of(facts["fit"]))
+        return LatencyModel(predictor, {name: tuple(widths) for name, widths in facts["ladders"].items()})
+    shared = TableStore(table_path or default_table_path(), device.key)
+    table = LatencyTable(device, store=shared)
+    unfitted = LatencyPredictor(shapes, after, table, NO_FIT)
+    ladders = find_ladders(elastic, unfitted, search)
+    table.ensure(_all_pairs(unfitted, ladders))
+    model_key = _model_key(unfitted, ladders)
+    known = shared.fit(model_key)
+    if known is None:
+        policies = whole_models(elastic, shapes, ladders)
+        sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
+        with shared.measuring() as recorder:
+            known = recorder.fit(model_key)  # another process may have fitted it while this one waited
+            if known is None:
+                measured_ms = measure_cuts(elastic, shapes, policies, info, measure)
+                known = json.dumps(asdict(fit_latency(sums, measured_ms)))
+                recorder.add_fit(model_key, known)
+    fit = LatencyFit.of(json.loads(known))
+    predictor = LatencyPredictor(shapes, after, table, fit)
+    if store is not None:
+        used = {layer.key: table.layer_ms(layer) for layer in _all_pairs(predictor, ladders)}
+        store.set_fact(LADDERS_FACT, json.dumps(ladders))
+        store.set_fact(FACT, json.dumps({"layers": used, "fit": asdict(fit), "ladders": ladders}))
+    return LatencyModel(predictor, ladders)
+
+
+def corrected_again(
+    elastic: ElasticModel,
+    latency: LatencyModel,
+    policies: Sequence[PruningPolicy],
+    info: DataInfo,
+    *,
+    measure: MeasureConfig,
+    table_path: Path | None = None,
+) -> tuple[LatencyModel, list[float]]:
+    """Measure `policies` among the whole models that correct predictions, and correct by the latter anew.
+
+    What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
+    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms, each
+    the mean over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
+    """
+    predictor = latency.predictor
+    fitted = whole_models(elastic, predictor.shapes, latency.ladders)
+    shared = TableStore(table_path or default_table_path(), predictor.table.device.key)
+    sums = [predictor.sums(policy) for policy in fitted]
+    with shared.measuring() as recorder:
+        measured = [*fitted, *itertools.chain(*[policies] * JUDGED_AGAIN)]
+        measured_ms = measure_cuts(elastic, predictor.shapes, measured, info, measure)
+        fit = fit_latency(sums, measured_ms[: len(fitted)])
+        recorder.add_fit(_model_key(predictor, latency.ladders), json.dumps(asdict(fit)))
+    corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit)
+    judged_ms = np.reshape(measured_ms[len(fitted) :], (JUDGED_AGAIN, len(policies))).mean(0)
+    return LatencyModel(corrected, latency.ladders), judged_ms.tolist()
+
+
+def find_ladders(
+    elastic: ElasticModel, predictor: LatencyPredictor, search: SearchConfig
+) -> dict[str, tuple[int, ...]]:
+    """Each group's ladder from measured times.
+
+    The uppermost widths of every group are measured one by one, which shows at what distance the steps lie; the
+    widths at that distance are then measured all the way down. Where a branch may go, no channel at all is one more.
+    """
+    scans = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
+    measure_widths(elastic, predictor, scans, description="latency staircases")
+    wide = [
+        group
+        for group in elastic.groups
+        if scans[group.name][0] > least_width(group.channels, min_keep=search.min_keep)
+    ]
+    steps = settled_steps(
+        {
+            group.name: alignment(
+                scans[group.name], [group_ms(elastic, predictor, group, width) for width in scans[group.name]]
+            )
+            for group in wide
+        }
+    )
+    # A group that is not wide was scanned whole.
+    candidates = scans | {
+        group.name: candidate_widths(group.channels, step=steps[group.name], min_keep=search.min_keep) for group in wide
+    }
+    measure_widths(elastic, predictor, candidates, description="latency ladders")
+    ladders = {}
+    for group in elastic.groups:
+        cost = _cost(elastic, predictor, group)
+        ladder = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
+        ladders[group.name] = with_branch_rung(ladder, group, search)
+    return ladders
+
+
+def with_branch_rung(ladder: tuple[int, ...], group: PrunableGroup, search: SearchConfig) -> tuple[int, ...]:
+    """The ladder, with a rung without channels below if the group's branch may go."""
+    return (0, *ladder) if group.branch and search.drop_branches else ladder
+
+
+def measure_widths(
+    elastic: ElasticModel, predictor: LatencyPredictor, widths: Mapping[str, Sequence[int]], *, description: str
+) -> None:
+    """Measure in one go what `group_ms` needs for these widths of these groups."""
+    predictor.table.ensure(
+        (
+            layer
+            for group in elastic.groups
+            for width in widths.get(group.name, ())
+            for layer in _touched(elastic, predictor, group, width)
+        ),
+        description=description,
+    )
+
+
+def group_ms(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int) -> float:
+    """Time of all layers that the group touches, with `width` of its channels, the other groups at full width.
+
+    At width 0, the branch that the group is in is gone, and takes none.
+    """
+    return sum(predictor.table.layer_ms(layer) for layer in _touched(elastic, predictor, group, width))
+
+
+def group_staircase(
+    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, widths: Sequence[int]
+) -> list[tuple[int, float]]:
+    """(width, ms) for each of `widths`, as `group_ms` gives it."""
+    measure_widths(elastic, predictor, {group.name: widths}, description=f"staircase of {group.name}")
+    return [(width, group_ms(elastic, predictor, group, width)) for width in widths]
+
+
+def _cost(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup) -> Callable[[int], float]:
+    return lambda width: group_ms(elastic, predictor, group, width)
+
+
+def _touched(
+    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int
+) -> list[LayerInGraph]:
+    channels = {**elastic.full_policy.as_dict(), group.name: width}
+    gone = predictor.shapes.gone_layers(channels)
+    members = {member.module for member in group.members}
+    return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members - gone]
+
+
+def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
+    """Every layer at every pair of rungs of its two sides, so that no lookup has to wait later."""
+    layers: list[LayerInGraph] = []
+    for name, owners in predictor.shapes.owners.items():
+        if len(owners) <= 2:  # more (a concatenation) would be too many combinations: measured when asked for
+            for widths in itertools.product(*(ladders[group] for group in owners)):
+                layer = predictor.in_graph(name, dict(zip(owners, widths, strict=True)))
+                layers += () if layer.shape.is_empty else in_all_conditions(layer)
+    return list(dict.fromkeys(layers))
+
+
+def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        file = Path(folder) / "original.onnx"
+        export_onnx(elastic.original, file, info)
+        return epilogues(onnx.load(str(file)), shapes.original)
+
+
+def _model_key(predictor: LatencyPredictor, ladders: Ladders) -> str:
+    """Architecture and ladders, not weights: latency does not depend on those."""
+    layers = {name: predictor.in_graph(name, dict(_full(ladders))).key for name in predictor.shapes.original}
+    return hashlib.sha256(json.dumps([layers, ladders], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _full(ladders: Ladders) -> dict[str, int]:
+    return {name: widths[-1] for name, widths in ladders.items()}

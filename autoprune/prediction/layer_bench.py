@@ -1,0 +1,239 @@
+"""The time of a layer inside an optimised graph, measured without the model that it belongs to.
+
+Alone, a convolution pays for conversions between layouts that its neighbours in a whole graph would share, and does
+not get its activation or residual fused into it: sums of such times are off by half. Here a layer runs in a small
+*carrier*: a 1x1 convolution makes its input in the runtime's own layout, the layer follows with its epilogue (what
+comes after it up to the next layer: `Relu`, `Clip`, `Add`), and one pixel is read off at the end. The time of the
+carrier without the layer is taken away.
+
+A layer is timed over and over, so its weights stay in a cache. Those of a large model do not: a layer with many weights
+is therefore timed *cold* too, right after something else has filled the caches.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from autoprune.measure.device import last_level_cache_bytes
+from autoprune.measure.latency import make_session
+from autoprune.measure.timing import Call, time_cold, time_until_quiet
+from autoprune.pruning.cost import LayerShape
+
+METHOD = 5  # part of what is stored: times of another method are not mixed with these
+OPSET, IR_VERSION = 17, 9
+EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
+CLIP_RANGE = (0.0, 6.0)
+SECONDS_A_LAYER = 0.25  # at most, on a machine that is never quiet
+BYTES_PER_WEIGHT = 4
+SLOW_FROM_BYTES = 1_000_000  # so many weights come back into the cache only after some calls
+COLD_FROM_BYTES = 200_000  # a layer with fewer weights hardly notices where they lie
+
+
+@dataclass(frozen=True)
+class LayerInGraph:
+    """A layer of some shape with what the graph does right after it; `cold`: with its weights in memory, not cached."""
+
+    shape: LayerShape
+    epilogue: tuple[str, ...] = ()
+    cold: bool = False
+
+    @property
+    def key(self) -> str:
+        return json.dumps({**asdict(self.shape), "epilogue": self.epilogue, "cold": self.cold})
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.shape.params * BYTES_PER_WEIGHT
+
+    @classmethod
+    def from_key(cls, key: str) -> "LayerInGraph":
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(key).items()
+        }
+        epilogue, cold = fields.pop("epilogue"), fields.pop("cold")
+        return cls(LayerShape(**fields), epilogue, cold)
+
+
+@dataclass(frozen=True)
+class _Carrier:
+    """Everything around a layer: its input's channels and size, and a second such input if a residual is added."""
+
+    kind: str
+    channels: int
+    size: tuple[int, int]
+
+    @property
+    def rows(self) -> int:
+        """Of one image: a linear layer may be shared by many positions."""
+        return math.prod(self.size) if self.kind == "linear" else 1
+
+
+EMPTY = _Carrier("conv", 1, (1, 1))
+
+
+def measure_layers(
+    layers: Sequence[LayerInGraph],
+    *,
+    threads: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[LayerInGraph, float]:
+    """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
+    measured: dict[LayerInGraph, float] = {}
+    for cold in (False, True):
+        alike = [layer for layer in layers if layer.cold is cold]
+        if alike:
+            done = len(measured)
+            shifted = None if on_progress is None else lambda count, done=done: on_progress(done + count)
+            measured |= _measure_alike(alike, cold=cold, threads=threads, batch_size=batch_size, on_progress=shifted)
+    return measured
+
+
+def _measure_alike(
+    layers: Sequence[LayerInGraph],
+    *,
+    cold: bool,
+    threads: int,
+    batch_size: int,
+    on_progress: Callable[[int], None] | None,
+) -> dict[LayerInGraph, float]:
+    """Layers that are all `cold`, or none."""
+    # The smallest one stands for the call itself, the same whatever else is measured.
+    carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
+    calls = [
+        _call(_layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows) for layer in layers
+    ] + [_call(_carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers]
+    if cold:
+        times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
+        if on_progress is not None:
+            on_progress(len(layers))
+    else:
+        slow_to_warm = [layer.weight_bytes >= SLOW_FROM_BYTES for layer in layers] + [False] * len(carriers)
+        times = time_until_quiet(
+            calls,
+            limit_s=SECONDS_A_LAYER * len(calls) + 1.0,
+            slow_to_warm=slow_to_warm,
+            on_progress=on_progress,
+        )
+        times_ms = [time.quiet_ms for time in times]
+    carrier_ms = dict(zip(carriers, times_ms[len(layers) :], strict=True))
+    empty_ms = carrier_ms[EMPTY]
+    measured = {}
+    for layer, layer_ms in zip(layers, times_ms, strict=False):
+        around, *residual = _carriers(layer)
+        # The call itself is in both carriers' times but happens once.
+        around_ms = carrier_ms[around] + sum(carrier_ms[other] - empty_ms for other in residual)
+        measured[layer] = max(0.0, layer_ms - around_ms)
+    return measured
+
+
+def _carriers(layer: LayerInGraph) -> list[_Carrier]:
+    shape = layer.shape
+    if shape.kind == "linear":
+        return [_Carrier("linear", shape.in_channels, shape.in_size)]
+    carriers = [_Carrier("conv", shape.in_channels, shape.in_size)]
+    if "Add" in layer.epilogue:
+        carriers.append(_Carrier("conv", shape.out_channels, shape.out_size))
+    return carriers
+
+
+class _Graph:
+    """An ONNX graph under construction; weights are small random numbers."""
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.inputs: list[Any] = []
+        self.initializers: list[TensorProto] = []
+        self._random = np.random.default_rng(0)
+
+    def input(self, name: str, size: Sequence[int | str]) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
+        return name
+
+    def weight(self, name: str, size: Sequence[int]) -> str:
+        values = self._random.standard_normal(size, dtype=np.float32) * np.float32(0.1)
+        self.initializers.append(numpy_helper.from_array(values, name))
+        return name
+
+    def constant(self, name: str, value: float) -> str:
+        self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Any] | None = None) -> str:
+        self.nodes.append(helper.make_node(op, inputs, [output], **(attributes or {})))
+        return output
+
+    def made_input(self, name: str, carrier: _Carrier) -> str:
+        """An activation as a layer before would leave it."""
+        if carrier.kind == "linear":
+            raw = self.input(name, ["batch", carrier.channels])
+            return self.node("Relu", [raw], f"{name}_made")
+        raw = self.input(name, ["batch", 1, *carrier.size])
+        weight = self.weight(f"{name}_w", (carrier.channels, 1, 1, 1))
+        bias = self.weight(f"{name}_b", (carrier.channels,))
+        return self.node("Relu", [self.node("Conv", [raw, weight, bias], f"{name}_conv")], f"{name}_made")
+
+    def content(self, output: str) -> bytes:
+        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+        graph = helper.make_graph(self.nodes, "layer", self.inputs, outputs, self.initializers)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+        content: bytes = model.SerializeToString()
+        return content
+
+    def one_pixel(self, x: str, size: tuple[int, int]) -> str:
+        """Read off one pixel: the cheapest consumer that takes the runtime's own layout."""
+        return self.node("MaxPool", [x], "z", {"kernel_shape": [1, 1], "strides": list(size)})
+
+
+def _carrier_model(carrier: _Carrier) -> bytes:
+    graph = _Graph()
+    made = graph.made_input("x", carrier)
+    return graph.content(made if carrier.kind == "linear" else graph.one_pixel(made, carrier.size))
+
+
+def _layer_model(layer: LayerInGraph) -> bytes:
+    graph, shape = _Graph(), layer.shape
+    around, *residual = _carriers(layer)
+    added = graph.made_input("r", residual[0]) if residual else ""
+    made = graph.made_input("x", around)
+    bias = graph.weight("b", (shape.out_channels,))
+    if shape.kind == "linear":
+        weight = graph.weight("w", (shape.out_channels, shape.in_channels))
+        out = graph.node("Gemm", [made, weight, bias], "y", {"transB": 1})
+    else:
+        weight = graph.weight("w", (shape.out_channels, shape.in_channels // shape.groups, *shape.kernel))
+        out = graph.node(
+            "Conv",
+            [made, weight, bias],
+            "y",
+            {
+                "kernel_shape": shape.kernel,
+                "strides": shape.stride,
+                "pads": (*shape.padding, *shape.padding),
+                "dilations": shape.dilation,
+                "group": shape.groups,
+            },
+        )
+    for index, op in enumerate(layer.epilogue):
+        beside: list[str] = []
+        if op == "Add":
+            beside = [added]
+        elif op == "Clip":
+            beside = [graph.constant(f"bound{index}{side}", bound) for side, bound in enumerate(CLIP_RANGE)]
+        out = graph.node(op, [out, *beside], f"e{index}")
+    return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
+
+
+def _call(model: bytes, *, threads: int, rows: int) -> Call:
+    session = make_session(model, threads=threads)
+    generator = np.random.default_rng(0)
+    feed = {}
+    for tensor in session.get_inputs():
+        size = [rows if isinstance(side, str) else side for side in tensor.shape]
+        feed[tensor.name] = generator.standard_normal(size, dtype=np.float32)
+    return lambda: session.run(None, feed)

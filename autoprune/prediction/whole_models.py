@@ -1,0 +1,107 @@
+"""Whole models: random cuts, exported, loaded and timed, by which predictions are corrected and judged."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.config import MeasureConfig
+from autoprune.data import DataInfo
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.latency import make_session, session_call
+from autoprune.measure.timing import Call, time_until_quiet
+from autoprune.policy import PruningPolicy
+from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
+from autoprune.progress import bar
+from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.seeding import rng
+
+WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
+HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 80  # with so many weights, what stays in the caches has to be found out too
+LOADS = 3  # one load of a file may run faster than the next for as long as it lives: where its memory happens to lie
+LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
+SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
+
+Ladders = Mapping[str, tuple[int, ...]]
+
+
+def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
+    """What predictions are corrected by: the original, the smallest and some random cuts."""
+    smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
+    is_heavy = weight_bytes(shapes, elastic.full_policy) >= HEAVY_BYTES
+    count = HEAVY_WHOLE_MODELS if is_heavy else WHOLE_MODELS
+    return [elastic.full_policy, smallest, *random_policies(ladders, count, purpose="whole models")]
+
+
+def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
+    """A rung for each group, drawn evenly."""
+    generator = rng(seed, purpose)
+    return [
+        PruningPolicy.of({name: int(generator.choice(widths)) for name, widths in ladders.items()})
+        for _ in range(count)
+    ]
+
+
+def measure_cuts(
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    policies: Sequence[PruningPolicy],
+    info: DataInfo,
+    measure: MeasureConfig,
+) -> list[float]:
+    """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads.
+
+    Not all fit into memory at once; which ones are loaded together changes with each load.
+    """
+    loads_ms = []
+    order = rng(0, "whole models in turn")
+    with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
+        for _ in range(LOADS):
+            load_ms: dict[int, float] = {}
+            for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
+                calls = [black_images_call(files[index], info, measure) for index in part]
+                times = time_until_quiet(calls, limit_s=SECONDS_A_MODEL / LOADS * len(part))
+                load_ms |= {index: time.quiet_ms for index, time in zip(part, times, strict=True)}
+                progress.advance(len(part))
+            loads_ms.append([load_ms[index] for index in range(len(policies))])
+    return [float(value) for value in np.mean(loads_ms, axis=0)]
+
+
+@contextlib.contextmanager
+def exported_cuts(elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo) -> Iterator[list[Path]]:
+    """The ONNX files of some cuts, while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        files = [Path(folder) / f"{index}.onnx" for index in range(len(policies))]
+        with bar("exporting cuts", len(policies)) as progress:
+            for file, policy in zip(files, policies, strict=True):
+                export_onnx(elastic.cut(policy), file, info)
+                progress.advance()
+        yield files
+
+
+def black_images_call(file: Path, info: DataInfo, measure: MeasureConfig) -> Call:
+    """Load `file`: a call that runs it on a batch of black images."""
+    images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
+    return session_call(make_session(file, threads=measure.threads), images)
+
+
+def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:
+    return shapes.cost(policy).params * BYTES_PER_WEIGHT
+
+
+def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes, order: Sequence[int]) -> list[list[int]]:
+    """The numbers of `policies` in `order`, split so that no part has more than `LOADED_BYTES` of weights, unless it is
+    one model."""
+    parts: list[list[int]] = [[]]
+    loaded = 0
+    for index in order:
+        size = weight_bytes(shapes, policies[index])
+        if parts[-1] and loaded + size > LOADED_BYTES:
+            parts.append([])
+            loaded = 0
+        parts[-1].append(index)
+        loaded += size
+    return parts

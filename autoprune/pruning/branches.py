@@ -1,0 +1,119 @@
+"""Branches that a network can do without, as what they give is only added to something: those of residual blocks.
+
+A group of channels that lives in such a branch may lose them all. The branch is then gone, and the block passes its
+input on (the layer dropping of Huang et al. 2016, for good).
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.pruning.forward_pass import evaluation_mode
+
+
+class Nothing(nn.Module):
+    """In place of a layer that is gone: a zero, without a shape, so that what it is added to stays as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_zeros(())
+
+
+def remove_layers(model: nn.Module, names: Iterable[str]) -> None:
+    """Put `Nothing` in place of the layers named, in place."""
+    for name in names:
+        _put(model, name, Nothing())
+
+
+def branch_outputs(layers_in: Sequence[str], normalised: Mapping[str, str]) -> tuple[str, ...]:
+    """Where a branch ends: the layers that read its channels, or the BatchNorms that read those."""
+    return tuple(normalised.get(name, name) for name in layers_in)
+
+
+def gone_with(model: nn.Module, layers: Sequence[str], ends: Sequence[str], images: Tensor) -> tuple[str, ...]:
+    """What is gone of `model` without `layers`: these, and those that only they read. None if it needs them.
+
+    It needs them unless it does the same without them as when `ends`, the last of them, give zeros, and what it answers
+    still depends on `images` (N, C, H, W).
+    """
+    with evaluation_mode(model):
+        with _silenced(model, ends), torch.no_grad():
+            expected = model(images)
+        try:
+            with _without(model, layers):
+                found, idle = _idle_layers(model, images)
+        except Exception:  # a network that needs these layers may raise anything
+            return ()
+        _, always_idle = _idle_layers(model, images)
+    if idle is None or found.shape != expected.shape:
+        return ()
+    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+        return ()
+    return tuple(dict.fromkeys((*layers, *(name for name in idle if name not in (always_idle or ())))))
+
+
+def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, ...] | None]:
+    """What the model answers, and the layers whose parameters make no difference to that; None if not even the images
+    do."""
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    images = images.clone().requires_grad_(True)
+    model.requires_grad_(True)
+    try:
+        answers = model(images)
+        read = _leaves(answers)
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(required[name])
+    if not any(leaf is images for leaf in read):
+        return answers.detach(), None
+    known = {id(leaf) for leaf in read}
+    owners = {name.rpartition(".")[0]: False for name in required}
+    for name, parameter in model.named_parameters():
+        owners[name.rpartition(".")[0]] |= id(parameter) in known
+    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read)
+
+
+def _leaves(answers: Tensor) -> list[Tensor]:
+    """The tensors that `answers` were worked out from, by autograd's graph alone: no gradient is computed."""
+    found, seen, waiting = [], set(), [answers.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found.append(leaf)
+        waiting.extend(before for before, _ in node.next_functions)
+    return found
+
+
+@contextlib.contextmanager
+def _silenced(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """While the block runs the layers named give zeros."""
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))
+        for name in names
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _without(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+    """While the block runs the layers named are gone."""
+    modules = {name: model.get_submodule(name) for name in names}
+    remove_layers(model, names)
+    try:
+        yield
+    finally:
+        for name, module in modules.items():
+            _put(model, name, module)
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)

@@ -1,0 +1,188 @@
+"""The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
+
+import copy
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.branches import remove_layers
+from autoprune.pruning.groups import Axis, Member, PrunableGroup, is_depthwise, layer_sides, side_channels
+
+
+@dataclass(frozen=True)
+class ElasticModel:
+    """`original` with its groups and, for each group, its channels ranked from most to least important.
+
+    "Keep k channels of a group" keeps the first k of its ranking; the original is never changed.
+    """
+
+    original: nn.Module
+    groups: tuple[PrunableGroup, ...]
+    ranking: Mapping[str, tuple[int, ...]]
+
+    @property
+    def full_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.channels for group in self.groups})
+
+    def kept_channels(self, policy: PruningPolicy) -> dict[tuple[str, Axis], Tensor]:
+        """Local channel indices that stay, ascending, for each cut side of each layer."""
+        channels = policy.as_dict()
+        if unknown := channels.keys() - {group.name for group in self.groups}:
+            raise ValueError(f"the policy names {sorted(unknown)}, which are no groups of this model")
+        keep: dict[tuple[str, Axis], Tensor] = {}
+        for group in self.groups:
+            wanted = channels.get(group.name)
+            if wanted is None or not group.least_channels <= wanted <= group.channels:
+                raise ValueError(f"group {group.name} has {group.channels} channels; the policy keeps {wanted}")
+            root_kept = torch.zeros(group.channels, dtype=torch.bool)
+            root_kept[list(self.ranking[group.name][:wanted])] = True
+            for member in group.members:
+                side = (member.module, member.axis)
+                if side not in keep:
+                    keep[side] = torch.ones(side_channels(self.original, member), dtype=torch.bool)
+                keep[side][list(member.local)] = root_kept[list(member.root)]
+        return {side: torch.nonzero(mask).squeeze(1) for side, mask in keep.items()}
+
+    def gone_layers(self, kept: Mapping[tuple[str, Axis], Tensor]) -> frozenset[str]:
+        """Those of the branches that keep no channel, by what `kept_channels` says of a policy."""
+        emptied = (
+            group
+            for group in self.groups
+            if group.branch and not any(len(kept[member.module, member.axis]) for member in group.members)
+        )
+        return frozenset(name for group in emptied for name in group.branch)
+
+    def cut(self, policy: PruningPolicy) -> nn.Module:
+        """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
+        return self.cut_to(self.kept_channels(policy))
+
+    def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
+        """`cut`, of what `kept_channels` says of a policy."""
+        tensors = {id(tensor): tensor for tensor in (*self.original.parameters(), *self.original.buffers())}
+        smaller = copy.deepcopy(self.original, dict(tensors))  # no tensor is copied: most of them are sliced next
+        gone = self.gone_layers(kept)
+        remove_layers(smaller, gone)
+        for (name, axis), indices in kept.items():
+            if name not in gone:
+                _slice_layer(smaller.get_submodule(name), axis, indices)
+        _own_tensors(smaller, shared=tensors.keys())
+        return smaller
+
+    def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
+        """The parameters of the cut, by name, as slices of the original's through which gradients flow back."""
+        kept = self.kept_channels(policy)
+        gone = self.gone_layers(kept)
+        parameters = self.original.named_parameters()
+        tensors: dict[str, Tensor] = {key: tensor for key, tensor in parameters if key.rpartition(".")[0] not in gone}
+        for (name, axis), indices in kept.items():
+            fields, dim = _sliced_fields(self.original.get_submodule(name), axis)
+            for field in fields:
+                if (key := f"{name}.{field}") in tensors:
+                    tensors[key] = tensors[key].index_select(dim, indices)
+        return tensors
+
+    def narrow(self, policy: PruningPolicy) -> "ElasticModel":
+        """The cut as an elastic model of its own, with the same groups and ranking: for cutting step by step."""
+        kept = self.kept_channels(policy)
+        gone = self.gone_layers(kept)
+        channels = policy.as_dict()
+        groups, ranking = [], {}
+        for group in self.groups:
+            stays = self.ranking[group.name][: channels[group.name]]
+            new_root = {old: new for new, old in enumerate(sorted(stays))}
+            ranking[group.name] = tuple(new_root[old] for old in stays)
+            members = tuple(
+                _renumber(member, kept[member.module, member.axis], new_root)
+                for member in group.members
+                if member.module not in gone
+            )
+            groups.append(replace(group, channels=len(stays), members=members))
+        return ElasticModel(self.cut(policy), tuple(groups), ranking)
+
+    def with_weights_of(self, model: nn.Module) -> "ElasticModel":
+        """The same groups and ranking over another module of the same shape (a fine-tuned copy)."""
+        return replace(self, original=model)
+
+
+def changed_layers(original: nn.Module, smaller: nn.Module) -> set[str]:
+    """Names of the layers whose tensors differ in shape: those that lost channels."""
+    before = {name: parameter.shape for name, parameter in original.named_parameters()}
+    return {
+        name.rpartition(".")[0] for name, parameter in smaller.named_parameters() if parameter.shape != before[name]
+    }
+
+
+def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> None:
+    """Give a layer its pruned shape, with meaningless weights: the first step of loading a pruned model."""
+    if layer_sides(module) == (out_channels, in_channels):
+        return
+    depthwise = is_depthwise(module)
+    _slice_layer(module, "out", torch.zeros(out_channels, dtype=torch.long))
+    if isinstance(module, nn.Conv2d | nn.Linear) and not depthwise:
+        _slice_layer(module, "in", torch.zeros(in_channels, dtype=torch.long))
+
+
+def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:
+    new_local = {old: new for new, old in enumerate(kept.tolist())}
+    pairs = [
+        (new_local[local], new_root[root])
+        for local, root in zip(member.local, member.root, strict=True)
+        if root in new_root
+    ]
+    return replace(member, local=tuple(local for local, _ in pairs), root=tuple(root for _, root in pairs))
+
+
+def _sliced_fields(module: nn.Module, axis: Axis) -> tuple[tuple[str, ...], int]:
+    """Which tensors of a layer a cut of one side slices, and along which dimension."""
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        return ("weight", "bias", "running_mean", "running_var"), 0
+    if axis == "out" or is_depthwise(module):
+        return ("weight", "bias"), 0
+    return ("weight",), 1
+
+
+def _slice_layer(module: nn.Module, axis: Axis, indices: Tensor) -> None:
+    """Keep `indices` of one side of a layer, in place."""
+    depthwise = is_depthwise(module)
+    _take(module, *_sliced_fields(module, axis), indices)
+    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+        module.num_features = len(indices)
+    elif isinstance(module, nn.Conv2d) and depthwise:
+        module.in_channels = module.out_channels = module.groups = len(indices)
+    elif isinstance(module, nn.Conv2d):
+        if axis == "out":
+            module.out_channels = len(indices)
+        else:
+            module.in_channels = len(indices)
+    else:
+        assert isinstance(module, nn.Linear), type(module)
+        if axis == "out":
+            module.out_features = len(indices)
+        else:
+            module.in_features = len(indices)
+
+
+def _own_tensors(model: nn.Module, *, shared: Collection[int]) -> None:
+    """Copy what `model` shares with another, by identity; what two of its modules share, they still share."""
+    copies: dict[int, Tensor] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and id(tensor) in shared:
+                    copied = copies.setdefault(id(tensor), copy.deepcopy(tensor))
+                    tensors[name] = copied  # type: ignore[assignment]
+
+
+def _take(module: nn.Module, names: tuple[str, ...], dim: int, indices: Tensor) -> None:
+    for name in names:
+        tensor = getattr(module, name)
+        if tensor is None:
+            continue
+        taken = tensor.detach().index_select(dim, indices)
+        if isinstance(tensor, nn.Parameter):
+            setattr(module, name, nn.Parameter(taken, requires_grad=tensor.requires_grad))
+        else:
+            setattr(module, name, taken)

@@ -1,0 +1,122 @@
+"""How much each channel of a group matters: higher scores are kept longer."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+from autoprune.pruning.groups import Member, PrunableGroup
+
+# (model whose parameters carry gradients if the criterion needs them, group) to scores (channels,).
+Importance = Callable[[nn.Module, PrunableGroup], Tensor]
+
+TAYLOR_BATCH = 256
+
+
+def l2_norm(model: nn.Module, group: PrunableGroup) -> Tensor:
+    """L2 norm of all the weights that make a channel, over the coupled layers (Li et al. 2017 use L1 of one layer)."""
+    squares = torch.zeros(group.channels)
+    for member, weight in _producers(model, group):
+        squares += _to_root(weight.flatten(1).square().sum(1), member, group.channels)
+    return squares.sqrt()
+
+
+def bn_scale(model: nn.Module, group: PrunableGroup) -> Tensor:
+    """Sum of |gamma| over the group's BatchNorms (Liu et al. 2017, network slimming); L2 norm where there is none."""
+    scores = torch.zeros(group.channels)
+    found = False
+    for member in group.members:
+        module = model.get_submodule(member.module)
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+            scores += _to_root(module.weight.detach().abs(), member, group.channels)
+            found = True
+    return scores if found else l2_norm(model, group)
+
+
+def taylor(model: nn.Module, group: PrunableGroup) -> Tensor:
+    """(sum of weight x gradient)^2 of the weights that make a channel (Molchanov et al. 2019, equation 8)."""
+    scores = torch.zeros(group.channels)
+    for member, weight in _producers(model, group, with_gradient=True):
+        scores += _to_root(weight.flatten(1).sum(1), member, group.channels)
+    return scores.square()
+
+
+IMPORTANCES: dict[str, Importance] = {"l2": l2_norm, "bn_scale": bn_scale, "taylor": taylor}
+
+
+def rank_channels(
+    model: nn.Module, groups: tuple[PrunableGroup, ...], criterion: str, *, images: Tensor, labels: Tensor
+) -> dict[str, tuple[int, ...]]:
+    """The channels of each group by `score_channels`, most important first; ties keep their order."""
+    return ranking_of(score_channels(model, groups, criterion, images=images, labels=labels))
+
+
+def score_channels(
+    model: nn.Module, groups: tuple[PrunableGroup, ...], criterion: str, *, images: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """The scores (channels,) of each group, finite and not negative.
+
+    `images` (N, C, H, W), normalised, and `labels` (N,) feed the gradients of "taylor"; the model is left untouched.
+    Raises `ModelError` for weights that are not finite.
+    """
+    if criterion == "taylor":
+        model = _with_gradients(model, images, labels)
+    scored = {}
+    for group in groups:
+        scores = IMPORTANCES[criterion](model, group)
+        if not torch.isfinite(scores).all():
+            raise ModelError(f"group {group.name}: its weights are not finite; is the checkpoint broken?")
+        scored[group.name] = scores
+    return scored
+
+
+def ranking_of(scored: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The channels of each group, those with the highest scores first; ties keep their order."""
+    return {
+        name: tuple(torch.argsort(scores, descending=True, stable=True).tolist()) for name, scores in scored.items()
+    }
+
+
+def lost_importance(scores: Tensor, widths: Sequence[int]) -> tuple[float, ...]:
+    """The share of a group's importance, 0..1, that is gone when the best `widths` of its channels stay.
+
+    Scores are divided by their mean, so that groups compare (as in Torch-Pruning; Fang et al. 2023, section 3.3), and
+    summed over the removed channels, then divided by the group's channels. Scores of 0 alone make all channels equal.
+    """
+    ascending = scores.double().sort().values
+    if ascending[-1] == 0.0:
+        ascending = torch.ones_like(ascending)
+    gone = torch.cat([torch.zeros(1, dtype=torch.float64), ascending.cumsum(0)]) / ascending.sum()  # (channels + 1,)
+    return tuple(float(gone[len(scores) - width]) for width in widths)
+
+
+def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = False) -> list[tuple[Member, Tensor]]:
+    """The group's layers that make its channels, with their weights (C_out, ...), or weight x gradient."""
+    found = []
+    for member in group.members:
+        module = model.get_submodule(member.module)
+        if member.axis == "out" and isinstance(module, nn.Conv2d | nn.Linear):
+            weight = module.weight.detach()
+            if with_gradient:
+                assert module.weight.grad is not None
+                weight = weight * module.weight.grad
+            found.append((member, weight))
+    return found
+
+
+def _to_root(local_scores: Tensor, member: Member, channels: int) -> Tensor:
+    return torch.zeros(channels).index_add_(0, torch.tensor(member.root), local_scores[list(member.local)])
+
+
+def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
+    model = copy.deepcopy(model).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    for start in range(0, len(images), TAYLOR_BATCH):
+        batch, truth = images[start : start + TAYLOR_BATCH], labels[start : start + TAYLOR_BATCH]
+        loss = F.cross_entropy(model(batch), truth, reduction="sum") / len(images)
+        loss.backward()  # type: ignore[no-untyped-call]
+    return model

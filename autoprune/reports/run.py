@@ -1,0 +1,278 @@
+"""The report of a run: one HTML page that needs nothing else, and the closing table in the terminal."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from rich.table import Table
+
+from autoprune.config import TargetConfig
+from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
+from autoprune.reports.pages import write_page
+from autoprune.reports.record import RunRecord, read_run
+from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
+from autoprune.search.trials import EpisodeRow
+
+TEMPLATE = "report.html.j2"
+TRIALS_LISTED = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the before/after table, as text; `ratio` is after divided by before unless it says otherwise."""
+
+    label: str
+    before: str
+    after: str
+    ratio: str
+
+
+@dataclass(frozen=True)
+class DropLine:
+    """A trial of a `max_drop` target, as text."""
+
+    limit: str
+    reached: str
+    accuracy: str
+    drop: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class TargetLine:
+    text: str
+    reached: str
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` and return its path; `InputError` names the file that is missing or broken."""
+    record = read_run(run_dir)
+    trials = _trials(record.episodes)
+    path = run_dir / "report.html"
+    write_page(
+        path,
+        TEMPLATE,
+        {
+            "record": record,
+            "result": record.result,
+            "headline": headline(record.result),
+            "wall": duration(record.result.search.wall_s),
+            "targets": [_target_line(target, record.result) for target in record.config.target],
+            "rows": comparison_rows(record.result),
+            "drop_lines": [_drop_line(trial) for trial in record.result.search.max_drop_trials],
+            "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
+            "searches": len({(row.searcher, row.seed) for row in record.episodes}),
+            "trials": len(trials),
+            "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
+            "chosen": _chosen_trial(record),
+        },
+    )
+    return path
+
+
+def summary_table(result: dict[str, Any]) -> Table:
+    """Before, after and ratio of a run, for the terminal; `InputError` if `result` is not of schema 1."""
+    parsed = parse_result(result, where="result")
+    table = Table(title=headline(parsed), title_style="bold", title_justify="left")
+    table.add_column("")
+    for column in ("before", "after", "ratio"):
+        table.add_column(column, justify="right")
+    for row in comparison_rows(parsed):
+        table.add_row(row.label, row.before, row.after, row.ratio)
+    return table
+
+
+def headline(result: RunResult) -> str:
+    """The measured figures in a line: "2.1× faster, 38% of the parameters, −0.3 points of test accuracy"."""
+    speedup, params = result.ratios.speedup, result.ratios.params
+    if f"{speedup:.1f}" == "1.0":
+        speed = "As fast as before"
+    else:
+        speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
+    return f"{speed}, {params:.0%} of the parameters, {_points(result, digits=1)} of test accuracy"
+
+
+def comparison_rows(result: RunResult) -> list[Row]:
+    """The before/after table, rounded for reading."""
+    before, after, ratios = result.original, result.pruned, result.ratios
+    low, high = ratios.speedup_ci95
+    p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
+    return [
+        Row("Test accuracy", f"{before.test_accuracy:.2%}", f"{after.test_accuracy:.2%}", _points(result, digits=2)),
+        Row(
+            "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
+        ),
+        Row("Latency, p95", f"{before.latency_ms_p95:.3f} ms", f"{after.latency_ms_p95:.3f} ms", f"{p95_ratio:.2f}"),
+        *_quiet_row(result),
+        Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}"),
+        Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}"),
+        Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}"),
+        Row("ONNX file", *_megabytes(before.onnx_bytes, after.onnx_bytes)),
+        Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes)),
+        Row(
+            f"Energy per inference ({_energy_source(result)})",
+            _millijoules(before.energy_mj),
+            _millijoules(after.energy_mj),
+            "–" if ratios.energy is None else f"{ratios.energy:.2f}",
+        ),
+    ]
+
+
+def _quiet_row(result: RunResult) -> list[Row]:
+    before, after = result.original.latency_ms_quiet, result.pruned.latency_ms_quiet
+    speedup = result.ratios.speedup_quiet
+    if before is None or after is None or speedup is None:
+        return []
+    return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _points(result: RunResult, *, digits: int) -> str:
+    text = f"{100 * (result.pruned.test_accuracy - result.original.test_accuracy):+.{digits}f}"
+    if float(text) == 0:
+        return f"±{0:.{digits}f} points"
+    return f"{text.replace('-', '−')} points"
+
+
+def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
+    texts = ["not measured" if size is None else f"{size / 1e6:.2f} MB" for size in (before, after)]
+    return texts[0], texts[1], "–" if before is None or after is None else f"{after / before:.2f}"
+
+
+def _millijoules(energy_mj: float | None) -> str:
+    return "not measured" if energy_mj is None else f"{energy_mj:.3g} mJ"
+
+
+def _energy_source(result: RunResult) -> str:
+    before, after = (_energy_source_of(figures) for figures in (result.original, result.pruned))
+    return before if before == after else f"before {before}, after {after}"
+
+
+def _energy_source_of(figures: Figures) -> str:
+    if figures.energy_sensor is not None:
+        return f"measured above idle, {figures.energy_sensor}"
+    return figures.energy_source or "not measured"
+
+
+def unmet_drop(result: RunResult) -> str | None:
+    """What to tell of a run that was to find a cut within `max_drop` and found none."""
+    kept = result.search.kept_trial
+    if kept is None or kept.accepted:
+        return None
+    return (
+        f"no trial stays within target.max_drop on the search split; the result is the one that comes nearest, "
+        f"{_in_points(kept.drop)} points lost"
+    )
+
+
+def _drop_line(trial: DropTrial) -> DropLine:
+    verdict = "holds" if trial.accepted else "loses too much"
+    return DropLine(
+        limit=f"{trial.ratio:.3f}",
+        reached=f"{trial.reached:.3f}",
+        accuracy=f"{trial.search_accuracy:.2%}",
+        drop=f"{_in_points(trial.drop)} ± {100 * trial.drop_se:.2f}",
+        verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
+    )
+
+
+def _in_points(drop: float) -> str:
+    """A loss of accuracy in points: "0.31", or "−0.12" for a gain."""
+    text = f"{100 * drop:.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "−")
+
+
+def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
+    """A target in words and what the run reached, in the target's own unit."""
+    metric = f"energy ({_energy_source(result)})" if target.metric == "energy" else target.metric
+    if target.max_ratio is not None:
+        ratio: float | None = getattr(result.ratios, target.metric)
+        reached = "not measured" if ratio is None else f"{ratio:.2f}"
+        return TargetLine(f"{metric} at most {target.max_ratio:.2f} of the original", reached)
+    if target.max_drop is not None:
+        ratio, kept = getattr(result.ratios, target.metric), result.search.kept_trial
+        return TargetLine(
+            f"least {metric} at which the search split's accuracy falls by at most {100 * target.max_drop:.4g} points",
+            ("not measured" if ratio is None else f"{ratio:.2f} of the original")
+            + ("" if kept is None else f", {_in_points(kept.drop)} points lost there"),
+        )
+    pruned = result.pruned
+    values = {
+        "latency": pruned.latency_ms_p50,
+        "energy": pruned.energy_mj,
+        "macs": pruned.macs,
+        "params": pruned.params,
+    }
+    value = values[target.metric]
+    if value is not None and target.unit == "us":
+        value *= 1e3
+    unit = "" if target.unit == "count" else f" {target.unit}"
+    return TargetLine(
+        f"{metric} at most {target.max_value:,.6g}{unit}", "not measured" if value is None else f"{value:,.6g}{unit}"
+    )
+
+
+def _charts(record: RunRecord) -> dict[str, str]:
+    """The charts that the run has data for, by name."""
+    charts = {}
+    if record.groups:
+        charts["keep"] = keep_chart(record.groups)
+    if record.episodes:
+        rewards, accuracies = zip(*_episode_series(record.episodes), strict=True)
+        charts["reward"] = episode_chart(rewards, name="reward", ylabel="reward", best_label="best so far")
+        charts["top1"] = episode_chart(
+            accuracies, name="top1", ylabel="top-1 on the search split (%)", best_label="best reward so far"
+        )
+        chosen = _chosen_trial(record)
+        charts["trials"] = scatter_chart(
+            [_point(row) for row in _trials(record.episodes)], _point(chosen) if chosen else None
+        )
+    if record.finetune:
+        accuracy = [100 * log.search_accuracy for log in record.finetune]
+        loss = [log.train_loss for log in record.finetune]
+        charts["finetune_accuracy"] = epoch_chart(
+            accuracy, name="finetune-accuracy", ylabel="search split accuracy (%)"
+        )
+        charts["finetune_loss"] = epoch_chart(loss, name="finetune-loss", ylabel="training loss")
+    return charts
+
+
+def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:
+    """(reward, top-1 in %) of each search; the top-1 line follows the policy of the best reward so far."""
+    pairs = []
+    for (searcher, seed), rows in groupby(episodes, key=lambda row: (row.searcher, row.seed)):
+        label, values = f"{searcher}, seed {seed}", list(rows)
+        best = list(accumulate(values, _better))
+        pairs.append(
+            (
+                Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
+                Series(label, tuple(100 * row.top1 for row in values), tuple(100 * row.top1 for row in best)),
+            )
+        )
+    return pairs
+
+
+def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
+    return row if row.reward > best.reward else best
+
+
+def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:
+    """The first episode of each policy: one that is asked for again is the same trial."""
+    return list({row.policy: row for row in reversed(episodes)}.values())[::-1]
+
+
+def _chosen_trial(record: RunRecord) -> EpisodeRow | None:
+    """The first episode that asked for the chosen policy, if one did."""
+    return next((row for row in record.episodes if json.loads(row.policy) == record.chosen), None)
+
+
+def _point(row: EpisodeRow) -> tuple[float, float]:
+    return row.predicted_latency_ms, 100 * row.top1

@@ -1,0 +1,1 @@
+"""What runs leave as JSON: schemas, and the arithmetic of a loss of accuracy."""

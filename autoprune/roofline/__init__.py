@@ -1,0 +1,1 @@
+"""What bounds each layer of a file: arithmetic, memory or overhead."""

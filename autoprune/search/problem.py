@@ -1,0 +1,266 @@
+"""The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from autoprune.config import Metric, RewardConfig
+from autoprune.errors import TargetError
+from autoprune.policy import PruningPolicy
+from autoprune.search.reward import Score, reward
+from autoprune.search.trials import TrialStore
+
+
+@dataclass(frozen=True)
+class SearchGroup:
+    """What a searcher knows of a prunable group. Shares are of the whole original model, 0..1."""
+
+    name: str
+    kind: str  # "conv", "depthwise" or "linear": the layer that makes the channels
+    ladder: tuple[int, ...]  # widths worth trying, ascending; the last one keeps all channels
+    channels_in: int
+    stride: int
+    kernel: int
+    spatial: int  # height of the layer's output
+    macs_share: float
+    latency_share: float
+    sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`
+    lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
+    branch_loss: float = 0.0  # KL, in nats, with this branch alone gone, if it may go
+
+    @property
+    def channels(self) -> int:
+        return self.ladder[-1]
+
+    @property
+    def may_go(self) -> bool:
+        """Whether its branch may go whole: the lowest rung keeps no channel then."""
+        return self.ladder[0] == 0
+
+    @property
+    def middle_rung(self) -> int:
+        """The rung at which the sensitivity is measured; the lower one of two, so a cut where there is one."""
+        return (len(self.ladder) - 1) // 2
+
+
+@dataclass(frozen=True)
+class PredictedCost:
+    """What a candidate is predicted to cost before it is exported."""
+
+    predicted_latency_ms: float
+    estimated_energy_mj: float
+    macs: int
+    params: int
+
+    def of(self, metric: Metric) -> float:
+        return float(
+            {
+                "latency": self.predicted_latency_ms,
+                "energy": self.estimated_energy_mj,
+                "macs": self.macs,
+                "params": self.params,
+            }[metric]
+        )
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A target in absolute terms: the cost of `metric` must not be above `max_value` (ms, mJ or a count)."""
+
+    metric: Metric
+    max_value: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An evaluated candidate. `reward` is comparable between candidates, however closely they were looked at."""
+
+    policy: PruningPolicy
+    score: Score
+    cost: PredictedCost
+    reward: float
+
+
+Looks = Callable[[PruningPolicy], Iterable[Score]]
+"""Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
+
+# Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has
+# 0.5 to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
+DOUBT = 1.5
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a candidate has to rival at one look to be looked at more closely: a good candidate, at the same look."""
+
+    seen: float  # the rival's reward at that look
+    reward: float  # its reward as its closest look tells it
+
+
+NO_BARS: Mapping[int, Bar] = {}
+
+
+class PruningProblem(Protocol):
+    """What an environment needs of a problem; `SearchProblem` and `SearchSession` both give it."""
+
+    @property
+    def groups(self) -> tuple[SearchGroup, ...]: ...
+    @property
+    def limits(self) -> tuple[Limit, ...]: ...
+    @property
+    def known(self) -> tuple[PruningPolicy, ...]: ...
+    @property
+    def original_cost(self) -> PredictedCost: ...
+    def predict(self, policy: PruningPolicy) -> PredictedCost: ...
+    def evaluate(self, policy: PruningPolicy) -> Outcome: ...
+
+
+class SearchProblem:
+    """Groups, limits, costs and scores; evaluated policies are remembered in `store` if there is one.
+
+    `known` are policies that did well elsewhere, such as under other limits; a search may start from them.
+
+    Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
+    """
+
+    def __init__(
+        self,
+        groups: tuple[SearchGroup, ...],
+        limits: tuple[Limit, ...],
+        *,
+        predict: Callable[[PruningPolicy], PredictedCost],
+        looks: Looks,
+        reward_config: RewardConfig,
+        fingerprint: str,
+        store: TrialStore | None = None,
+        known: tuple[PruningPolicy, ...] = (),
+    ) -> None:
+        self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
+        self.known = known
+        self._predict, self._looks, self._reward_config = predict, looks, reward_config
+        self._costs: dict[PruningPolicy, PredictedCost] = {}
+        self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
+        self.original_cost = self.predict(self.full_policy)
+        self._check_floor()
+
+    @property
+    def full_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.ladder[-1] for group in self.groups})
+
+    @property
+    def floor_policy(self) -> PruningPolicy:
+        return PruningPolicy.of({group.name: group.ladder[0] for group in self.groups})
+
+    def predict(self, policy: PruningPolicy) -> PredictedCost:
+        if policy not in self._costs:
+            self._costs[policy] = self._predict(policy)
+        return self._costs[policy]
+
+    def is_feasible(self, policy: PruningPolicy) -> bool:
+        return meets(self.predict(policy), self.limits)
+
+    def scored_by(self, looks: Looks, *, groups: tuple[SearchGroup, ...], fingerprint: str) -> "SearchProblem":
+        """The same limits, costs and store with other scores."""
+        other = self._without_scores()
+        other._looks, other.groups, other.fingerprint = looks, groups, fingerprint
+        return other
+
+    def stored_in(self, store: TrialStore) -> "SearchProblem":
+        """The same problem with nothing remembered but what is in `store`."""
+        other = self._without_scores()
+        other.store = store
+        return other
+
+    def within(
+        self, limits: tuple[Limit, ...], *, store: TrialStore, known: tuple[PruningPolicy, ...]
+    ) -> "SearchProblem":
+        """The same costs and scores, those remembered too, under other limits; noted in `store` from now on.
+
+        Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
+        """
+        other = copy.copy(self)
+        other.limits, other.store, other.known = limits, store, known
+        other._check_floor()
+        return other
+
+    def evaluate(self, policy: PruningPolicy, *, bars: Mapping[int, Bar] = NO_BARS) -> Outcome:
+        """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
+
+        After a look that has a bar the candidate is dropped if its reward there, even `DOUBT` standard errors better,
+        is below the bar's. Its reward is then taken to be as far from the rival's as it was at that look, where both
+        saw the same images. The outcome is the same whether scores are remembered or not.
+        """
+        known = self._known_scores(policy)
+        for score in known:
+            if self._is_settled(policy, score, bars):
+                return self._outcome(policy, score, bars)
+        started = time.perf_counter()
+        fresh: list[Score] = []
+        for score in self._looks(policy):
+            if known and score.look <= known[-1].look:
+                continue
+            fresh.append(score)
+            if self._is_settled(policy, score, bars):
+                break
+        if self.store is not None:
+            self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=time.perf_counter() - started)
+        self._scores[policy.key] = (*known, *fresh)
+        return self._outcome(policy, fresh[-1], bars)
+
+    def reward_at(self, policy: PruningPolicy, look: int) -> float:
+        """The reward of a policy as one look at it tells; `LookupError` if there was no such look."""
+        for score in self._known_scores(policy):
+            if score.look == look:
+                return self._reward(policy, score)
+        raise LookupError(f"{policy.key} was not evaluated at look {look}")
+
+    def _check_floor(self) -> None:
+        floor_cost = self.predict(self.floor_policy)
+        for limit in self.limits:
+            if not meets(floor_cost, (limit,)):
+                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
+
+    def _known_scores(self, policy: PruningPolicy) -> tuple[Score, ...]:
+        known = self._scores.get(policy.key, ())
+        if not known and self.store is not None:
+            known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
+        return known
+
+    def _is_settled(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> bool:
+        bar = bars.get(score.look)
+        return score.complete or (bar is not None and self._reward(policy, score.at_best(DOUBT)) < bar.seen)
+
+    def _outcome(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> Outcome:
+        found = self._reward(policy, score)
+        if not score.complete:
+            bar = bars[score.look]
+            found = bar.reward + (found - bar.seen)
+        return Outcome(policy, score, self.predict(policy), found)
+
+    def _without_scores(self) -> "SearchProblem":
+        other = copy.copy(self)
+        other._scores = {}
+        return other
+
+    def _reward(self, policy: PruningPolicy, score: Score) -> float:
+        metric = self._reward_config.cost
+        cost, original_cost = self.predict(policy).of(metric), self.original_cost.of(metric)
+        return reward(score, cost=cost, original_cost=original_cost, config=self._reward_config)
+
+
+def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
+    return all(cost.of(limit.metric) <= limit.max_value * (1 + 1e-9) for limit in limits)
+
+
+def _below_floor(limit: Limit, floor: float, original: float) -> str:
+    return (
+        f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) is below "
+        f"the floor {floor:.4g} ({floor / original:.3f}); raise the target or lower search.min_keep"
+    )
+
+
+def policy_of(groups: tuple[SearchGroup, ...], channels: Mapping[str, int]) -> PruningPolicy:
+    """A policy in the problem's order of groups, so that equal policies have equal keys."""
+    return PruningPolicy.of({group.name: channels[group.name] for group in groups})

@@ -1,0 +1,1 @@
+"""The steps of a job, in the order in which a run takes them."""

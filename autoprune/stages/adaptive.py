@@ -1,0 +1,258 @@
+"""The stage that makes an input-adaptive model: levels, router, one file, and what it was measured to do."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.adaptive.calibration import calibrations
+from autoprune.adaptive.export import export_adaptive
+from autoprune.adaptive.measurement import measure_by_image, measured_decision_ms, onnx_probabilities
+from autoprune.adaptive.mixture import Mixture
+from autoprune.adaptive.routing import LevelAnswers, figures_of, follow, oracle
+from autoprune.config import RunConfig
+from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
+from autoprune.files import write_json
+from autoprune.measure.energy_sensors import Sensor
+from autoprune.measure.latency import make_session, measure_interleaved
+from autoprune.measure.timing import Call
+from autoprune.policy import AdaptivePolicy, PruningPolicy
+from autoprune.prepare import Prepared
+from autoprune.reports.adaptive import read_adaptive, write_adaptive_report
+from autoprune.results.adaptive import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
+from autoprune.run_dir import RunDir
+from autoprune.search.trials import TrialStore
+from autoprune.stages.adaptive_examples import write_examples
+from autoprune.stages.adaptive_figures import (
+    agreement,
+    class_figures,
+    curve_point,
+    route_figures,
+    shares,
+    static_at_equal_accuracy,
+)
+from autoprune.stages.final import energies, environment
+from autoprune.stages.level_choice import LevelModels, answers_to, best_mixture, candidate_levels, trained_levels
+from autoprune.stages.operating_point import (
+    OperatingPoint,
+    RouterName,
+    at_budgets,
+    chosen_point,
+    learned_router,
+    operating_points,
+    stopping,
+)
+from autoprune.stages.subject import Subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.train import logits_of
+
+TIMED_ROUNDS, TIMED_RUNS = 30, 20
+ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
+ENERGY_IMAGES = 256  # over and over while a sensor counts
+
+
+@dataclass(frozen=True)
+class Built:
+    """An exported adaptive model, and what is known of it before the test split is read."""
+
+    policy: AdaptivePolicy
+    models: tuple[nn.Module, ...]  # the levels
+    tried: tuple[Mixture, ...]
+    answers: LevelAnswers  # to the search split
+    original_ms: float  # median of a call of the original's file
+    decision_ms: Mapping[RouterName, float]
+    points: tuple[OperatingPoint, ...]
+    chosen: OperatingPoint
+
+
+def adaptive_model(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+    *,
+    pruned: PruningPolicy | None = None,
+    sensor: Sensor | None = None,
+) -> AdaptiveResult:
+    """Make and measure it; `adaptive.json`, `adaptive.html` and the files in `export` are written.
+
+    `pruned` is the policy of the run's static model, whose file is measured beside the others. A finished adaptive
+    model is only read back.
+    """
+    if run_dir.adaptive.is_file():
+        return read_adaptive(run_dir)
+    candidates = candidate_levels(config, prepared, store, logger)
+    policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
+    epochs = config.adaptive.epochs or config.finetune.epochs
+    levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
+    original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
+    answers = answers_to(prepared.data.search, levels.models, prepared, level_ms)
+    train = prepared.data.train
+    shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
+    router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
+    files = _level_files(run_dir, len(levels.models))
+    decision_ms = measured_decision_ms(
+        files,
+        stopping(router, levels=len(files)),
+        prepared.data.search,
+        subject.data.info,
+        threads=config.measure.threads,
+    )
+    points = operating_points(answers, router, decision_ms)
+    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
+    calibration = calibrations(follow(chosen.router, answers), answers)
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
+    built = Built(policy, levels.models, tried, answers, original_ms, decision_ms, points, chosen)
+    result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
+    write_json(run_dir.adaptive, result.as_json())
+    write_adaptive_report(run_dir)
+    return result
+
+
+def _exported(
+    levels: LevelModels, prepared: Prepared, run_dir: RunDir, info: DataInfo, *, threads: int
+) -> tuple[float, list[float]]:
+    """Write the original's file and one for each level; the median latencies of their calls, for one image."""
+    files = _level_files(run_dir, len(levels.models))
+    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
+    for model, file in zip(levels.models, files, strict=True):
+        export_onnx(model, file, info)
+    black = np.zeros((1, *info.input_shape), dtype=np.float32)
+    original, *rest = measure_interleaved(
+        [run_dir.original_onnx, *files], black, threads=threads, rounds=TIMED_ROUNDS, runs_per_round=TIMED_RUNS
+    )
+    return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
+
+
+def _measured(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    built: Built,
+    *,
+    pruned: PruningPolicy | None,
+    sensor: Sensor | None,
+) -> AdaptiveResult:
+    """All files on every test image in turn: the one look at the test split."""
+    test, info, problem = subject.test, subject.data.info, prepared.problem
+    labels = test.labels.numpy()
+    level_files = _level_files(run_dir, len(built.policy.levels))
+    own_files = level_files[:-1] if built.models[-1] is prepared.elastic.original else level_files
+    statics = [run_dir.model_onnx] if pruned is not None else []
+    files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
+    times = measure_by_image(files, test, info, threads=config.measure.threads)
+    level_mj = [problem.predict(level).estimated_energy_mj for level in built.policy.levels]
+    estimates_mj = [
+        problem.original_cost.estimated_energy_mj,
+        float(np.dot(built.chosen.figures.run_share, level_mj)),
+        *level_mj[: len(own_files)],
+        *([problem.predict(pruned).estimated_energy_mj] if pruned is not None else []),
+    ]
+    calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
+    consumed = energies(calls, estimates_mj, images_a_call=1, sensor=sensor)
+    figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
+    original, adaptive, *alone = figures
+    names = [*(f"level {place}" for place in range(len(own_files))), *(["pruned"] if statics else [])]
+    by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
+    easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
+    return AdaptiveResult(
+        original=original,
+        adaptive=adaptive,
+        pruned=alone[-1] if statics else None,
+        latency_ratio=adaptive.latency_ms_mean / original.latency_ms_mean,
+        static_at_equal_accuracy=static_at_equal_accuracy(
+            {"original": original, **dict(zip(names, alone, strict=True))}, adaptive
+        ),
+        router=built.chosen.name,
+        level_share=shares(times[1].levels, levels=len(level_files)),
+        agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in built.models])),
+        levels=tuple(
+            LevelFigures(channels=level.as_dict(), on_search=point, alone=own, is_original=own is original)
+            for level, point, own in zip(built.policy.levels, _level_points(built.answers), by_level, strict=True)
+        ),
+        classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
+        easy=easy,
+        hard=hard,
+        mixtures=_mixtures(built.tried, config, problem.original_cost.predicted_latency_ms),
+        chosen_on_search=curve_point(built.chosen.name, built.chosen.figures),
+        original_on_search=_original_point(built.answers, built.original_ms),
+        oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
+        curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
+        budgets=_budgets(built, level_files, test, info),
+        decision_ms=dict(built.decision_ms),
+        onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
+        largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
+        model=config.model.name,
+        data=info.name,
+        threads=config.measure.threads,
+        seed=config.seed,
+        environment=environment(),
+    )
+
+
+def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -> Call:
+    """Run `file` on the next image when called, in a circle: what a call takes then depends on the images."""
+    session = make_session(file, threads=threads)
+    images: NDArray[np.float32] = normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy()
+    feeds = itertools.cycle([{INPUT_NAME: image[None]} for image in images])
+    return lambda: session.run([OUTPUT_NAME], next(feeds))
+
+
+def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
+    return [run_dir.level_onnx(level) for level in range(levels)]
+
+
+def _mixtures(tried: Sequence[Mixture], config: RunConfig, original_ms: float) -> tuple[MixtureFigures, ...]:
+    return tuple(
+        MixtureFigures(
+            max_ratios=tuple(config.adaptive.max_ratios[place] for place in mixture.levels),
+            holds=mixture.holds,
+            search_worth=mixture.worth,
+            estimated_latency_ratio=mixture.estimated_latency_ms / original_ms,
+        )
+        for mixture in tried
+    )
+
+
+def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
+    """Each level for all images."""
+    return [
+        CurvePoint(router=f"level {level}", search_accuracy=accuracy, estimated_latency_ms=latency_ms, level_share=())
+        for level, (accuracy, latency_ms) in enumerate(
+            zip(answers.right.mean(1).tolist(), answers.latency_ms, strict=True)
+        )
+    ]
+
+
+def _budgets(built: Built, level_files: Sequence[Path], test: ImageSplit, info: DataInfo) -> tuple[BudgetFigures, ...]:
+    """The routers beside each other on the test split."""
+    probabilities = np.stack([onnx_probabilities(file, test, info) for file in level_files])
+    answers = LevelAnswers(probabilities, test.labels.numpy(), built.answers.latency_ms)
+    return tuple(
+        BudgetFigures(
+            budget_ms=found.budget_ms,
+            router=found.router,
+            test_accuracy=found.figures.accuracy,
+            estimated_latency_ms=found.figures.estimated_latency_ms,
+        )
+        for found in at_budgets(built.points, answers, built.decision_ms)
+    )
+
+
+def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:
+    assert answers.teacher is not None
+    return CurvePoint(
+        router="original",
+        search_accuracy=float((answers.teacher.argmax(1) == answers.labels).mean()),
+        estimated_latency_ms=latency_ms,
+        level_share=(),
+    )

@@ -1,0 +1,198 @@
+"""Which policy a run applies: the best of a search whose exported file meets the target, or a little more than that.
+
+Right after a cut the reward is only a hint of what fine-tuning will make of it. A run may therefore fine-tune a few
+finalists for a moment and take the one that comes closest to the original.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autoprune.config import RunConfig
+from autoprune.policies.searcher import SearchResult, run_search
+from autoprune.policies.table import SEARCHERS
+from autoprune.policies.trained import TrainingInfo
+from autoprune.policy import PruningPolicy, load_policy, save_policy
+from autoprune.prepare import Prepared
+from autoprune.progress import bar, say
+from autoprune.ranks import spearman
+from autoprune.results.run import SearchFigures
+from autoprune.run_dir import RunDir
+from autoprune.search.earlier_run import check_start
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.trials import TrialStore
+from autoprune.seeding import derive_seed
+from autoprune.stages.finalists import Finalists, corrected_limits, finalists
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.distill import finetune
+
+LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
+SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
+CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
+CORRECTED_SHARE = 0.25  # of the evaluations, for that search: it starts from all that is known
+KNOWN_POLICIES = 6
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The policy that a run applies, and what `result.json` says of where it comes from."""
+
+    policy: PruningPolicy
+    search: SearchFigures
+
+
+# From the prepared problem to a policy: a search, a trained agent, or a policy from a file.
+Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
+
+
+def check_search(config: RunConfig) -> None:
+    """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there."""
+    SEARCHERS[config.search.agent]()
+    check_start(config.search.start_from)
+
+
+def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
+    """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
+    result = searched(problem, config, logger, max_evaluations=config.search.max_evaluations)
+    if result.agent is not None:
+        target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
+        model = config.model.name if config.problem == "model" else config.problem
+        result.agent.save(run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward)))
+    return result
+
+
+def searched(
+    problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
+) -> SearchResult:
+    """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
+    searcher = SEARCHERS[config.search.agent]()
+    episode = first_episode - 1
+    best: Outcome | None = None
+    with bar(f"search ({config.search.agent})", max_evaluations) as progress:
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal episode, best
+            episode += 1
+            logger.search_outcome(episode, outcome)
+            is_new = outcome.policy.key not in seen
+            seen.add(outcome.policy.key)
+            if best is None or outcome.reward > best.reward:
+                best = outcome
+            progress.advance(int(is_new), f"best reward {best.reward:.4f}, top-1 {best.score.top1:.3f}")
+
+        seen: set[str] = set()
+        return run_search(searcher, problem, max_evaluations=max_evaluations, seed=config.seed, on_outcome=on_outcome)
+
+
+def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
+    """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
+
+    def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
+        done = store.fact(SEARCH_FACT)
+        if done is not None and run_dir.policy.is_file():
+            return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
+        result = search_only(prepared.problem, config, run_dir, logger)
+        found, result = verified(prepared, result, config, logger, store)
+        policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)
+        save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
+        summary = SearchFigures(
+            searcher=result.searcher,
+            evaluations=result.evaluations,
+            wall_s=result.wall_s,
+            seed=result.seed,
+            best_reward=result.best.reward,
+            proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
+            proxy_candidates=len(tuned_kl),
+            latency_error=found.latency_error,
+        )
+        store.set_fact(SEARCH_FACT, summary.model_dump_json())
+        return Decision(policy, summary)
+
+    return decide
+
+
+def verified(
+    prepared: Prepared, result: SearchResult, config: RunConfig, logger: RunLogger, store: TrialStore
+) -> tuple[Finalists, SearchResult]:
+    """The finalists of a search, and the search with what was added to it.
+
+    Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, the
+    search goes on for a while under limits corrected by that. A resumed run takes the correction from `store`.
+    """
+    stored = store.fact(ERROR_FACT)
+    found: Finalists | None = None
+    if stored is None:
+        found = finalists(prepared, result.outcomes, config)
+        stored = json.dumps(found.error_to_correct)
+        store.set_fact(ERROR_FACT, stored)
+    error = json.loads(stored)
+    limits = corrected_limits(prepared.problem, error)
+    if limits is not None:
+        say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
+        best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
+        known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
+        problem = prepared.problem.within(limits, store=store.part(CORRECTED), known=known)
+        more = searched(
+            problem,
+            config,
+            logger,
+            max_evaluations=math.ceil(CORRECTED_SHARE * config.search.max_evaluations),
+            first_episode=len(result.outcomes) + 1,
+        )
+        feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
+        result = replace(
+            result,
+            best=more.best,
+            outcomes=feasible + more.outcomes,
+            evaluations=result.evaluations + more.evaluations,
+            wall_s=result.wall_s + more.wall_s,
+        )
+        found = None
+    found = found or finalists(prepared, result.outcomes, config)
+    if not found.target_met:
+        say("no candidate meets the latency target as measured; taking the fastest")
+    return found, result
+
+
+def best_finalist(
+    prepared: Prepared, policies: Sequence[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
+) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
+    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning, and
+    that KL of each; a single policy is not tuned."""
+    if len(policies) == 1:
+        return policies[0], {}
+    epochs = config.search.finalist_epochs
+    scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
+    for number, policy in enumerate(policies, 1):
+        if policy.key in scores:
+            continue
+        tuned = finetune(
+            prepared.evaluator.candidate(policy),
+            prepared.data,
+            teacher=prepared.teacher,
+            config=config.finetune.for_epochs(epochs),
+            learning_rate=config.finetune_learning_rate,
+            seed=derive_seed(config.seed, "finalists"),  # the same batches for all
+            description=f"finalist {number}/{len(policies)}",
+            state_path=run_dir.state / f"finalist-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt",
+        )
+        scores[policy.key] = prepared.evaluator.score_model(tuned).kl
+        store.set_fact(FINALISTS_FACT, json.dumps(scores))
+    best = min(policies, key=lambda policy: scores[policy.key])
+    shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
+    say(f"finalists after {epochs} epochs, KL to the original: {shown}; taking number {policies.index(best) + 1}")
+    return best, {policy: scores[policy.key] for policy in policies}
+
+
+def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[PruningPolicy, float]) -> float | None:
+    """Spearman between the rewards of the fine-tuned candidates and how small their KL came out; None for few of them.
+
+    They are the best of a search and so near each other that this is less than it would be over all candidates.
+    """
+    if len(tuned_kl) < LEAST_CORRELATED:
+        return None
+    rewards = {outcome.policy: outcome.reward for outcome in outcomes}
+    found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
+    return None if math.isnan(found) else found

@@ -1,0 +1,156 @@
+"""Which candidates of a search go on: the best whose exported files meet the latency targets as measured."""
+
+import math
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.latency import Latency, measure_interleaved
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared
+from autoprune.pruning.groups import PrunableGroup
+from autoprune.search.problem import Limit, Outcome, SearchProblem
+
+VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
+VERIFY_BATCHES = 3
+HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
+UNLIKE = 0.1  # of `distance`
+CLEARLY_FASTER = 0.96  # measured by predicted latency; a smaller error is noise
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """Candidates unlike each other, best first, and what timing them told of the predictions.
+
+    `latency_error` is measured by predicted latency, both as shares of the original's: the median over the timed files;
+    None without a latency target. `target_met` is false if no timed file met it; then there is one finalist.
+    """
+
+    policies: tuple[PruningPolicy, ...]
+    latency_error: float | None
+    target_met: bool
+
+    @property
+    def error_to_correct(self) -> float | None:
+        """The error, if it costs something: accuracy, as files are faster than they need be, or the target."""
+        if self.latency_error is None or (self.target_met and self.latency_error >= CLEARLY_FASTER):
+            return None
+        return self.latency_error
+
+
+def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig) -> Finalists:
+    """The policies with the highest rewards whose exported files meet the latency targets as measured.
+
+    At most `search.finalists`, each unlike those before it. Files are timed `verify_top` at a time and have to meet the
+    targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
+    just meets them is taken, and if there is none of those either, the fastest.
+    """
+    distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
+    policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
+    targets = [target for target in config.target if target.metric == "latency"]
+    wanted, top = config.search.finalists, config.search.verify_top
+    if not targets:
+        return Finalists(tuple(_unlike(prepared, policies, wanted)), None, True)
+    tried: dict[PruningPolicy, float] = {}
+    chosen: list[PruningPolicy] = []
+    for _ in range(VERIFY_BATCHES * wanted):
+        batch = [policy for policy in policies if policy not in tried and _is_unlike(prepared, policy, chosen)][:top]
+        if len(chosen) == wanted or not batch:
+            break
+        tried |= zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
+        chosen = _unlike(prepared, [policy for policy in policies if tried.get(policy, 1.0) <= 1 - HEADROOM], wanted)
+    error = statistics.median(
+        share / predicted_share(prepared.problem, policy, targets) for policy, share in tried.items()
+    )
+    if chosen:
+        return Finalists(tuple(chosen), error, True)
+    for policy in policies:
+        if tried.get(policy, math.inf) <= 1:
+            return Finalists((policy,), error, True)
+    return Finalists((min(tried, key=lambda policy: tried[policy]),), error, False)
+
+
+def corrected_limits(problem: SearchProblem, latency_error: float | None) -> tuple[Limit, ...] | None:
+    """The limits with that of the latency moved by what predictions were off near it; None if none moves.
+
+    Latency is then searched where files are measured to meet the target: not below, which gives accuracy away, nor
+    above, where candidates are lost. No limit falls below the floor of the problem.
+    """
+    if latency_error is None:
+        return None
+    floor_ms = problem.predict(problem.floor_policy).predicted_latency_ms
+    moved = tuple(
+        replace(limit, max_value=max(limit.max_value / latency_error, min(limit.max_value, floor_ms)))
+        if limit.metric == "latency"
+        else limit
+        for limit in problem.limits
+    )
+    return None if moved == problem.limits else moved
+
+
+def predicted_share(problem: SearchProblem, policy: PruningPolicy, targets: Sequence[TargetConfig]) -> float:
+    """Predicted latency of a policy, divided by the strictest target."""
+    original_ms = problem.original_cost.predicted_latency_ms
+    return problem.predict(policy).predicted_latency_ms / min(target.bound(original_ms) for target in targets)
+
+
+def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:
+    """The first `wanted` of `policies` that differ a good deal from each other: neighbours train alike."""
+    chosen: list[PruningPolicy] = []
+    for policy in policies:
+        if len(chosen) == wanted:
+            break
+        if _is_unlike(prepared, policy, chosen):
+            chosen.append(policy)
+    return chosen
+
+
+def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy]) -> bool:
+    return all(distance(prepared.elastic.groups, policy, other) >= UNLIKE for other in others)
+
+
+def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: PruningPolicy) -> float:
+    """How much the keep ratios of two policies differ: the mean over groups, weighted by the layers that they touch.
+
+    The width of a residual trunk, which many layers share, thus counts for more than that of one block.
+    """
+    ours, theirs = first.as_dict(), second.as_dict()
+    layers = {group.name: len({member.module for member in group.members}) for group in groups}
+    differences = [layers[group.name] * abs(ours[group.name] - theirs[group.name]) / group.channels for group in groups]
+    return sum(differences) / sum(layers.values())
+
+
+def _share_of_allowed(
+    prepared: Prepared, policies: list[PruningPolicy], targets: list[TargetConfig], config: RunConfig
+) -> list[float]:
+    """Measured latency of each policy's file, divided by the strictest target.
+
+    On a busy machine the median call and the undisturbed one can tell different ratios; the larger one counts.
+    """
+    elastic, info = prepared.elastic, prepared.evaluator.info
+    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+        files = []
+        for index, policy in enumerate([elastic.full_policy, *policies]):
+            files.append(Path(folder) / f"{index}.onnx")
+            export_onnx(elastic.cut(policy), files[-1], info)
+        images = torch.zeros(config.measure.batch_size, *info.input_shape).numpy()
+        original, *candidates = measure_interleaved(
+            files, images, threads=config.measure.threads, rounds=VERIFY_ROUNDS, runs_per_round=VERIFY_RUNS
+        )
+
+    def share(metric: Callable[[Latency], float], candidate: Latency) -> float:
+        return metric(candidate) / min(target.bound(metric(original)) for target in targets)
+
+    return [
+        max(
+            share(lambda latency: latency.latency_ms_p50, candidate),
+            share(lambda latency: latency.latency_ms_quiet, candidate),
+        )
+        for candidate in candidates
+    ]

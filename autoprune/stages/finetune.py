@@ -1,0 +1,97 @@
+"""The stage of a run after its search: the policy is cut out, in one step or in many, and what is left fine-tuned."""
+
+import json
+import math
+from dataclasses import asdict
+
+from torch import nn
+
+from autoprune.config import RunConfig
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.run_dir import RunDir
+from autoprune.search.trials import TrialStore
+from autoprune.seeding import derive_seed
+from autoprune.stages.subject import Subject
+from autoprune.stages.tensorboard import RunLogger
+from autoprune.training.distill import finetune
+from autoprune.training.repair import WeightRepair
+from autoprune.training.train import EpochLog
+
+FINETUNE_FACT = "finetune_log"
+
+
+def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float | None) -> tuple[PruningPolicy, ...]:
+    """The policies on the way to `final`: one, or steps that each take at most `cut_per_step` of what is left."""
+    if cut_per_step is None:
+        return (final,)
+    steps = []
+    left = full.as_dict()
+    goal = final.as_dict()
+    while left != goal:
+        left = {
+            name: max(goal[name], min(kept - 1, math.ceil(kept * (1 - cut_per_step)))) if kept > goal[name] else kept
+            for name, kept in left.items()
+        }
+        steps.append(PruningPolicy.of(left))
+    return tuple(steps) or (final,)
+
+
+def finetuned(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    policy: PruningPolicy,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+) -> nn.Module:
+    """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage."""
+    if (run_dir.pruned / STRUCTURE_FILE).is_file():
+        return load_pruned(run_dir.pruned, architecture=prepared.elastic.cut(prepared.elastic.full_policy))
+    steps = cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step)
+    logs: list[EpochLog] = []
+    elastic = prepared.elastic
+    for index, (step_policy, epochs) in enumerate(zip(steps, _shares(config.finetune.epochs, len(steps)), strict=True)):
+        elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
+        if epochs == 0:
+            continue
+        done = len(logs)
+
+        def on_epoch(log: EpochLog, done: int = done) -> None:
+            shifted = EpochLog(done + log.epoch, log.train_loss, log.search_accuracy, log.learning_rate)
+            logs.append(shifted)
+            logger.epoch("finetune", shifted)
+
+        tuned = finetune(
+            elastic.original,
+            subject.data,
+            teacher=prepared.teacher,
+            config=config.finetune.for_epochs(epochs),
+            learning_rate=config.finetune_learning_rate,
+            seed=derive_seed(config.seed, f"finetune {index}"),
+            description="fine-tuning" if len(steps) == 1 else f"fine-tuning {index + 1}/{len(steps)}",
+            state_path=run_dir.state / f"finetune-{index}.pt",
+            on_epoch=on_epoch,
+        )
+        elastic = elastic.with_weights_of(tuned)
+    store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
+    save_pruned(run_dir.pruned, elastic.original, subject.spec)
+    return elastic.original
+
+
+def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:
+    """The cut as candidates are made: what is left makes up for what is gone, and training starts the nearer."""
+    smaller = elastic.narrow(policy)
+    if repairs:
+        repair = WeightRepair(elastic, prepared.evaluator.calibration)
+        repair.apply(smaller.original, elastic.kept_channels(policy))
+    prepared.evaluator.recalibrate(smaller.original)
+    return smaller
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` epochs over `parts` steps, as even as can be, the last steps getting what is left over."""
+    return [total // parts + (index >= parts - total % parts) for index in range(parts)]

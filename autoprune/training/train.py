@@ -1,0 +1,319 @@
+"""Training: one loop for baselines and fine-tuning, resumable after each epoch, bound by the network alone."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.config import AugmentConfig, TrainConfig
+from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise
+from autoprune.errors import RunError
+from autoprune.files import atomic_path
+from autoprune.progress import bar
+from autoprune.seeding import derive_seed
+from autoprune.training.fast_batchnorm import fast_batchnorm
+from autoprune.training.strided_convolution import safe_strided_convolutions
+
+EVALUATION_BATCH = 500
+MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees: normalised images (N, C, H, W), labels (N,), their places in the train split (N,), and
+    which form of augmentation each is in (N,), as far as forms are told apart: equal places and forms, equal images."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    forms: Tensor | None
+    step: int  # since training began
+
+
+# (model in training mode, batch) to a scalar loss.
+Loss = Callable[[nn.Module, Batch], Tensor]
+# Share of the steps done (0..1) to a share of the top learning rate (0..1).
+Schedule = Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class FitRecipe:
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    ema_decay: float
+    schedule: Schedule
+    augmentation: Augmentation
+    max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
+
+
+@dataclass(frozen=True)
+class EpochLog:
+    epoch: int
+    train_loss: float
+    search_accuracy: float
+    learning_rate: float
+
+
+def augmentation_of(config: AugmentConfig) -> Augmentation:
+    return Augmentation(config.crop_padding, config.flip, config.erase_size)
+
+
+def one_cycle(share_done: float) -> float:
+    """Linear warm-up over the first fifth from 1/25, then a cosine to zero (Smith & Topin 2018)."""
+    warm_up = 0.2
+    if share_done < warm_up:
+        return 0.04 + 0.96 * share_done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
+
+
+def cosine(share_done: float) -> float:
+    """A cosine from 1 to zero after a warm-up over the first twentieth, so that BatchNorm settles first."""
+    warm_up = 0.05
+    if share_done < warm_up:
+        return (share_done + 0.01) / (warm_up + 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU computes in bfloat16 itself; elsewhere autocast would only slow training down."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(
+        torch.cpu, "_is_amx_tile_supported", None
+    )
+    return bool(supported and supported())
+
+
+def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
+    """Share of `split` that `model` classifies right; the model is left in evaluation mode."""
+    return int(right_answers(model, split, info).sum()) / len(split)
+
+
+def right_answers(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
+    """(N,) bool: which images of `split` the model classifies right; it is left in evaluation mode."""
+    return logits_of(model, split, info).argmax(1) == split.labels
+
+
+def logits_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
+    """(N, classes) float32, of all images of `split`; the model is left in evaluation mode."""
+    model.eval()
+    with torch.inference_mode():
+        starts = range(0, len(split), EVALUATION_BATCH)
+        batches = (normalise(split.images[start : start + EVALUATION_BATCH], info) for start in starts)
+        return torch.cat([model(images).float() for images in batches])
+
+
+def cross_entropy_loss(label_smoothing: float) -> Loss:
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch.images).float(), batch.labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def train_baseline(
+    model: nn.Module,
+    data: SearchData,
+    config: TrainConfig,
+    *,
+    seed: int,
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Train `model` in place from its present weights and return its best state on the search split."""
+    recipe = FitRecipe(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        ema_decay=config.ema_decay,
+        schedule=one_cycle,
+        augmentation=augmentation_of(config.augment),
+    )
+    return fit(
+        model,
+        data,
+        loss=cross_entropy_loss(config.label_smoothing),
+        recipe=recipe,
+        seed=seed,
+        description="training",
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+
+
+def fit(
+    model: nn.Module,
+    data: SearchData,
+    *,
+    loss: Loss,
+    recipe: FitRecipe,
+    seed: int,
+    description: str,
+    lr_factors: dict[str, float] | None = None,
+    score: Callable[[nn.Module], float] | None = None,
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
+
+    Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
+    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it.
+    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
+    `RunError` if the loss stops being finite.
+    """
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        _parameter_groups(model, recipe, lr_factors or {}), lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True
+    )
+    score = score or (lambda model: accuracy(model, data.search, data.info))
+    averaged = copy.deepcopy(model)
+    best = copy.deepcopy(model)
+    first_epoch, spent_s = 0, 0.0
+    best_accuracy: float | None = None
+    logs: list[EpochLog] = []
+    if state_path is not None and state_path.is_file():
+        state = _load_state(state_path)
+        model.load_state_dict(state["model"])
+        averaged.load_state_dict(state["averaged"])
+        best.load_state_dict(state["best"])
+        optimizer.load_state_dict(state["optimizer"])
+        best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
+        logs = [EpochLog(**log) for log in state["logs"]]
+        for log in logs:
+            if on_epoch is not None:
+                on_epoch(log)
+    if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
+        best_accuracy = score(best)
+    base_rates = [group["initial_lr"] for group in optimizer.param_groups]
+    steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
+    total_steps = recipe.epochs * steps_per_epoch
+    use_bf16 = has_fast_bf16()
+    started = time.perf_counter() - spent_s
+
+    def share_done(step: int) -> float:
+        by_time = 0.0 if recipe.max_s is None else (time.perf_counter() - started) / recipe.max_s
+        return min(max(step / total_steps, by_time), 1.0)
+
+    with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
+        progress.advance(first_epoch * steps_per_epoch)
+        for epoch in range(first_epoch, recipe.epochs):
+            torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
+            model.train()
+            loss_sum, step = 0.0, epoch * steps_per_epoch
+            for batch in epoch_batches(data, recipe, epoch, seed=seed):
+                share = share_done(step)
+                if share == 1.0:
+                    break
+                scale = recipe.schedule(share)
+                for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
+                    group["lr"] = base_rate * scale
+                with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
+                    value = loss(model, batch)
+                optimizer.zero_grad(set_to_none=True)
+                value.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                step += 1
+                # A short memory at first, so that the average does not drag the start along.
+                _average(averaged, model, min(recipe.ema_decay, step / (step + 10)))
+                loss_sum += value.item()
+                progress.advance(1, None)
+            steps = step - epoch * steps_per_epoch
+            if not steps:  # the time was over with the last epoch
+                break
+            if not math.isfinite(loss_sum):
+                raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
+            search_accuracy = score(averaged)
+            if search_accuracy >= best_accuracy:
+                best_accuracy = search_accuracy
+                best.load_state_dict(averaged.state_dict())
+            logs.append(EpochLog(epoch + 1, loss_sum / steps, search_accuracy, recipe.learning_rate * scale))
+            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search accuracy {search_accuracy:.4f}")
+            if state_path is not None:
+                _save_state(
+                    state_path,
+                    {
+                        "epoch": epoch + 1,
+                        "model": model.state_dict(),
+                        "averaged": averaged.state_dict(),
+                        "best": best.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "best_accuracy": best_accuracy,
+                        "spent_s": time.perf_counter() - started,
+                        "logs": [asdict(log) for log in logs],
+                    },
+                )
+            if on_epoch is not None:
+                on_epoch(logs[-1])
+            if steps < steps_per_epoch:
+                break
+    return best.eval()
+
+
+def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int) -> Iterator[Batch]:
+    """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
+    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
+    draws = draw(len(order), data.info.input_shape[1:], recipe.augmentation, _generator(seed, f"augmentation {epoch}"))
+    # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
+    size = min(recipe.batch_size, len(order))
+    batches = len(order) // size
+    for number in range(batches):
+        chosen = order[number * size : (number + 1) * size]
+        drawn = draws.select(chosen)
+        yield Batch(
+            normalise(augment(data.train.images[chosen], recipe.augmentation, drawn), data.info),
+            data.train.labels[chosen],
+            chosen,
+            drawn.forms(recipe.augmentation),
+            epoch * batches + number,
+        )
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose))
+
+
+def _parameter_groups(model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]) -> Sequence[dict[str, object]]:
+    """One group for each (learning rate, decayed or not); vectors (biases, BatchNorm) are not decayed."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault((lr_factors.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": recipe.learning_rate * factor,
+            "initial_lr": recipe.learning_rate * factor,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+        }
+        for (factor, decayed), parameters in groups.items()
+    ]
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
+    ours, theirs = [], []
+    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            ours.append(mean)
+            theirs.append(value)
+        else:
+            mean.copy_(value)
+    torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+
+
+def _save_state(path: Path, state: dict[str, object]) -> None:
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def _load_state(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:  # the reader raises almost anything on broken bytes
+        raise RunError(f"{path}: corrupt training state ({error}); delete it to start this training again") from None
