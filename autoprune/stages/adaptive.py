@@ -89,32 +89,34 @@ def adaptive_model(
     """
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
-    candidates = candidate_levels(config, prepared, store, logger)
-    policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
-    epochs = config.adaptive.epochs or config.finetune.epochs
-    levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
-    original_ms, level_ms = _exported(levels, prepared, run_dir, subject.data.info, threads=config.measure.threads)
-    answers = answers_to(prepared.data.search, levels.models, prepared, level_ms)
-    train = prepared.data.train
-    shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
-    router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
-    files = _level_files(run_dir, len(levels.models))
-    decision_ms = measured_decision_ms(
-        files,
-        stopping(router, levels=len(files)),
-        prepared.data.search,
-        subject.data.info,
-        threads=config.measure.threads,
-    )
-    points = operating_points(answers, router, decision_ms)
-    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
-    calibration = calibrations(follow(chosen.router, answers), answers)
-    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
-    built = Built(policy, levels.models, tried, answers, original_ms, decision_ms, points, chosen)
+    built = _built(config, subject.data.info, prepared, run_dir, store, logger)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
     write_adaptive_report(run_dir)
     return result
+
+
+def _built(
+    config: RunConfig, info: DataInfo, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
+) -> Built:
+    """Choose and train the levels, learn the router from them, choose its operating point, write the file."""
+    candidates = candidate_levels(config, prepared, store, logger)
+    policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
+    epochs = config.adaptive.epochs or config.finetune.epochs
+    levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
+    threads = config.measure.threads
+    original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
+    search, train = prepared.data.search, prepared.data.train
+    answers = answers_to(search, levels.models, prepared, level_ms)
+    shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
+    router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
+    files = _level_files(run_dir, len(levels.models))
+    decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
+    points = operating_points(answers, router, decision_ms)
+    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
+    calibration = calibrations(follow(chosen.router, answers), answers)
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
+    return Built(policy, levels.models, tried, answers, original_ms, decision_ms, points, chosen)
 
 
 def _exported(
