@@ -27,7 +27,7 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
 
-    def __init__(self, answers: LevelAnswers, *, max_price: float = 0.25) -> None:
+    def __init__(self, answers: LevelAnswers, *, max_price: float = 1.0) -> None:
         if max_price <= 0:
             raise ValueError(f"max_price must be positive, got {max_price}")
         self.answers, self.max_price = answers, max_price

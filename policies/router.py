@@ -31,7 +31,7 @@ class RouterSettings:
     copies: int = 8  # of each image in the replay buffer, each at a price of its own
     rounds: int = 40  # of training; the best state after any of them is kept
     steps: int = 300  # gradient steps in a round
-    max_price: float = 0.25
+    max_price: float = 1.0  # at which a run of the largest level is never worth its time
 
 
 @dataclass(frozen=True)

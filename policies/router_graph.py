@@ -10,7 +10,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.adaptive.export import GOES_ON, NEXT, GraphPart
 from autoprune.adaptive.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
-from autoprune.envs.router_observation import LOGIT_SCALE
+from autoprune.envs.router_observation import LOGIT_SCALE, SUREST
 from autoprune.policies.router import LearnedRouter
 
 Attributes = Mapping[str, int | float | list[int]]
@@ -58,18 +58,23 @@ class LearnedNodes:
     def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
         """`LearnedRouter.at_price`, with what is the same for all images folded into the weights.
 
-        The first layer reads the logits themselves: its weights take in that they are centred and scaled, its bias the
-        rest of the observation. Of the last layer only what is compared is worked out.
+        The first layer reads the logits themselves and, in a product of its own, the largest probabilities: its weights
+        take in that logits are centred and scaled, its bias the rest of the observation. Of the last layer only what is
+        compared is worked out.
         """
         part = _Part(prefix)
         (weight, bias), *deeper = _compared(self.router, level, is_only=is_only)
         classes = self.router.classes
-        of_logits = (weight[:, :classes] - weight[:, :classes].mean(1, keepdims=True)) / np.float32(LOGIT_SCALE)
+        logit_weight, surest_weight, other_weight = np.split(weight, [classes, classes + SUREST], axis=1)
+        of_logits = (logit_weight - logit_weight.mean(1, keepdims=True)) / np.float32(LOGIT_SCALE)
         share = part.node("Sqrt", [part.node("Div", [price, part.weight(np.array(self.router.max_price, np.float32))])])
         shared = part.node("Min", [share, part.weight(np.array(1.0, np.float32))])
-        priced = part.node("Mul", [shared, part.weight(weight[:, -1])])
-        shift = part.node("Add", [priced, part.weight(bias + weight[:, classes + level])])
-        x = part.node("Gemm", [logits, part.weight(of_logits), shift], {"transB": 1})
+        priced = part.node("Mul", [shared, part.weight(other_weight[:, -1])])
+        shift = part.node("Add", [priced, part.weight(bias + other_weight[:, level])])
+        probabilities = part.node("Softmax", [logits], {"axis": 1})
+        surest = part.node("TopK", [probabilities, part.weight(np.array([SUREST], np.int64))], {"axis": 1}, outputs=2)
+        x = part.node("Gemm", [surest, part.weight(surest_weight), shift], {"transB": 1})
+        x = part.node("Gemm", [logits, part.weight(of_logits), x], {"transB": 1})
         for next_weight, next_bias in deeper:
             hidden = part.node("Relu", [x])
             x = part.node("Gemm", [hidden, part.weight(next_weight), part.weight(next_bias)], {"transB": 1})

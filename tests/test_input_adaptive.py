@@ -1,5 +1,7 @@
 """The routing environment keeps Gymnasium's contract, and its rewards are those worked out by hand."""
 
+import math
+
 import gymnasium
 import numpy as np
 import pytest
@@ -47,8 +49,11 @@ def test_an_observation_by_hand() -> None:
     logits = np.array([[1.0, 4.0, -2.0]])  # their mean is 1
     probabilities = np.asarray(np.exp(logits) / np.exp(logits).sum(), dtype=np.float32)
     seen = observe_answer(1, probabilities, np.array([0.5], dtype=np.float32), levels=2)
-    assert seen.shape == (1, observation_size(3, 2)) == (1, 6)
-    assert seen[0].tolist() == pytest.approx([0.0, 0.3, -0.3, 0.0, 1.0, 0.5], abs=1e-6)
+    assert seen.shape == (1, observation_size(3, 2)) == (1, 8)
+    # Logits less their mean, in tens; the two largest probabilities; which level; the price.
+    total = math.e + math.e**4 + math.e**-2
+    surest = [math.e**4 / total, math.e / total]
+    assert seen[0].tolist() == pytest.approx([0.0, 0.3, -0.3, *surest, 0.0, 1.0, 0.5], abs=1e-6)
     certain = observe_answer(0, np.array([[1.0, 0.0]], dtype=np.float32), np.zeros(1, dtype=np.float32), levels=2)
     assert np.abs(certain).max() < LARGEST_NUMBER
 
