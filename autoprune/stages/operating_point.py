@@ -22,7 +22,7 @@ from autoprune.progress import bar, say
 from autoprune.seeding import derive_seed
 
 RouterName = Literal["cascade", "learned"]
-PRICES = 60  # of time, at which the learned router is tried
+PRICES = 240  # of time, at which the learned router is tried: as many as a cascade of two levels has thresholds
 BUDGETS = 5  # at which the routers are compared
 
 
