@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autoprune.adaptive.export import LEVELS_KEY
@@ -22,6 +23,7 @@ from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.latency import make_session
+from autoprune.seeding import rng
 from autoprune.stages.adaptive_figures import shares
 
 SCHEMA = 1
@@ -94,9 +96,15 @@ def check_files(sources: Sequence[str], info: DataInfo) -> None:
 def evaluate_files(
     sources: Sequence[str], images: ImageSplit, info: DataInfo, *, split: str, threads: int
 ) -> Evaluation:
-    """Measure all `sources`, which `check_files` has seen. Raises `InputError` for fewer than two images."""
+    """Measure all `sources`, which `check_files` has seen. Raises `InputError` for fewer than two images.
+
+    The images run in an order by chance, always the same: in a folder all of a class lie together, and the blocks that
+    an interval is made of would differ by their classes.
+    """
     if len(images) < 2:
         raise InputError(f"{info.name}: its {split} split has {len(images)} images; two at least are needed")
+    order = rng(0, "order of evaluation").permutation(len(images))
+    images = images.select(torch.from_numpy(order))
     times = measure_by_image([Path(source) for source in sources], images, info, threads=threads)
     labels = images.labels.numpy()
     first_right = times[0].answers == labels
