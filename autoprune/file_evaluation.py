@@ -83,14 +83,14 @@ def check_files(sources: Sequence[str], info: DataInfo) -> None:
             raise InputError(
                 f"{source}: takes images of {tuple(inputs[INPUT_NAME][1:])}, {info.name} has {info.input_shape}"
             )
-        if outputs[OUTPUT_NAME][-1] != info.num_classes:
-            raise InputError(
-                f"{source}: tells {outputs[OUTPUT_NAME][-1]} classes apart, {info.name} has {info.num_classes}"
-            )
+        if (found := tuple(outputs[OUTPUT_NAME][1:])) != (info.num_classes,):
+            raise InputError(f"{source}: gives {found} logits of an image, {info.name} has {info.num_classes} classes")
         known = session.get_modelmeta().custom_metadata_map
         for key, expected in ((MEAN_KEY, info.mean), (STD_KEY, info.std)):
             if key in known and not _same(known[key], expected):
                 raise InputError(f"{source}: was exported for pixels of {key} {known[key]}, {info.name} has {expected}")
+        if not known.get(LEVELS_KEY, "1").isdecimal():
+            raise InputError(f"{source}: its metadata say it has {known[LEVELS_KEY]} levels; export it again")
 
 
 def evaluate_files(

@@ -123,12 +123,16 @@ def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
     foreign.graph.input[0].name = foreign.graph.node[0].input[0] = "x"
     foreign.graph.node[0].input[0] = "x"
     onnx.save(foreign, tmp_path / "foreign.onnx")
+    levels = onnx.load(right)
+    onnx.helper.set_model_props(levels, {"levels": "many"})
+    onnx.save(levels, tmp_path / "levels.onnx")
     (tmp_path / "broken.onnx").write_bytes(right.read_bytes()[:50])
     for file, info, message in (
         (tmp_path / "none.onnx", INFO, "no such file"),
         (tmp_path / "broken.onnx", INFO, "ONNX Runtime cannot load it"),
         (tmp_path / "foreign.onnx", INFO, "takes x and gives logits; must take images and give logits"),
-        (right, other, "tells 2 classes apart, other has 3"),
+        (right, other, r"gives \(2,\) logits of an image, other has 3 classes"),
+        (tmp_path / "levels.onnx", INFO, "its metadata say it has many levels"),
         (right, larger, r"takes images of \(1, 4, 4\), larger has \(1, 8, 8\)"),
         (right, brighter, r"was exported for pixels of autoprune.mean 0.5, brighter has \(0.6,\)"),
     ):

@@ -55,12 +55,12 @@ def evaluate(
     check_files(files, data.info)
     images = load_test_split(settings.data) if split == "test" else data.search
     found = evaluate_files(files, images, data.info, split=split, threads=settings.measure.threads)
+    console = progress.console if json_to == STDOUT else progress.stdout_console()
+    console.print(_table(found))  # before anything is written: a full disk loses no measurement
     if json_to == STDOUT:
         typer.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))
-        return
-    if json_to is not None:
+    elif json_to is not None:
         write_json(Path(json_to), found.as_json())
-    progress.stdout_console().print(_table(found))
 
 
 def _table(found: "Evaluation") -> "Table":

@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from autoprune import progress
 from autoprune.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
