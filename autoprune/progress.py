@@ -1,7 +1,6 @@
 """Progress on long work: bars in a terminal, a line now and then in a log, nothing in a quiet library."""
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 
@@ -17,18 +16,10 @@ from rich.progress import (
 )
 
 LOG_INTERVAL_S = 15.0
-WIDE = 1000  # columns of a log, where no terminal sets them: nothing is cut off
 
 console = Console(stderr=True, highlight=False, emoji=False)
 _shown = False
 _display: Progress | None = None  # of the outermost bar; bars inside it are further lines of the same display
-
-
-def stdout_console(*, columns: int = WIDE) -> Console:
-    """For results: as wide as the terminal, or as COLUMNS says; `columns` wide in a pipe or a file."""
-    made = Console(highlight=False, emoji=False)
-    is_set = made.is_terminal or "COLUMNS" in os.environ
-    return made if is_set else Console(highlight=False, emoji=False, width=columns)
 
 
 def show(shown: bool) -> None:

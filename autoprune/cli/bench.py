@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune import progress
+from autoprune import progress, terminal
+from autoprune.cli.options import STDOUT, JsonTo, Quiet
 from autoprune.errors import InputError, RunError
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
@@ -17,7 +18,6 @@ if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX
     from autoprune.bench.result import BenchResult
 
 EPILOG = "Example: `autoprune bench runs/demo/export/original.onnx runs/demo/export/model.onnx --plot bench.svg`"
-STDOUT = "-"
 
 Files = Annotated[
     list[str], typer.Argument(help="ONNX files; for torch pruned folders or built-in models.", metavar="FILE...")
@@ -46,15 +46,13 @@ def bench(
     energy: Annotated[
         bool, typer.Option("--energy", help="Also energy of a call, from RAPL or NVML, above idle and in all.")
     ] = False,
-    json_to: Annotated[
-        str | None, typer.Option("--json", help="Write the results as JSON; `-` for stdout.", metavar="FILE|-")
-    ] = None,
+    json_to: JsonTo = None,
     save: Annotated[Path | None, typer.Option(help="Keep the results for --against.", metavar="FILE")] = None,
     against: Annotated[
         Path | None, typer.Option(help="Compare with saved results; exit 1 if a file is slower now.", metavar="FILE")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the distributions (.png or .svg).", metavar="FILE")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the results.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Measure model files side by side: latency, speed-up with its interval, throughput, memory, size, load time."""
     if quick and seconds is not None:
@@ -96,7 +94,7 @@ def bench(
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
     result = results(measure(subjects, settings, sensor))
-    console = progress.console if json_to == STDOUT else progress.stdout_console()
+    console = progress.console if json_to == STDOUT else terminal.stdout_console()
     _print(result, console)
     if plot is not None:
         from autoprune.bench.plot import write_plot
@@ -110,7 +108,7 @@ def bench(
 
 def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") -> list[dict[str, Any]]:
     """Measure and print what bounds each file's layers; the same as JSON."""
-    from autoprune.cli.roofline import roofline_table
+    from autoprune.cli.roofline import roofline_view
     from autoprune.roofline.report import roofline_report
 
     found = []
@@ -118,7 +116,7 @@ def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") 
         measured = roofline_report(
             Path(file), threads=settings.threads, batch_size=settings.batch_size, shape=settings.shape
         )
-        console.print(roofline_table(measured, width=console.width))
+        console.print(roofline_view(measured, width=console.width))
         found.append(measured.as_json())
     return found
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune import progress
+from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume
 
 DEFAULT_SEARCHERS = "ddpg,evolution,knapsack,sensitivity,global_magnitude,random,uniform"
 EPILOG = (
@@ -15,24 +16,19 @@ EPILOG = (
 
 
 def compare(
-    config: Annotated[str, typer.Argument(help="YAML file, or a shipped name such as `demo`.", metavar="CONFIG")],
+    config: ConfigArgument,
     searchers: Annotated[str, typer.Option(help="Names, separated by commas.", metavar="NAMES")] = DEFAULT_SEARCHERS,
     seeds: Annotated[int, typer.Option(help="So many seeds, from 0.", min=1)] = 3,
     finetune_epochs: Annotated[
         int | None,
         typer.Option(help="For each winner. Default: as configured; 0: judge by reward alone.", min=0),
     ] = None,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--override", "-o", help="Change one key, e.g. `-o search.max_evaluations=40`.", metavar="KEY=VALUE"
-        ),
-    ] = None,
+    override: Overrides = None,
     run_dir: Annotated[
         Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG-compared`.", metavar="DIR")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a killed comparison was.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
+    resume: Resume = False,
+    quiet: Quiet = False,
 ) -> None:
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
     from autoprune.compare import check_searchers

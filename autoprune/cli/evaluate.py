@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune import progress
+from autoprune import progress, terminal
+from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet
 from autoprune.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from autoprune.file_evaluation import Evaluation, FileFigures
 
@@ -19,25 +20,17 @@ EPILOG = (
     "Example: `autoprune evaluate demo runs/demo/export/original.onnx runs/demo/export/model.onnx "
     "runs/demo/export/adaptive.onnx`"
 )
-STDOUT = "-"
 
 
 def evaluate(
-    config: Annotated[
-        str, typer.Argument(help="YAML file, or a shipped name such as `demo`: says which data.", metavar="CONFIG")
-    ],
+    config: ConfigArgument,
     files: Annotated[
         list[str], typer.Argument(help="Exported ONNX files; the first is what others compare with.", metavar="FILE...")
     ],
     split: Annotated[str, typer.Option(help="test, or search for what is still to be chosen from.")] = "test",
-    override: Annotated[
-        list[str] | None,
-        typer.Option("--override", "-o", help="Change one key, e.g. `-o measure.threads=2`.", metavar="KEY=VALUE"),
-    ] = None,
-    json_to: Annotated[
-        str | None, typer.Option("--json", help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-")
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the table.")] = False,
+    override: Overrides = None,
+    json_to: JsonTo = None,
+    quiet: Quiet = False,
 ) -> None:
     """Exported files on real images, each image alone through all files in turn: accuracy, mean latency, levels."""
     if split not in ("test", "search"):
@@ -55,7 +48,7 @@ def evaluate(
     check_files(files, data.info)
     images = load_test_split(settings.data) if split == "test" else data.search
     found = evaluate_files(files, images, data.info, split=split, threads=settings.measure.threads)
-    console = progress.console if json_to == STDOUT else progress.stdout_console()
+    console = progress.console if json_to == STDOUT else terminal.stdout_console()
     console.print(_table(found))  # before anything is written: a full disk loses no measurement
     if json_to == STDOUT:
         typer.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))
@@ -63,24 +56,21 @@ def evaluate(
         write_json(Path(json_to), found.as_json())
 
 
-def _table(found: "Evaluation") -> "Table":
+def _table(found: "Evaluation") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
     threads = "1 thread" if found.device.threads == 1 else f"{found.device.threads} threads"
-    made = Table(
-        title=f"{found.images:,} images of {found.data}, {found.split} split; {found.device.runtime}, {threads}, "
-        f"{found.device.cpu}",
-        title_justify="left",
-        caption="in brackets: 95% intervals; changes and ratios: to the first file",
-        caption_justify="left",
-    )
+    title = f"{found.images:,} images of {found.data}, {found.split} split; {found.device.runtime}, {threads}, "
+    made = Table()
     made.add_column("")
     for file in found.files:
         made.add_column(Text(file.name), justify="right")
     for label, shown in ROWS:
         made.add_row(label, *map(shown, found.files))
-    return made
+    return terminal.titled(
+        title + found.device.cpu, made, "in brackets: 95% intervals; changes and ratios: to the first file"
+    )
 
 
 def _points(file: "FileFigures") -> str:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune import progress
+from autoprune import terminal
 from autoprune.errors import InputError
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
 
     from autoprune.search.trials import EpisodeRow
 
@@ -51,7 +51,7 @@ def front(
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
     else:
-        progress.stdout_console().print(_table(rows))
+        terminal.stdout_console().print(_table(rows))
         if save is not None:
             typer.echo(save)
 
@@ -68,10 +68,10 @@ def _as_dict(row: "EpisodeRow") -> dict[str, object]:
     }
 
 
-def _table(rows: "tuple[EpisodeRow, ...]") -> "Table":
+def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
     from rich.table import Table
 
-    made = Table(title="before fine-tuning, on the search split", title_justify="left")
+    made = Table()
     for column in ("", "top-1", "KL, nats", "predicted ms", "estimated mJ", "params"):
         made.add_column(column, justify="right")
     for number, row in enumerate(rows, 1):
@@ -83,4 +83,4 @@ def _table(rows: "tuple[EpisodeRow, ...]") -> "Table":
             f"{row.estimated_energy_mj:.3g}",
             f"{row.params:,}",
         )
-    return made
+    return terminal.titled("before fine-tuning, on the search split", made)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from autoprune import progress
+from autoprune import progress, terminal
+from autoprune.cli.options import Quiet
 from autoprune.errors import InputError
 
 DEFAULT_SHAPE = (3, 32, 32)
@@ -53,7 +54,7 @@ def inspect(
     table: Annotated[
         Path | None, typer.Option(help="Latency table to use. Default: in the cache folder.", metavar="FILE")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """What can be pruned in a model, what it costs, how small it can get, and how long a search will take."""
     shape = _input_shape(input_shape, model)
@@ -102,7 +103,7 @@ def inspect(
     if as_json:
         typer.echo(json.dumps(json_of(facts), indent=2, allow_nan=False))
         return
-    print_inspection(facts, progress.stdout_console(columns=PIPE_COLUMNS))
+    print_inspection(facts, terminal.stdout_console(columns=PIPE_COLUMNS))
     for file in (html, plot):
         if file is not None:
             typer.echo(file)

@@ -18,6 +18,7 @@ from autoprune.cli.evaluate import evaluate
 from autoprune.cli.front import EPILOG as FRONT_EPILOG
 from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
+from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed
 from autoprune.errors import AutopruneError, InputError
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
@@ -34,16 +35,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-
-ConfigArgument = Annotated[str, typer.Argument(help="YAML file, or a shipped name such as `demo`.", metavar="CONFIG")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--override", "-o", help="Change one key, e.g. `-o search.max_evaluations=40`.", metavar="KEY=VALUE"),
-]
-RunDirOption = Annotated[Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG`.", metavar="DIR")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run was; repeats no evaluated trial.")]
-Seed = Annotated[int | None, typer.Option(help="Overrides the configuration's seed.", min=0)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
 
 
 def main() -> None:

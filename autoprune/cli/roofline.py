@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Literal
 
 from autoprune.measure.timing import NOISY_SHARE
 from autoprune.roofline.report import Bound, Roofline, RooflineNode
+from autoprune.terminal import titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from rich.console import Group
     from rich.table import Table
 
 COLOURS: dict[Bound, str] = {"compute": "#1f6feb", "memory": "#d9480f", "overhead": "#868e96"}
@@ -20,12 +22,11 @@ AGREEMENT = 1.25  # a larger factor between the profile and the whole means that
 LEAST_PADDING = 0.005  # of a layer's arithmetic: less is not worth a column
 
 
-def roofline_table(roofline: Roofline, *, width: int | None = None) -> "Table":
-    """One row for each node in order of execution, and the whole below. Columns that `width` (default: the
+def roofline_view(roofline: Roofline, *, width: int | None = None) -> "Group":
+    """A table with a row for each node in order of execution, and the whole below. Columns that `width` (default: the
     terminal's) has no room for are left out, the dispensable ones first; `as_json` has them all.
     """
     from rich.console import Console
-    from rich.markup import escape
 
     console = Console(width=width)
     columns = _columns(roofline)
@@ -35,9 +36,7 @@ def roofline_table(roofline: Roofline, *, width: int | None = None) -> "Table":
             break
         columns = [column for column in columns if column.header.strip() != name]
         table = _table(roofline, columns)
-    table.title = f"{escape(roofline.file)}: what bounds each layer"
-    table.caption = escape(summary(roofline))
-    return table
+    return titled(f"{roofline.file}: what bounds each layer", table, summary(roofline))
 
 
 def _table(roofline: Roofline, columns: Sequence["_Column"]) -> "Table":
@@ -49,8 +48,6 @@ def _table(roofline: Roofline, columns: Sequence["_Column"]) -> "Table":
         show_footer=True,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        title_justify="left",
-        caption_justify="left",
     )
     for column in columns:
         table.add_column(column.header, column.footer, justify=column.justify, no_wrap=True, max_width=column.max_width)

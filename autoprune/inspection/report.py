@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +26,7 @@ from autoprune.inspection.text import (
 )
 from autoprune.reports.drawing import shorten
 from autoprune.reports.pages import write_page
+from autoprune.terminal import titled
 
 TEMPLATE = "inspection.html.j2"
 
@@ -117,7 +118,7 @@ def _terminal_parts(inspection: Inspection) -> Iterator[RenderableType]:
         yield Text(f"Latency check: {checked}\n")
 
 
-def _groups_table(inspection: Inspection) -> Table:
+def _groups_table(inspection: Inspection) -> Group:
     rows = []
     for group in inspection.groups:
         macs, params, *time = group_bars(group)
@@ -131,7 +132,7 @@ def _groups_table(inspection: Inspection) -> Table:
     return _table(f"Groups that can be pruned{note}", columns, rows)
 
 
-def _layers_table(inspection: Inspection) -> Table:
+def _layers_table(inspection: Inspection) -> Group:
     rows = []
     for layer in inspection.layers:
         bars = layer_bars(layer)
@@ -144,15 +145,15 @@ def _layers_table(inspection: Inspection) -> Table:
     return _table("Layers in order of execution", columns, rows)
 
 
-def _table(heading: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+def _table(heading: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Group:
     """A column whose name ends in > is of numbers: right-aligned and never broken."""
-    table = Table(title=heading, title_style="bold", title_justify="left")
+    table = Table()
     for column in columns:
         name, numbers, _ = column.partition(">")
         table.add_column(name, justify="right" if numbers else "left", no_wrap=bool(numbers), overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # names are data, not markup
-    return table
+    return titled(heading, table)
 
 
 def _short_coupling(group: GroupFacts) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from rich.console import Group
 from rich.table import Table
 
 from autoprune.errors import InputError
@@ -14,6 +15,7 @@ from autoprune.reports.adaptive_charts import curve_chart, share_chart
 from autoprune.reports.pages import write_page
 from autoprune.results.adaptive import AdaptiveResult, Example, RouteFigures
 from autoprune.run_dir import RunDir
+from autoprune.terminal import titled
 
 TEMPLATE = "adaptive.html.j2"
 MIXTURES_LISTED = 6
@@ -82,20 +84,16 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
     return run_dir.adaptive_report
 
 
-def adaptive_table(result: AdaptiveResult) -> Table:
+def adaptive_table(result: AdaptiveResult) -> Group:
     """What was measured of each file, image by image, for the terminal."""
     shared = ", ".join(f"{share:.0%}" for share in result.level_share)
-    table = Table(
-        title=headline(result),
-        title_style="bold",
-        title_justify="left",
-        caption=f"{beside_static(result)}. Levels answer {shared} of the images, {result.router} router.",
-    )
+    caption = f"{beside_static(result)}. Levels answer {shared} of the images, {result.router} router."
+    table = Table()
     for column in ("", "accuracy", "mean", "p50", "p95", "worst", "of original"):
         table.add_column(column, justify="left" if not column else "right")
     for row in rows(result):
         table.add_row(row.name, row.accuracy, row.mean, row.p50, row.p95, row.worst, row.ratio)
-    return table
+    return titled(headline(result), table, caption)
 
 
 def headline(result: AdaptiveResult) -> str:

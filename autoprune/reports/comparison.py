@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 from matplotlib import rc_context
+from rich.console import Group
 from rich.table import Table
 
 from autoprune.reports.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes
 from autoprune.reports.pages import write_page
 from autoprune.results.comparison import Comparison, Progress, Search, Spread
+from autoprune.terminal import titled
 
 TEMPLATE = "comparison.html.j2"
 POINTS = 200  # at which the curves of several seeds are read off
@@ -44,14 +46,14 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     ]
 
 
-def table(comparison: Comparison) -> Table:
+def table(comparison: Comparison) -> Group:
     """For the terminal."""
-    made = Table(title=f"{_seeds(comparison)} seeds, target {comparison.target}")
+    made = Table()
     for number, column in enumerate(COLUMNS):
         made.add_column(column, justify="left" if number == 0 else "right")
     for cells in rows(comparison):
         made.add_row(*cells)
-    return made
+    return titled(f"{_seeds(comparison)} seeds, target {comparison.target}", made)
 
 
 def write_comparison_page(comparison: Comparison, path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
+from rich.console import Group
 from rich.table import Table
 
 from autoprune.config import TargetConfig
@@ -16,6 +17,7 @@ from autoprune.reports.pages import write_page
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
 from autoprune.search.trials import EpisodeRow
+from autoprune.terminal import titled
 
 TEMPLATE = "report.html.j2"
 TRIALS_LISTED = 7
@@ -74,16 +76,16 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def summary_table(result: dict[str, Any]) -> Table:
+def summary_table(result: dict[str, Any]) -> Group:
     """Before, after and ratio of a run, for the terminal; `InputError` if `result` is not of schema 1."""
     parsed = parse_result(result, where="result")
-    table = Table(title=headline(parsed), title_style="bold", title_justify="left")
+    table = Table()
     table.add_column("")
     for column in ("before", "after", "ratio"):
         table.add_column(column, justify="right")
     for row in comparison_rows(parsed):
         table.add_row(row.label, row.before, row.after, row.ratio)
-    return table
+    return titled(headline(parsed), table)
 
 
 def headline(result: RunResult) -> str:
