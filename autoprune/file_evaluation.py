@@ -66,8 +66,17 @@ class Evaluation:
         return {"schema": SCHEMA, "kind": KIND, **asdict(self), "device": self.device.as_json()}
 
 
-def check_files(sources: Sequence[str], info: DataInfo) -> None:
+@dataclass(frozen=True)
+class CheckedFile:
+    """A file that can answer images of the data it was checked for."""
+
+    source: str
+    levels: int | None  # of an adaptive file
+
+
+def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ...]:
     """Raises `InputError` naming the first file that cannot answer images of `info`, and why."""
+    checked = []
     for source in sources:
         if not Path(source).is_file():
             raise InputError(f"{source}: no such file")
@@ -89,14 +98,17 @@ def check_files(sources: Sequence[str], info: DataInfo) -> None:
         for key, expected in ((MEAN_KEY, info.mean), (STD_KEY, info.std)):
             if key in known and not _same(known[key], expected):
                 raise InputError(f"{source}: was exported for pixels of {key} {known[key]}, {info.name} has {expected}")
-        if not known.get(LEVELS_KEY, "1").isdecimal():
-            raise InputError(f"{source}: its metadata say it has {known[LEVELS_KEY]} levels; export it again")
+        levels = known.get(LEVELS_KEY)
+        if levels is not None and not levels.isdecimal():
+            raise InputError(f"{source}: its metadata say it has {levels} levels; export it again")
+        checked.append(CheckedFile(source, int(levels) if levels is not None else None))
+    return tuple(checked)
 
 
 def evaluate_files(
-    sources: Sequence[str], images: ImageSplit, info: DataInfo, *, split: str, threads: int
+    files: Sequence[CheckedFile], images: ImageSplit, info: DataInfo, *, split: str, threads: int
 ) -> Evaluation:
-    """Measure all `sources`, which `check_files` has seen. Raises `InputError` for fewer than two images.
+    """Measure all `files`, as `check_files` gives them. Raises `InputError` for fewer than two images.
 
     The images run in an order by chance, always the same: in a folder all of a class lie together, and the blocks that
     an interval is made of would differ by their classes.
@@ -105,10 +117,10 @@ def evaluate_files(
         raise InputError(f"{info.name}: its {split} split has {len(images)} images; two at least are needed")
     order = rng(0, "order of evaluation").permutation(len(images))
     images = images.select(torch.from_numpy(order))
-    times = measure_by_image([Path(source) for source in sources], images, info, threads=threads)
+    times = measure_by_image([Path(file.source) for file in files], images, info, threads=threads)
     labels = images.labels.numpy()
     first_right = times[0].answers == labels
-    names = unique_names(sources)
+    names = unique_names([file.source for file in files])
     return Evaluation(
         data=info.name,
         split=split,
@@ -117,13 +129,13 @@ def evaluate_files(
         files=tuple(
             _figures(
                 name,
-                source,
+                file,
                 time,
                 time.answers == labels,
                 change=change_of_accuracy(first_right, time.answers == labels) if place else None,
                 ratio=mean_ratio(times[0].latency_ms, time.latency_ms) if place else None,
             )
-            for place, (name, source, time) in enumerate(zip(names, sources, times, strict=True))
+            for place, (name, file, time) in enumerate(zip(names, files, times, strict=True))
         ),
     )
 
@@ -144,7 +156,7 @@ def change_of_accuracy(before: Right, after: Right) -> tuple[float, Interval]:
 
 def _figures(
     name: str,
-    source: str,
+    file: CheckedFile,
     times: ImageTimes,
     right: Right,
     *,
@@ -152,10 +164,9 @@ def _figures(
     ratio: PairedRatio | None,
 ) -> FileFigures:
     p50, p95 = np.percentile(times.latency_ms, [50, 95])
-    levels = _levels(source)
     return FileFigures(
         name=name,
-        path=source,
+        path=file.source,
         accuracy=float(right.mean()),
         accuracy_change=change[0] if change is not None else None,
         accuracy_change_ci95=change[1] if change is not None else None,
@@ -165,15 +176,9 @@ def _figures(
         latency_ms_max=float(times.latency_ms.max()),
         latency_ratio=ratio.ratio if ratio is not None else None,
         latency_ratio_ci95=ratio.ci95 if ratio is not None else None,
-        level_share=shares(times.levels, levels=levels) if levels is not None else None,
-        file_bytes=Path(source).stat().st_size,
+        level_share=shares(times.levels, levels=file.levels) if file.levels is not None else None,
+        file_bytes=Path(file.source).stat().st_size,
     )
-
-
-def _levels(source: str) -> int | None:
-    """How many levels a file has, if it is an adaptive one."""
-    levels = make_session(Path(source), threads=1).get_modelmeta().custom_metadata_map.get(LEVELS_KEY)
-    return int(levels) if levels is not None else None
 
 
 def _same(text: str, expected: Sequence[float]) -> bool:

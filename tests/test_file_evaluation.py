@@ -95,8 +95,7 @@ def test_a_ratio_needs_pairs(times: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_what_files_answer(folder: Path) -> None:
     files = [str(folder / "right.onnx"), str(folder / "wrong.onnx"), str(folder / "right.onnx")]
-    check_files(files, INFO)
-    found = evaluate_files(files, squares(20), INFO, split="test", threads=1)
+    found = evaluate_files(check_files(files, INFO), squares(20), INFO, split="test", threads=1)
     assert [file.accuracy for file in found.files] == [1.0, 0.0, 1.0]
     assert [file.name for file in found.files] == ["right.onnx", "wrong.onnx", "right.onnx (2)"]
     assert [file.accuracy_change for file in found.files] == [None, -1.0, 0.0]
@@ -111,7 +110,7 @@ def test_what_files_answer(folder: Path) -> None:
 
 def test_one_image_is_not_enough(folder: Path) -> None:
     with pytest.raises(InputError, match=r"its search split has 1 images; two at least"):
-        evaluate_files([str(folder / "right.onnx")], squares(1), INFO, split="search", threads=1)
+        evaluate_files(check_files([str(folder / "right.onnx")], INFO), squares(1), INFO, split="search", threads=1)
 
 
 def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -45,9 +45,9 @@ def evaluate(
         raise InputError("problem: toy has no images")
     progress.show(not quiet)
     data = load_search_data(settings.data)
-    check_files(files, data.info)
+    checked = check_files(files, data.info)
     images = load_test_split(settings.data) if split == "test" else data.search
-    found = evaluate_files(files, images, data.info, split=split, threads=settings.measure.threads)
+    found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads)
     console = progress.console if json_to == STDOUT else terminal.stdout_console()
     console.print(_table(found))  # before anything is written: a full disk loses no measurement
     if json_to == STDOUT:

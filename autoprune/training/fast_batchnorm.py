@@ -5,16 +5,16 @@ network, it takes most of a training step. Here an image is one long row of heig
 every pass runs over contiguous memory; the statistics and the gradient are those of Ioffe & Szegedy 2015.
 """
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-VECTOR_CHANNELS = (
-    16  # PyTorch's kernel is the faster one for multiples of this (measured: AVX-512, float32 and bfloat16)
-)
+from autoprune.training.replaced_forward import replaced_forward
+
+# PyTorch's kernel is the faster one for multiples of this (measured: AVX-512, float32 and bfloat16).
+VECTOR_CHANNELS = 16
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -57,17 +57,10 @@ class _BatchNorm(torch.autograd.Function):
         return _images(x_gradient, x.shape), weight_gradient, bias_gradient, None
 
 
-@contextlib.contextmanager
-def fast_batchnorm(model: nn.Module) -> Iterator[None]:
+def fast_batchnorm(model: nn.Module) -> AbstractContextManager[None]:
     """Let the BatchNorms of `model` whose channels do not fill vector registers train by the kernel of this module."""
-    patched = [module for module in model.modules() if type(module) is nn.BatchNorm2d and _gains(module)]
-    for module in patched:
-        module.forward = _forward.__get__(module)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for module in patched:
-            del module.forward
+    replaced = [module for module in model.modules() if type(module) is nn.BatchNorm2d and _gains(module)]
+    return replaced_forward(replaced, _forward)
 
 
 def _gains(module: nn.BatchNorm2d) -> bool:

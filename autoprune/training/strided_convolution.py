@@ -5,25 +5,19 @@ when the input is channels-last and has fewer than 8 channels: seen with PyTorch
 widths. Taking every second pixel first and convolving those gives the same numbers.
 """
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.training.replaced_forward import replaced_forward
 
-@contextlib.contextmanager
-def safe_strided_convolutions(model: nn.Module) -> Iterator[None]:
+
+def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[None]:
     """Let the strided 1x1 convolutions of `model` skip pixels before they multiply, while the block runs."""
-    patched = [module for module in model.modules() if type(module) is nn.Conv2d and _is_strided_pointwise(module)]
-    for module in patched:
-        module.forward = _forward.__get__(module)  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for module in patched:
-            del module.forward
+    replaced = [module for module in model.modules() if type(module) is nn.Conv2d and _is_strided_pointwise(module)]
+    return replaced_forward(replaced, _forward)
 
 
 def _is_strided_pointwise(module: nn.Conv2d) -> bool:
