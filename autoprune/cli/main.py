@@ -130,7 +130,7 @@ def search(
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{settings.search.agent}-seed{settings.seed}")
     outcome = commands.search(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
-    progress.console.print(f"best reward {outcome.reward:.6g} with {kept}")
+    progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
     typer.echo(folder / "policy.json")
 
 
@@ -181,7 +181,8 @@ def train(
     trained = commands.train(settings, out, resume=resume)
     progress.console.print(
         f"search accuracy {trained.search_accuracy:.4f}, test accuracy {trained.test_accuracy:.4f}, "
-        f"{trained.epochs} epochs"
+        f"{trained.epochs} epochs",
+        soft_wrap=True,
     )
     typer.echo(out)
 
@@ -239,9 +240,9 @@ def _summarise(result: "RunResult", folder: Path) -> None:
 
     progress.console.print(summary_table(result.as_json()))
     if (unmet := unmet_drop(result)) is not None:
-        progress.console.print(f"[yellow]{unmet}; see the report[/yellow]")
+        progress.console.print(f"{unmet}; see the report", style="yellow", markup=False, soft_wrap=True)
     elif not result.checks.target_met:
-        progress.console.print("[yellow]the target is not met as measured; see the report[/yellow]")
+        progress.console.print("the target is not met as measured; see the report", style="yellow", soft_wrap=True)
     typer.echo(folder / "report.html")
 
 
