@@ -396,7 +396,13 @@ def test_what_is_fine_tuned_is_the_candidate_that_was_scored(small_config: Path,
     )
 
 
-@pytest.mark.parametrize("agent", ["ddpg", "td3", "sac", "crossq", "ppo", "evolution", "knapsack", "random", "uniform"])
+@pytest.mark.parametrize(
+    "agent",
+    [
+        *("ddpg", "ppo", "evolution", "knapsack", "uniform"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("td3", "sac", "crossq", "random")),
+    ],
+)
 def test_search_of_the_toy_problem_repeats_itself(agent: str, tmp_path: Path) -> None:
     policies = []
     for name in ("first", "second"):
