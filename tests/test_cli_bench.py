@@ -1,6 +1,7 @@
 """`autoprune bench` as the user runs it: the real command in a process of its own, its output and its exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -212,8 +213,11 @@ def test_the_coverage_check_counts() -> None:
 
 def test_a_roofline_says_what_bounds_each_layer(folder: Path, tmp_path: Path) -> None:
     report = tmp_path / "bench.json"
-    shown = done("bench", folder / "large.onnx", "--roofline", "--json", report, *FAST)
-    assert "large.onnx: what bounds each layer" in shown
+    deep = tmp_path / ("a folder with a long name " * 4) / "large.onnx"
+    deep.parent.mkdir()
+    shutil.copy(folder / "large.onnx", deep)
+    shown = done("bench", deep, "--roofline", "--json", report, *FAST, COLUMNS="80")
+    assert "\nlarge.onnx: what bounds each layer" in shown  # the name alone: a whole path would be wrapped
     [roofline] = json.loads(report.read_text())["roofline"]
     bounds = {node["bound"] for node in roofline["nodes"]}
     assert bounds <= {"compute", "memory", "overhead"} and bounds

@@ -151,7 +151,7 @@ def test_json_table_and_chart_say_the_same(report: Roofline, tmp_path: Path) -> 
     assert read["lower_bound_ms"] == pytest.approx(report.lower_bound_ms)
     assert read["peaks"]["memory_gbps"] == report.peaks.memory_gbps
     console = Console(width=130, file=io.StringIO(), record=True)
-    console.print(roofline_view(report, width=130))
+    console.print(roofline_view(report, "net.onnx", width=130))
     text = console.export_text()
     for expected in ("net.onnx", "bound by", "1×32×8×8", "whole file", "KiB", "share"):
         assert expected in text
@@ -177,7 +177,7 @@ def test_a_busy_machine_is_said_to_be_busy(
 
 def test_the_table_fits_a_narrow_terminal(report: Roofline) -> None:
     console = Console(width=80, file=io.StringIO(), record=True)
-    console.print(roofline_view(report, width=80))
+    console.print(roofline_view(report, "net.onnx", width=80))
     text = console.export_text()
     rows = [line for line in text.splitlines() if line.rstrip().endswith(("compute", "memory", "overhead"))]
     assert len(rows) == len(report.nodes)

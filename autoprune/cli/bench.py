@@ -108,15 +108,16 @@ def bench(
 
 def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") -> list[dict[str, Any]]:
     """Measure and print what bounds each file's layers; the same as JSON."""
+    from autoprune.bench.measurement import unique_names
     from autoprune.cli.roofline import roofline_view
     from autoprune.roofline.report import roofline_report
 
     found = []
-    for file in files:
+    for file, name in zip(files, unique_names(files), strict=True):
         measured = roofline_report(
             Path(file), threads=settings.threads, batch_size=settings.batch_size, shape=settings.shape
         )
-        console.print(roofline_view(measured, width=console.width))
+        console.print(roofline_view(measured, name, width=console.width))
         found.append(measured.as_json())
     return found
 

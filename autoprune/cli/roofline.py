@@ -22,21 +22,23 @@ AGREEMENT = 1.25  # a larger factor between the profile and the whole means that
 LEAST_PADDING = 0.005  # of a layer's arithmetic: less is not worth a column
 
 
-def roofline_view(roofline: Roofline, *, width: int | None = None) -> "Group":
-    """A table with a row for each node in order of execution, and the whole below. Columns that `width` (default: the
-    terminal's) has no room for are left out, the dispensable ones first; `as_json` has them all.
+def roofline_view(roofline: Roofline, name: str, *, width: int | None = None) -> "Group":
+    """Of the file called `name`: a table with a row for each node in order of execution, and the whole below.
+
+    Columns that `width` (default: the terminal's) has no room for are left out, the dispensable ones first; `as_json`
+    has them all.
     """
     from rich.console import Console
 
     console = Console(width=width)
     columns = _columns(roofline)
     table = _table(roofline, columns)
-    for name in DISPENSABLE:
+    for header in DISPENSABLE:
         if console.measure(table, options=console.options.update(max_width=UNLIMITED)).maximum <= console.width:
             break
-        columns = [column for column in columns if column.header.strip() != name]
+        columns = [column for column in columns if column.header.strip() != header]
         table = _table(roofline, columns)
-    return titled(f"{roofline.file}: what bounds each layer", table, summary(roofline))
+    return titled(f"{name}: what bounds each layer", table, summary(roofline))
 
 
 def _table(roofline: Roofline, columns: Sequence["_Column"]) -> "Table":
