@@ -63,6 +63,7 @@ class Built:
 
     policy: AdaptivePolicy
     models: tuple[nn.Module, ...]  # the levels
+    candidate_ratios: tuple[float, ...]  # of `adaptive.max_ratios`: those that `tried` chose from
     tried: tuple[Mixture, ...]
     answers: LevelAnswers  # to the search split
     original_ms: float  # median of a call of the original's file
@@ -116,7 +117,7 @@ def _built(
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     calibration = calibrations(follow(chosen.router, answers), answers)
     export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
-    return Built(policy, levels.models, tried, answers, original_ms, decision_ms, points, chosen)
+    return Built(policy, levels.models, candidates.max_ratios, tried, answers, original_ms, decision_ms, points, chosen)
 
 
 def _exported(
@@ -184,7 +185,7 @@ def _measured(
         classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
         easy=easy,
         hard=hard,
-        mixtures=_mixtures(built.tried, config, problem.original_cost.predicted_latency_ms),
+        mixtures=_mixtures(built, problem.original_cost.predicted_latency_ms),
         chosen_on_search=curve_point(built.chosen.name, built.chosen.figures),
         original_on_search=_original_point(built.answers, built.original_ms),
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
@@ -213,15 +214,15 @@ def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
     return [run_dir.level_onnx(level) for level in range(levels)]
 
 
-def _mixtures(tried: Sequence[Mixture], config: RunConfig, original_ms: float) -> tuple[MixtureFigures, ...]:
+def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
     return tuple(
         MixtureFigures(
-            max_ratios=tuple(config.adaptive.max_ratios[place] for place in mixture.levels),
+            max_ratios=tuple(built.candidate_ratios[place] for place in mixture.levels),
             holds=mixture.holds,
             search_worth=mixture.worth,
             estimated_latency_ratio=mixture.estimated_latency_ms / original_ms,
         )
-        for mixture in tried
+        for mixture in built.tried
     )
 
 

@@ -17,6 +17,7 @@ from autoprune.adaptive.routing import LevelAnswers
 from autoprune.adaptive.shared_weights import Cuts
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import ImageSplit, normalise
+from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared, search_limits
@@ -34,6 +35,29 @@ RECALIBRATION_IMAGES = 2048
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Levels to choose from, and under which of `adaptive.max_ratios` each was found."""
+
+    policy: AdaptivePolicy
+    max_ratios: tuple[float, ...]
+
+    @classmethod
+    def of(cls, max_ratios: Sequence[float], found: Sequence[PruningPolicy]) -> "Candidates":
+        """The policies found under ascending ratios; one that two ratios found is one level, the smaller ratio's.
+
+        Raises `TargetError` if only one is left.
+        """
+        distinct = [place for place, policy in enumerate(found) if place == 0 or policy != found[place - 1]]
+        if len(distinct) < LEAST_LEVELS:
+            asked = ", ".join(f"{ratio:g}" for ratio in max_ratios)
+            raise TargetError(
+                f"adaptive.max_ratios: the searches under {asked} of the latency "
+                "found one and the same policy; ask for shares further apart, or for 1.0 too, which is the original"
+            )
+        return cls(AdaptivePolicy(tuple(found[place] for place in distinct)), tuple(max_ratios[p] for p in distinct))
+
+
+@dataclass(frozen=True)
 class LevelModels:
     """The levels as models of their own, in evaluation mode, the smallest first."""
 
@@ -47,17 +71,19 @@ def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialSt
     problem.within(limits, store=store, known=())
 
 
-def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, logger: RunLogger) -> AdaptivePolicy:
+def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, logger: RunLogger) -> Candidates:
     """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
 
-    Agents of these searches are not kept: `agent/` is that of the run's own target.
+    Agents of these searches are not kept: `agent/` is that of the run's own target. Raises `TargetError` if all of them
+    find the same policy.
     """
+    ratios = config.adaptive.max_ratios
     done = store.fact(LEVELS_FACT)
     if done is not None:
-        return AdaptivePolicy(tuple(PruningPolicy.of(channels) for channels in json.loads(done)))
+        return Candidates.of(ratios, [PruningPolicy.of(channels) for channels in json.loads(done)])
     problem = prepared.problem
     found: list[PruningPolicy] = []
-    for number, ratio in sorted(enumerate(config.adaptive.max_ratios), reverse=True):
+    for number, ratio in sorted(enumerate(ratios), reverse=True):
         if ratio == 1.0:
             found.insert(0, problem.full_policy)
             continue
@@ -67,14 +93,13 @@ def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, l
         )
         best = searched(part, config, logger, max_evaluations=config.search.max_evaluations).best.policy
         found.insert(0, nested(part, best, found[0]) if found else best)
-    policy = AdaptivePolicy(tuple(found))
-    store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in policy.levels]))
-    return policy
+    store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
+    return Candidates.of(ratios, found)
 
 
 def best_mixture(
     config: RunConfig,
-    candidates: AdaptivePolicy,
+    candidates: Candidates,
     prepared: Prepared,
     run_dir: RunDir,
     store: TrialStore,
@@ -84,15 +109,16 @@ def best_mixture(
 
     Two candidates are both taken: there is nothing to choose, and nothing is tried.
     """
-    if len(candidates.levels) == LEAST_LEVELS:
-        return candidates, ()
+    policy = candidates.policy
+    if len(policy.levels) == LEAST_LEVELS:
+        return policy, ()
     done = store.fact(MIXTURES_FACT)
     if done is None:
         settings = config.adaptive
         levels = trained_levels(
-            config, candidates, prepared, run_dir, logger, epochs=settings.trial_epochs, name="trial of levels"
+            config, policy, prepared, run_dir, logger, epochs=settings.trial_epochs, name="trial of levels"
         )
-        latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.levels]
+        latencies = [prepared.problem.predict(level).predicted_latency_ms for level in policy.levels]
         tried = mixtures(
             answers_to(prepared.data.search, levels.models, prepared, latencies),
             most_levels=settings.max_levels,
@@ -101,9 +127,9 @@ def best_mixture(
         done = json.dumps([asdict(mixture) for mixture in tried])
         store.set_fact(MIXTURES_FACT, done)
     tried = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(done))
-    shares = ", ".join(f"{config.adaptive.max_ratios[place]:g}" for place in tried[0].levels)
+    shares = ", ".join(f"{candidates.max_ratios[place]:g}" for place in tried[0].levels)
     say(f"the best mixture of {len(tried)}: levels at {shares} of the original's latency")
-    return AdaptivePolicy(tuple(candidates.levels[place] for place in tried[0].levels)), tried
+    return AdaptivePolicy(tuple(policy.levels[place] for place in tried[0].levels)), tried
 
 
 def trained_levels(
