@@ -177,3 +177,20 @@ def trained_resnet() -> nn.Module:
 
 
 NO_AUGMENTATION = AugmentConfig(crop_padding=0, flip=False)
+
+
+def counted(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """(parameters, multiply-adds of convolutions and linear layers for one image), counted by hooks."""
+    macs = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            macs += output[0].numel() * module.weight[0].numel()
+
+    handles = [module.register_forward_hook(count) for module in model.modules()]
+    with torch.no_grad():
+        model(torch.zeros(1, *input_shape))
+    for handle in handles:
+        handle.remove()
+    return sum(parameter.numel() for parameter in model.parameters()), macs

@@ -1,14 +1,10 @@
 """The real job on a real subset of Fashion-MNIST; every figure that it reports is measured again here."""
 
 import json
-import math
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +13,19 @@ import onnxruntime
 import pytest
 import small_job
 import torch
-import yaml
+from models_for_tests import counted
 from safetensors import safe_open
-from small_job import HERE, done, net
-from torch import Tensor, nn
+from small_job import HERE, done
+from torch import Tensor
 
 import autoprune
 from autoprune.config import DataConfig, load_config
-from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.errors import InputError
-from autoprune.models import ModelSpec, build_model, load_weights, save_weights
-from autoprune.policy import PruningPolicy, load_policy
-from autoprune.prepare import prepare
+from autoprune.data import ImageSplit, load_test_split
+from autoprune.models import ModelSpec, build_model, save_weights
+from autoprune.policy import load_policy
 from autoprune.pruning.branches import Nothing
-from autoprune.pruning.groups import find_groups
 from autoprune.results.run import RunResult, parse_result
-from autoprune.run_dir import RunDir
-from autoprune.search.problem import Outcome, PredictedCost, policy_of
-from autoprune.search.reward import Score
-from autoprune.search.trials import TrialStore
-from autoprune.stages.decision import CORRECTED, CORRECTED_SHARE, FINALISTS_FACT, best_finalist, proxy_rank_correlation
-from autoprune.stages.finalists import distance, finalists
-from autoprune.stages.finetune import cutting_steps, repaired_cut
+from autoprune.stages.decision import CORRECTED, CORRECTED_SHARE
 from autoprune.stages.subject import load_subject
 
 FILES = {
@@ -105,23 +92,6 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 def logits(path: Path, images: np.ndarray) -> np.ndarray:
     return np.concatenate([session(path).run(None, {"images": part})[0] for part in np.array_split(images, 4)])
-
-
-def counted(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, int]:
-    """(parameters, multiply-adds of convolutions and linear layers for one image), counted by hooks."""
-    macs = 0
-
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal macs
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            macs += output[0].numel() * module.weight[0].numel()
-
-    handles = [module.register_forward_hook(count) for module in model.modules()]
-    with torch.no_grad():
-        model(torch.zeros(1, *input_shape))
-    for handle in handles:
-        handle.remove()
-    return sum(parameter.numel() for parameter in model.parameters()), macs
 
 
 def test_every_file_is_there(run_dir: Path) -> None:
@@ -265,20 +235,6 @@ def test_another_policy_in_the_same_run_dir_is_refused(ddpg_config: Path, finish
     assert (run_dir / "pruned" / "model.safetensors").is_file()
 
 
-def test_cutting_in_steps_ends_at_the_policy(small_config: Path, finished_run: Path, tmp_path: Path) -> None:
-    cut = tmp_path / "run"
-    steps = ("-o", "finetune.cut_per_step=0.3", "-o", "finetune.epochs=2")
-    done("apply", small_config, "--policy", finished_run / "policy.json", *steps, "--run-dir", cut, "--quiet")
-    assert (cut / "policy.json").read_bytes() == (finished_run / "policy.json").read_bytes()
-    assert (cut / "pruned/structure.json").read_bytes() == (finished_run / "pruned/structure.json").read_bytes()
-    result = json.loads((cut / "result.json").read_text())
-    assert result["checks"]["onnx_parity_max_abs"] <= 1e-4
-    assert result["pruned"]["test_accuracy"] > 0.8
-    with closing(sqlite3.connect(cut / "trials.sqlite")) as connection:
-        [(logs,)] = connection.execute("SELECT value FROM facts WHERE name = 'finetune_log'")
-    assert [log["epoch"] for log in json.loads(logs)] == [1, 2]
-
-
 def test_a_run_whose_policy_leaves_a_branch_out(tmp_path: Path) -> None:
     """From a trained network to files that hold nothing of the branch, in one step and in several."""
     weights, config, policy = tmp_path / "net.safetensors", tmp_path / "config.yaml", tmp_path / "policy.json"
@@ -301,99 +257,6 @@ def test_a_run_whose_policy_leaves_a_branch_out(tmp_path: Path) -> None:
         loaded = autoprune.load_pruned(run_dir / "pruned", architecture=small_job.residual_net())
         assert counted(loaded, (1, small_job.SIZE, small_job.SIZE)) == (result["pruned"]["params"], macs)
         assert "branch.0" in (run_dir / "report.html").read_text()
-
-
-def test_cutting_steps_by_hand() -> None:
-    full, final = PruningPolicy.of({"a": 100, "b": 10, "c": 8}), PruningPolicy.of({"a": 70, "b": 9, "c": 8})
-    assert cutting_steps(full, final, None) == (final,)
-    # 100 -> 90 -> 81 -> ceil(72.9) = 73 -> 70 (65.7 would be below); 10 -> 9; c stays.
-    expected = [(90, 9), (81, 9), (73, 9), (70, 9)]
-    steps = cutting_steps(full, final, 0.1)
-    assert steps == tuple(PruningPolicy.of({"a": a, "b": b, "c": 8}) for a, b in expected)
-    assert cutting_steps(full, full, 0.1) == (full,)
-    # A tenth of three channels is less than one: one is cut all the same.
-    small = cutting_steps(PruningPolicy.of({"a": 3}), PruningPolicy.of({"a": 1}), 0.1)
-    assert small == (PruningPolicy.of({"a": 2}), PruningPolicy.of({"a": 1}))
-
-
-def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
-    target = "target={metric: latency, max_ratio: 0.999}"
-    config = load_config(small_config, [target, "search.verify_top=3", "search.min_keep=0.02"])
-    subject = load_subject(config)
-    prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
-    outcomes = tuple(prepared.problem.evaluate(policy) for policy in (floor, full))
-    assert outcomes[1].reward > outcomes[0].reward
-    # The original has the better reward and misses a target that is half of its own time.
-    halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
-    assert finalists(prepared, outcomes, halved).policies == (floor,)
-    # None meets the target: the fastest is taken.
-    strict = load_config(small_config, ["target={metric: latency, max_ratio: 0.0001}", "search.verify_top=3"])
-    missed = finalists(prepared, outcomes, strict)
-    assert missed.policies == (floor,)
-    assert not missed.target_met
-    assert missed.latency_error is not None and missed.latency_error > 0
-    # A target without latency needs no timing: the best reward.
-    assert finalists(prepared, outcomes, load_config(small_config)).policies == (full,)
-    # A policy that differs from the first by one channel of one group is none of the finalists.
-    first = prepared.problem.groups[0]
-    near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
-    three = (*outcomes, replace(outcomes[0], policy=near))
-    assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
-
-
-def test_the_distance_of_policies_by_hand(small_config: Path) -> None:
-    """Three groups of 32, 48 and 64 channels; each touches a convolution, a BatchNorm, and what reads it."""
-    config = load_config(small_config)
-    subject = load_subject(config)
-    groups = find_groups(subject.model, subject.data.info.input_shape).prunable
-    assert [len({member.module for member in group.members}) for group in groups] == [3, 3, 3]
-    full = PruningPolicy.of({group.name: group.channels for group in groups})
-    first, second, third = full.as_dict()
-    other = PruningPolicy.of({first: 16, second: 48, third: 48})
-    assert distance(groups, full, other) == distance(groups, other, full) == pytest.approx((0.5 + 0.25) / 3)
-    assert distance(groups, full, full) == 0.0
-
-
-def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_path: Path) -> None:
-    """One channel of each layer against all of them; what was fine-tuned before is not fine-tuned again."""
-    config = load_config(small_config, ["search.finalists=2", "search.finalist_epochs=1", "search.min_keep=0.02"])
-    subject = load_subject(config)
-    prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
-    run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
-    run_dir.state.mkdir()
-    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == full
-    scores = json.loads(store.fact(FINALISTS_FACT) or "")
-    assert set(scores) == {floor.key, full.key}
-    assert scores[full.key] < scores[floor.key]
-    store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
-    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
-    assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
-
-
-def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:
-    policies = [PruningPolicy.of({"a": width}) for width in range(1, 6)]
-    cost = PredictedCost(1.0, 1.0, 1, 1)
-    outcomes = tuple(
-        Outcome(policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"])) for policy in policies
-    )
-    tuned = dict(zip(policies, (0.01, 0.03, 0.02, 0.04), strict=False))
-    assert proxy_rank_correlation(outcomes, tuned) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
-    assert proxy_rank_correlation(outcomes, dict(list(tuned.items())[:3])) is None
-    assert proxy_rank_correlation(outcomes, dict.fromkeys(policies, 0.1)) is None
-
-
-@pytest.mark.parametrize("repairs", [False, True])
-def test_what_is_fine_tuned_is_the_candidate_that_was_scored(small_config: Path, repairs: bool) -> None:
-    config = load_config(small_config, [f"search.repair={str(repairs).lower()}"])
-    subject = load_subject(config)
-    prepared = prepare(config, subject.model, subject.data)
-    policy = prepared.problem.floor_policy
-    cut = repaired_cut(prepared.elastic, policy, prepared, repairs=repairs)
-    torch.testing.assert_close(
-        cut.original.state_dict(), prepared.evaluator.candidate(policy).state_dict(), atol=1e-4, rtol=1e-4
-    )
 
 
 @pytest.mark.parametrize(
@@ -426,77 +289,3 @@ def test_train_on_fashion_mnist(tmp_path: Path) -> None:
     assert metadata["model"] == "resnet20"
     assert json.loads(metadata["config"])["model"]["width"] == 0.25
     assert 0.4 < float(metadata["test_accuracy"]) < 1
-
-
-# ---------------------------------------------------------------- from Python
-
-
-def test_import_is_light() -> None:
-    code = "import sys, autoprune; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules); print(dir(autoprune))"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    with pytest.raises(AttributeError, match="has no attribute 'decompress'"):
-        autoprune.decompress  # noqa: B018
-
-
-def test_compress_from_python(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
-    config = load_config(small_config)
-    subject = load_subject(config)
-    model = net(3)
-    load_weights(model, str(small_checkpoint))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    settings = config.model_copy(update={"finetune": config.finetune.model_copy(update={"epochs": 1})})
-    target = [{"metric": "macs", "max_ratio": 0.6}, {"metric": "params", "max_value": 40_000, "unit": "count"}]
-
-    def compress(data: SearchData, *, resume: bool = False) -> autoprune.Result:
-        return autoprune.compress(
-            model,
-            data,
-            test=subject.test,
-            target=target,
-            run_dir=tmp_path / "run",
-            config=settings,
-            resume=resume,
-        )
-
-    result = compress(subject.data)
-    assert result.report.checks.target_met
-    assert result.report.ratios.macs <= 0.6
-    assert result.report.pruned.params <= 40_000
-    assert counted(result.model, (1, 16, 16)) == (result.report.pruned.params, result.report.pruned.macs)
-    assert result.policy == load_policy(result.paths.policy)
-    assert not result.model.training
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    assert result.paths.report.is_file()
-
-    again = compress(subject.data, resume=True)
-    assert again.report == result.report
-    images = torch.randn(4, 1, 16, 16)
-    assert torch.equal(again.model(images), result.model(images))
-    half = SearchData(subject.data.info, subject.data.train.select(torch.arange(200)), subject.data.search)
-    with pytest.raises(InputError, match=r"the run there has another configuration \(data\.name\)"):
-        compress(half, resume=True)
-
-
-def test_compress_by_name(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
-    settings = load_config(small_config, ["finetune.epochs=0"])
-    result = autoprune.compress(
-        f"{HERE}:net", f"{HERE}:bars", checkpoint=small_checkpoint, run_dir=str(tmp_path / "run"), config=settings
-    )
-    assert yaml.safe_load(result.paths.config.read_text())["target"] == [
-        {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None, "max_drop": None}
-    ]
-    assert result.report.checks.target_met
-    assert math.isfinite(result.report.ratios.speedup)
-
-
-def test_compress_refuses_half_of_what_it_needs(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
-    data = load_search_data(load_config(small_config).data)
-    with pytest.raises(InputError, match="data given as SearchData needs a test split"):
-        autoprune.compress(net(3), data, run_dir=tmp_path / "run")
-    with pytest.raises(InputError, match="a model given as an object holds its weights"):
-        autoprune.compress(net(3), "fashion-mnist", checkpoint=small_checkpoint, run_dir=tmp_path / "run")
-    with pytest.raises(InputError, match="the test split has images of"):
-        autoprune.compress(
-            net(3), data, test=ImageSplit(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3)), run_dir=tmp_path
-        )
-    assert list(tmp_path.iterdir()) == []

@@ -1,17 +1,31 @@
-"""Limits corrected by what timing the candidates told, worked out by hand, and a search that goes on below them."""
+"""Finalists: those that are timed and fine-tuned for a moment, and limits corrected by what timing told."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from problems_for_tests import CountingScorer, problem
 
 from autoprune.config import load_config
+from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
+from autoprune.pruning.groups import find_groups
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
-from autoprune.search.problem import Limit
+from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of
+from autoprune.search.reward import Score
 from autoprune.search.trials import TrialStore
-from autoprune.stages.decision import CORRECTED, ERROR_FACT, SEARCH_FACT, search_decision
-from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits
+from autoprune.stages.decision import (
+    CORRECTED,
+    ERROR_FACT,
+    FINALISTS_FACT,
+    SEARCH_FACT,
+    best_finalist,
+    proxy_rank_correlation,
+    search_decision,
+)
+from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits, distance, finalists
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 
@@ -66,3 +80,71 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
         assert decision.search == SearchFigures.model_validate_json(store.fact(SEARCH_FACT) or "")
         found.append([(row.searcher, row.policy, row.reward) for row in store.episodes()])
     assert found[0] == found[1]
+
+
+def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
+    target = "target={metric: latency, max_ratio: 0.999}"
+    config = load_config(small_config, [target, "search.verify_top=3", "search.min_keep=0.02"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    outcomes = tuple(prepared.problem.evaluate(policy) for policy in (floor, full))
+    assert outcomes[1].reward > outcomes[0].reward
+    # The original has the better reward and misses a target that is half of its own time.
+    halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
+    assert finalists(prepared, outcomes, halved).policies == (floor,)
+    # None meets the target: the fastest is taken.
+    strict = load_config(small_config, ["target={metric: latency, max_ratio: 0.0001}", "search.verify_top=3"])
+    missed = finalists(prepared, outcomes, strict)
+    assert missed.policies == (floor,)
+    assert not missed.target_met
+    assert missed.latency_error is not None and missed.latency_error > 0
+    # A target without latency needs no timing: the best reward.
+    assert finalists(prepared, outcomes, load_config(small_config)).policies == (full,)
+    # A policy that differs from the first by one channel of one group is none of the finalists.
+    first = prepared.problem.groups[0]
+    near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
+    three = (*outcomes, replace(outcomes[0], policy=near))
+    assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
+
+
+def test_the_distance_of_policies_by_hand(small_config: Path) -> None:
+    """Three groups of 32, 48 and 64 channels; each touches a convolution, a BatchNorm, and what reads it."""
+    config = load_config(small_config)
+    subject = load_subject(config)
+    groups = find_groups(subject.model, subject.data.info.input_shape).prunable
+    assert [len({member.module for member in group.members}) for group in groups] == [3, 3, 3]
+    full = PruningPolicy.of({group.name: group.channels for group in groups})
+    first, second, third = full.as_dict()
+    other = PruningPolicy.of({first: 16, second: 48, third: 48})
+    assert distance(groups, full, other) == distance(groups, other, full) == pytest.approx((0.5 + 0.25) / 3)
+    assert distance(groups, full, full) == 0.0
+
+
+def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_path: Path) -> None:
+    """One channel of each layer against all of them; what was fine-tuned before is not fine-tuned again."""
+    config = load_config(small_config, ["search.finalists=2", "search.finalist_epochs=1", "search.min_keep=0.02"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
+    run_dir.state.mkdir()
+    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == full
+    scores = json.loads(store.fact(FINALISTS_FACT) or "")
+    assert set(scores) == {floor.key, full.key}
+    assert scores[full.key] < scores[floor.key]
+    store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
+    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
+    assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
+
+
+def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:
+    policies = [PruningPolicy.of({"a": width}) for width in range(1, 6)]
+    cost = PredictedCost(1.0, 1.0, 1, 1)
+    outcomes = tuple(
+        Outcome(policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"])) for policy in policies
+    )
+    tuned = dict(zip(policies, (0.01, 0.03, 0.02, 0.04), strict=False))
+    assert proxy_rank_correlation(outcomes, tuned) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)
+    assert proxy_rank_correlation(outcomes, dict(list(tuned.items())[:3])) is None
+    assert proxy_rank_correlation(outcomes, dict.fromkeys(policies, 0.1)) is None
