@@ -21,6 +21,7 @@ from autoprune.run_dir import RunDir
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
+from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files
@@ -111,6 +112,7 @@ def _searched(
             problem.stored_in(TrialStore(own)),
             max_evaluations=config.search.max_evaluations,
             seed=seed,
+            workers=usual_workers(),
             on_outcome=on_outcome,
         )
     best = result.best

@@ -22,6 +22,7 @@ from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
 from autoprune.search.trials import TrialStore
+from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.training.distill import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
@@ -125,7 +126,8 @@ def with_trained_cuts(prepared: Prepared, trained: ElasticModel, config: RunConf
 
 
 def _with_sensitivities(problem: SearchProblem, evaluator: Evaluator) -> SearchProblem:
-    return problem.scored_by(evaluator.looks, groups=measure_sensitivities(problem), fingerprint=problem.fingerprint)
+    groups = measure_sensitivities(problem, workers=usual_workers())
+    return problem.scored_by(evaluator.looks, groups=groups, fingerprint=problem.fingerprint)
 
 
 def search_limits(
@@ -142,20 +144,24 @@ def search_limits(
     return tuple(limits)
 
 
-def measure_sensitivities(problem: SearchProblem) -> tuple[SearchGroup, ...]:
+def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[SearchGroup, ...]:
     """The problem's groups with the KL to the original when each alone is at its middle rung, or gone."""
     full = problem.full_policy.as_dict()
 
-    def kl_at(group: SearchGroup, channels: int) -> float:
-        return problem.evaluate(policy_of(problem.groups, {**full, group.name: channels})).score.kl
+    def alone(group: SearchGroup, channels: int) -> PruningPolicy:
+        return policy_of(problem.groups, {**full, group.name: channels})
 
     groups = []
-    with bar("sensitivities", len(problem.groups)) as progress:
-        for group in problem.groups:
-            branch_loss = kl_at(group, 0) if group.may_go else 0.0
-            sensitivity = kl_at(group, group.ladder[group.middle_rung])
-            groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
-            progress.advance()
+    with bar("sensitivities", len(problem.groups)) as progress, side_by_side(problem, workers) as shared:
+        for first in range(0, len(problem.groups), workers):
+            together = problem.groups[first : first + workers]
+            shared.expect(alone(group, group.ladder[group.middle_rung]) for group in together)
+            shared.expect(alone(group, 0) for group in together if group.may_go)
+            for group in together:
+                branch_loss = shared.evaluate(alone(group, 0)).score.kl if group.may_go else 0.0
+                sensitivity = shared.evaluate(alone(group, group.ladder[group.middle_rung])).score.kl
+                groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
+                progress.advance()
     return tuple(groups)
 
 

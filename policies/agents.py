@@ -1,6 +1,7 @@
 """Reinforcement-learning agents as searchers: heuristics first, then exploration under the critic's eye."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -23,11 +24,11 @@ REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not e
 
 @dataclass(frozen=True)
 class Imitation:
-    """Behaviour cloning of the best episode so far: at the start, after each episode, and of the final actor."""
+    """Behaviour cloning of the best episode so far: after the first round, each other one, and of the final actor."""
 
     learning_rate: float = 3e-3
     first_steps: int = 300
-    episode_steps: int = 10
+    round_steps: int = 20
     final_steps: int = 600
 
 
@@ -35,10 +36,11 @@ class Imitation:
 class AgentSearcher:
     """One agent of stable-baselines3 or sb3-contrib on one problem.
 
-    The heuristics' policies are the first episodes, so an agent is never worse than they are. Then each episode
-    proposes many roll-outs, which cost no evaluation, and evaluates one that is new. The final actor is brought back to
-    the best episode, so that it stands for what the search has found. Evaluations leave the agent's random state and
-    thread count alone, and the agent theirs: a search takes the same course whether scores are computed or remembered.
+    The heuristics' policies are the first round of episodes, so an agent is never worse than they are. Then each round
+    proposes many roll-outs, which cost no evaluation, evaluates a few that are new, and learns from them. The final
+    actor is brought back to the best episode, so that it stands for what the search has found. Evaluations leave the
+    agent's random state and thread count alone, and the agent theirs: a search takes the same course whether scores are
+    computed or remembered.
     """
 
     name: str
@@ -56,37 +58,34 @@ class AgentSearcher:
         return TrainedActor(self.name, exported_network(learner.actor))
 
     def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession) -> RollOut:
-        """Play episodes until the budget is spent; the best one."""
+        """Play rounds of episodes until the budget is spent; the best episode."""
         rolled: list[RollOut] = []
         rewards: list[float] = []
-        planned = [demonstrate(session, policy) for policy in demonstrations(session)]
+        chosen = [demonstrate(session, policy) for policy in demonstrations(session)]
         with contextlib.suppress(BudgetSpent):
-            while not session.spent:
-                episode = len(rolled)
-                draw = rng(session.seed, f"episode {episode}")
-                with _private_randomness(derive_seed(session.seed, f"choice {episode}")):
-                    chosen = (
-                        planned[episode]
-                        if episode < len(planned)
-                        else self._choose(session, learner, rolled[int(np.argmax(rewards))], draw)
-                    )
-                reward = play(env, chosen)
-                rolled.append(chosen)
-                rewards.append(reward)
-                with _private_randomness(derive_seed(session.seed, f"learning {episode}")):
+            for number in itertools.count():
+                session.expect(episode.policy for episode in chosen)
+                for episode in chosen:
+                    rewards.append(play(env, episode))
+                    rolled.append(episode)
+                if session.spent:
+                    break
+                best = rolled[int(np.argmax(rewards))]
+                with _private_randomness(derive_seed(session.seed, f"round {number}")):
                     learner.learn(chosen, utilities_of(rewards).tolist())
-                    if episode + 1 >= len(planned):
-                        first = episode + 1 == len(planned)
-                        imitate(
-                            learner.actor,
-                            rolled[int(np.argmax(rewards))],
-                            steps=self.imitation.first_steps if first else self.imitation.episode_steps,
-                            learning_rate=self.imitation.learning_rate,
-                        )
+                    imitate(
+                        learner.actor,
+                        best,
+                        steps=self.imitation.round_steps if number else self.imitation.first_steps,
+                        learning_rate=self.imitation.learning_rate,
+                    )
+                    chosen = self._choose(session, learner, best, rng(session.seed, f"proposals {number}"))
         return rolled[int(np.argmax(rewards))]
 
-    def _choose(self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator) -> RollOut:
-        """A proposal that was not evaluated yet: mostly the critic's favourite, sometimes any."""
+    def _choose(
+        self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator
+    ) -> list[RollOut]:
+        """Proposals that were not evaluated yet: mostly the critic's favourites, sometimes any."""
         known = {outcome.policy for outcome in session.outcomes}
         progress = session.evaluations / session.max_evaluations
         settings = self.exploration
@@ -95,14 +94,16 @@ class AgentSearcher:
         bases = [best.rungs, followed.rungs]
         for redraw in range(REDRAWS):
             proposals = propose(session, bases, settings, noise=noise * (1 + redraw), rng=draw)
-            new = [proposal for proposal in proposals if proposal.policy not in known]
+            new = list({proposal.policy: proposal for proposal in proposals if proposal.policy not in known}.values())
             if new:
                 break
         else:
-            return proposals[0]
-        if draw.random() < settings.greed:
-            return new[int(np.argmax(learner.appraise(new)))]
-        return new[int(draw.integers(len(new)))]
+            return [proposals[0]]
+        liked = [new[index] for index in np.argsort(-learner.appraise(new), kind="stable")]
+        return [
+            liked.pop(0 if draw.random() < settings.greed else int(draw.integers(len(liked))))
+            for _ in range(min(settings.episodes, len(new)))
+        ]
 
 
 def play(env: LayerwisePruningEnv, rolled: RollOut) -> float:

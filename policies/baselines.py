@@ -1,6 +1,6 @@
 """Baselines: the least that an agent has to beat."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from autoprune import seeding
 from autoprune.envs.rollout import roll_out
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import PruningProblem
+from autoprune.search.problem import PruningProblem, SearchProblem
 from autoprune.search.session import SearchSession
 
 
@@ -20,13 +20,14 @@ class ListSearcher:
     policies: Callable[[PruningProblem], Iterable[PruningPolicy]]
 
     def explore(self, session: SearchSession) -> None:
-        tried: set[PruningPolicy] = set()
-        for policy in filter(session.problem.is_feasible, self.policies(session.problem)):
-            if session.spent:
-                break
-            if policy not in tried:
-                tried.add(policy)
-                session.evaluate(policy)
+        session.evaluate_each(self._distinct(session.problem))
+
+    def _distinct(self, problem: SearchProblem) -> Iterator[PruningPolicy]:
+        given: set[PruningPolicy] = set()
+        for policy in filter(problem.is_feasible, self.policies(problem)):
+            if policy not in given:
+                given.add(policy)
+                yield policy
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class RandomSearcher:
 
     def explore(self, session: SearchSession) -> None:
         rng = seeding.rng(session.seed, "random search")
-        while not session.spent:
-            (rolled,) = roll_out(session.problem, lambda _, seen: rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32))
-            session.evaluate(rolled.policy)
+
+        def drawn() -> Iterator[PruningPolicy]:
+            while True:
+                (rolled,) = roll_out(
+                    session.problem, lambda _, seen: rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32)
+                )
+                yield rolled.policy
+
+        session.evaluate_each(drawn())

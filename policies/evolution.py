@@ -27,6 +27,7 @@ class EvolutionSearcher:
 
     name: str = "evolution"
     population: int = 24
+    offspring: int = 4  # bred before any of them is evaluated
     drawn: int = 8  # from the population, of which the best is a parent
     crossover: float = 0.3  # how often a child has two parents
     noise: float = 0.5  # standard deviation of the truncated normal noise on an action
@@ -36,12 +37,16 @@ class EvolutionSearcher:
         problem, rng = session.problem, seeding.rng(session.seed, "evolution")
         savings = lone_savings(problem)
         planned = [list(rungs_of(problem.groups, policy)) for policy in demonstrations(problem)]
-        known: set[tuple[int, ...]] = set()
+        known = {tuple(rungs) for rungs in planned}
         alive: deque[tuple[float, list[int]]] = deque(maxlen=self.population)  # (reward, rungs), the oldest first
         while not session.spent:
-            rungs = planned.pop(0) if planned else self._new(problem, alive, known, savings, rng)
-            known.add(tuple(rungs))
-            alive.append((session.evaluate(policy_of_rungs(problem.groups, rungs)).reward, rungs))
+            young = planned or [self._new(problem, alive, known, savings, rng) for _ in range(self.offspring)]
+            session.expect(policy_of_rungs(problem.groups, rungs) for rungs in young)
+            for rungs in young:
+                if session.spent:
+                    break
+                alive.append((session.evaluate(policy_of_rungs(problem.groups, rungs)).reward, rungs))
+            planned = []
 
     def _new(
         self,
@@ -51,7 +56,8 @@ class EvolutionSearcher:
         savings: Sequence[Sequence[float]],
         rng: np.random.Generator,
     ) -> list[int]:
-        """Rungs that were not evaluated before, if chance finds any: random ones until the population is full."""
+        """Rungs that are not `known`, if chance finds any, and are so from now on; random ones until the population is
+        full."""
         for redraw in range(REDRAWS):
             keep: frozenset[int] = frozenset()
             if len(known) < self.population:
@@ -66,6 +72,7 @@ class EvolutionSearcher:
             child = settle(problem, rungs, self.exploration, savings, keep=keep, rng=rng)
             if tuple(child) not in known:
                 break
+        known.add(tuple(child))
         return child
 
     def _parent(self, alive: Sequence[tuple[float, list[int]]], rng: np.random.Generator) -> list[int]:

@@ -19,7 +19,8 @@ from autoprune.search.problem import PruningProblem, SearchGroup, meets
 class Exploration:
     """How far and how much to look around; the noise falls linearly from start to end over the budget."""
 
-    proposals: int = 16  # roll-outs per episode, of which one is evaluated
+    proposals: int = 32  # roll-outs per round
+    episodes: int = 4  # of them that are evaluated before the agent learns
     noise_start: float = 0.6  # standard deviation of the truncated normal noise on an action
     noise_end: float = 0.3
     changed_groups: float = 2.5  # groups that get noise in an episode, on average

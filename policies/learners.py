@@ -28,30 +28,30 @@ IMITATION_LIMIT = 0.97  # actions are imitated up to here: a tanh reaches 1 only
 class Ddpg:
     """Settings of DDPG (Lillicrap et al. 2016), AMC's agent."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     hidden: int = 64
-    batch_size: int = 64
-    updates_per_group: int = 4  # gradient steps after each episode, times the number of groups
+    batch_size: int = 128
+    updates_per_group: int = 2  # gradient steps for each new episode, times the number of groups
 
 
 @dataclass(frozen=True)
 class Td3:
     """Settings of TD3 (Fujimoto et al. 2018)."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     hidden: int = 64
-    batch_size: int = 64
-    updates_per_group: int = 4
+    batch_size: int = 128
+    updates_per_group: int = 2
 
 
 @dataclass(frozen=True)
 class Sac:
     """Settings of SAC (Haarnoja et al. 2018). The entropy's weight is fixed: utilities always span [-1, 1]."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     hidden: int = 64
-    batch_size: int = 64
-    updates_per_group: int = 4
+    batch_size: int = 128
+    updates_per_group: int = 2
     entropy_weight: float = 0.01
 
 
@@ -59,10 +59,10 @@ class Sac:
 class Tqc:
     """Settings of TQC (Kuznetsov et al. 2020): SAC whose critics tell quantiles; the highest are not believed."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     hidden: int = 64
-    batch_size: int = 64
-    updates_per_group: int = 4
+    batch_size: int = 128
+    updates_per_group: int = 2
     entropy_weight: float = 0.01
     quantiles: int = 25  # of each critic
     dropped: int = 2  # of them, in targets
@@ -72,10 +72,10 @@ class Tqc:
 class Crossq:
     """Settings of CrossQ (Bhatt et al. 2024): SAC with batch renormalisation in place of target networks."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     hidden: int = 64
-    batch_size: int = 64
-    updates_per_group: int = 4
+    batch_size: int = 128
+    updates_per_group: int = 2
     entropy_weight: float = 0.01
 
 
@@ -105,8 +105,8 @@ class Learner(Protocol):
         """What the critic expects of each roll-out's utility; (count,)."""
         ...
 
-    def learn(self, rolled: RollOut, utilities: Sequence[float]) -> None:
-        """Take in an episode and train; `utilities` are those of all episodes so far, this one's last."""
+    def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
+        """Take in episodes and train; `utilities` are those of all episodes so far, these ones' last."""
         ...
 
 
@@ -134,19 +134,20 @@ class OffPolicyLearner:
             values = _side_by_side(self._critic(observations.flatten(0, 1), actions.flatten(0, 1)))  # (c * n, q)
         return cast(NDArray[np.float32], values.mean(dim=1).reshape(actions.shape[:2]).mean(dim=1).numpy())
 
-    def learn(self, rolled: RollOut, utilities: Sequence[float]) -> None:
-        steps = len(rolled.actions)
-        for step in range(steps):
-            self._buffer.add(
-                rolled.observations[step : step + 1],
-                rolled.observations[step + 1 : step + 2],
-                rolled.actions[step : step + 1, None],
-                np.zeros(1),
-                np.array([step == steps - 1]),
-                [{}],
-            )
+    def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
+        steps = len(rolled[0].actions)
+        for episode in rolled:
+            for step in range(steps):
+                self._buffer.add(
+                    episode.observations[step : step + 1],
+                    episode.observations[step + 1 : step + 2],
+                    episode.actions[step : step + 1, None],
+                    np.zeros(1),
+                    np.array([step == steps - 1]),
+                    [{}],
+                )
         self._buffer.rewards[steps - 1 : len(utilities) * steps : steps, 0] = utilities
-        self.agent.train(self.updates, self.agent.batch_size)
+        self.agent.train(self.updates * len(rolled), self.agent.batch_size)
         self.agent.policy.set_training_mode(False)
 
 
@@ -160,7 +161,7 @@ class PpoLearner:
 
     def __init__(self, agent: PPO, actor: nn.Module, *, episodes_per_update: int) -> None:
         self.agent, self.actor, self.episodes_per_update = agent, actor, episodes_per_update
-        self._recent: list[RollOut] = []
+        self._recent: list[tuple[RollOut, float]] = []
         agent.set_logger(Logger(None, []))
 
     def appraise(self, rolled: Sequence[RollOut]) -> NDArray[np.float32]:
@@ -170,13 +171,17 @@ class PpoLearner:
             values = self.agent.policy.predict_values(observations.flatten(0, 1))
         return cast(NDArray[np.float32], values.reshape(observations.shape[:2]).mean(dim=1).numpy())
 
-    def learn(self, rolled: RollOut, utilities: Sequence[float]) -> None:
-        self._recent.append(rolled)
-        if len(self._recent) < self.episodes_per_update:
-            return
+    def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
+        self._recent.extend(zip(rolled, utilities[-len(rolled) :], strict=True))
+        while len(self._recent) >= self.episodes_per_update:
+            self._update(self._recent[: self.episodes_per_update])
+            del self._recent[: self.episodes_per_update]
+
+    def _update(self, played: Sequence[tuple[RollOut, float]]) -> None:
+        """Train on episodes and their utilities."""
         buffer, policy = self.agent.rollout_buffer, self.agent.policy
         buffer.reset()
-        for episode, utility in zip(self._recent, utilities[-len(self._recent) :], strict=True):
+        for episode, utility in played:
             actions = torch.from_numpy(episode.actions).unsqueeze(-1)
             with torch.no_grad():
                 values, log_probs, _ = policy.evaluate_actions(torch.from_numpy(episode.observations[:-1]), actions)
@@ -192,7 +197,6 @@ class PpoLearner:
                 )
         buffer.compute_returns_and_advantage(last_values=torch.zeros(1), dones=np.ones(1))
         self.agent.train()
-        self._recent = []
 
 
 def _net(hidden: int) -> dict[str, Any]:

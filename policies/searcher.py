@@ -8,6 +8,7 @@ from typing import Protocol
 from autoprune.policies.trained import TrainedActor
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.session import SearchSession
+from autoprune.search.workers import side_by_side
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,19 @@ def run_search(
     *,
     max_evaluations: int,
     seed: int,
+    workers: int = 1,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> SearchResult:
-    """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode."""
+    """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode.
+
+    Candidates that the searcher asks for together are scored in `workers` processes.
+    """
     started = time.perf_counter()
-    session = SearchSession(
-        problem, searcher=searcher.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
-    )
-    agent = searcher.explore(session)
+    with side_by_side(problem, workers) as shared:
+        session = SearchSession(
+            shared, searcher=searcher.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
+        )
+        agent = searcher.explore(session)
     return SearchResult(
         searcher=searcher.name,
         seed=seed,

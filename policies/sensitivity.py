@@ -43,20 +43,20 @@ class SensitivitySearcher:
         uniform = largest_feasible(problem, uniform_policies(problem))
         session.evaluate(uniform)
         losses = self._measured_losses(session, probes=int(self.probe_share * (session.max_evaluations - 1)))
-        for policy in threshold_candidates(problem, losses):
-            if session.spent:
-                break
-            if policy != uniform:
-                session.evaluate(policy)
+        session.evaluate_each(policy for policy in threshold_candidates(problem, losses) if policy != uniform)
 
     def _measured_losses(self, session: SearchSession, *, probes: int) -> Losses:
         """The KL of each rung of each group alone, from as many new measurements as `probes`."""
         groups = session.groups
         measured = [{group.middle_rung: group.sensitivity} for group in groups]  # the set-up has measured these
         full = [len(group.ladder) - 1 for group in groups]
-        for index, rung in probes_of(groups)[:probes]:
-            alone = policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]])
-            measured[index][rung] = session.probe(alone).score.kl
+        alone = {
+            (index, rung): policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]])
+            for index, rung in probes_of(groups)[:probes]
+        }
+        session.expect(alone.values(), as_probes=True)
+        for (index, rung), policy in alone.items():
+            measured[index][rung] = session.probe(policy).score.kl
         return [sensitivity_curve(group, known) for group, known in zip(groups, measured, strict=True)]
 
 

@@ -59,7 +59,7 @@ def test_the_exported_actor_does_what_the_agents_own_policy_does(settings: Agent
     problem = toy_problem()
     learner = make_learner(settings, LayerwisePruningEnv(problem), episodes=4)
     for episode, policy in enumerate(varied_policies(problem, 4, seed=0), 1):
-        learner.learn(demonstrate(problem, policy), np.linspace(-1.0, 1.0, episode).tolist())
+        learner.learn([demonstrate(problem, policy)], np.linspace(-1.0, 1.0, episode).tolist())
         with_statistics = [layer for layer in learner.actor.modules() if list(layer.buffers(recurse=False))]
         assert bool(with_statistics) == isinstance(settings, Crossq)
         assert not any(layer.training for layer in with_statistics)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -89,6 +89,7 @@ Looks = Callable[[PruningPolicy], Iterable[Score]]
 # Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has
 # 0.5 to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
 DOUBT = 1.5
+NOT_SEEN = -1  # at no look
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,19 @@ class Bar:
 
 
 NO_BARS: Mapping[int, Bar] = {}
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a worker found out about a policy."""
+
+    policy: PruningPolicy
+    scores: list[Score]  # by look, those after what was known
+    wall_s: float
+
+
+LookAhead = Callable[[Mapping[PruningPolicy, int], Mapping[int, Bar]], Iterable[Looked]]
+"""Looks at policies after the look that each was seen at (-1: none), several at a time, in whatever order."""
 
 
 class PruningProblem(Protocol):
@@ -142,6 +156,8 @@ class SearchProblem:
         self._predict, self._looks, self._reward_config = predict, looks, reward_config
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
+        self._look_ahead: LookAhead | None = None
+        self.workers = 1  # so many of the policies that are expected are scored at a time
         self.original_cost = self.predict(self.full_policy)
         self._check_floor()
 
@@ -185,6 +201,26 @@ class SearchProblem:
         other._check_floor()
         return other
 
+    def looked_at_by(self, look_ahead: LookAhead, workers: int) -> "SearchProblem":
+        """The same problem, all that is remembered too; `look_ahead` scores what it is told to expect."""
+        other = copy.copy(self)
+        other._look_ahead, other.workers = look_ahead, workers
+        return other
+
+    def expect(self, policies: Iterable[PruningPolicy], *, bars: Mapping[int, Bar] = NO_BARS) -> None:
+        """A hint that these are evaluated next: if there are workers, what is unknown is scored and stored now, side by
+        side. What is evaluated comes out the same."""
+        if self._look_ahead is None:
+            return
+        known = {policy: self._known_scores(policy) for policy in policies}
+        asked = {
+            policy: scores[-1].look if scores else NOT_SEEN
+            for policy, scores in known.items()
+            if not any(self._is_settled(policy, score, bars) for score in scores)
+        }
+        for looked in self._look_ahead(asked, bars):
+            self._remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
+
     def evaluate(self, policy: PruningPolicy, *, bars: Mapping[int, Bar] = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 
@@ -197,17 +233,20 @@ class SearchProblem:
             if self._is_settled(policy, score, bars):
                 return self._outcome(policy, score, bars)
         started = time.perf_counter()
+        fresh = self.look(policy, known[-1].look if known else NOT_SEEN, bars)
+        self._remember(policy, known, fresh, wall_s=time.perf_counter() - started)
+        return self._outcome(policy, fresh[-1], bars)
+
+    def look(self, policy: PruningPolicy, seen: int, bars: Mapping[int, Bar]) -> list[Score]:
+        """The scores of looks after number `seen`, up to the first that settles it; nothing is remembered."""
         fresh: list[Score] = []
         for score in self._looks(policy):
-            if known and score.look <= known[-1].look:
+            if score.look <= seen:
                 continue
             fresh.append(score)
             if self._is_settled(policy, score, bars):
                 break
-        if self.store is not None:
-            self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=time.perf_counter() - started)
-        self._scores[policy.key] = (*known, *fresh)
-        return self._outcome(policy, fresh[-1], bars)
+        return fresh
 
     def reward_at(self, policy: PruningPolicy, look: int) -> float:
         """The reward of a policy as one look at it tells; `LookupError` if there was no such look."""
@@ -228,6 +267,13 @@ class SearchProblem:
             known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
         return known
 
+    def _remember(
+        self, policy: PruningPolicy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float
+    ) -> None:
+        if self.store is not None:
+            self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=wall_s)
+        self._scores[policy.key] = (*known, *fresh)
+
     def _is_settled(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> bool:
         bar = bars.get(score.look)
         return score.complete or (bar is not None and self._reward(policy, score.at_best(DOUBT)) < bar.seen)
@@ -241,7 +287,7 @@ class SearchProblem:
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)
-        other._scores = {}
+        other._scores, other._look_ahead, other.workers = {}, None, 1
         return other
 
     def _reward(self, policy: PruningPolicy, score: Score) -> float:

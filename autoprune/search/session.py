@@ -1,15 +1,17 @@
 """A search under way: what it has asked for, what it may still ask, and how closely a candidate is looked at."""
 
 import heapq
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import NO_BARS, Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
 from autoprune.search.trials import Episode
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.
 RIVALS = (8, 1)
+AHEAD = 2  # policies expected for each worker: some take longer than others
 
 
 class BudgetSpent(Exception):
@@ -74,6 +76,13 @@ class SearchSession:
     def predict(self, policy: PruningPolicy) -> PredictedCost:
         return self.problem.predict(policy)
 
+    def expect(self, policies: Iterable[PruningPolicy], *, as_probes: bool = False) -> None:
+        """A hint that these are evaluated next, in this order, or probed; where the problem has workers they are scored
+        now, side by side. Nothing is counted, and outcomes are the same as without."""
+        new = [policy for policy in dict.fromkeys(policies) if policy.key not in self._seen]
+        left = self.max_evaluations - self.evaluations
+        self.problem.expect(new[:left], bars=NO_BARS if as_probes else self._bars())
+
     def probe(self, policy: PruningPolicy) -> Outcome:
         """Evaluate within the budget to learn from it: a probe may break limits and is never the best.
 
@@ -110,6 +119,15 @@ class SearchSession:
         if self._on_outcome is not None:
             self._on_outcome(outcome)
         return outcome
+
+    def evaluate_each(self, policies: Iterable[PruningPolicy]) -> None:
+        """Evaluate policies that depend on no outcome, in order, until there are no more or the session is spent."""
+        waiting = iter(policies)
+        while not self.spent and (taken := list(itertools.islice(waiting, AHEAD * self.problem.workers))):
+            self.expect(taken)
+            for policy in taken:
+                if not self.spent:
+                    self.evaluate(policy)
 
     def _bars(self) -> dict[int, Bar]:
         """After each look the last of as many rivals as count there; none while there are fewer."""

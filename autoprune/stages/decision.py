@@ -23,6 +23,7 @@ from autoprune.run_dir import RunDir
 from autoprune.search.earlier_run import check_start
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.trials import TrialStore
+from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed
 from autoprune.stages.finalists import Finalists, corrected_limits, finalists
 from autoprune.stages.tensorboard import RunLogger
@@ -83,7 +84,14 @@ def searched(
             progress.advance(int(is_new), f"best reward {best.reward:.4f}, top-1 {best.score.top1:.3f}")
 
         seen: set[str] = set()
-        return run_search(searcher, problem, max_evaluations=max_evaluations, seed=config.seed, on_outcome=on_outcome)
+        return run_search(
+            searcher,
+            problem,
+            max_evaluations=max_evaluations,
+            seed=config.seed,
+            workers=usual_workers(),
+            on_outcome=on_outcome,
+        )
 
 
 def search_decision(config: RunConfig, logger: RunLogger) -> Decide:

@@ -1,0 +1,82 @@
+"""Processes that score policies side by side. They are forked, so that they share the model, images and tables."""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+
+import torch
+
+from autoprune.errors import RunError
+from autoprune.policy import PruningPolicy
+from autoprune.search.problem import Bar, Looked, SearchProblem
+from autoprune.search.reward import Score
+
+PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
+
+_problem: SearchProblem | None = None  # in a worker: what it scores
+
+
+def usual_workers() -> int:
+    """As many processes as this one would use threads: `OMP_NUM_THREADS` and the cores that it may run on count."""
+    return torch.get_num_threads() if sys.platform == "linux" else 1  # elsewhere forked processes are not safe
+
+
+@contextmanager
+def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem]:
+    """`problem`, scoring what it is told to expect in so many processes of one thread each while the block runs.
+
+    With one worker it is `problem` as it is, which uses this process's threads.
+    """
+    if workers < 2:
+        yield problem
+        return
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(problem, os.getpid()))
+    with warnings.catch_warnings():  # that threads are not forked along: none of them is needed
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool.submit(os.getpid)  # the first task starts all workers
+
+    def look(asked: Mapping[PruningPolicy, int], bars: Mapping[int, Bar]) -> Iterator[Looked]:
+        futures: dict[Future[tuple[list[Score], float]], PruningPolicy] = {
+            pool.submit(_look, policy, seen, bars): policy for policy, seen in asked.items()
+        }
+        try:
+            for done in as_completed(futures):
+                yield Looked(futures[done], *done.result())
+        except BrokenProcessPool:
+            raise RunError(
+                "a process that scores candidates was killed, perhaps for want of memory; go on with --resume, in one "
+                "process if OMP_NUM_THREADS=1 is set"
+            ) from None
+
+    try:
+        yield problem.looked_at_by(look, workers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(problem: SearchProblem, parent: int) -> None:
+    """Make a forked process a worker. It ends with its parent, even a killed one: it holds the run's lock too. An
+    interrupt is the parent's to handle."""
+    global _problem
+    _problem = problem
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _look(policy: PruningPolicy, seen: int, bars: Mapping[int, Bar]) -> tuple[list[Score], float]:
+    """Looks at a policy after number `seen`, and what they took in s."""
+    assert _problem is not None, "not a worker"
+    started = time.perf_counter()
+    return _problem.look(policy, seen, bars), time.perf_counter() - started

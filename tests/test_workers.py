@@ -1,0 +1,155 @@
+"""Workers score in processes of their own what is scored here otherwise, and leave nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from problems_for_tests import ThreeLooks, policy, problem
+from small_job import HERE
+
+from autoprune.errors import RunError
+from autoprune.policies.searcher import SearchResult, run_search
+from autoprune.policies.table import SEARCHERS
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import measure_sensitivities
+from autoprune.search.problem import Bar
+from autoprune.search.reward import Score
+from autoprune.search.session import SearchSession
+from autoprune.search.toy import toy_problem
+from autoprune.search.trials import TrialStore
+from autoprune.search.workers import side_by_side, usual_workers
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
+
+
+def process_of(policy: PruningPolicy) -> Iterator[Score]:
+    """A score whose number of images is the process that found it."""
+    time.sleep(0.05)  # long enough for the other worker to take the next one
+    yield Score(kl=0.1, cross_entropy=0.2, top1=float(torch.get_num_threads() == 1), images=os.getpid())
+
+
+def test_what_is_expected_is_scored_in_other_processes_and_stored(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "trials.sqlite")
+    policies = [policy(a, b) for a in (1, 2, 4) for b in (2, 6)]
+    alone = problem(process_of, store=store)
+    with side_by_side(alone, 2) as shared:
+        shared.expect(policies)
+        found = [shared.evaluate(each).score for each in policies]
+    assert os.getpid() not in {score.images for score in found}
+    assert len({score.images for score in found}) == 2
+    assert all(score.top1 == 1.0 for score in found)  # each on one thread
+    assert [store.scores("f", each.key) for each in policies] == [(score,) for score in found]
+    assert [alone.evaluate(each).score for each in policies] == found  # remembered here too
+    assert not any(is_alive(score.images) for score in found)
+
+
+def test_without_workers_nothing_is_scored_ahead() -> None:
+    with side_by_side(problem(process_of), 1) as alone:
+        alone.expect([policy(1, 2)])
+        assert alone.evaluate(policy(1, 2)).score.images == os.getpid()
+    assert usual_workers() == torch.get_num_threads()
+
+
+def test_a_worker_looks_no_closer_than_the_bars_ask(tmp_path: Path) -> None:
+    """At the first look a candidate of 3 channels has a KL of 0.65 with an error of 0.02, one of all 10 has -0.05."""
+    store = TrialStore(tmp_path / "trials.sqlite")
+    bars = {0: Bar(seen=-0.3, reward=-0.35)}
+    with side_by_side(problem(ThreeLooks(), store=store), 2) as shared:
+        shared.expect([policy(1, 2), policy(4, 6)], bars=bars)
+        assert [score.look for score in store.scores("f", policy(1, 2).key)] == [0]
+        assert [score.look for score in store.scores("f", policy(4, 6).key)] == [0, 1, 2]
+        assert shared.evaluate(policy(1, 2), bars=bars) == problem(ThreeLooks()).evaluate(policy(1, 2), bars=bars)
+        shared.expect([policy(1, 2)])  # without bars: what is left of the looks
+    assert [score.look for score in store.scores("f", policy(1, 2).key)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["ddpg", "evolution", "random", "uniform", "sensitivity", "knapsack"])
+def test_a_search_takes_the_same_course_with_workers(name: str, tmp_path: Path) -> None:
+    def search(workers: int, store: TrialStore | None = None) -> SearchResult:
+        return run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=20, seed=0, workers=workers)
+
+    store = TrialStore(tmp_path / "trials.sqlite")
+    assert search(2, store).outcomes == search(1).outcomes
+    assert store.count() == search(1).evaluations  # no more than what the budget allows was scored
+
+
+def test_sensitivities_are_the_same() -> None:
+    assert measure_sensitivities(toy_problem(), workers=3) == measure_sensitivities(toy_problem())
+
+
+def test_expecting_counts_nothing_and_keeps_to_the_budget() -> None:
+    with side_by_side(problem(process_of), 2) as shared:
+        session = SearchSession(shared, searcher="test", seed=0, max_evaluations=2)
+        session.expect([policy(1, 2), policy(1, 2), policy(2, 2), policy(4, 2)])
+        assert session.evaluations == 0
+        found = [session.evaluate(policy(width, 2)).score.images for width in (1, 2)]
+        assert os.getpid() not in found
+        assert shared.evaluate(policy(4, 2)).score.images == os.getpid()
+
+
+def test_a_worker_that_is_killed_ends_the_search_with_the_way_on() -> None:
+    parent = os.getpid()
+
+    def dies(_: PruningPolicy) -> Iterator[Score]:
+        assert os.getpid() != parent
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield Score(kl=0.1, cross_entropy=0.2, top1=0.9, images=1)
+
+    with (
+        pytest.raises(RunError, match=r"a process that scores candidates was killed.*--resume.*OMP_NUM_THREADS=1"),
+        side_by_side(problem(dies), 2) as shared,
+    ):
+        shared.expect([policy(1, 2), policy(2, 2)])
+
+
+def test_an_error_in_a_worker_is_the_searchs() -> None:
+    def fails(_: PruningPolicy) -> Iterator[Score]:
+        raise RunError("no score")
+        yield
+
+    with pytest.raises(RunError, match="no score"), side_by_side(problem(fails), 2) as shared:
+        shared.expect([policy(1, 2)])
+
+
+KILLED = """
+import os, sys, time
+sys.path.insert(0, sys.argv[1])
+from problems_for_tests import policy, problem
+from autoprune.search.workers import side_by_side
+
+def endless(_):
+    os.write(1, f"{os.getpid()}\\n".encode())  # at once: the two share the pipe
+    time.sleep(600)
+    yield
+
+with side_by_side(problem(endless), 2) as shared:
+    shared.expect([policy(1, 2), policy(2, 2)])
+"""
+
+
+def test_workers_end_with_a_search_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, HERE.parent], stdout=subprocess.PIPE, text=True) as search:
+        try:
+            assert search.stdout is not None
+            workers = [int(search.stdout.readline()) for _ in range(2)]
+            assert all(is_alive(worker) for worker in workers)
+        finally:
+            search.kill()
+    deadline = time.monotonic() + 30
+    while any(is_alive(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(is_alive(worker) for worker in workers)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
