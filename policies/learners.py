@@ -25,8 +25,8 @@ IMITATION_LIMIT = 0.97  # actions are imitated up to here: a tanh reaches 1 only
 
 
 @dataclass(frozen=True)
-class Ddpg:
-    """Settings of DDPG (Lillicrap et al. 2016), AMC's agent."""
+class OffPolicy:
+    """What agents that learn from a replay buffer have in common."""
 
     learning_rate: float = 2e-3
     hidden: int = 64
@@ -35,47 +35,35 @@ class Ddpg:
 
 
 @dataclass(frozen=True)
-class Td3:
-    """Settings of TD3 (Fujimoto et al. 2018)."""
-
-    learning_rate: float = 2e-3
-    hidden: int = 64
-    batch_size: int = 128
-    updates_per_group: int = 2
+class Ddpg(OffPolicy):
+    """Settings of DDPG (Lillicrap et al. 2016), AMC's agent."""
 
 
 @dataclass(frozen=True)
-class Sac:
+class Td3(OffPolicy):
+    """Settings of TD3 (Fujimoto et al. 2018)."""
+
+
+@dataclass(frozen=True)
+class Sac(OffPolicy):
     """Settings of SAC (Haarnoja et al. 2018). The entropy's weight is fixed: utilities always span [-1, 1]."""
 
-    learning_rate: float = 2e-3
-    hidden: int = 64
-    batch_size: int = 128
-    updates_per_group: int = 2
     entropy_weight: float = 0.01
 
 
 @dataclass(frozen=True)
-class Tqc:
+class Tqc(OffPolicy):
     """Settings of TQC (Kuznetsov et al. 2020): SAC whose critics tell quantiles; the highest are not believed."""
 
-    learning_rate: float = 2e-3
-    hidden: int = 64
-    batch_size: int = 128
-    updates_per_group: int = 2
     entropy_weight: float = 0.01
     quantiles: int = 25  # of each critic
     dropped: int = 2  # of them, in targets
 
 
 @dataclass(frozen=True)
-class Crossq:
+class Crossq(OffPolicy):
     """Settings of CrossQ (Bhatt et al. 2024): SAC with batch renormalisation in place of target networks."""
 
-    learning_rate: float = 2e-3
-    hidden: int = 64
-    batch_size: int = 128
-    updates_per_group: int = 2
     entropy_weight: float = 0.01
 
 
