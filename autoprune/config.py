@@ -149,6 +149,7 @@ class ElasticConfig(Section):
 
     epochs: int = Field(0, ge=0, description="0: none; candidates are scored with the original's weights")
     max_minutes: float | None = Field(None, gt=0, description="end it after so many minutes, if epochs are left then")
+    learning_rate: float | None = Field(None, gt=0, description="default: that of finetune")
     cuts: int = Field(64, gt=0, description="so many cuts that meet the target are trained in turn")
     ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
 
@@ -260,6 +261,10 @@ class RunConfig(Section):
     @property
     def finetune_learning_rate(self) -> float:
         return self.finetune.learning_rate or self.train.learning_rate / 10
+
+    @property
+    def elastic_learning_rate(self) -> float:
+        return self.elastic.learning_rate or self.finetune_learning_rate
 
     @property
     def energy_keys(self) -> tuple[str, ...]:

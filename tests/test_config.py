@@ -292,3 +292,11 @@ def test_fewer_epochs_get_as_large_a_share_of_the_time() -> None:
     whole = FinetuneConfig(epochs=12, max_minutes=6.0)
     assert whole.for_epochs(3).model_dump() == whole.model_dump() | {"epochs": 3, "max_minutes": 1.5}
     assert FinetuneConfig(epochs=12).for_epochs(3).max_minutes is None
+
+
+def test_elastic_distillation_learns_as_fine_tuning_does_unless_it_is_told_otherwise() -> None:
+    config = RunConfig.model_validate({"finetune": {"learning_rate": 0.1}})
+    assert config.elastic_learning_rate == 0.1
+    assert RunConfig.model_validate({"train": {"learning_rate": 0.5}}).elastic_learning_rate == 0.05
+    other = RunConfig.model_validate({"finetune": {"learning_rate": 0.1}, "elastic": {"learning_rate": 0.02}})
+    assert (other.elastic_learning_rate, other.finetune_learning_rate) == (0.02, 0.1)

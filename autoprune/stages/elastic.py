@@ -33,7 +33,7 @@ def elastic_distilled(
         evaluator=prepared.evaluator,
         config=config.elastic,
         distillation=config.finetune,
-        learning_rate=config.finetune_learning_rate,
+        learning_rate=config.elastic_learning_rate,
         seed=derive_seed(config.seed, "elastic"),
         state_path=run_dir.state / "elastic.pt",
         on_epoch=lambda log: logger.epoch("elastic", log),
