@@ -155,8 +155,8 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
     with bar("sensitivities", len(problem.groups)) as progress, side_by_side(problem, workers) as shared:
         for first in range(0, len(problem.groups), workers):
             together = problem.groups[first : first + workers]
-            shared.expect(alone(group, group.ladder[group.middle_rung]) for group in together)
-            shared.expect(alone(group, 0) for group in together if group.may_go)
+            gone = [alone(group, 0) for group in together if group.may_go]
+            shared.expect([*gone, *(alone(group, group.ladder[group.middle_rung]) for group in together)])
             for group in together:
                 branch_loss = shared.evaluate(alone(group, 0)).score.kl if group.may_go else 0.0
                 sensitivity = shared.evaluate(alone(group, group.ladder[group.middle_rung])).score.kl

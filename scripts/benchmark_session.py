@@ -5,8 +5,9 @@
 RUN_DIR is one of `autoprune adapt`, or of `autoprune run` with `adaptive.enabled`. The images are those of the search
 split. Throughput: batches through the session and through the original's file in turn, one thread each; the ratio is
 the median over the rounds, with a bootstrapped 95% interval. The stream: images that the smallest level answers are
-easy, the others hard; midway the share of hard ones doubles. The budget is what the first half takes without one.
-Drift: the images with noise, whose labels arrive some batches later; with them learned from and without. Prints JSON.
+easy, the others hard, and each comes alone; midway the share of hard ones doubles. The budget is what the first half
+takes without one. Drift: the images with noise, whose labels arrive some batches later; with them learned from and
+without. Prints JSON.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from autoprune.stages.subject import load_subject
 ROUNDS = 25
 CHUNK = 500
 RESAMPLES = 2000
-STREAM_BATCH = 16
+DRIFT_BATCH = 16
 NOISE = 0.2  # standard deviation, of normalised images
 LABELS_LATER = 20  # batches
 SETTLING = 0.2  # of each half: the controller may take so long
@@ -96,12 +97,12 @@ def stream(run_dir: RunDir, images: Images, *, count: int, seed: int) -> dict[st
     hard, easy = np.flatnonzero(levels > 0), np.flatnonzero(levels == 0)
     share = min(len(hard) / len(images), 0.5)
     generator = np.random.default_rng(seed)
-    half = count // 2 // STREAM_BATCH * STREAM_BATCH
+    half = count // 2
     order = np.concatenate([drawn(easy, hard, half, hard_share, generator) for hard_share in (share, 2 * share)])
     budget_ms = mean_ms(AdaptiveSession(run_dir.adaptive_onnx), images, order[:half])
     free_ms = mean_ms(AdaptiveSession(run_dir.adaptive_onnx), images, order[half:])
     session = AdaptiveSession(run_dir.adaptive_onnx, latency_budget_ms=budget_ms)
-    settling = int(SETTLING * half) // STREAM_BATCH * STREAM_BATCH
+    settling = int(SETTLING * half)
     parts = [order[:settling], order[settling:half], order[half : half + settling], order[half + settling :]]
     held_ms = [mean_ms(session, images, part) for part in parts]
     whole_ms = float(np.dot(held_ms, [len(part) for part in parts]) / len(order))
@@ -154,9 +155,9 @@ def routed(session: AdaptiveSession, images: Images, labels: NDArray[np.int64], 
     """Accuracy, and the share of images that the smallest level answered."""
     right, smallest = 0, 0
     waiting: deque[tuple[AdaptiveAnswers, NDArray[np.int64]]] = deque()
-    for start in range(0, len(images), STREAM_BATCH):
-        own = labels[start : start + STREAM_BATCH]
-        answers = session.run(images[start : start + STREAM_BATCH])
+    for start in range(0, len(images), DRIFT_BATCH):
+        own = labels[start : start + DRIFT_BATCH]
+        answers = session.run(images[start : start + DRIFT_BATCH])
         right += int((answers.logits.argmax(1) == own).sum())
         smallest += int((answers.levels == 0).sum())
         waiting.append((answers, own))
@@ -174,8 +175,8 @@ def drawn(
 
 def mean_ms(session: AdaptiveSession, images: Images, order: NDArray[np.int64]) -> float:
     before = session.counters
-    for start in range(0, len(order), STREAM_BATCH):
-        session.run(images[order[start : start + STREAM_BATCH]])
+    for place in order:
+        session.run(images[place : place + 1])
     after = session.counters
     return 1000 * (after.seconds - before.seconds) / (after.images - before.images)
 
