@@ -89,8 +89,9 @@ def test_a_run_measures_energy_with_a_sensor(small_config: Path, tmp_path: Path)
         assert figures["energy_sensor"] == "RAPL package-0"
         low, high = figures["energy_mj_ci95"]
         assert 0 < low <= figures["energy_mj"] <= high
-        # A call takes the watched thread's time: 20 W times its latency, whatever the idle power.
-        assert figures["energy_mj"] == pytest.approx(BUSY_W * figures["latency_ms_p50"], rel=0.5)
+        # A call takes the watched thread's time: 20 W times its latency, whatever the idle power. The loop around calls
+        # of 0.05 ms and calls slower than the median come on top; a wrong unit or count is further off than that.
+        assert 0.5 < figures["energy_mj"] / (BUSY_W * figures["latency_ms_p50"]) < 4
     assert result["ratios"]["energy"] < 1
     page = (tmp_path / "run" / "report.html").read_text()
     assert "measured above idle, RAPL package-0" in page

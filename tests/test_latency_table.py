@@ -133,6 +133,23 @@ def test_weights_that_would_make_a_model_faster_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cached_ms", "offset_ms", "scale"),
+    [
+        ((0.5, 0.0, 0.1), 1.9, 1.0),  # medians: measured 2, measured less layers 1.9
+        ((4.0, 0.0, 0.5), 1.875, 0.25),  # 4 ms would be more than was measured: 2 / 2 / 4 of it
+        ((0.0, 0.0, 0.0), 2.0, 1.0),
+    ],
+)
+def test_layers_that_take_no_time_and_explain_nothing_leave_an_offset(
+    cached_ms: tuple[float, ...], offset_ms: float, scale: float
+) -> None:
+    """The empty model is the slowest, so that the best scale would be negative."""
+    fit = fit_latency(cached(*cached_ms), [1.0, 3.0, 2.0])
+    assert (fit.offset_ms, fit.scale) == pytest.approx((offset_ms, scale))
+    assert all(fit.apply(entry) > 0 for entry in cached(*cached_ms, 9.0))
+
+
+@pytest.mark.parametrize(
     ("mb", "share"), [(0, 0.0), (10, 0.0), (15, 0.15625), (20, 0.5), (25, 0.84375), (30, 1.0), (99, 1)]
 )
 def test_what_a_cache_does_not_hold_by_hand(mb: float, share: float) -> None:
