@@ -26,6 +26,7 @@ from autoprune.pruning.elastic import ElasticModel, changed_layers
 from autoprune.pruning.groups import find_groups
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.distill import Teacher, attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.train import Batch, EpochLog, accuracy
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
@@ -235,14 +236,44 @@ def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_f
 def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two forms, so that half of the images come back as they were in the second epoch. What is not known of a batch
     is another batch for the teacher, and its answers are equal up to rounding: hence float32 and a tolerance."""
-    monkeypatch.setattr("autoprune.training.train.has_fast_bf16", lambda: False)
+    for module in ("train", "distill"):
+        monkeypatch.setattr(f"autoprune.training.{module}.has_fast_bf16", lambda: False)
     model, data = trained_resnet(), little_data()
     config = CONFIG.model_copy(update={"epochs": 2, "augment": AugmentConfig(crop_padding=0, flip=True)})
-    teacher = Teacher.of(model, data, config)
-    remembered = finetune(half_cut(model), data, teacher=teacher, config=config, learning_rate=0.05, seed=0)
-    asked = tuned(half_cut(model), model, config)
-    for name, tensor in remembered.state_dict().items():
-        torch.testing.assert_close(tensor, asked.state_dict()[name], rtol=1e-3, atol=1e-4)
+    remembering = Teacher.of(model, data, config)
+    asking = Teacher(model, images=0, classes=0, forms=None, answers=OnnxAnswers(model, data.info))
+    remembered, asked = (
+        finetune(half_cut(model), data, teacher=teacher, config=config, learning_rate=0.05, seed=0).state_dict()
+        for teacher in (remembering, asking)
+    )
+    for name, tensor in remembered.items():
+        torch.testing.assert_close(tensor, asked[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
+def test_answers_of_onnx_runtime_are_the_models(name: str) -> None:
+    data = little_data()
+    model = build_model(ModelSpec(name, 10, 1, 0.25)).eval()
+    answers = OnnxAnswers(model, data.info)
+    for images in (1, 5):
+        batch = torch.randn(images, *data.info.input_shape).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            expected = model(batch)
+        torch.testing.assert_close(answers(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_bfloat16_onnx_runtime_answers_and_the_model_only_for_features(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autoprune.training.distill.has_fast_bf16", lambda: False)
+    data, model = little_data(), Counting()
+    teacher = Teacher.of(model, data, CONFIG)
+    asked = []
+    for answer in (teacher, teacher, teacher.computed):  # the first one exports it, for which it is run
+        batch = replace(batch_of(torch.ones(2, *data.info.input_shape), [0, 0]), forms=None)
+        assert answer(batch).tolist() == [[1.0, -1.0]] * 2
+        asked.append(int(model.asked))
+    assert asked[1:] == [asked[0], asked[0] + 2]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
-from autoprune.training.train import Batch, EpochLog, FitRecipe, Loss, augmentation_of, cosine, fit
+from autoprune.training.onnx_answers import OnnxAnswers
+from autoprune.training.train import Batch, EpochLog, FitRecipe, Loss, augmentation_of, cosine, fit, has_fast_bf16
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
+
+# Normalised images (N, C, H, W) to logits (N, classes), float32.
+Answers = Callable[[Tensor], Tensor]
 
 
 def finetune(
@@ -108,8 +112,12 @@ class Teacher:
     asked 44% less; another one over the same images hardly at all.
     """
 
-    def __init__(self, model: nn.Module, *, images: int, classes: int, forms: int | None) -> None:
+    def __init__(
+        self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
+    ) -> None:
+        """`answers` are the model's, where something gives them faster than it does itself."""
         self.model = model.eval()
+        self._answers = answers
         self._images, self._classes = images, classes
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
         self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
@@ -119,12 +127,13 @@ class Teacher:
     def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
         """For trainings on the train split with the augmentation of `config`."""
         forms = augmentation_of(config.augment).forms
-        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms)
+        answers = None if has_fast_bf16() else OnnxAnswers(model, data.info)
+        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms, answers=answers)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits (N, classes), float32."""
         if self._forms is None or batch.forms is None:
-            return self.computed(batch)
+            return self._answered(batch.images)
         if self._logits is None or self._known is None:
             self._logits = torch.empty(self._images * self._forms, self._classes)
             self._known = torch.zeros(self._images * self._forms, dtype=torch.bool)
@@ -132,13 +141,16 @@ class Teacher:
         unknown = ~self._known[places]
         if unknown.any():
             asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
-            self._logits[places[unknown]] = self._computed(asked)
+            self._logits[places[unknown]] = self._answered(asked)
             self._known[places] = True
         return self._logits[places]
 
     def computed(self, batch: Batch) -> Tensor:
-        """The same, asked anew."""
+        """The same, asked anew of the model itself, whose layers can be listened to."""
         return self._computed(batch.images)
+
+    def _answered(self, images: Tensor) -> Tensor:
+        return self._computed(images) if self._answers is None else self._answers(images)
 
     def _computed(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 
 from autoprune.training.replaced_forward import replaced_forward
 
-# PyTorch's kernel is the faster one for multiples of this (measured: AVX-512, float32 and bfloat16).
-VECTOR_CHANNELS = 16
+# PyTorch's kernel is the faster one for multiples of this, what a vector register holds (measured: AVX-512, float32 and
+# bfloat16; AVX2, float32).
+VECTOR_CHANNELS = 16 if torch.backends.cpu.get_cpu_capability() == "AVX512" else 8
 
 
 class _BatchNorm(torch.autograd.Function):
     """(x (N, C, H, W) channels-last, weight (C,), bias (C,), eps) to (y, mean (C,), biased variance (C,)).
 
-    y is (N, H * W * C) and no view, as one made in here could not be changed in place by an activation that follows.
+    y is (N, C, H, W) channels-last and no view of another tensor: an activation that changes a view in place would cost
+    six more passes in the backward computation, one of them out of order.
     """
 
     @staticmethod
@@ -33,7 +35,8 @@ class _BatchNorm(torch.autograd.Function):
         inverse_std = (variance + eps).rsqrt()
         scale = weight * inverse_std
         shift = bias - mean * scale
-        y = torch.addcmul(shift.to(x.dtype).repeat(pixels), rows, scale.to(x.dtype).repeat(pixels))
+        y = torch.empty_like(x)
+        torch.addcmul(shift.to(x.dtype).repeat(pixels), rows, scale.to(x.dtype).repeat(pixels), out=_rows(y))
         ctx.save_for_backward(x, weight, mean, inverse_std)
         ctx.mark_non_differentiable(mean, variance)
         return y, mean, variance
@@ -41,7 +44,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, inverse_std = ctx.saved_tensors
-        rows, gradient_rows = _rows(x), gradients[0].contiguous()
+        rows, gradient_rows = _rows(x), _rows(gradients[0].contiguous(memory_format=torch.channels_last))
         count = x.numel() // x.shape[1]
         pixels = x.shape[2] * x.shape[3]
         bias_gradient = _channel_sums(gradient_rows, x.shape[1])
@@ -81,7 +84,7 @@ def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
         self.num_batches_tracked.add_(1)
-    return _images(y, x.shape)
+    return y
 
 
 def _rows(x: Tensor) -> Tensor:
