@@ -189,6 +189,8 @@ def _search_group(
     }
     everything = shapes.original.values()
     full_ms = latency.predictor.layers_ms(full)
+    owned_ms, all_ms = sum(full_ms[name] for name in owned), sum(full_ms.values())
+    macs_share = sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything)
     return SearchGroup(
         name=group.name,
         kind=layer.kind,
@@ -197,8 +199,8 @@ def _search_group(
         stride=layer.stride[0],
         kernel=layer.kernel[0],
         spatial=layer.out_size[0],
-        macs_share=sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything),
-        latency_share=sum(full_ms[name] for name in owned) / sum(full_ms.values()),
+        macs_share=macs_share,
+        latency_share=owned_ms / all_ms if all_ms > 0 else macs_share,  # no layer takes longer than can be measured
         sensitivity=0.0,
         lost_importance=lost_importance(scores, latency.ladders[group.name]),
     )

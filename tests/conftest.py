@@ -24,9 +24,12 @@ hypothesis.settings.load_profile("autoprune")
 
 @pytest.fixture(scope="session", autouse=True)
 def _latency_table(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One latency table for all tests and the commands that they start; the user's own stays as it is."""
+    """One latency table for all tests, those of other workers too, and the commands that they start: so two do not
+    measure at once. The user's own stays as it is."""
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(TABLE_VARIABLE, str(tmp_path_factory.mktemp("latency") / "latency.sqlite"))
+        patch.setenv(TABLE_VARIABLE, str(folder / "latency.sqlite"))
         yield
 
 

@@ -22,7 +22,7 @@ from torch import nn
 
 HERE = Path(__file__)
 COMMAND = (sys.executable, "-m", "autoprune.cli")
-TIMEOUT_S = 400
+TIMEOUT_S = 550  # pytest gives a test 600
 SIZE = 16
 CLASSES = ("top", "bottom", "none")
 CONFIG: dict[str, Any] = {
@@ -167,10 +167,14 @@ def done(*arguments: str | Path, **variables: str) -> str:
 
 
 @contextmanager
-def started(*arguments: str | Path, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command in the background; it is killed if it is still there when the block ends."""
+def started(*arguments: str | Path, stops_at: str | None = None, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command in the background; it is killed if it is still there when the block ends.
+
+    With `stops_at` (see stopping.py) it goes no further than that until it gets SIGCONT.
+    """
+    command = COMMAND if stops_at is None else (sys.executable, str(HERE.with_name("stopping.py")), stops_at)
     process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         env=environment(**variables),
         text=True,
         stdout=subprocess.PIPE,
@@ -191,6 +195,11 @@ def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str]", time
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "timed out"
         time.sleep(0.01)
+
+
+def wait_until_stopped(process: "subprocess.Popen[str]") -> None:
+    """Until `started(..., stops_at=...)` has come to that; Linux only."""
+    wait_for(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", process)
 
 
 def trials_in(run_dir: Path) -> int:

@@ -203,7 +203,7 @@ def test_the_coverage_check_counts() -> None:
     """With a hundredth of a second for each file its verdict is left open; both parts are reported."""
     ended = subprocess.run(
         [sys.executable, COVERAGE, "--runs", "1", "--seconds", "0.01"],
-        capture_output=True, text=True, check=False, timeout=300,
+        capture_output=True, text=True, check=False, timeout=550,
     )  # fmt: skip
     assert ended.returncode in (0, 1), ended.stderr
     lines = ended.stdout.splitlines()

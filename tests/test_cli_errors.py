@@ -18,7 +18,17 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from small_job import HERE, TIMEOUT_S, autoprune, done, started, trials_in, wait_for, write_config
+from small_job import (
+    HERE,
+    TIMEOUT_S,
+    autoprune,
+    done,
+    started,
+    trials_in,
+    wait_for,
+    wait_until_stopped,
+    write_config,
+)
 
 import autoprune as package
 from autoprune.data import fashion_mnist
@@ -324,13 +334,15 @@ def test_disk_full_before_the_start(small_config: Path, disk: Callable[[str], Pa
 def test_disk_full_midway(ddpg_config: Path, disk: Callable[[str], Path], stage: str) -> None:
     small = disk("110m")
     run_dir, ballast = small / "run", small / "ballast"
-    reached = {
-        "search": lambda: trials_in(run_dir) >= 5,
-        "fine-tuning": (run_dir / "state" / "finetune-0.pt").is_file,
+    stops_at, reached = {
+        "search": ("trials:5", lambda: trials_in(run_dir) >= 5),
+        "fine-tuning": ("state:finetune-0.pt", (run_dir / "state" / "finetune-0.pt").is_file),
     }[stage]
-    with started("run", ddpg_config, "--run-dir", run_dir, "--quiet") as process:
+    with started("run", ddpg_config, "--run-dir", run_dir, "--quiet", stops_at=stops_at) as process:
         wait_for(reached, process)
+        wait_until_stopped(process)
         fill(ballast)
+        process.send_signal(signal.SIGCONT)
         _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1, errors
     assert len(errors.splitlines()) == 1, errors

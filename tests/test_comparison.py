@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_job import autoprune, done, started, wait_for, write_config
+from small_job import autoprune, done, started, wait_until_stopped, write_config
 
 from autoprune.results.comparison import Final, Progress, Search, Spread, equal_time_s, reward_at, standings, verdicts
 from autoprune.search.trials import TrialStore
@@ -122,13 +122,10 @@ def test_a_killed_comparison_goes_on_and_fine_tunes_its_winners(tmp_path: Path) 
     command = ("compare", config, "-o", f"model.checkpoint={weights}", "--run-dir", folder)
     options = ("--searchers", "random,uniform", "--seeds", "2")
 
-    def first_is_stored() -> bool:
-        path = folder / "trials.sqlite"
-        return path.is_file() and TrialStore(path).fact("search random 0") is not None
-
-    with started(*command, *options) as process:
-        wait_for(first_is_stored, process)
+    with started(*command, *options, stops_at="fact:search random 0") as process:
+        wait_until_stopped(process)
         process.kill()
+        process.wait()
     stored = TrialStore(folder / "trials.sqlite").fact("search random 0")
     assert autoprune(*command, *options).returncode == 2  # there is work already
     done(*command, *options, "--resume")

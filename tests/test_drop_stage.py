@@ -149,12 +149,13 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
 ) -> None:
     run_dir = tmp_path / "run"
     tuning = run_dir / "state" / "trial-2" / "state" / "finetune-0.pt"
-    with started("run", small_config, *OPTIONS, "--run-dir", run_dir, "--quiet") as process:
+    run = ("run", small_config, *OPTIONS, "--run-dir", run_dir, "--quiet")
+    with started(*run, stops_at="state:trial-2/state/finetune-0.pt") as process:
         wait_for(tuning.is_file, process)
         process.kill()
         process.wait()
     assert verdicts(run_dir) == 1
-    with started("run", small_config, *OPTIONS, "--run-dir", run_dir, "--quiet", "--resume") as process:
+    with started(*run, "--resume", stops_at=f"fact:{VERDICT_FACT}") as process:
         wait_for(lambda: verdicts(run_dir) == 2, process)
         process.kill()
         process.wait()
@@ -162,7 +163,7 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
     before = rows(run_dir, "SELECT * FROM trials ORDER BY id")
     judged = rows(run_dir, f"SELECT * FROM facts WHERE name LIKE '%: {VERDICT_FACT}' OR name LIKE '%: {SEARCH_FACT}'")
 
-    done("run", small_config, *OPTIONS, "--run-dir", run_dir, "--quiet", "--resume")
+    done(*run, "--resume")
     assert rows(run_dir, "SELECT * FROM trials ORDER BY id")[: len(before)] == before
     assert set(judged) <= set(rows(run_dir, "SELECT * FROM facts"))
     ours, theirs = result_of(run_dir), result_of(whole)

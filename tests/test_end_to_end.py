@@ -173,7 +173,9 @@ def test_file_takes_any_batch(run_dir: Path) -> None:
 
 def test_latency_is_at_the_target_as_timed_here(run_dir: Path, result: RunResult) -> None:
     assert result.checks.target_met == (result.ratios.latency <= MAX_RATIO)
-    assert result.ratios.latency <= MAX_RATIO * 1.15  # measured again, beside other tests
+    assert result.ratios.speedup_quiet is not None
+    quiet = 1 / result.ratios.speedup_quiet  # medians are those of a moment, beside other tests
+    assert quiet <= MAX_RATIO * 1.15
     calls = [session(run_dir / "export" / name) for name in ("original.onnx", "model.onnx")]
     feed = {"images": np.zeros((1, 1, 28, 28), np.float32)}
     times: list[list[float]] = [[], []]
@@ -183,7 +185,7 @@ def test_latency_is_at_the_target_as_timed_here(run_dir: Path, result: RunResult
             call.run(None, feed)
             taken.append(time.perf_counter() - began)
     original, pruned = (np.percentile(taken, 25) for taken in times)  # interruptions only ever add time
-    assert pruned / original == pytest.approx(result.ratios.latency, rel=0.3)
+    assert pruned / original == pytest.approx(quiet, rel=0.3)
 
 
 def test_report_is_written_again(run_dir: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_idle_power_is_taken_off() -> None:
     reading = measure_energy(lambda: ledger.call(0.005), ledger, seconds=0.4, idle_seconds=0.1)
     assert reading.net_mj == pytest.approx(5.0, rel=0.05)
     assert reading.gross_mj > reading.net_mj
-    assert reading.idle_power_w == pytest.approx(IDLE_W, rel=0.01)
+    assert reading.idle_power_w == pytest.approx(IDLE_W, rel=0.05)
     assert reading.calls > 0
     assert reading.load_s >= 0.4
 

@@ -45,15 +45,17 @@ def fresh_run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def test_a_search_killed_with_9_goes_on(ddpg_config: Path, finished_run: Path, fresh_run: Path) -> None:
-    with started("run", ddpg_config, "--run-dir", fresh_run, "--resume", "--quiet") as process:
+    run = ("run", ddpg_config, "--run-dir", fresh_run, "--resume", "--quiet")
+    with started(*run, stops_at="trials:9") as process:
         wait_for(lambda: trials_in(fresh_run) >= 9, process)
         process.kill()
         process.wait()
     before = rows(fresh_run, "SELECT * FROM trials ORDER BY id")
-    assert 9 <= len(before) < len(scores(finished_run))
+    assert len(before) >= 9
+    assert len(before) < len(scores(finished_run))
     assert not (fresh_run / "policy.json").exists()
 
-    done("run", ddpg_config, "--run-dir", fresh_run, "--resume", "--quiet")
+    done(*run)
     after = rows(fresh_run, "SELECT * FROM trials ORDER BY id")
     assert after[: len(before)] == before  # created_at and wall_s as well
     assert scores(fresh_run) == scores(finished_run)  # so what was new is the budget less what was there
@@ -73,14 +75,15 @@ def test_a_fine_tuning_killed_with_9_ends_bit_for_bit_alike(
     run_dir = tmp_path / "run"
     shutil.copytree(finished_run, run_dir, ignore=shutil.ignore_patterns("result.json", "*.html", "pruned", "export"))
     state = run_dir / "state" / "finetune-0.pt"
-    with started("run", ddpg_config, "--run-dir", run_dir, "--resume", "--quiet") as process:
+    run = ("run", ddpg_config, "--run-dir", run_dir, "--resume", "--quiet")
+    with started(*run, stops_at=f"state:{state.name}") as process:
         wait_for(state.is_file, process)
         process.kill()
         process.wait()
     assert state.is_file()
     assert not (run_dir / "pruned").exists()
 
-    done("run", ddpg_config, "--run-dir", run_dir, "--resume", "--quiet")
+    done(*run)
     for name in ("policy.json", "pruned/structure.json", "pruned/model.safetensors"):
         assert (run_dir / name).read_bytes() == (finished_run / name).read_bytes(), name
     assert scores(run_dir) == scores(finished_run)
@@ -106,7 +109,7 @@ def test_a_training_killed_with_9_goes_on(small_checkpoint: Path, tmp_path: Path
     out = tmp_path / "net.safetensors"
     config = small_checkpoint.with_name("train.yaml")
     state = tmp_path / "net.state.pt"
-    with started("train", config, "--out", out, "--quiet") as process:
+    with started("train", config, "--out", out, "--quiet", stops_at=f"state:{state.name}") as process:
         wait_for(state.is_file, process)
         process.kill()
         process.wait()
@@ -125,7 +128,7 @@ def test_an_elastic_distillation_killed_with_9_goes_on(small_config: Path, tmp_p
     config = ("-o", "elastic.epochs=3", "-o", "elastic.cuts=3", "-o", "elastic.ends_share=0.2")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     done("run", small_config, *config, "--run-dir", whole, "--quiet")
-    with started("run", small_config, *config, "--run-dir", stopped, "--quiet") as process:
+    with started("run", small_config, *config, "--run-dir", stopped, "--quiet", stops_at="state:elastic.pt") as process:
         wait_for((stopped / "state" / "elastic.pt").is_file, process)
         process.kill()
         process.wait()

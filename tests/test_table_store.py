@@ -154,7 +154,7 @@ def test_who_waits_finds_what_was_measured_meanwhile(tmp_path: Path) -> None:
         waiting.join(timeout=0.5)
         assert waiting.is_alive()
         assert table.entries == {}
-    waiting.join(timeout=60)
+    waiting.join(timeout=300)
     assert table.entries[layer(1)] == -1.0
     assert table.entries[layer(2)] >= 0
     assert store.layers() == table.entries

@@ -109,7 +109,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(start), "30"], stdout=subprocess.PIPE, text=True)
         for start in starts
     ]
-    outputs = [writer.communicate(timeout=60)[0].split() for writer in writers]
+    outputs = [writer.communicate(timeout=300)[0].split() for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * 4
     assert outputs == [[str(start + number) for number in range(30)] for start in starts]
     store = TrialStore(path)

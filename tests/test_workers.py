@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 
 def process_of(policy: PruningPolicy) -> Iterator[Score]:
     """A score whose number of images is the process that found it."""
-    time.sleep(0.05)  # long enough for the other worker to take the next one
+    time.sleep(0.3)  # long enough for the other worker to take the next one
     yield Score(kl=0.1, cross_entropy=0.2, top1=float(torch.get_num_threads() == 1), images=os.getpid())
 
 

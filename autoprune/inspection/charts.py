@@ -67,7 +67,7 @@ def validation_svg(validation: LatencyValidation) -> str:
 
 def staircase_lines(staircase: Staircase) -> list[str]:
     """The staircase as text, a line for each width from the widest down; `*` marks the rungs."""
-    most_ms = max(ms for _, ms in staircase.points)
+    most_ms = max(ms for _, ms in staircase.points) or 1.0  # all zero: less than can be measured
     digits = len(str(staircase.channels))
     return [
         f"{width:>{digits}} {'*' if width in staircase.rungs else ' '} {ms:.4f} ms "

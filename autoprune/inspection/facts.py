@@ -328,5 +328,5 @@ def _latency_of(layers: Sequence[str], latency: LatencyFacts | None) -> tuple[fl
     """Milliseconds of some layers, and their share of all layers."""
     if latency is None:
         return None, None
-    total_ms = sum(latency.layers_ms[name] for name in layers)
-    return total_ms, total_ms / sum(latency.layers_ms.values())
+    total_ms, whole_ms = sum(latency.layers_ms[name] for name in layers), sum(latency.layers_ms.values())
+    return total_ms, total_ms / whole_ms if whole_ms > 0 else 0.0

@@ -23,6 +23,7 @@ from autoprune.inspection.facts import (
     smallest_policy,
     staircase_widths,
 )
+from autoprune.measure.timing import time_once_ms
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.prediction.latency_model import build_latency_model, group_staircase, with_branch_rung
 from autoprune.prediction.latency_validation import validate_latency
@@ -223,7 +224,5 @@ def _noise(info: DataInfo, count: int) -> ImageSplit:
 def _seconds_an_image(model: nn.Module, info: DataInfo) -> float:
     images = torch.rand(PROBE_IMAGES, *info.input_shape)
     with torch.inference_mode(), evaluation_mode(model):
-        model(images)
-        started = time.perf_counter()
-        model(images)
-        return (time.perf_counter() - started) / PROBE_IMAGES
+        times_ms = [time_once_ms(lambda: model(images)) for _ in range(4)]
+        return min(times_ms) / 1e3 / PROBE_IMAGES

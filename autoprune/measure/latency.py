@@ -106,13 +106,17 @@ def undisturbed_ms(samples_ms: np.ndarray[Any, Any], quiet: Sequence[QuietTime])
 
 
 def paired_speedup(reference: Latency, candidate: Latency, *, seed: int = 0) -> Speedup:
-    """Ratio of the medians; the interval resamples rounds, keeping the two halves of a round together."""
+    """Ratio of the medians of all calls; the interval resamples medians of rounds, two halves of a round together.
+
+    It is widened to hold the ratio, which on a machine of two speeds can lie outside.
+    """
     before, after = np.array(reference.round_medians_ms), np.array(candidate.round_medians_ms)
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, len(before), (BOOTSTRAP_SAMPLES, len(before)))
     ratios = np.median(before[chosen], axis=1) / np.median(after[chosen], axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return Speedup(reference.latency_ms_p50 / candidate.latency_ms_p50, (float(low), float(high)))
+    speedup = reference.latency_ms_p50 / candidate.latency_ms_p50
+    return Speedup(speedup, (min(float(low), speedup), max(float(high), speedup)))
 
 
 def peak_rss_bytes(file: Path, input_shape: tuple[int, ...], *, threads: int) -> int:

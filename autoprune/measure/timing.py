@@ -29,6 +29,7 @@ QUIET_PERCENTILE = 5  # what disturbances are left among quiet calls only ever a
 LONG_WARM_CALLS, LONG_CALLS, LONG_BURSTS = 6, 6, 10
 LONG_PERCENTILE = 25  # of the medians of its bursts, which vary by what others leave of the shared cache
 CACHE_LINE_BYTES = 64
+WAITS_A_CALL = 4  # so many times, at least, a call is tried on a machine that is never quiet
 FLOOR_CALLS = 8  # without quiet calls: the fastest of all stand in for them
 NOISY_SHARE = 0.5  # more disturbed calls than this make the machine a noisy one
 DISTURBED = 0.1  # a call this much slower than an undisturbed one was disturbed
@@ -144,6 +145,7 @@ def time_until_quiet(
     seen = [_Seen() for _ in calls]
     active = list(range(len(calls)))
     deadline = time.perf_counter() + limit_s
+    share_s = limit_s / (WAITS_A_CALL * max(1, len(calls)))  # waiting with one call takes nothing from the others
     reference.restart_patience()
     with no_garbage_collection():
         for call, calls_seen, is_slow in zip(calls, seen, slow_to_warm or [False] * len(calls), strict=True):
@@ -153,7 +155,7 @@ def time_until_quiet(
                 call = calls[index]
                 for _ in range(seen[index].warm_calls):
                     call()  # brings the weights back into the cache
-                before_ms = reference.wait(deadline)
+                before_ms = reference.wait(min(deadline, time.perf_counter() + share_s))
                 times_ms = [time_once_ms(call) for _ in range(seen[index].burst_calls)]
                 after_ms = reference.quiet_ms()
                 if before_ms is None or after_ms is None:

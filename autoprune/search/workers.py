@@ -45,10 +45,10 @@ def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem
         pool.submit(os.getpid)  # the first task starts all workers
 
     def look(asked: Mapping[PruningPolicy, int], bars: Mapping[int, Bar]) -> Iterator[Looked]:
-        futures: dict[Future[tuple[list[Score], float]], PruningPolicy] = {
-            pool.submit(_look, policy, seen, bars): policy for policy, seen in asked.items()
-        }
+        futures: dict[Future[tuple[list[Score], float]], PruningPolicy] = {}
         try:
+            for policy, seen in asked.items():
+                futures[pool.submit(_look, policy, seen, bars)] = policy
             for done in as_completed(futures):
                 yield Looked(futures[done], *done.result())
         except BrokenProcessPool:
