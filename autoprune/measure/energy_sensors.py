@@ -29,9 +29,8 @@ ZONE = re.compile(r"intel-rapl:\d+")
 SUBZONE = re.compile(r"intel-rapl:\d+:\d+")
 PLAUSIBLE_POWER_W = 1000.0  # of one package: no counter wraps around faster than this makes it
 READS_A_WRAP = 4
-MOVES_WITHIN_S = (
-    2.0  # RAPL counts every millisecond, NVML every tenth of a second at the latest; more on a busy machine
-)
+# RAPL counts every millisecond, NVML every tenth of a second at the latest; a busy machine may keep us from looking.
+MOVES_WITHIN_S = 2.0
 POLL_S = 0.002
 NVML_POWER_SAMPLING_S = 0.02
 NVML_AVERAGED_S = 1.0  # newer GPUs give the mean power of the last second (nvmlDeviceGetPowerUsage)
