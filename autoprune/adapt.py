@@ -14,6 +14,7 @@ from autoprune.search.trials import TrialStore
 from autoprune.stages.adaptive import adaptive_model
 from autoprune.stages.decision import check_search
 from autoprune.stages.elastic import elastic_distilled
+from autoprune.stages.kept_levels import check_earlier_levels
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 
@@ -30,6 +31,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
             write_adaptive_report(run_dir)
         return result
     check_search(config)
+    check_earlier_levels(config)
     sensor = find_energy_source(config)
     subject = load_subject(config)
     if not subject.is_trained:
@@ -39,7 +41,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once
         prepared = prepare(at_smallest, subject.model, subject.data, store=store, sensor=sensor)
-        prepared = elastic_distilled(prepared, config, run_dir, logger)
+        if config.adaptive.start_from is None:
+            prepared = elastic_distilled(prepared, config, run_dir, logger)
         result = adaptive_model(config, subject, prepared, run_dir, store, logger, sensor=sensor)
         shutil.rmtree(run_dir.state, ignore_errors=True)
     return result

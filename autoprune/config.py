@@ -195,8 +195,13 @@ class AdaptiveConfig(Section):
     max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
     epochs: int | None = Field(None, gt=0, description="of training the levels; null: as many as finetune.epochs")
     trial_epochs: int = Field(2, gt=0, description="of training all levels together before some are chosen")
-    max_drop: float = Field(0.0, ge=0, lt=1, description="of accuracy on the search split, at which the router works")
+    max_drop: float = Field(
+        0.0, ge=0, lt=1, description="of accuracy on views of the search split, at which the router works"
+    )
     router_rounds: int = Field(40, gt=0, description="of training the learned router; its best state is kept")
+    start_from: str | None = Field(
+        None, description="folder of an earlier run: its trained levels are taken over, for another `max_drop`"
+    )
 
     @field_validator("max_ratios")
     @classmethod

@@ -23,6 +23,7 @@ from autoprune.stages.decision import Decide, Decision, check_search, search_dec
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files, run_result
 from autoprune.stages.finetune import finetuned
+from autoprune.stages.kept_levels import check_earlier_levels
 from autoprune.stages.level_choice import check_level_limits
 from autoprune.stages.max_drop import cheapest_within_drop, problems_on_the_way
 from autoprune.stages.subject import Subject, load_subject
@@ -53,6 +54,8 @@ def run(
         check_search(config)
     else:
         check_bounds(config)
+    if config.adaptive.enabled:
+        check_earlier_levels(config)
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:

@@ -65,6 +65,10 @@ class RunDir:
         """A level of an adaptive model as a file of its own."""
         return self.root / "export" / f"level-{level}.onnx"
 
+    def level(self, level: int) -> Path:
+        """A trained level of an adaptive model, as a pruned model."""
+        return self.root / "levels" / str(level)
+
     @property
     def adaptive_report(self) -> Path:
         return self.root / "adaptive.html"

@@ -20,6 +20,7 @@ from autoprune.errors import InputError, TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
 from autoprune.policy import PruningPolicy
+from autoprune.pruning.structure import load_pruned
 from autoprune.reports.adaptive import budget_rows, headline, read_adaptive
 from autoprune.results.adaptive import AdaptiveResult, RouteFigures
 from autoprune.results.run import parse_result
@@ -31,6 +32,7 @@ from autoprune.stages.adaptive_figures import agreement, static_at_equal_accurac
 from autoprune.stages.level_choice import LEVELS_FACT, Candidates
 from autoprune.stages.operating_point import OperatingPoint, at_budgets, chosen_point
 from autoprune.stages.subject import load_subject
+from autoprune.training.train import logits_of
 
 OPTIONS = (
     *("-o", "adaptive.max_ratios=[0.5, 0.8, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),
@@ -233,6 +235,57 @@ def test_a_killed_one_goes_on_to_the_same_levels(adapted: Path, small_config: Pa
             for level in levels:
                 level.pop("estimated_latency_ms", None)  # measured anew
         assert values[0] == values[1]
+
+
+def test_another_operating_point_starts_from_the_levels_of_an_earlier_run(
+    adapted: Path, small_config: Path, tmp_path: Path
+) -> None:
+    """Nothing is searched or trained: the levels are the same to the last bit, and faster ones may lose more."""
+    folder = tmp_path / "faster"
+    options = ("-o", f"adaptive.start_from={adapted}", "-o", "adaptive.max_drop=0.9")
+    done("adapt", small_config, *OPTIONS, *options, "--run-dir", folder, "--quiet")
+    before, after = read_adaptive(RunDir(adapted)), read_adaptive(RunDir(folder))
+    assert [level.channels for level in after.levels] == [level.channels for level in before.levels]
+    assert [level.alone.test_accuracy for level in after.levels] == [
+        level.alone.test_accuracy for level in before.levels
+    ]
+    weights = [RunDir(root).level(0) / "model.safetensors" for root in (adapted, folder)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert after.level_share[0] == 1.0
+    assert after.agreement.different_answers == 0
+    assert TrialStore(RunDir(folder).trials).fact(LEVELS_FACT) is None
+    third = tmp_path / "third"  # from a run that has taken its levels over itself
+    done("adapt", small_config, *OPTIONS, "-o", f"adaptive.start_from={folder}", "--run-dir", third, "--quiet")
+    assert read_adaptive(RunDir(third)).agreement.different_answers == 0
+
+
+def test_levels_to_start_from_that_do_not_fit_are_refused_before_any_work(
+    adapted: Path, small_config: Path, tmp_path: Path
+) -> None:
+    incomplete = tmp_path / "incomplete"
+    shutil.copytree(adapted, incomplete)
+    shutil.rmtree(incomplete / "levels")
+    for start, options, message in (
+        (tmp_path / "nowhere", (), "no finished run with levels"),
+        (incomplete, (), "adaptive.json or levels/0 is missing"),
+        (adapted, ("-o", "model.width=0.5"), "the run there has another model"),
+        (adapted, ("-o", "data.search_images=90"), "the run there has another data"),
+    ):
+        arguments = (*OPTIONS, *options, "-o", f"adaptive.start_from={start}", "--run-dir", tmp_path / "run")
+        ended = autoprune("adapt", small_config, *arguments)
+        assert ended.returncode == 2
+        assert message in " ".join(ended.stderr.split())
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_kept_level_is_what_its_file_answers(adapted: Path, small_config: Path) -> None:
+    config = load_config(small_config)
+    subject = load_subject(config)
+    level = load_pruned(RunDir(adapted).level(0), architecture=subject.model)
+    test = load_test_split(config.data)
+    expected = onnx_probabilities(RunDir(adapted).level_onnx(0), test, subject.data.info)
+    found = logits_of(level, test, subject.data.info).softmax(1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_bad_levels_are_refused_before_any_work(small_config: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from autoprune.data import Augmentation, DataInfo, augment, draw, normalise
+from autoprune.data import Augmentation, DataInfo, augment, draw, normalise, views
 
 SIZE = 5
 # Each pixel of an image is told by its value, 1..25; 0 is padding.
@@ -112,3 +112,30 @@ def test_an_erased_square_has_no_forms() -> None:
     augmentation = Augmentation(erase_size=2)
     assert augmentation.forms is None
     assert draw(3, (SIZE, SIZE), augmentation, generator(0)).forms(augmentation) is None
+
+
+def test_views_are_the_image_moved_by_half_the_padding_and_mirrored() -> None:
+    def moved(rows: int, columns: int) -> Tensor:
+        out = torch.zeros_like(IMAGE)
+        for row in range(SIZE):
+            for column in range(SIZE):
+                if 0 <= row - rows < SIZE and 0 <= column - columns < SIZE:
+                    out[0, 0, row, column] = IMAGE[0, 0, row - rows, column - columns]
+        return out
+
+    for padding, step in ((1, 1), (2, 1), (3, 2), (4, 2)):
+        plain = [moved(*move) for move in ((0, 0), (step, 0), (-step, 0), (0, step), (0, -step))]
+        for flip, expected in ((False, plain), (True, [*plain, *(image.flip(-1) for image in plain)])):
+            augmentation = Augmentation(crop_padding=padding, flip=flip, erase_size=3)  # nothing is erased
+            found = list(views(IMAGE.repeat(2, 1, 1, 1), augmentation))
+            assert len(found) == augmentation.views == len(expected)
+            for view, image in zip(found, expected, strict=True):
+                assert torch.equal(view, image.repeat(2, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("flip", "count"), [(False, 1), (True, 2)])
+def test_views_without_padding_do_not_move(flip: bool, count: int) -> None:
+    found = list(views(IMAGE, Augmentation(crop_padding=0, flip=flip)))
+    assert len(found) == Augmentation(crop_padding=0, flip=flip).views == count
+    assert torch.equal(found[0], IMAGE)
+    assert torch.equal(found[-1], IMAGE.flip(-1) if flip else IMAGE)

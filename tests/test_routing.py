@@ -14,6 +14,7 @@ from autoprune.adaptive.routing import (
     cascade_points,
     figures_of,
     follow,
+    joined,
     oracle,
     priced,
 )
@@ -114,3 +115,14 @@ def test_answers_that_do_not_fit_are_refused() -> None:
         LevelAnswers(answers.probabilities, answers.labels, (1.0, 2.0))
     with pytest.raises(ValueError, match=r"original's probabilities are \(1, 2\), not \(4, 2\)"):
         LevelAnswers(answers.probabilities, answers.labels, LATENCY_MS, teacher=np.ones((1, 2), np.float32))
+
+
+def test_answers_joined_come_to_the_mean_of_their_parts() -> None:
+    parts = [answers_by_chance(images, seed=images) for images in (40, 120)]
+    whole = joined(parts)
+    assert whole.probabilities.shape == (3, 160, 4)
+    router = by_confidence((0.7, 0.8))
+    figures = [figures_of(follow(router, answers), answers) for answers in (*parts, whole)]
+    for key in ("accuracy", "worth", "estimated_latency_ms"):
+        small, large, both = (getattr(one, key) for one in figures)
+        assert both == pytest.approx((small + 3 * large) / 4)

@@ -67,6 +67,18 @@ class LevelAnswers:
         )
 
 
+def joined(parts: Sequence[LevelAnswers]) -> LevelAnswers:
+    """The same levels' answers to several lots of images, as one; costs are those of the first."""
+    teachers = [part.teacher for part in parts if part.teacher is not None]
+    assert len(teachers) in (0, len(parts))
+    return replace(
+        parts[0],
+        probabilities=np.concatenate([part.probabilities for part in parts], axis=1),
+        labels=np.concatenate([part.labels for part in parts]),
+        teacher=np.concatenate(teachers) if teachers else None,
+    )
+
+
 @dataclass(frozen=True)
 class Route:
     """What ran for each of N images."""

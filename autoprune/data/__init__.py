@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, normalise
+from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, normalise, views
 from autoprune.data.splits import DataInfo, ImageSplit, SearchData, cut_search_split, stratified_indices
 from autoprune.errors import DataError
 
@@ -19,6 +19,7 @@ __all__ = [
     "load_search_data",
     "load_test_split",
     "normalise",
+    "views",
 ]
 
 

@@ -1,5 +1,6 @@
 """Vectorised augmentation: a whole batch is cropped, flipped and erased by a few tensor operations."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,6 +27,11 @@ class Augmentation:
     def forms(self) -> int | None:
         """How many different images one image can become; None with an erased square: hardly any comes twice then."""
         return None if self.erase_size else self.offsets**2 * (1 + self.flip)
+
+    @property
+    def views(self) -> int:
+        """How many `views` of an image there are."""
+        return (5 if self.crop_padding else 1) * (1 + self.flip)
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,30 @@ def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws
         column_hit = _within(torch.arange(width) - draws.erase_column[:, None], augmentation.erase_size)  # (N, W)
         out = out * ~(row_hit[:, :, None] & column_hit[:, None, :])[:, None]
     return out
+
+
+def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
+    """Each image as it is, and as training may show it too: (N, C, H, W) uint8, one after the other.
+
+    Moved by half of `crop_padding` up, down, left and right, and all of these mirrored: what a model gets wrong changes
+    from view to view, so that a small difference between two models shows in fewer images.
+    """
+    padding = augmentation.crop_padding
+    step = -(-padding // 2)
+    moves = [(0, 0), *((step, 0), (-step, 0), (0, step), (0, -step)) * bool(step)]
+    count = len(images)
+    shown = Augmentation(padding, augmentation.flip)
+    middle = torch.zeros(count, dtype=torch.int64)
+    for flipped in (False, True) if augmentation.flip else (False,):
+        for down, right in moves:
+            draws = AugmentationDraws(
+                crop_row=torch.full((count,), padding - down),
+                crop_column=torch.full((count,), padding - right),
+                flipped=torch.full((count,), flipped),
+                erase_row=middle,
+                erase_column=middle,
+            )
+            yield augment(images, shown, draws)
 
 
 def _within(offset: Tensor, size: int) -> Tensor:

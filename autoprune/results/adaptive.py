@@ -22,7 +22,8 @@ class RouteFigures(Part):
 
 
 class CurvePoint(Part):
-    """A router, or a model without one, on the search split; a router's latency is put together from the levels'."""
+    """A router, or a model without one, on views of the search split's images: each as it is, moved and mirrored, as
+    training may. A router's latency is put together from the levels'."""
 
     router: str
     search_accuracy: float = Field(ge=0, le=1)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from autoprune.adaptive.calibration import calibrations
 from autoprune.adaptive.export import export_adaptive
@@ -38,7 +37,15 @@ from autoprune.stages.adaptive_figures import (
     static_at_equal_accuracy,
 )
 from autoprune.stages.final import energies, environment
-from autoprune.stages.level_choice import LevelModels, answers_to, best_mixture, candidate_levels, trained_levels
+from autoprune.stages.kept_levels import earlier_levels, keep_levels
+from autoprune.stages.level_choice import (
+    LevelModels,
+    answers_to,
+    answers_to_views,
+    best_mixture,
+    candidate_levels,
+    trained_levels,
+)
 from autoprune.stages.operating_point import (
     OperatingPoint,
     RouterName,
@@ -50,7 +57,7 @@ from autoprune.stages.operating_point import (
 )
 from autoprune.stages.subject import Subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import logits_of
+from autoprune.training.train import augmentation_of, logits_of
 
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
 ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
@@ -58,14 +65,21 @@ ENERGY_IMAGES = 256  # over and over while a sensor counts
 
 
 @dataclass(frozen=True)
+class ChosenLevels:
+    """The levels of an adaptive model, and what they were chosen from."""
+
+    policy: AdaptivePolicy
+    models: LevelModels
+    candidate_ratios: tuple[float, ...] = ()  # of `adaptive.max_ratios`: those that `tried` chose from
+    tried: tuple[Mixture, ...] = ()
+
+
+@dataclass(frozen=True)
 class Built:
     """An exported adaptive model, and what is known of it before the test split is read."""
 
-    policy: AdaptivePolicy
-    models: tuple[nn.Module, ...]  # the levels
-    candidate_ratios: tuple[float, ...]  # of `adaptive.max_ratios`: those that `tried` chose from
-    tried: tuple[Mixture, ...]
-    answers: LevelAnswers  # to the search split
+    levels: ChosenLevels
+    answers: LevelAnswers  # to views of the search split
     original_ms: float  # median of a call of the original's file
     decision_ms: Mapping[RouterName, float]
     points: tuple[OperatingPoint, ...]
@@ -90,25 +104,39 @@ def adaptive_model(
     """
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
-    built = _built(config, subject.data.info, prepared, run_dir, store, logger)
+    levels = _levels(config, subject, prepared, run_dir, store, logger)
+    built = _built(config, subject.data.info, prepared, run_dir, levels)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
     write_adaptive_report(run_dir)
     return result
 
 
+def _levels(
+    config: RunConfig, subject: Subject, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
+) -> ChosenLevels:
+    """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
+    if config.adaptive.start_from is not None:
+        chosen = ChosenLevels(*earlier_levels(config.adaptive.start_from, prepared))
+    else:
+        candidates = candidate_levels(config, prepared, store, logger)
+        policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
+        epochs = config.adaptive.epochs or config.finetune.epochs
+        models = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
+        chosen = ChosenLevels(policy, models, candidates.max_ratios, tried)
+    keep_levels(run_dir, chosen.models, subject)
+    return chosen
+
+
 def _built(
-    config: RunConfig, info: DataInfo, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
+    config: RunConfig, info: DataInfo, prepared: Prepared, run_dir: RunDir, chosen_levels: ChosenLevels
 ) -> Built:
-    """Choose and train the levels, learn the router from them, choose its operating point, write the file."""
-    candidates = candidate_levels(config, prepared, store, logger)
-    policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
-    epochs = config.adaptive.epochs or config.finetune.epochs
-    levels = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
-    threads = config.measure.threads
+    """Learn the router from the levels, choose its operating point, write the file."""
+    levels, threads = chosen_levels.models, config.measure.threads
     original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
     search, train = prepared.data.search, prepared.data.train
-    answers = answers_to(search, levels.models, prepared, level_ms)
+    augmentation = augmentation_of(config.finetune.augment)
+    answers = answers_to_views(search, augmentation, levels.models, prepared, level_ms)
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
     router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
     files = _level_files(run_dir, len(levels.models))
@@ -117,7 +145,7 @@ def _built(
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     calibration = calibrations(follow(chosen.router, answers), answers)
     export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
-    return Built(policy, levels.models, candidates.max_ratios, tried, answers, original_ms, decision_ms, points, chosen)
+    return Built(chosen_levels, answers, original_ms, decision_ms, points, chosen)
 
 
 def _exported(
@@ -148,12 +176,13 @@ def _measured(
     """All files on every test image in turn: the one look at the test split."""
     test, info, problem = subject.test, subject.data.info, prepared.problem
     labels = test.labels.numpy()
-    level_files = _level_files(run_dir, len(built.policy.levels))
-    own_files = level_files[:-1] if built.models[-1] is prepared.elastic.original else level_files
+    policies, models = built.levels.policy.levels, built.levels.models.models
+    level_files = _level_files(run_dir, len(models))
+    own_files = level_files[:-1] if models[-1] is prepared.elastic.original else level_files
     statics = [run_dir.model_onnx] if pruned is not None else []
     files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
     times = measure_by_image(files, test, info, threads=config.measure.threads)
-    level_mj = [problem.predict(level).estimated_energy_mj for level in built.policy.levels]
+    level_mj = [problem.predict(level).estimated_energy_mj for level in policies]
     estimates_mj = [
         problem.original_cost.estimated_energy_mj,
         float(np.dot(built.chosen.figures.run_share, level_mj)),
@@ -177,10 +206,10 @@ def _measured(
         ),
         router=built.chosen.name,
         level_share=shares(times[1].levels, levels=len(level_files)),
-        agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in built.models])),
+        agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in models])),
         levels=tuple(
             LevelFigures(channels=level.as_dict(), on_search=point, alone=own, is_original=own is original)
-            for level, point, own in zip(built.policy.levels, _level_points(built.answers), by_level, strict=True)
+            for level, point, own in zip(policies, _level_points(built.answers), by_level, strict=True)
         ),
         classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
         easy=easy,
@@ -217,12 +246,12 @@ def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
 def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
     return tuple(
         MixtureFigures(
-            max_ratios=tuple(built.candidate_ratios[place] for place in mixture.levels),
+            max_ratios=tuple(built.levels.candidate_ratios[place] for place in mixture.levels),
             holds=mixture.holds,
             search_worth=mixture.worth,
             estimated_latency_ratio=mixture.estimated_latency_ms / original_ms,
         )
-        for mixture in built.tried
+        for mixture in built.levels.tried
     )
 
 

@@ -13,15 +13,15 @@ from torch import nn
 
 from autoprune.adaptive.levels import Levels, train_levels
 from autoprune.adaptive.mixture import LEAST_LEVELS, Mixture, mixtures
-from autoprune.adaptive.routing import LevelAnswers
+from autoprune.adaptive.routing import LevelAnswers, joined
 from autoprune.adaptive.shared_weights import Cuts
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.data import ImageSplit, normalise
+from autoprune.data import Augmentation, ImageSplit, normalise, views
 from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared, search_limits
-from autoprune.progress import say
+from autoprune.progress import bar, say
 from autoprune.run_dir import RunDir
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.trials import TrialStore
@@ -171,6 +171,27 @@ def answers_to(
     answered = {model: logits_of(model, split, prepared.data.info).softmax(1).numpy() for model in {*models, original}}
     levels = np.stack([answered[model] for model in models])
     return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[original])
+
+
+def answers_to_views(
+    split: ImageSplit,
+    augmentation: Augmentation,
+    models: Sequence[nn.Module],
+    prepared: Prepared,
+    latency_ms: Sequence[float],
+) -> LevelAnswers:
+    """What they answer to all views of the images, one view after the other.
+
+    Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them, and ten views of each
+    tell it twice as exactly (measured on the test split, over nine models).
+    """
+    shown = views(split.images, augmentation)
+    with bar("answers", augmentation.views) as progress:
+        parts = []
+        for images in shown:
+            parts.append(answers_to(ImageSplit(images, split.labels), models, prepared, latency_ms))
+            progress.advance(1)
+    return joined(parts)
 
 
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:

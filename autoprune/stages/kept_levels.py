@@ -1,0 +1,49 @@
+"""Levels on disk: a run keeps those that it trained, and another starts from them without a search or a training."""
+
+from pathlib import Path
+
+from autoprune.adaptive.shared_weights import layer_cuts
+from autoprune.config import RunConfig, load_config
+from autoprune.errors import ConfigError
+from autoprune.policy import AdaptivePolicy, PruningPolicy
+from autoprune.prepare import Prepared
+from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.reports.adaptive import read_adaptive
+from autoprune.run_dir import RunDir
+from autoprune.stages.level_choice import LevelModels
+from autoprune.stages.subject import Subject
+
+
+def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject) -> None:
+    """Write each level that was trained as a pruned model of its own; the original is not one of them."""
+    for place, model in enumerate(levels.models[: len(levels.cuts)]):
+        save_pruned(run_dir.level(place), model, subject.spec)
+
+
+def check_earlier_levels(config: RunConfig) -> None:
+    """Raises `ConfigError` if the run to take levels from holds none, or its model or data are others."""
+    start = config.adaptive.start_from
+    if start is None:
+        return
+    earlier = RunDir(Path(start))
+    if not earlier.adaptive.is_file() or not (earlier.level(0) / STRUCTURE_FILE).is_file():
+        raise ConfigError(
+            f"adaptive.start_from: {start}: no finished run with levels (adaptive.json or levels/0 is missing)"
+        )
+    theirs = load_config(earlier.config)
+    for section in ("model", "data"):
+        if getattr(theirs, section) != getattr(config, section):
+            raise ConfigError(f"adaptive.start_from: {start}: the run there has another {section}; choose its own")
+
+
+def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, LevelModels]:
+    """The levels of the run in `start`. `ConfigError` if they are no cuts of this model."""
+    earlier, elastic = RunDir(Path(start)), prepared.elastic
+    found = read_adaptive(earlier).levels
+    policy = AdaptivePolicy(tuple(PruningPolicy.of(level.channels) for level in found))
+    if any(level.as_dict().keys() != elastic.full_policy.as_dict().keys() for level in policy.levels):
+        raise ConfigError(f"adaptive.start_from: {start}: holds no levels of a model with these groups")
+    trained = [place for place, level in enumerate(found) if not level.is_original]
+    models = [load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy)) for place in trained]
+    original = (elastic.original,) * (len(found) - len(trained))
+    return policy, LevelModels((*models, *original), layer_cuts(elastic, policy.levels[: len(trained)]))
