@@ -29,7 +29,7 @@ def observe_answer(level: int, probabilities: Array, price_share: Array, *, leve
     count = len(probabilities)
     logits = np.log(np.maximum(probabilities, LEAST_PROBABILITY))
     centred = (logits - logits.mean(1, keepdims=True)) / LOGIT_SCALE
-    surest = -np.sort(-probabilities, axis=1)[:, :SUREST]
+    surest = -np.sort(np.partition(-probabilities, SUREST - 1, axis=1)[:, :SUREST], axis=1)
     ran = np.zeros((count, levels), dtype=np.float32)
     ran[:, level] = 1.0
     shares = np.reshape(price_share, (count, 1)).clip(0.0, 1.0)

@@ -182,8 +182,8 @@ def answers_to_views(
 ) -> LevelAnswers:
     """What they answer to all views of the images, one view after the other.
 
-    Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them, and ten views of each
-    tell it twice as exactly (measured on the test split, over nine models).
+    Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them. Ten views of each tell
+    what a threshold loses with less than half the standard error (ResNet-20, Fashion-MNIST: 0.06 to 0.02 points).
     """
     shown = views(split.images, augmentation)
     with bar("answers", augmentation.views) as progress:
