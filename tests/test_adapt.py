@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from routing_for_tests import answers_by_hand
 from small_job import autoprune, done, started, wait_for
@@ -15,7 +16,7 @@ from small_job import autoprune, done, started, wait_for
 from autoprune.adaptive.measurement import ImageTimes, measure_by_image, onnx_probabilities
 from autoprune.adaptive.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
 from autoprune.config import load_config
-from autoprune.data import load_test_split
+from autoprune.data import Augmentation, ImageSplit, load_test_split, views
 from autoprune.errors import InputError, TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
@@ -276,6 +277,22 @@ def test_levels_to_start_from_that_do_not_fit_are_refused_before_any_work(
         assert ended.returncode == 2
         assert message in " ".join(ended.stderr.split())
         assert not (tmp_path / "run").exists()
+
+
+def test_accuracies_on_the_search_split_are_over_ten_views_of_its_images(adapted: Path, small_config: Path) -> None:
+    """Moved by a pixel, half of the padding (1), and mirrored; counted on the exported files."""
+    result, config = read_adaptive(RunDir(adapted)), load_config(small_config)
+    data = load_subject(config).data
+    labels, images = data.search.labels, data.search.images
+    shown = list(views(images, Augmentation(crop_padding=1, flip=True)))
+    assert len(shown) == 10
+    every = ImageSplit(torch.cat(shown), labels.repeat(10))
+    for file, point in (
+        (RunDir(adapted).original_onnx, result.original_on_search),
+        *((RunDir(adapted).level_onnx(place), level.on_search) for place, level in enumerate(result.levels)),
+    ):
+        right = onnx_probabilities(file, every, data.info).argmax(1) == every.labels.numpy()
+        assert point.search_accuracy == pytest.approx(right.mean(), abs=1.5 / len(every))  # an answer may be even
 
 
 def test_a_kept_level_is_what_its_file_answers(adapted: Path, small_config: Path) -> None:
