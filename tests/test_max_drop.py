@@ -37,18 +37,30 @@ def test_a_drop_by_hand() -> None:
     """Ten images: the original gets eight right; the candidate loses three of them and wins one."""
     original = torch.tensor([1, 1, 1, 1, 1, 1, 1, 1, 0, 0], dtype=torch.bool)
     candidate = torch.tensor([1, 1, 1, 1, 1, 0, 0, 0, 1, 0], dtype=torch.bool)
-    drop = paired_drop(original, candidate)
+    drop = paired_drop(original[None], candidate[None])
     assert drop.share == pytest.approx(0.2)  # (3 - 1) / 10
     assert drop.se == pytest.approx(math.sqrt(3.6) / 10)  # 3 + 1 - 4 / 10
-    assert paired_drop(candidate, original) == Drop(-drop.share, drop.se)
-    assert paired_drop(original, original) == Drop(0.0, 0.0)
+    assert paired_drop(candidate[None], original[None]) == Drop(-drop.share, drop.se)
+    assert paired_drop(original[None], original[None]) == Drop(0.0, 0.0)
+
+
+def test_views_of_an_image_count_as_one() -> None:
+    """Four images in two views; the candidate loses both of the first, one of the second, and wins one of the third."""
+    original = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]], dtype=torch.bool)
+    candidate = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]], dtype=torch.bool)
+    drop = paired_drop(original, candidate)
+    assert drop.share == pytest.approx(0.25)  # (1 + 1/2 - 1/2 + 0) / 4
+    # Squares of the images' differences from that: 9/16, 1/16, 9/16, 1/16, in the mean 5/16.
+    assert drop.se == pytest.approx(math.sqrt(5 / 16 / 4))
+    # The same views twice tell nothing new.
+    assert paired_drop(original.repeat(2, 1), candidate.repeat(2, 1)) == drop
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60))
 def test_the_standard_error_is_that_of_the_differences(pairs: list[tuple[bool, bool]]) -> None:
     original, candidate = (torch.tensor(column) for column in zip(*pairs, strict=True))
     differences = original.double() - candidate.double()
-    drop = paired_drop(original, candidate)
+    drop = paired_drop(original[None], candidate[None])
     assert drop.share == pytest.approx(differences.mean().item(), abs=1e-12)
     assert drop.se == pytest.approx(differences.std(correction=0).item() / math.sqrt(len(pairs)), abs=1e-9)
 
@@ -59,9 +71,9 @@ def test_the_standard_error_is_that_of_the_differences(pairs: list[tuple[bool, b
 )
 def test_a_drop_is_judged_as_measured(lost: int, max_drop: float, within: bool) -> None:
     """Of 5,000 images; 0.0006 is three of them, which is no number that a computer can write down."""
-    right = torch.ones(5000, dtype=torch.bool)
+    right = torch.ones(1, 5000, dtype=torch.bool)
     fewer = right.clone()
-    fewer[: abs(lost)] = False
+    fewer[0, : abs(lost)] = False
     drop = paired_drop(right, fewer) if lost >= 0 else paired_drop(fewer, right)
     assert drop.within(max_drop) == within
 

@@ -1,8 +1,8 @@
 """How the least cost at which a model loses no more than `target.max_drop` is closed in on: bisection, by trials.
 
 A trial asks for a share of the original's cost, gets the best policy below it, and says whether the fine-tuned model
-holds. Accuracy is taken to fall with the cost. It is measured on a few thousand images, so that the end of the
-bracket is no sharper than that: what is certain is what each trial was measured to lose.
+holds. Accuracy is taken to fall with the cost. It is measured on views of a few thousand images, so that the end of
+the bracket is no sharper than that: what is certain is what each trial was measured to lose.
 """
 
 import math
@@ -34,15 +34,15 @@ class Drop:
 
 
 def paired_drop(original_right: Tensor, candidate_right: Tensor) -> Drop:
-    """From which images, both (N,) bool, the original and the candidate get right.
+    """From which images, both (views, N) bool, the original and the candidate get right.
 
-    With b lost and c won the difference is (b - c) / N, and its variance (b + c - (b - c)^2 / N) / N^2 (the numbers of
-    McNemar 1947). Images on which both are right or both wrong add no noise, which is why the same ones are compared.
+    Images are drawn from a population, views of one are not: what counts is each image's mean difference over its
+    views. With one view, b lost and c won, the difference is (b - c) / N and its variance
+    (b + c - (b - c)^2 / N) / N^2 (the numbers of McNemar 1947). Images on which both are right or both wrong add no
+    noise, which is why the same ones are compared.
     """
-    n = len(original_right)
-    lost = int((original_right & ~candidate_right).sum())
-    won = int((~original_right & candidate_right).sum())
-    return Drop((lost - won) / n, math.sqrt(lost + won - (lost - won) ** 2 / n) / n)
+    differences = (original_right.double() - candidate_right.double()).mean(0)
+    return Drop(differences.mean().item(), differences.std(correction=0).item() / math.sqrt(len(differences)))
 
 
 def bracket(trials: Sequence[DropTrial], *, floor: float) -> tuple[float, float]:

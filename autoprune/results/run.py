@@ -57,13 +57,15 @@ class Checks(Part):
 class DropTrial(Part):
     """A cut that was fine-tuned to find what `target.max_drop` allows; accuracies are of the whole search split.
 
+    The drop is over views of its images, as they are, moved and mirrored (`autoprune.data.views`): it is steadier so.
+
     Ratios are shares of the original's cost, as predicted, in the target's metric.
     """
 
     ratio: float = Field(gt=0, le=1)  # the limit of this trial's search
     reached: float = Field(gt=0)  # the cost of the policy that it chose
     search_accuracy: float = Field(ge=0, le=1)
-    drop: float  # the original's accuracy minus this one, of the same images
+    drop: float  # the original's accuracy minus the cut's, of the same views
     drop_se: float  # its standard error: only images that one of the two gets right and the other wrong count
     accepted: bool
     kept: bool = False  # whether this trial's model is the result

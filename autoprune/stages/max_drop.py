@@ -29,7 +29,7 @@ from autoprune.stages.decision import Decision, search_decision
 from autoprune.stages.finetune import FINETUNE_FACT, finetuned
 from autoprune.stages.subject import Subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import right_answers
+from autoprune.training.train import augmentation_of, right_in_views
 
 VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6
@@ -56,7 +56,7 @@ class DropStage:
     subject: Subject
     prepared: Prepared
     run_dir: RunDir
-    original_right: Tensor  # (N,) bool, of the search split
+    original_right: Tensor  # (views, N) bool, of the search split
 
     def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
         """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original.
@@ -93,13 +93,13 @@ class DropStage:
         return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
 
     def _verdict(self, ratio: float, policy: PruningPolicy, model: nn.Module) -> DropTrial:
-        right = right_answers(model, self.subject.data.search, self.subject.data.info)
+        right = drop_answers(self.config, self.subject, model)
         drop = paired_drop(self.original_right, right)
         assert self.target.max_drop is not None
         return DropTrial(
             ratio=ratio,
             reached=cost_ratio(self.prepared.problem, policy, self.target),
-            search_accuracy=int(right.sum()) / len(right),
+            search_accuracy=int(right[0].sum()) / right.shape[1],
             drop=drop.share,
             drop_se=drop.se,
             accepted=drop.within(self.target.max_drop),
@@ -114,7 +114,6 @@ def cheapest_within_drop(
     If none is, that of the trial that comes nearest; `Decision.search` says so. Raises `TargetError` if there is
     nothing to be had by cutting.
     """
-    data, elastic = subject.data, prepared.elastic
     floor = floor_ratio(prepared.problem, target)
     stage = DropStage(
         config,
@@ -122,7 +121,7 @@ def cheapest_within_drop(
         subject,
         prepared,
         run_dir,
-        right_answers(elastic.original, data.search, data.info),
+        drop_answers(config, subject, prepared.elastic.original),
     )
     trials: list[Trial] = []
     while True:
@@ -146,6 +145,12 @@ def cheapest_within_drop(
         }
     )
     return Decision(kept.policy, summary), model
+
+
+def drop_answers(config: RunConfig, subject: Subject, model: nn.Module) -> Tensor:
+    """(views, N) bool: which views of the search split's images `model` gets right; the first is the image itself."""
+    data = subject.data
+    return right_in_views(model, data.search, augmentation_of(config.finetune.augment), data.info)
 
 
 def problems_on_the_way(

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import AugmentConfig, TrainConfig
-from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise
+from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise, views
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
 from autoprune.progress import bar
@@ -99,6 +99,12 @@ def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
 def right_answers(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
     """(N,) bool: which images of `split` the model classifies right; it is left in evaluation mode."""
     return logits_of(model, split, info).argmax(1) == split.labels
+
+
+def right_in_views(model: nn.Module, split: ImageSplit, augmentation: Augmentation, info: DataInfo) -> Tensor:
+    """(views, N) bool: the same for all `autoprune.data.views` of the images, which are first shown as they are."""
+    shown = views(split.images, augmentation)
+    return torch.stack([right_answers(model, ImageSplit(images, split.labels), info) for images in shown])
 
 
 def logits_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
