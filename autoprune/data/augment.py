@@ -93,7 +93,7 @@ def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
     """Each image as it is, and as training may show it too: (N, C, H, W) uint8, one after the other.
 
     Moved by half of `crop_padding` up, down, left and right, and all of these mirrored: what a model gets wrong changes
-    from view to view, so that a small difference between two models shows in fewer images.
+    from view to view, so that fewer images tell a small difference between two models.
     """
     padding = augmentation.crop_padding
     step = -(-padding // 2)
