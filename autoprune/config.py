@@ -1,5 +1,6 @@
 """The configuration of a run: one YAML file, checked whole before anything starts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +130,9 @@ class SearchConfig(Section):
     start_from: str | None = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
+    start_share: float = Field(
+        0.25, gt=0, le=1, description="of max_evaluations: so many where a search starts from what another has found"
+    )
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
@@ -139,6 +143,16 @@ class SearchConfig(Section):
         5, gt=0, description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit"
     )
     reward: RewardConfig = RewardConfig()
+
+    @property
+    def evaluations(self) -> int:
+        """How many candidates the search of a run may evaluate."""
+        return self.max_evaluations if self.start_from is None else self.evaluations_from_known
+
+    @property
+    def evaluations_from_known(self) -> int:
+        """How many, where it starts from policies that did well under other limits."""
+        return math.ceil(self.start_share * self.max_evaluations)
 
 
 class ElasticConfig(Section):
@@ -164,6 +178,9 @@ class FinetuneConfig(Section):
     temperature: float = Field(4.0, gt=0)
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
     feature_weight: float = Field(0.0, ge=0, description="weight of the attention-transfer term (0: none)")
+    mirror_teacher: bool = Field(
+        False, description="the teacher's answer is the mean of those to an image and to its mirror image"
+    )
     ema_decay: float = Field(0.998, ge=0, lt=1)
     cut_per_step: float | None = Field(
         None, gt=0, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
@@ -174,6 +191,12 @@ class FinetuneConfig(Section):
         """The same for so many epochs, and for as much of the time as they are of the epochs that it has now."""
         minutes = None if self.max_minutes is None else self.max_minutes * epochs / max(self.epochs, 1)
         return self.model_copy(update={"epochs": epochs, "max_minutes": minutes})
+
+    @model_validator(mode="after")
+    def _mirrored_as_shown(self) -> "FinetuneConfig":
+        if self.mirror_teacher and not self.augment.flip:
+            raise ValueError("mirror_teacher: needs augment.flip: true, or mirror images mean something else")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -96,7 +96,9 @@ def test_a_second_target_starts_from_the_first_ones_run(tmp_path: Path) -> None:
     done(*command, "--run-dir", first)
     done(*command, "--run-dir", second, "-o", "target.max_ratio=0.3", "-o", f"search.start_from={first}")
     before, after = TrialStore(first / "trials.sqlite"), TrialStore(second / "trials.sqlite")
-    assert after.count() - before.count() <= 6  # the groups' sensitivities, too, were measured by the first
+    # A quarter of the evaluations; the groups' sensitivities, too, were measured by the first.
+    assert 0 < after.count() - before.count() <= 2
+    assert len(after.episodes()) <= 4 * 2
     assert json.loads(after.best_policies(1)[0]) != json.loads(before.best_policies(1)[0])
 
 

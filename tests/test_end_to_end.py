@@ -19,13 +19,13 @@ from small_job import HERE, done
 from torch import Tensor
 
 import autoprune
-from autoprune.config import DataConfig, load_config
+from autoprune.config import DataConfig, SearchConfig, load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
 from autoprune.policy import load_policy
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
-from autoprune.stages.decision import CORRECTED, CORRECTED_SHARE
+from autoprune.stages.decision import CORRECTED
 from autoprune.stages.subject import load_subject
 
 FILES = {
@@ -120,7 +120,7 @@ def test_files_are_valid(run_dir: Path) -> None:
 
 def test_result_says_what_was_done(result: RunResult) -> None:
     assert (result.search.searcher, result.search.seed) == ("ddpg", 0)
-    assert 0 <= result.search.evaluations - EVALUATIONS <= CORRECTED_SHARE * EVALUATIONS
+    assert 0 <= result.search.evaluations - EVALUATIONS <= SearchConfig().start_share * EVALUATIONS
     assert result.search.wall_s > 0
     assert result.input is not None
     assert result.input.shape == (1, 28, 28)

@@ -32,7 +32,6 @@ from autoprune.training.distill import finetune
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
-CORRECTED_SHARE = 0.25  # of the evaluations, for that search: it starts from all that is known
 KNOWN_POLICIES = 6
 
 
@@ -56,7 +55,7 @@ def check_search(config: RunConfig) -> None:
 
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
-    result = searched(problem, config, logger, max_evaluations=config.search.max_evaluations)
+    result = searched(problem, config, logger, max_evaluations=config.search.evaluations)
     if result.agent is not None:
         target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
         model = config.model.name if config.problem == "model" else config.problem
@@ -127,7 +126,8 @@ def verified(
     """The finalists of a search, and the search with what was added to it.
 
     Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, the
-    search goes on for a while under limits corrected by that. A resumed run takes the correction from `store`.
+    search goes on under limits corrected by that, for `search.start_share` of the evaluations. A resumed run takes the
+    correction from `store`.
     """
     stored = store.fact(ERROR_FACT)
     found: Finalists | None = None
@@ -146,7 +146,7 @@ def verified(
             problem,
             config,
             logger,
-            max_evaluations=math.ceil(CORRECTED_SHARE * config.search.max_evaluations),
+            max_evaluations=config.search.evaluations_from_known,
             first_episode=len(result.outcomes) + 1,
         )
         feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))

@@ -91,7 +91,7 @@ def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, l
         part = problem.within(
             _limits(problem, ratio), store=store.part(f"level {number}"), known=tuple(found[:1]) or problem.known
         )
-        best = searched(part, config, logger, max_evaluations=config.search.max_evaluations).best.policy
+        best = searched(part, config, logger, max_evaluations=config.search.evaluations).best.policy
         found.insert(0, nested(part, best, found[0]) if found else best)
     store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
     return Candidates.of(ratios, found)
