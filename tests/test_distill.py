@@ -234,7 +234,7 @@ def test_a_mirroring_teacher_gives_an_image_and_its_mirror_image_one_answer() ->
 
 def test_a_mirroring_teacher_needs_data_whose_mirror_images_mean_the_same() -> None:
     assert FinetuneConfig(mirror_teacher=True).augment.flip
-    with pytest.raises(ValidationError, match="augment.flip"):
+    with pytest.raises(ValidationError, match=r"augment\.flip"):
         FinetuneConfig(mirror_teacher=True, augment=NO_AUGMENTATION)
 
 
