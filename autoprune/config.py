@@ -66,7 +66,14 @@ class DataConfig(Section):
 class AugmentConfig(Section):
     crop_padding: int = Field(2, ge=0)
     flip: bool = True
-    erase_size: int = Field(0, ge=0)
+    erase_size: int = Field(0, ge=0, description="side of a square that is set to zero")
+    cutmix_size: int = Field(0, ge=0, description="side of a square that comes from another image, in its place")
+
+    @model_validator(mode="after")
+    def _one_square(self) -> "AugmentConfig":
+        if self.erase_size and self.cutmix_size:
+            raise ValueError("give erase_size or cutmix_size, not both")
+        return self
 
 
 class TrainConfig(Section):

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
-from autoprune.data import Augmentation, DataInfo, augment, draw, normalise, views
+from autoprune.config import AugmentConfig
+from autoprune.data import Augmentation, DataInfo, augment, draw, mixed_labels, normalise, views
 
 SIZE = 5
 # Each pixel of an image is told by its value, 1..25; 0 is padding.
@@ -83,6 +85,30 @@ def test_a_square_of_the_size_given_is_erased(size: int) -> None:
     assert rows.max() == columns.max() == size
     assert (rows >= (size + 1) // 2).all()  # cut at the border by half at most
     assert erased[:, 0].any(0).all()  # anywhere
+
+
+@pytest.mark.parametrize("size", [1, 4, 9, 30])
+def test_a_mixed_image_shows_its_classes_in_the_shares_of_its_label(size: int) -> None:
+    """Each image is of a class and a colour of its own, so that its pixels tell whose they are."""
+    count, side = 12, 9
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 2, side, side)
+    augmentation = Augmentation(crop_padding=0, flip=True, cutmix_size=size)
+    draws = draw(count, (side, side), augmentation, generator(size))
+    out = augment(images, augmentation, draws)
+    assert out.dtype == torch.uint8 and torch.equal(out[:, 0], out[:, 1])
+    labels = mixed_labels(torch.arange(count), count, (side, side), augmentation, draws)
+    shown = torch.stack([(out[:, 0] == label).float().mean((1, 2)) for label in range(count)], 1)
+    torch.testing.assert_close(labels, shown)
+    own = labels.diagonal()
+    assert ((1 - own) * side**2 <= size**2 + 1e-4).all()
+    assert (own < 1).all()  # the centre of the square lies within the image
+
+
+def test_a_mixed_image_has_no_forms_and_only_one_square() -> None:
+    augmentation = Augmentation(cutmix_size=2)
+    assert augmentation.forms is None
+    with pytest.raises(ValidationError, match="not both"):
+        AugmentConfig(erase_size=2, cutmix_size=2)
 
 
 def test_normalise_by_hand() -> None:

@@ -295,5 +295,27 @@ def test_label_smoothing_by_hand() -> None:
     assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 
 
+def test_batches_of_mixed_images_have_mixed_labels() -> None:
+    plain_recipe = replace(RECIPE, augmentation=Augmentation(crop_padding=0, flip=False))
+    mixed_recipe = replace(RECIPE, augmentation=Augmentation(crop_padding=0, flip=False, cutmix_size=3))
+    pairs = list(zip(*(epoch_batches(DATA, recipe, 0, seed=0) for recipe in (mixed_recipe, plain_recipe)), strict=True))
+    assert len(pairs) == 9
+    for mixed, shown in pairs:
+        assert torch.equal(mixed.indices, shown.indices)
+        assert mixed.labels.shape == (32, 3)
+        torch.testing.assert_close(mixed.labels.sum(1), torch.ones(32))
+        assert (mixed.labels.gather(1, shown.labels[:, None]) > 0.85).all()  # at most 9 of 64 pixels are another's
+        changed = (mixed.images != shown.images).flatten(1).sum(1)
+        assert 0 < changed.max() <= 9
+    assert math.isfinite(trained_loss(mixed_recipe))
+
+
+def trained_loss(recipe: FitRecipe) -> float:
+    logs: list[EpochLog] = []
+    trained(net(), recipe, logs=logs)
+    assert logs[-1].search_accuracy > 0.8
+    return logs[-1].train_loss
+
+
 def test_the_bf16_check_answers() -> None:
     assert has_fast_bf16() in (True, False)

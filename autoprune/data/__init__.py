@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, normalise, views
+from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, mixed_labels, normalise, views
 from autoprune.data.splits import DataInfo, ImageSplit, SearchData, cut_search_split, stratified_indices
 from autoprune.errors import DataError
 
@@ -18,6 +18,7 @@ __all__ = [
     "draw",
     "load_search_data",
     "load_test_split",
+    "mixed_labels",
     "normalise",
     "views",
 ]

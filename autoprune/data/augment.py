@@ -1,4 +1,4 @@
-"""Vectorised augmentation: a whole batch is cropped, flipped and erased by a few tensor operations."""
+"""Vectorised augmentation: a whole batch is cropped, flipped, erased or mixed by a few tensor operations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -12,11 +12,13 @@ from autoprune.data.splits import DataInfo
 
 @dataclass(frozen=True)
 class Augmentation:
-    """`crop_padding` pixels of zeros around before a random crop; `erase_size` is the side of a square set to zero."""
+    """`crop_padding` pixels of zeros around before a random crop; `erase_size` is the side of a square set to zero,
+    `cutmix_size` of one that comes from another image (not both)."""
 
     crop_padding: int = 2
     flip: bool = True
     erase_size: int = 0
+    cutmix_size: int = 0
 
     @property
     def offsets(self) -> int:
@@ -25,8 +27,8 @@ class Augmentation:
 
     @property
     def forms(self) -> int | None:
-        """How many different images one image can become; None with an erased square: hardly any comes twice then."""
-        return None if self.erase_size else self.offsets**2 * (1 + self.flip)
+        """How many different images one image can become; None with a square: hardly any comes twice then."""
+        return None if self.erase_size or self.cutmix_size else self.offsets**2 * (1 + self.flip)
 
     @property
     def views(self) -> int:
@@ -41,8 +43,8 @@ class AugmentationDraws:
     crop_row: Tensor
     crop_column: Tensor
     flipped: Tensor
-    erase_row: Tensor
-    erase_column: Tensor
+    square_row: Tensor
+    square_column: Tensor
 
     def select(self, indices: Tensor) -> "AugmentationDraws":
         return AugmentationDraws(*(getattr(self, field.name)[indices] for field in fields(self)))
@@ -66,13 +68,17 @@ def draw(
         crop_column=torch.randint(0, offsets, (count,), generator=generator),
         flipped=(torch.rand(count, generator=generator) < 0.5) & augmentation.flip,
         # The square's centre may lie anywhere, so that part of it may fall outside (DeVries & Taylor 2017).
-        erase_row=torch.randint(0, height, (count,), generator=generator),
-        erase_column=torch.randint(0, width, (count,), generator=generator),
+        square_row=torch.randint(0, height, (count,), generator=generator),
+        square_column=torch.randint(0, width, (count,), generator=generator),
     )
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
-    """Crop, flip and erase each image as drawn for it: (N, C, H, W) uint8 to the same."""
+    """Crop, flip, and erase or mix each image as drawn for it: (N, C, H, W) uint8 to the same.
+
+    A square is mixed in from the image before, where that one has been moved to (CutMix, Yun et al. 2019; of one size,
+    so that the images of a batch need no loop).
+    """
     count, _, height, width = images.shape
     padding = augmentation.crop_padding
     if padding:
@@ -83,10 +89,20 @@ def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws
     batch = torch.arange(count)[:, None, None]
     out = images.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if augmentation.erase_size:
-        row_hit = _within(torch.arange(height) - draws.erase_row[:, None], augmentation.erase_size)  # (N, H)
-        column_hit = _within(torch.arange(width) - draws.erase_column[:, None], augmentation.erase_size)  # (N, W)
-        out = out * ~(row_hit[:, :, None] & column_hit[:, None, :])[:, None]
+        out = out * ~_squares((height, width), augmentation.erase_size, draws)[:, None]
+    if augmentation.cutmix_size:
+        squares = _squares((height, width), augmentation.cutmix_size, draws)[:, None]
+        out = torch.where(squares, out.roll(1, 0), out)
     return out
+
+
+def mixed_labels(
+    labels: Tensor, classes: int, size: tuple[int, int], augmentation: Augmentation, draws: AugmentationDraws
+) -> Tensor:
+    """(N,) labels to what `augment` makes of them, (N, classes): the shares of the pixels that show each class."""
+    shares = _squares(size, augmentation.cutmix_size, draws).float().mean((1, 2))[:, None]
+    shown = F.one_hot(labels, classes).float()
+    return shown * (1 - shares) + shown.roll(1, 0) * shares
 
 
 def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
@@ -107,10 +123,17 @@ def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
                 crop_row=torch.full((count,), padding - down),
                 crop_column=torch.full((count,), padding - right),
                 flipped=torch.full((count,), flipped),
-                erase_row=middle,
-                erase_column=middle,
+                square_row=middle,
+                square_column=middle,
             )
             yield augment(images, shown, draws)
+
+
+def _squares(size: tuple[int, int], side: int, draws: AugmentationDraws) -> Tensor:
+    """(N, height, width) bool: where the square of each image lies."""
+    rows = _within(torch.arange(size[0]) - draws.square_row[:, None], side)  # (N, H)
+    columns = _within(torch.arange(size[1]) - draws.square_column[:, None], side)  # (N, W)
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def _within(offset: Tensor, size: int) -> Tensor:

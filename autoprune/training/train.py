@@ -13,7 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import AugmentConfig, TrainConfig
-from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData, augment, draw, normalise, views
+from autoprune.data import (
+    Augmentation,
+    DataInfo,
+    ImageSplit,
+    SearchData,
+    augment,
+    draw,
+    mixed_labels,
+    normalise,
+    views,
+)
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
 from autoprune.progress import bar
@@ -27,8 +37,9 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: normalised images (N, C, H, W), labels (N,), their places in the train split (N,), and
-    which form of augmentation each is in (N,), as far as forms are told apart: equal places and forms, equal images."""
+    """What one step sees: normalised images (N, C, H, W), labels (N,) or, of mixed images, shares of the classes
+    (N, classes), their places in the train split (N,), and which form of augmentation each is in (N,), as far as forms
+    are told apart: equal places and forms, equal images."""
 
     images: Tensor
     labels: Tensor
@@ -64,7 +75,7 @@ class EpochLog:
 
 
 def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(config.crop_padding, config.flip, config.erase_size)
+    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size)
 
 
 def one_cycle(share_done: float) -> float:
@@ -265,18 +276,23 @@ def fit(
 def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
     order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
-    draws = draw(len(order), data.info.input_shape[1:], recipe.augmentation, _generator(seed, f"augmentation {epoch}"))
+    height, width = data.info.input_shape[1:]
+    augmentation = recipe.augmentation
+    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(recipe.batch_size, len(order))
     batches = len(order) // size
     for number in range(batches):
         chosen = order[number * size : (number + 1) * size]
         drawn = draws.select(chosen)
+        labels = data.train.labels[chosen]
+        if augmentation.cutmix_size:
+            labels = mixed_labels(labels, data.info.num_classes, (height, width), augmentation, drawn)
         yield Batch(
-            normalise(augment(data.train.images[chosen], recipe.augmentation, drawn), data.info),
-            data.train.labels[chosen],
+            normalise(augment(data.train.images[chosen], augmentation, drawn), data.info),
+            labels,
             chosen,
-            drawn.forms(recipe.augmentation),
+            drawn.forms(augmentation),
             epoch * batches + number,
         )
 
