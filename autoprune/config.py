@@ -185,9 +185,6 @@ class FinetuneConfig(Section):
     temperature: float = Field(4.0, gt=0)
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
     feature_weight: float = Field(0.0, ge=0, description="weight of the attention-transfer term (0: none)")
-    mirror_teacher: bool = Field(
-        False, description="the teacher's answer is the mean of those to an image and to its mirror image"
-    )
     ema_decay: float = Field(0.998, ge=0, lt=1)
     cut_per_step: float | None = Field(
         None, gt=0, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
@@ -198,12 +195,6 @@ class FinetuneConfig(Section):
         """The same for so many epochs, and for as much of the time as they are of the epochs that it has now."""
         minutes = None if self.max_minutes is None else self.max_minutes * epochs / max(self.epochs, 1)
         return self.model_copy(update={"epochs": epochs, "max_minutes": minutes})
-
-    @model_validator(mode="after")
-    def _mirrored_as_shown(self) -> "FinetuneConfig":
-        if self.mirror_teacher and not self.augment.flip:
-            raise ValueError("mirror_teacher: needs augment.flip: true, or mirror images mean something else")
-        return self
 
     @model_validator(mode="before")
     @classmethod

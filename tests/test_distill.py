@@ -16,7 +16,6 @@ from models_for_tests import (
     same_state,
     trained_resnet,
 )
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from autoprune.config import AugmentConfig, FinetuneConfig
@@ -204,38 +203,6 @@ def test_each_form_of_an_image_is_asked_for_once() -> None:
                 expected = images[form, indices].flatten(1).mean(1)
                 torch.testing.assert_close(remembered(batch), torch.stack([expected, -expected], 1))
     assert teacher.asked == 12
-
-
-class LeftPixel(nn.Module):
-    """Two logits for each image (N, 1, 1, W): its leftmost pixel and 0; counts the images that it was asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.asked += len(images)
-        left = images[:, 0, 0, 0]
-        return torch.stack([left, torch.zeros_like(left)], 1)
-
-
-def test_a_mirroring_teacher_gives_an_image_and_its_mirror_image_one_answer() -> None:
-    images = torch.tensor([[1.0, 2.0, 5.0], [10.0, 0.0, -4.0]]).reshape(2, 1, 1, 3)
-    for forms, asked in ((4, 8), (None, 16)):  # two crops, here alike, and their mirror images; two looks at each
-        model = LeftPixel()
-        teacher = Teacher(model, images=2, classes=2, forms=forms, mirrors=True)
-        for form in (0, 1, 2, 3):
-            shown = images.flip(-1) if form % 2 else images
-            assert teacher(batch_of(shown, [0, 0], form=form))[:, 0].tolist() == [3.0, 3.0]
-        assert model.asked == asked
-        batch = batch_of(images, [0, 0])
-        assert teacher.computed(batch)[:, 0].tolist() == [3.0, 3.0]
-
-
-def test_a_mirroring_teacher_needs_data_whose_mirror_images_mean_the_same() -> None:
-    assert FinetuneConfig(mirror_teacher=True).augment.flip
-    with pytest.raises(ValidationError, match=r"augment\.flip"):
-        FinetuneConfig(mirror_teacher=True, augment=NO_AUGMENTATION)
 
 
 def test_only_what_is_not_known_of_a_batch_is_asked_about() -> None:

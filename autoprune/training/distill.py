@@ -109,27 +109,16 @@ class Teacher:
     about once.
 
     A fine-tuning of 64 epochs draws 36 of the 50 forms that a crop by two pixels and a flip can give, so that it is
-    asked 44% less; another one over the same images hardly at all. Where it `mirrors`, the mean of its logits for an
-    image and its mirror image is the answer to both.
+    asked 44% less; another one over the same images hardly at all.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        *,
-        images: int,
-        classes: int,
-        forms: int | None,
-        answers: Answers | None = None,
-        mirrors: bool = False,
+        self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
     ) -> None:
-        """`answers` are the model's, where something gives them faster than it does itself. Where it `mirrors`, forms
-        2n and 2n + 1 are each other's mirror image."""
+        """`answers` are the model's, where something gives them faster than it does itself."""
         self.model = model.eval()
         self._answers = answers
         self._images, self._classes = images, classes
-        self._sharing = 2 if mirrors else 1  # forms that have one answer
-        forms = None if forms is None else forms // self._sharing
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
         self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
         self._known: Tensor | None = None
@@ -139,14 +128,7 @@ class Teacher:
         """For trainings on the train split with the augmentation of `config`."""
         forms = augmentation_of(config.augment).forms
         answers = None if has_fast_bf16() else OnnxAnswers(model, data.info)
-        return cls(
-            model,
-            images=len(data.train),
-            classes=data.info.num_classes,
-            forms=forms,
-            answers=answers,
-            mirrors=config.mirror_teacher,
-        )
+        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms, answers=answers)
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits (N, classes), float32."""
@@ -155,7 +137,7 @@ class Teacher:
         if self._logits is None or self._known is None:
             self._logits = torch.empty(self._images * self._forms, self._classes)
             self._known = torch.zeros(self._images * self._forms, dtype=torch.bool)
-        places = batch.indices * self._forms + batch.forms // self._sharing
+        places = batch.indices * self._forms + batch.forms
         unknown = ~self._known[places]
         if unknown.any():
             asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
@@ -165,16 +147,10 @@ class Teacher:
 
     def computed(self, batch: Batch) -> Tensor:
         """The same, asked anew of the model itself, whose layers can be listened to."""
-        return self._mirrored(self._computed, batch.images)
+        return self._computed(batch.images)
 
     def _answered(self, images: Tensor) -> Tensor:
-        return self._mirrored(self._answers or self._computed, images)
-
-    def _mirrored(self, answers: Answers, images: Tensor) -> Tensor:
-        if self._sharing == 1:
-            return answers(images)
-        mirrored = answers(images.flip(-1).contiguous(memory_format=torch.channels_last))
-        return (mirrored + answers(images)) / 2  # the images last: they are what layers are listened to for
+        return self._computed(images) if self._answers is None else self._answers(images)
 
     def _computed(self, images: Tensor) -> Tensor:
         with torch.no_grad():
