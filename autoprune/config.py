@@ -144,7 +144,9 @@ class SearchConfig(Section):
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
     verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
-    finalists: int = Field(4, gt=0, description="so many of them, unlike each other, are fine-tuned a little first")
+    finalists: int = Field(
+        4, gt=0, description="so many of them are fine-tuned a little first; the more, the less unlike each other"
+    )
     finalist_epochs: int = Field(1, gt=0, description="how long, before the best of the finalists is taken")
     max_drop_trials: int = Field(
         5, gt=0, description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit"

@@ -25,7 +25,7 @@ from autoprune.stages.decision import (
     proxy_rank_correlation,
     search_decision,
 )
-from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits, distance, finalists
+from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits, distance, finalists, least_distance
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 
@@ -106,6 +106,10 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
     three = (*outcomes, replace(outcomes[0], policy=near))
     assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
+
+
+def test_twice_as_many_finalists_lie_half_as_far_from_each_other() -> None:
+    assert [least_distance(wanted) for wanted in (1, 2, 4, 8)] == [0.1, 0.1, 0.1, 0.05]
 
 
 def test_the_distance_of_policies_by_hand(small_config: Path) -> None:

@@ -1,5 +1,6 @@
 """Which candidates of a search go on: the best whose exported files meet the latency targets as measured."""
 
+import itertools
 import math
 import statistics
 import tempfile
@@ -20,7 +21,7 @@ from autoprune.search.problem import Limit, Outcome, SearchProblem
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
-UNLIKE = 0.1  # of `distance`
+UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many of them
 CLEARLY_FASTER = 0.96  # measured by predicted latency; a smaller error is noise
 
 
@@ -60,7 +61,8 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
     tried: dict[PruningPolicy, float] = {}
     chosen: list[PruningPolicy] = []
     for _ in range(VERIFY_BATCHES * wanted):
-        batch = [policy for policy in policies if policy not in tried and _is_unlike(prepared, policy, chosen)][:top]
+        untried = (policy for policy in policies if policy not in tried)
+        batch = list(itertools.islice((p for p in untried if _is_unlike(prepared, p, chosen, wanted)), top))
         if len(chosen) == wanted or not batch:
             break
         tried |= zip(batch, _share_of_allowed(prepared, batch, targets, config), strict=True)
@@ -106,13 +108,20 @@ def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> l
     for policy in policies:
         if len(chosen) == wanted:
             break
-        if _is_unlike(prepared, policy, chosen):
+        if _is_unlike(prepared, policy, chosen, wanted):
             chosen.append(policy)
     return chosen
 
 
-def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy]) -> bool:
-    return all(distance(prepared.elastic.groups, policy, other) >= UNLIKE for other in others)
+def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy], wanted: int) -> bool:
+    least = least_distance(wanted)
+    return all(distance(prepared.elastic.groups, policy, other) >= least for other in others)
+
+
+def least_distance(finalists: int) -> float:
+    """How unlike so many finalists are: of more than the usual number the last ones would be poor if they were not
+    nearer to each other."""
+    return UNLIKE * min(1.0, USUAL_FINALISTS / finalists)
 
 
 def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: PruningPolicy) -> float:
