@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoprune import pipeline
-from autoprune.config import RunConfig, TargetConfig, parse_config
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.config_file import parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
 from autoprune.models import build_model

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import RunConfig, dump_config, load_config
+from autoprune.config import RunConfig
+from autoprune.config_file import dump_config, load_config
 from autoprune.errors import ConfigError, InputError
 from autoprune.files import require_free_space, write_text
 

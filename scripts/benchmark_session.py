@@ -21,7 +21,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from autoprune.adaptive.session import AdaptiveAnswers, AdaptiveSession
-from autoprune.config import load_config
+from autoprune.config_file import load_config
 from autoprune.data import normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session

@@ -13,7 +13,8 @@ import json
 from pathlib import Path
 
 from autoprune import progress
-from autoprune.config import RunConfig, find_config, load_config
+from autoprune.config import RunConfig
+from autoprune.config_file import find_config, load_config
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare

@@ -13,7 +13,7 @@ from PIL import Image
 from small_job import autoprune, done, started, wait_for
 
 from autoprune.adaptive.measurement import measure_by_image, onnx_probabilities
-from autoprune.config import load_config
+from autoprune.config_file import load_config
 from autoprune.data import Augmentation, ImageSplit, load_test_split, views
 from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy

@@ -15,7 +15,10 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("errors", "ranks", "seeding", "progress", "terminal", "files", "factories", "config", "policy", "run_dir"),
+    (
+        *("errors", "ranks", "seeding", "progress", "terminal", "files", "factories"),
+        *("config", "config_file", "policy", "run_dir"),
+    ),
     ("models", "data"),
     ("pruning",),
     ("measure", "export", "bench", "roofline"),

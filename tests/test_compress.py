@@ -12,7 +12,7 @@ from models_for_tests import counted
 from small_job import HERE, net
 
 import autoprune
-from autoprune.config import load_config
+from autoprune.config_file import load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data
 from autoprune.errors import InputError
 from autoprune.models import load_weights

@@ -8,18 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune import config as config_module
-from autoprune.config import (
-    FinetuneConfig,
-    RunConfig,
-    SearchConfig,
-    TargetConfig,
-    check_bounds,
-    dump_config,
-    find_config,
-    load_config,
-    parse_config,
-)
+from autoprune import config_file
+from autoprune.config import FinetuneConfig, RunConfig, SearchConfig, TargetConfig, check_bounds
+from autoprune.config_file import dump_config, find_config, load_config, parse_config
 from autoprune.errors import ConfigError
 
 
@@ -258,7 +249,7 @@ def test_shipped_names_are_found_and_files_go_first(tmp_path: Path, monkeypatch:
     shipped.mkdir(parents=True)
     (shipped / "demo.yaml").write_text("seed: 1")
     (shipped / "long.yaml").write_text("seed: 2")
-    monkeypatch.setattr(config_module, "SHIPPED_CONFIGS", shipped)
+    monkeypatch.setattr(config_file, "SHIPPED_CONFIGS", shipped)
     monkeypatch.chdir(tmp_path)
     for name in ("demo", "demo.yaml", "configs/demo.yaml", "configs/demo"):
         assert find_config(name) == shipped / "demo.yaml"
@@ -276,7 +267,7 @@ def test_every_shipped_configuration_is_found_by_name_and_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = sorted(path.stem for path in config_module.SHIPPED_CONFIGS.glob("*.yaml"))
+    names = sorted(path.stem for path in config_file.SHIPPED_CONFIGS.glob("*.yaml"))
     assert "demo" in names
     for name in names:
         assert isinstance(load_config(find_config(name)), RunConfig)

@@ -19,7 +19,8 @@ from small_job import HERE, done
 from torch import Tensor
 
 import autoprune
-from autoprune.config import DataConfig, SearchConfig, load_config
+from autoprune.config import DataConfig, SearchConfig
+from autoprune.config_file import load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
 from autoprune.policy import load_policy

@@ -9,7 +9,8 @@ from powercap import BUSY_W, IDLE_W, powercap
 from small_job import autoprune, started
 from torch import nn
 
-from autoprune.config import RunConfig, parse_config
+from autoprune.config import RunConfig
+from autoprune.config_file import parse_config
 from autoprune.data import DataInfo
 from autoprune.errors import ConfigError
 from autoprune.export.onnx_file import export_onnx

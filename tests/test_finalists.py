@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from problems_for_tests import CountingScorer, problem
 
-from autoprune.config import load_config
+from autoprune.config_file import load_config
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
 from autoprune.pruning.groups import find_groups

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from autoprune.config import RunConfig, dump_config, parse_config
+from autoprune.config import RunConfig
+from autoprune.config_file import dump_config, parse_config
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy

@@ -33,7 +33,8 @@ def compare(
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
     from autoprune.compare import check_searchers
     from autoprune.compare import compare as compare_searchers
-    from autoprune.config import check_bounds, find_config, load_config
+    from autoprune.config import check_bounds
+    from autoprune.config_file import find_config, load_config
     from autoprune.reports.comparison import table, write_comparison_page
     from autoprune.run_dir import check_run_dir, opened
     from autoprune.search.earlier_run import check_start

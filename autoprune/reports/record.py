@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from autoprune.config import RunConfig, load_config
+from autoprune.config import RunConfig
+from autoprune.config_file import load_config
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.policy import load_policy

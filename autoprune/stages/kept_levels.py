@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from autoprune.adaptive.shared_weights import layer_cuts
-from autoprune.config import RunConfig, load_config
+from autoprune.config import RunConfig
+from autoprune.config_file import load_config
 from autoprune.errors import ConfigError
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared

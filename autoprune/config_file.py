@@ -1,0 +1,106 @@
+"""A configuration from one YAML file and changes to it, checked whole before anything starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from autoprune.config import RunConfig
+from autoprune.errors import ConfigError
+
+_PACKAGE = Path(__file__).parent
+# A wheel holds them inside the package; a checkout has them in the folder above.
+SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+
+
+def find_config(name: str) -> Path:
+    """A path as it stands, or a shipped configuration: `demo`, `demo.yaml` or `configs/demo.yaml`.
+
+    Raises `ConfigError` that lists the shipped ones.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml"))}
+    stem = name.removeprefix("configs/").removesuffix(".yaml")
+    if stem not in shipped:
+        raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}")
+    return shipped[stem]
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read YAML, apply `key.sub=value` overrides, check everything; `ConfigError` names the key and the file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    raw = _parse_yaml(text, where=str(path))
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys, not a {type(raw).__name__}")
+    for override in overrides:
+        raw = _overridden(raw, override)
+    return parse_config(raw, where=str(path))
+
+
+def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
+    """Check plain values; `ConfigError` says all that is wrong, each with its key, what was got and what is allowed."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """YAML that `load_config` reads back to an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise ConfigError(f"{where}: not valid YAML ({line}{error.problem})") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+
+
+def _overridden(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    key, separator, text = override.partition("=")
+    parts = key.split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"-o {override}: expected key=value, for example -o search.agent=ppo")
+    value = _parse_yaml(text, where=f"-o {override}")
+    try:
+        changed: dict[str, Any] = _with_value(raw, parts, value)
+    except LookupError as error:
+        raise ConfigError(f"-o {override}: {error.args[0]!r} is not a section") from None
+    return changed
+
+
+def _with_value(node: Any, parts: Sequence[str], value: Any) -> Any:
+    """A copy of `node` with `value` at the path `parts`; `LookupError` holds the part that leads nowhere."""
+    if not parts:
+        return value
+    first, *rest = parts
+    if isinstance(node, list) and first.isdecimal() and int(first) < len(node):
+        changed = _with_value(node[int(first)], rest, value)
+        return [changed if index == int(first) else item for index, item in enumerate(node)]
+    if node is None or isinstance(node, dict):
+        return {**(node or {}), first: _with_value((node or {}).get(first), rest, value)}
+    raise LookupError(first)
+
+
+def _explain(problem: Any) -> str:
+    if problem["type"] == "value_error":  # raised in `autoprune.config`
+        message = str(problem["ctx"]["error"])
+    elif problem["type"] == "missing":
+        message = "is required"
+    else:
+        message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {problem['input']!r}"
+    return ": ".join(part for part in (".".join(map(str, problem["loc"])), message) if part)
