@@ -205,6 +205,15 @@ def test_each_form_of_an_image_is_asked_for_once() -> None:
     assert teacher.asked == 12
 
 
+def test_a_teacher_without_weight_is_not_asked() -> None:
+    batch = batch_of(torch.ones(2, 1, 2, 2), [0, 1])
+    for weight, asked in ((0.0, 0), (0.1, 2)):
+        teacher = Counting()
+        loss = distillation_loss(asked_each_time(teacher), FinetuneConfig(distill_weight=weight))
+        assert loss(Constant(0.0, 1.0), batch).isfinite()
+        assert teacher.asked == asked
+
+
 def test_only_what_is_not_known_of_a_batch_is_asked_about() -> None:
     """Each epoch leaves out the images that fill no batch: the next one may bring them with known ones."""
     teacher = Counting()

@@ -11,7 +11,17 @@ from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
 from autoprune.training.onnx_answers import OnnxAnswers
-from autoprune.training.train import Batch, EpochLog, FitRecipe, Loss, augmentation_of, cosine, fit, has_fast_bf16
+from autoprune.training.train import (
+    Batch,
+    EpochLog,
+    FitRecipe,
+    Loss,
+    augmentation_of,
+    cosine,
+    cross_entropy_loss,
+    fit,
+    has_fast_bf16,
+)
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
 
@@ -74,8 +84,11 @@ def finetune_recipe(
 def distillation_loss(teacher: "Teacher", config: FinetuneConfig, layers: Sequence[str] = ()) -> Loss:
     """(1 - w) * cross-entropy + w * T^2 * KL(teacher || student at temperature T) + feature term over `layers`.
 
-    Features are too large to keep: with `layers` the teacher is asked each time.
+    Features are too large to keep: with `layers` the teacher is asked each time. With w = 0 and no `layers` it is not
+    asked at all.
     """
+    if config.distill_weight == 0 and not layers:
+        return cross_entropy_loss(label_smoothing=0.0)
     answer = teacher.computed if layers else teacher
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
