@@ -22,7 +22,7 @@ VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
 HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
 UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many of them
-CLEARLY_FASTER = 0.96  # measured by predicted latency; a smaller error is noise
+CLEARLY_FASTER = 0.98  # measured by predicted latency; a smaller error is noise
 
 
 @dataclass(frozen=True)
