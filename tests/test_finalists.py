@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from problems_for_tests import CountingScorer, problem
 
+from autoprune.config import TargetConfig
 from autoprune.config_file import load_config
+from autoprune.measure.latency import Latency
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
 from autoprune.pruning.groups import find_groups
@@ -25,7 +27,15 @@ from autoprune.stages.decision import (
     proxy_rank_correlation,
     search_decision,
 )
-from autoprune.stages.finalists import CLEARLY_FASTER, Finalists, corrected_limits, distance, finalists, least_distance
+from autoprune.stages.finalists import (
+    CLEARLY_FASTER,
+    Finalists,
+    corrected_limits,
+    distance,
+    finalists,
+    least_distance,
+    share_of_allowed,
+)
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 
@@ -106,6 +116,25 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
     three = (*outcomes, replace(outcomes[0], policy=near))
     assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
+
+
+def test_what_is_allowed_is_no_more_than_where_nothing_disturbs_the_original() -> None:
+    """Half of it may be taken: of 1.2 ms in the median, of 1 ms undisturbed, of 0.8 ms when the table was measured."""
+
+    def latency(p50: float, quiet: float) -> Latency:
+        return Latency(p50, p50, (p50,), quiet)
+
+    original = latency(1.2, 1.0)
+    half = [TargetConfig(metric="latency", max_ratio=0.5)]
+    either = [*half, TargetConfig(metric="latency", max_value=0.2, unit="ms")]
+    for candidate, predicted_ms, targets, share in (
+        (latency(0.6, 0.3), 0.8, half, 1.0),  # the median's: 0.6 of 0.6
+        (latency(0.45, 0.4), 0.8, half, 1.0),  # the undisturbed call's: 0.4 of 0.4
+        (latency(0.45, 0.4), 1.1, half, 0.8),  # 0.4 of 0.5
+        (latency(0.45, 0.4), 0.8, either, 2.25),  # 0.45 of 0.2, whatever the original takes
+    ):
+        found = share_of_allowed(candidate, original, targets, predicted_original_ms=predicted_ms)
+        assert found == pytest.approx(share)
 
 
 def test_twice_as_many_finalists_lie_half_as_far_from_each_other() -> None:
