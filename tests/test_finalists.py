@@ -35,6 +35,7 @@ from autoprune.stages.finalists import (
     finalists,
     least_distance,
     share_of_allowed,
+    slowdown,
 )
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
@@ -127,14 +128,22 @@ def test_what_is_allowed_is_no_more_than_where_nothing_disturbs_the_original() -
     original = latency(1.2, 1.0)
     half = [TargetConfig(metric="latency", max_ratio=0.5)]
     either = [*half, TargetConfig(metric="latency", max_value=0.2, unit="ms")]
-    for candidate, predicted_ms, targets, share in (
+    for candidate, at_most_ms, targets, share in (
         (latency(0.6, 0.3), 0.8, half, 1.0),  # the median's: 0.6 of 0.6
         (latency(0.45, 0.4), 0.8, half, 1.0),  # the undisturbed call's: 0.4 of 0.4
         (latency(0.45, 0.4), 1.1, half, 0.8),  # 0.4 of 0.5
         (latency(0.45, 0.4), 0.8, either, 2.25),  # 0.45 of 0.2, whatever the original takes
     ):
-        found = share_of_allowed(candidate, original, targets, predicted_original_ms=predicted_ms)
+        found = share_of_allowed(candidate, original, targets, original_at_most_ms=at_most_ms)
         assert found == pytest.approx(share)
+
+
+def test_a_machine_that_is_slower_for_all_files_is_no_neighbour_in_the_cache() -> None:
+    def quiet(*milliseconds: float) -> list[Latency]:
+        return [Latency(9.0, 9.0, (9.0,), ms) for ms in milliseconds]
+
+    assert slowdown(quiet(0.3, 0.24, 0.5), [0.2, 0.2, 0.4]) == pytest.approx(1.25)  # 1.5, 1.2, 1.25
+    assert slowdown(quiet(0.19, 0.18), [0.2, 0.2]) == 1.0  # quicker than predicted says nothing of the original
 
 
 def test_twice_as_many_finalists_lie_half_as_far_from_each_other() -> None:

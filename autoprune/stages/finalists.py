@@ -58,7 +58,6 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
     wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
         return Finalists(tuple(_unlike(prepared, policies, wanted)), None, True)
-    predicted_ms = prepared.problem.original_cost.predicted_latency_ms
     tried: dict[PruningPolicy, float] = {}
     chosen: list[PruningPolicy] = []
     for _ in range(VERIFY_BATCHES * wanted):
@@ -67,8 +66,10 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
         if len(chosen) == wanted or not batch:
             break
         original, *candidates = _timed(prepared, batch, config)
+        predicted_ms = [prepared.problem.predict(policy).predicted_latency_ms for policy in batch]
+        at_most_ms = prepared.problem.original_cost.predicted_latency_ms * slowdown(candidates, predicted_ms)
         for policy, candidate in zip(batch, candidates, strict=True):
-            tried[policy] = share_of_allowed(candidate, original, targets, predicted_original_ms=predicted_ms)
+            tried[policy] = share_of_allowed(candidate, original, targets, original_at_most_ms=at_most_ms)
         chosen = _unlike(prepared, [policy for policy in policies if tried.get(policy, 1.0) <= 1 - HEADROOM], wanted)
     error = statistics.median(
         share / predicted_share(prepared.problem, policy, targets) for policy, share in tried.items()
@@ -138,14 +139,20 @@ def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: Pr
     return sum(differences) / sum(layers.values())
 
 
+def slowdown(candidates: Sequence[Latency], predicted_ms: Sequence[float]) -> float:
+    """How much slower the machine is than for the latency table, 1 or more: what the candidates tell in the median."""
+    ratios = (timed.latency_ms_quiet / expected for timed, expected in zip(candidates, predicted_ms, strict=True))
+    return max(1.0, statistics.median(ratios))
+
+
 def share_of_allowed(
-    candidate: Latency, original: Latency, targets: Sequence[TargetConfig], *, predicted_original_ms: float
+    candidate: Latency, original: Latency, targets: Sequence[TargetConfig], *, original_at_most_ms: float
 ) -> float:
     """Measured latency, divided by the strictest target.
 
     On a busy machine the median call and the undisturbed one can tell different ratios; the larger one counts. Where
-    neighbours push a large original's weights out of a cache that they share, even its undisturbed calls take longer
-    than they did for the latency table: they count as they were then.
+    neighbours push a large original's weights out of a cache that they share, even its undisturbed calls take longer,
+    and those of its cuts do not: no more than `original_at_most_ms` of them counts.
     """
 
     def share(candidate_ms: float, original_ms: float) -> float:
@@ -153,7 +160,7 @@ def share_of_allowed(
 
     return max(
         share(candidate.latency_ms_p50, original.latency_ms_p50),
-        share(candidate.latency_ms_quiet, min(original.latency_ms_quiet, predicted_original_ms)),
+        share(candidate.latency_ms_quiet, min(original.latency_ms_quiet, original_at_most_ms)),
     )
 
 
