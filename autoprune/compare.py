@@ -1,20 +1,17 @@
 """Searchers side by side: equal target and evaluations, several seeds, and what their winners are worth in the end."""
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Sequence
 
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
-from autoprune.export.onnx_file import export_onnx
 from autoprune.files import write_json
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
-from autoprune.prepare import Prepared, prepare
+from autoprune.prepare import prepare
 from autoprune.progress import bar, say
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.run_dir import RunDir
@@ -24,10 +21,9 @@ from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.elastic import elastic_distilled
-from autoprune.stages.final import compare_files
-from autoprune.stages.subject import Subject, load_subject
+from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.distill import finetune
+from autoprune.stages.winners import worth
 
 COMPARISON_FILE = "comparison.json"
 
@@ -45,8 +41,8 @@ def compare(
 ) -> Comparison:
     """Search with each of `searchers` for each seed, fine-tune and measure each winner; goes on where it was stopped.
 
-    Each search starts with nothing remembered, so that its time is its own. The test split is read at the end, once for
-    each distinct winner. The toy problem has nothing to fine-tune.
+    Each search starts with nothing remembered, so that its time is its own. The files of all distinct winners are timed
+    together at the end, and the test split is read then. The toy problem has nothing to fine-tune.
     """
     store = TrialStore(run_dir.trials)
     subject = load_subject(config) if config.problem == "model" else None
@@ -64,9 +60,10 @@ def compare(
     epochs = 0 if subject is None else finetune_epochs
     if subject is not None and prepared is not None and epochs > 0:
         winners = list(dict.fromkeys(PruningPolicy.of(search.policy) for search in searches))
-        tuned = _finals(config, subject, prepared, winners, epochs, run_dir, store)
-        finals = [tuned[PruningPolicy.of(search.policy)][0] for search in searches]
-        original_accuracy = tuned[winners[0]][1]
+        found = worth(winners, config, subject, prepared, run_dir, epochs=epochs)
+        final_of = dict(zip(winners, found.finals, strict=True))
+        finals = [final_of[PruningPolicy.of(search.policy)] for search in searches]
+        original_accuracy = found.original_test_accuracy
     at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
     ranked = standings(searches, finals, at_s=at_s)
     comparison = Comparison(
@@ -136,53 +133,3 @@ def _searched(
 
 def _best(curve: Sequence[Progress], outcome: Outcome) -> float:
     return max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward
-
-
-def _finals(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    winners: Sequence[PruningPolicy],
-    epochs: int,
-    run_dir: RunDir,
-    store: TrialStore,
-) -> dict[PruningPolicy, tuple[Final, float]]:
-    """What each winner's file does, and the original's test accuracy beside it."""
-    info = subject.data.info
-    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
-    found = {}
-    for number, policy in enumerate(winners, 1):
-        digest = hashlib.sha256(policy.key.encode()).hexdigest()[:12]
-        done = store.fact(f"final {digest} {epochs}")
-        if done is None:
-            tuned = finetune(
-                prepared.evaluator.candidate(policy),
-                subject.data,
-                teacher=prepared.teacher,
-                config=config.finetune.for_epochs(epochs),
-                learning_rate=config.finetune_learning_rate,
-                seed=derive_seed(config.seed, "finetune 0"),  # the same batches for all
-                description=f"winner {number}/{len(winners)}",
-                state_path=run_dir.state / f"winner-{digest}.pt",
-            )
-            file = run_dir.root / "export" / f"{digest}.onnx"
-            export_onnx(tuned, file, info)
-            measured = compare_files(
-                run_dir.original_onnx,
-                file,
-                costs=(prepared.problem.original_cost, prepared.problem.predict(policy)),
-                test=subject.test,
-                info=info,
-                config=config.measure,
-            )
-            final = Final(
-                test_accuracy=measured.pruned.test_accuracy,
-                speedup=measured.speedup.speedup,
-                speedup_ci95=measured.speedup.ci95,
-                params_ratio=measured.pruned.params / measured.original.params,
-            )
-            done = json.dumps([final.model_dump(), measured.original.test_accuracy])
-            store.set_fact(f"final {digest} {epochs}", done)
-        figures, original_accuracy = json.loads(done)
-        found[policy] = (Final.model_validate(figures), float(original_accuracy))
-    return found

@@ -139,6 +139,13 @@ def test_a_killed_comparison_goes_on_and_fine_tunes_its_winners(tmp_path: Path) 
     assert found["original_test_accuracy"] > 0.8
     assert not (folder / "state").exists()
 
+    files = {file.name: file.stat().st_mtime_ns for file in (folder / "export").glob("*-1-epochs.onnx")}
+    assert len(files) == len({json.dumps(each["policy"]) for each in found["searches"]})
+    done(*command, *options, "--resume")
+    assert {file.name: file.stat().st_mtime_ns for file in (folder / "export").glob("*-1-epochs.onnx")} == files
+    again = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    assert [each["test_accuracy"] for each in again["finals"]] == [each["test_accuracy"] for each in found["finals"]]
+
 
 @pytest.mark.parametrize(
     ("names", "message"), [("ddpg,nobody", "unknown nobody; there are ddpg"), ("random,random", "each of them once")]

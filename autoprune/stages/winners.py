@@ -1,0 +1,101 @@
+"""What the winners of searches are worth: each fine-tuned and exported, then all their files measured together."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.config import RunConfig
+from autoprune.data import normalise
+from autoprune.export.onnx_file import export_onnx
+from autoprune.measure.latency import measure_interleaved, paired_speedup
+from autoprune.policy import PruningPolicy
+from autoprune.prepare import Prepared
+from autoprune.progress import bar, say
+from autoprune.results.comparison import Final
+from autoprune.run_dir import RunDir
+from autoprune.seeding import derive_seed
+from autoprune.stages.final import score_onnx
+from autoprune.stages.subject import Subject
+from autoprune.training.distill import finetune
+
+
+@dataclass(frozen=True)
+class Worth:
+    """`finals` is in the order of the winners."""
+
+    original_test_accuracy: float
+    finals: tuple[Final, ...]
+
+
+def worth(
+    winners: Sequence[PruningPolicy],
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    *,
+    epochs: int,
+) -> Worth:
+    """Fine-tune each winner for `epochs`, time all files in turn with the original's, and read the test split once.
+
+    Each has the same batches. Files that are there already are not made again.
+    """
+    info, measure = subject.data.info, config.measure
+    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
+    files = [
+        _tuned_file(policy, config, subject, prepared, run_dir, epochs=epochs, name=f"winner {number}/{len(winners)}")
+        for number, policy in enumerate(winners, 1)
+    ]
+    say("measuring all files together")
+    original_latency, *latencies = measure_interleaved(
+        [run_dir.original_onnx, *files],
+        normalise(subject.data.search.images[: measure.batch_size], info).contiguous().numpy(),
+        threads=measure.threads,
+        rounds=measure.rounds,
+        runs_per_round=measure.runs_per_round,
+    )
+    scores = []
+    with bar("test split", 1 + len(files)) as progress:
+        for file in (run_dir.original_onnx, *files):
+            scores.append(score_onnx(file, subject.test, info))
+            progress.advance()
+    finals = []
+    for policy, latency, accuracy in zip(winners, latencies, scores[1:], strict=True):
+        speedup = paired_speedup(original_latency, latency)
+        finals.append(
+            Final(
+                test_accuracy=accuracy,
+                speedup=speedup.speedup,
+                speedup_ci95=speedup.ci95,
+                params_ratio=prepared.problem.predict(policy).params / prepared.problem.original_cost.params,
+            )
+        )
+    return Worth(scores[0], tuple(finals))
+
+
+def _tuned_file(
+    policy: PruningPolicy,
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    *,
+    epochs: int,
+    name: str,
+) -> Path:
+    digest = hashlib.sha256(policy.key.encode()).hexdigest()[:12]
+    file = run_dir.root / "export" / f"{digest}-{epochs}-epochs.onnx"
+    if not file.is_file():
+        tuned = finetune(
+            prepared.evaluator.candidate(policy),
+            subject.data,
+            teacher=prepared.teacher,
+            config=config.finetune.for_epochs(epochs),
+            learning_rate=config.finetune_learning_rate,
+            seed=derive_seed(config.seed, "finetune 0"),
+            description=name,
+            state_path=run_dir.state / f"winner-{digest}.pt",
+        )
+        export_onnx(tuned, file, subject.data.info)
+    return file
