@@ -4,7 +4,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnxruntime
@@ -64,6 +64,18 @@ def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
     return right / len(split)
 
 
+def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:
+    """The batch (N, C, H, W) that files are timed on: the first images of `split`, normalised."""
+    return normalise(split.images[: config.batch_size], info).contiguous().numpy()
+
+
+def timed_together(files: Sequence[Path], images: np.ndarray[Any, Any], config: MeasureConfig) -> list[Latency]:
+    """All files on the same images (N, C, H, W), in turn."""
+    return measure_interleaved(
+        files, images, threads=config.threads, rounds=config.rounds, runs_per_round=config.runs_per_round
+    )
+
+
 def compare_files(
     original: Path,
     pruned: Path,
@@ -78,14 +90,8 @@ def compare_files(
 
     Energy is measured with `sensor`, and estimated without one.
     """
-    images = normalise(test.images[: config.batch_size], info).contiguous().numpy()
-    latencies = measure_interleaved(
-        [original, pruned],
-        images,
-        threads=config.threads,
-        rounds=config.rounds,
-        runs_per_round=config.runs_per_round,
-    )
+    images = timed_images(test, info, config)
+    latencies = timed_together([original, pruned], images, config)
     consumed = energies(
         [session_call(make_session(file, threads=config.threads), images) for file in (original, pruned)],
         [cost.estimated_energy_mj for cost in costs],

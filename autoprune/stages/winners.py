@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig
-from autoprune.data import normalise
 from autoprune.export.onnx_file import export_onnx
-from autoprune.measure.latency import measure_interleaved, paired_speedup
+from autoprune.measure.latency import paired_speedup
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared
 from autoprune.progress import bar, say
 from autoprune.results.comparison import Final
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed
-from autoprune.stages.final import score_onnx
+from autoprune.stages.final import score_onnx, timed_images, timed_together
 from autoprune.stages.subject import Subject
 from autoprune.training.distill import finetune
 
@@ -41,20 +40,15 @@ def worth(
 
     Each has the same batches. Files that are there already are not made again.
     """
-    info, measure = subject.data.info, config.measure
+    info = subject.data.info
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
     files = [
         _tuned_file(policy, config, subject, prepared, run_dir, epochs=epochs, name=f"winner {number}/{len(winners)}")
         for number, policy in enumerate(winners, 1)
     ]
     say("measuring all files together")
-    original_latency, *latencies = measure_interleaved(
-        [run_dir.original_onnx, *files],
-        normalise(subject.data.search.images[: measure.batch_size], info).contiguous().numpy(),
-        threads=measure.threads,
-        rounds=measure.rounds,
-        runs_per_round=measure.runs_per_round,
-    )
+    images = timed_images(subject.data.search, info, config.measure)
+    original_latency, *latencies = timed_together([run_dir.original_onnx, *files], images, config.measure)
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):

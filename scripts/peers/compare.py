@@ -11,13 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from autoprune import __version__
-from autoprune.data import normalise
 from autoprune.errors import InputError
 from autoprune.files import read_json, require_free_space, write_json
-from autoprune.measure.latency import Latency, measure_interleaved
+from autoprune.measure.latency import Latency
 from autoprune.progress import bar, say
 from autoprune.pruning.cost import count_cost
-from autoprune.stages.final import environment, score_onnx
+from autoprune.stages.final import environment, score_onnx, timed_images, timed_together
 from autoprune.training.distill import Teacher
 from autoprune.training.train import accuracy
 from peers.contest import Contest
@@ -170,13 +169,8 @@ def _measured(entrants: Sequence[Entrant], contest: Contest, schedules: Sequence
     finished = [entrant for entrant in entrants if entrant.cut is not None]
     first = [schedules[0].folder(entrant.folder) / ONNX_FILE for entrant in finished]
     say("measuring all files together")
-    original_latency, *latencies = measure_interleaved(
-        [contest.run_dir.original_onnx, *first],
-        normalise(subject.data.search.images[: measure.batch_size], info).contiguous().numpy(),
-        threads=measure.threads,
-        rounds=measure.rounds,
-        runs_per_round=measure.runs_per_round,
-    )
+    images = timed_images(subject.data.search, info, measure)
+    original_latency, *latencies = timed_together([contest.run_dir.original_onnx, *first], images, measure)
 
     def row_of(row: Row, model: nn.Module, latency: Latency, files: Sequence[Path]) -> Row:
         figures = Measured.of(
