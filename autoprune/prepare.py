@@ -23,7 +23,7 @@ from autoprune.search.evaluate import Evaluator
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
-from autoprune.training.distill import Teacher
+from autoprune.training.teacher import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from autoprune.config import AugmentConfig, DataConfig, TrainConfig
-from autoprune.data import SearchData, load_search_data
+from autoprune.data import SearchData, load_search_data, normalise
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import find_groups
-from autoprune.training.distill import Teacher
-from autoprune.training.train import train_baseline
+from autoprune.training.batchnorm import recalibrate_batchnorm
+from autoprune.training.teacher import Teacher
+from autoprune.training.train import Batch, train_baseline
 
 
 class FlattenNet(nn.Module):
@@ -194,3 +195,31 @@ def counted(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[int, i
     for handle in handles:
         handle.remove()
     return sum(parameter.numel() for parameter in model.parameters()), macs
+
+
+class Counting(nn.Module):
+    """Two logits for each image, its mean and its negative; counts the images that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        mean = x.flatten(1).mean(1, keepdim=True)
+        return torch.cat([mean, -mean], 1)
+
+
+def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
+    forms = torch.full((len(labels),), form)
+    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms, step=0)
+
+
+def half_cut(teacher: nn.Module) -> nn.Module:
+    """Half of each group's channels, recalibrated."""
+    data = little_data()
+    groups = find_groups(teacher, data.info.input_shape).prunable
+    elastic = ElasticModel(teacher, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    model = elastic.cut(PruningPolicy.of({group.name: group.channels // 2 for group in groups}))
+    recalibrate_batchnorm(model, normalise(data.train.images[:256], data.info))
+    return model

@@ -2,15 +2,17 @@
 
 import copy
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from models_for_tests import (
     NO_AUGMENTATION,
+    Counting,
     asked_each_time,
+    batch_of,
     elastic_net,
+    half_cut,
     images_for,
     little_data,
     same_state,
@@ -18,23 +20,16 @@ from models_for_tests import (
 )
 from torch import Tensor, nn
 
-from autoprune.config import AugmentConfig, FinetuneConfig
-from autoprune.data import normalise
+from autoprune.config import FinetuneConfig
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers
 from autoprune.pruning.groups import find_groups
-from autoprune.training.batchnorm import recalibrate_batchnorm
-from autoprune.training.distill import Teacher, attention_distance, distillation_loss, finetune, stage_layers
-from autoprune.training.onnx_answers import OnnxAnswers
-from autoprune.training.train import Batch, EpochLog, accuracy
+from autoprune.training.distill import attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.training.teacher import Teacher
+from autoprune.training.train import EpochLog, accuracy
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
-
-
-def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
-    forms = torch.full((len(labels),), form)
-    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms, step=0)
 
 
 class Constant(nn.Module):
@@ -105,16 +100,6 @@ def test_the_stages_of_resnet20() -> None:
     assert stage_layers(model, (1, 28, 28)) == ("layer1.2.bn2", "layer2.2.bn2", "layer3.2.bn2")
 
 
-def half_cut(teacher: nn.Module) -> nn.Module:
-    """Half of each group's channels, recalibrated."""
-    data = little_data()
-    groups = find_groups(teacher, data.info.input_shape).prunable
-    elastic = ElasticModel(teacher, groups, {group.name: tuple(range(group.channels)) for group in groups})
-    model = elastic.cut(PruningPolicy.of({group.name: group.channels // 2 for group in groups}))
-    recalibrate_batchnorm(model, normalise(data.train.images[:256], data.info))
-    return model
-
-
 def tuned(model: nn.Module, teacher: nn.Module, config: FinetuneConfig = CONFIG, seed: int = 0) -> nn.Module:
     return finetune(
         model, little_data(), teacher=asked_each_time(teacher), config=config, learning_rate=0.05, seed=seed
@@ -178,33 +163,6 @@ def test_features_of_the_teacher_can_be_followed() -> None:
     assert with_features.train_loss > plain.train_loss + 1.0
 
 
-class Counting(nn.Module):
-    """Two logits for each image, its mean and its negative; counts the images that it was asked about."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.asked += len(x)
-        mean = x.flatten(1).mean(1, keepdim=True)
-        return torch.cat([mean, -mean], 1)
-
-
-def test_each_form_of_an_image_is_asked_for_once() -> None:
-    teacher = Counting()
-    remembered = Teacher(teacher, images=6, classes=2, forms=2)
-    images = torch.randn(2, 6, 1, 2, 2, generator=torch.Generator().manual_seed(0))  # two forms of six images
-    orders = ([[0, 1, 2], [3, 4, 5]], [[5, 0, 3], [2, 4, 1]])
-    for order in (*orders, orders[0]):
-        for form in (0, 1):
-            for indices in order:
-                batch = batch_of(images[form, indices], [0, 0, 0], indices, form)
-                expected = images[form, indices].flatten(1).mean(1)
-                torch.testing.assert_close(remembered(batch), torch.stack([expected, -expected], 1))
-    assert teacher.asked == 12
-
-
 def test_a_teacher_without_weight_is_not_asked() -> None:
     batch = batch_of(torch.ones(2, 1, 2, 2), [0, 1])
     for weight, asked in ((0.0, 0), (0.1, 2)):
@@ -212,77 +170,6 @@ def test_a_teacher_without_weight_is_not_asked() -> None:
         loss = distillation_loss(asked_each_time(teacher), FinetuneConfig(distill_weight=weight))
         assert loss(Constant(0.0, 1.0), batch).isfinite()
         assert teacher.asked == asked
-
-
-def test_only_what_is_not_known_of_a_batch_is_asked_about() -> None:
-    """Each epoch leaves out the images that fill no batch: the next one may bring them with known ones."""
-    teacher = Counting()
-    remembered = Teacher(teacher, images=3, classes=2, forms=1)
-    images = torch.randn(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    for indices, asked in (([0, 1], 2), ([1, 2], 3), ([2, 0], 3)):
-        torch.testing.assert_close(
-            remembered(batch_of(images[indices], [0, 0], indices))[:, 0], images[indices].flatten(1).mean(1)
-        )
-        assert teacher.asked == asked
-
-
-def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_for_each_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    images = torch.ones(2, 1, 2, 2)
-    batch = batch_of(images, [0, 0])
-    monkeypatch.setattr("autoprune.training.distill.REMEMBERED_BYTES", 16.0)  # two images, two classes, one form
-    for teacher, given, asked in (
-        (Teacher(Counting(), images=2, classes=2, forms=1), batch, 2),
-        (Teacher(Counting(), images=2, classes=2, forms=100), batch, 4),
-        (Teacher(Counting(), images=2, classes=2, forms=1), replace(batch, forms=None), 4),
-    ):
-        for _ in range(2):
-            assert teacher(given).tolist() == [[1.0, -1.0]] * 2
-        assert teacher.model.asked == asked
-
-
-def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two forms, so that half of the images come back as they were in the second epoch. What is not known of a batch
-    is another batch for the teacher, and its answers are equal up to rounding: hence float32 and a tolerance."""
-    for module in ("train", "distill"):
-        monkeypatch.setattr(f"autoprune.training.{module}.has_fast_bf16", lambda: False)
-    model, data = trained_resnet(), little_data()
-    config = CONFIG.model_copy(update={"epochs": 2, "augment": AugmentConfig(crop_padding=0, flip=True)})
-    remembering = Teacher.of(model, data, config)
-    asking = Teacher(model, images=0, classes=0, forms=None, answers=OnnxAnswers(model, data.info))
-    remembered, asked = (
-        finetune(half_cut(model), data, teacher=teacher, config=config, learning_rate=0.05, seed=0).state_dict()
-        for teacher in (remembering, asking)
-    )
-    for name, tensor in remembered.items():
-        torch.testing.assert_close(tensor, asked[name], rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["resnet20", "vgg16_bn", "mobilenet_v2"])
-def test_answers_of_onnx_runtime_are_the_models(name: str) -> None:
-    data = little_data()
-    model = build_model(ModelSpec(name, 10, 1, 0.25)).eval()
-    answers = OnnxAnswers(model, data.info)
-    for images in (1, 5):
-        batch = torch.randn(images, *data.info.input_shape).contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode():
-            expected = model(batch)
-        torch.testing.assert_close(answers(batch), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_without_bfloat16_onnx_runtime_answers_and_the_model_only_for_features(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("autoprune.training.distill.has_fast_bf16", lambda: False)
-    data, model = little_data(), Counting()
-    teacher = Teacher.of(model, data, CONFIG)
-    asked = []
-    for answer in (teacher, teacher, teacher.computed):  # the first one exports it, for which it is run
-        batch = replace(batch_of(torch.ones(2, *data.info.input_shape), [0, 0]), forms=None)
-        assert answer(batch).tolist() == [[1.0, -1.0]] * 2
-        asked.append(int(model.asked))
-    assert asked[1:] == [asked[0], asked[0] + 2]
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:

@@ -18,7 +18,8 @@ from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.policy import PruningPolicy, check_nested
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.training.batchnorm import recalibrate_batchnorm
-from autoprune.training.distill import Teacher, finetune_recipe, taught_value
+from autoprune.training.distill import finetune_recipe, taught_value
+from autoprune.training.teacher import Teacher
 from autoprune.training.train import EVALUATION_BATCH, Batch, EpochLog, Loss, fit
 
 

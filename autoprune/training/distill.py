@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
-from autoprune.training.onnx_answers import OnnxAnswers
+from autoprune.training.teacher import Teacher
 from autoprune.training.train import (
     Batch,
     EpochLog,
@@ -20,20 +20,14 @@ from autoprune.training.train import (
     cosine,
     cross_entropy_loss,
     fit,
-    has_fast_bf16,
 )
-
-REMEMBERED_BYTES = 1e9  # of answers, at most
-
-# Normalised images (N, C, H, W) to logits (N, classes), float32.
-Answers = Callable[[Tensor], Tensor]
 
 
 def finetune(
     model: nn.Module,
     data: SearchData,
     *,
-    teacher: "Teacher",
+    teacher: Teacher,
     config: FinetuneConfig,
     learning_rate: float,
     seed: int,
@@ -81,7 +75,7 @@ def finetune_recipe(
     )
 
 
-def distillation_loss(teacher: "Teacher", config: FinetuneConfig, layers: Sequence[str] = ()) -> Loss:
+def distillation_loss(teacher: Teacher, config: FinetuneConfig, layers: Sequence[str] = ()) -> Loss:
     """(1 - w) * cross-entropy + w * T^2 * KL(teacher || student at temperature T) + feature term over `layers`.
 
     Features are too large to keep: with `layers` the teacher is asked each time. With w = 0 and no `layers` it is not
@@ -115,60 +109,6 @@ def taught_value(logits: Tensor, teacher_logits: Tensor, labels: Tensor, config:
         log_target=True,
     )
     return (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
-
-
-class Teacher:
-    """A model, in evaluation mode, and what it has answered: where images take `forms` that come back, each is asked
-    about once.
-
-    A fine-tuning of 64 epochs draws 36 of the 50 forms that a crop by two pixels and a flip can give, so that it is
-    asked 44% less; another one over the same images hardly at all.
-    """
-
-    def __init__(
-        self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
-    ) -> None:
-        """`answers` are the model's, where something gives them faster than it does itself."""
-        self.model = model.eval()
-        self._answers = answers
-        self._images, self._classes = images, classes
-        self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
-        self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
-        self._known: Tensor | None = None
-
-    @classmethod
-    def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
-        """For trainings on the train split with the augmentation of `config`."""
-        forms = augmentation_of(config.augment).forms
-        answers = None if has_fast_bf16() else OnnxAnswers(model, data.info)
-        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms, answers=answers)
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """The logits (N, classes), float32."""
-        if self._forms is None or batch.forms is None:
-            return self._answered(batch.images)
-        if self._logits is None or self._known is None:
-            self._logits = torch.empty(self._images * self._forms, self._classes)
-            self._known = torch.zeros(self._images * self._forms, dtype=torch.bool)
-        places = batch.indices * self._forms + batch.forms
-        unknown = ~self._known[places]
-        if unknown.any():
-            asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
-            self._logits[places[unknown]] = self._answered(asked)
-            self._known[places] = True
-        return self._logits[places]
-
-    def computed(self, batch: Batch) -> Tensor:
-        """The same, asked anew of the model itself, whose layers can be listened to."""
-        return self._computed(batch.images)
-
-    def _answered(self, images: Tensor) -> Tensor:
-        return self._computed(images) if self._answers is None else self._answers(images)
-
-    def _computed(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            logits: Tensor = self.model(images)
-        return logits.float()
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

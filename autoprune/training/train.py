@@ -36,16 +36,28 @@ MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a batch of a train split is drawn from: equal origins, equal batches."""
+
+    seed: int
+    epoch: int
+    number: int  # within the epoch
+    size: int
+    augmentation: Augmentation
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one step sees: normalised images (N, C, H, W), labels (N,) or, of mixed images, shares of the classes
     (N, classes), their places in the train split (N,), and which form of augmentation each is in (N,), as far as forms
-    are told apart: equal places and forms, equal images."""
+    are told apart: equal places and forms, equal images. No origin: it is not drawn from a split."""
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     forms: Tensor | None
     step: int  # since training began
+    origin: Origin | None = None
 
 
 # (model in training mode, batch) to a scalar loss.
@@ -294,6 +306,7 @@ def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int)
             chosen,
             drawn.forms(augmentation),
             epoch * batches + number,
+            Origin(seed, epoch, number, size, augmentation),
         )
 
 

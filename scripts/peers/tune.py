@@ -11,7 +11,8 @@ from autoprune.export.onnx_file import export_onnx
 from autoprune.files import read_json, write_json
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.seeding import derive_seed
-from autoprune.training.distill import Teacher, finetune
+from autoprune.training.distill import finetune
+from autoprune.training.teacher import Teacher
 from autoprune.training.train import accuracy
 from peers.contest import Contest
 

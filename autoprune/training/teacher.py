@@ -1,0 +1,87 @@
+"""The model that teaches a fine-tuning, and what it has answered already."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.config import FinetuneConfig
+from autoprune.data import SearchData
+from autoprune.training.onnx_answers import OnnxAnswers
+from autoprune.training.train import Batch, Origin, augmentation_of, has_fast_bf16
+
+REMEMBERED_BYTES = 1e9  # of answers, at most
+
+# Normalised images (N, C, H, W) to logits (N, classes), float32.
+Answers = Callable[[Tensor], Tensor]
+
+
+class Teacher:
+    """A model, in evaluation mode, and what it has answered.
+
+    Where images take `forms` that come back, each is asked about once: a fine-tuning of 64 epochs draws 36 of the 50
+    forms that a crop by two pixels and a flip can give, so that it is asked 44% less; another one over the same images
+    hardly at all. Elsewhere a batch is asked about once: networks that are fine-tuned with the same seed, to be
+    compared, see the same ones.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
+    ) -> None:
+        """`answers` are the model's, where something gives them faster than it does itself."""
+        self.model = model.eval()
+        self._answers = answers
+        self._images, self._classes = images, classes
+        self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
+        self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
+        self._known: Tensor | None = None
+        self._batches: dict[Origin, Tensor] = {}
+        self._batches_bytes = 0
+
+    @classmethod
+    def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
+        """For trainings on the train split with the augmentation of `config`."""
+        forms = augmentation_of(config.augment).forms
+        answers = None if has_fast_bf16() else OnnxAnswers(model, data.info)
+        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms, answers=answers)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The logits (N, classes), float32."""
+        if self._forms is not None and batch.forms is not None:
+            return self._by_form(batch, self._forms, batch.forms)
+        if batch.origin is not None:
+            return self._by_origin(batch, batch.origin)
+        return self._answered(batch.images)
+
+    def computed(self, batch: Batch) -> Tensor:
+        """The same, asked anew of the model itself, whose layers can be listened to."""
+        return self._computed(batch.images)
+
+    def _by_form(self, batch: Batch, count: int, forms: Tensor) -> Tensor:
+        if self._logits is None or self._known is None:
+            self._logits = torch.empty(self._images * count, self._classes)
+            self._known = torch.zeros(self._images * count, dtype=torch.bool)
+        places = batch.indices * count + forms
+        unknown = ~self._known[places]
+        if unknown.any():
+            asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
+            self._logits[places[unknown]] = self._answered(asked)
+            self._known[places] = True
+        return self._logits[places]
+
+    def _by_origin(self, batch: Batch, origin: Origin) -> Tensor:
+        known = self._batches.get(origin)
+        if known is None:
+            known = self._answered(batch.images)
+            if self._batches_bytes + known.nbytes <= REMEMBERED_BYTES:
+                self._batches[origin] = known
+                self._batches_bytes += known.nbytes
+        return known
+
+    def _answered(self, images: Tensor) -> Tensor:
+        return self._computed(images) if self._answers is None else self._answers(images)
+
+    def _computed(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self.model(images)
+        return logits.float()
