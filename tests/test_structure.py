@@ -1,5 +1,6 @@
 """A pruned model on disk: what is read back computes the same, and a broken folder is named."""
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,10 @@ def test_a_cut_is_read_back(name: str, tmp_path: Path) -> None:
     elastic = elastic_net(name)
     pruned = elastic.cut(random_policy(elastic, 0)).eval()
     save_pruned(tmp_path, pruned, None)
-    loaded = load_pruned(tmp_path, architecture=SMALL_NETS[name].build())
+    original = SMALL_NETS[name].build()
+    before = copy.deepcopy(original)
+    loaded = load_pruned(tmp_path, architecture=original)
+    assert same_state(original, before) and repr(original) == repr(before)  # its owner may need it yet
     assert not loaded.training
     assert same_state(loaded, pruned)
     assert repr(loaded) == repr(pruned)

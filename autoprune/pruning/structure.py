@@ -1,5 +1,6 @@
 """A pruned model on disk: `structure.json` (shapes) and `model.safetensors` (weights); no pickle, no code."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,8 @@ def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
 def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) -> nn.Module:
     """The pruned model in evaluation mode.
 
-    `architecture`, the unpruned model, is built from the name in the file unless it is given; it is changed into the
-    pruned one. A model from a factory, or one that came as an object, must be given: the file chooses no code to run.
+    `architecture`, the unpruned model, is built from the name in the file unless it is given; then it stays as it is. A
+    model from a factory, or one that came as an object, must be given: the file chooses no code to run.
     Raises `InputError` or `ModelError` naming the file and what does not fit.
     """
     folder = Path(folder)
@@ -59,19 +60,21 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
             raise InputError(
                 f"{path}: the model comes from the factory {spec.name}; pass what it makes as architecture="
             )
-        architecture = build_model(spec)
-    modules = dict(architecture.named_modules())
+        model = build_model(spec)
+    else:
+        model = copy.deepcopy(architecture)
+    modules = dict(model.named_modules())
     for name in gone:
         if not isinstance(modules.get(name), SIZED) or name in sizes:
             raise ModelError(f"{path}: layer {name}, which is gone, does not fit the architecture")
-    remove_layers(architecture, gone)
+    remove_layers(model, gone)
     for name, (out_channels, in_channels) in sizes.items():
         module = modules.get(name)
         if not isinstance(module, SIZED) or not _is_cut_of(module, out_channels, in_channels):
             raise ModelError(f"{path}: layer {name} does not fit the architecture")
         resize_layer(module, out_channels=out_channels, in_channels=in_channels)
-    load_weights(architecture, str(folder / WEIGHTS_FILE))
-    return architecture.eval()
+    load_weights(model, str(folder / WEIGHTS_FILE))
+    return model.eval()
 
 
 def _spec(raw: Mapping[str, Any]) -> ModelSpec:
