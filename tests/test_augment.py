@@ -1,5 +1,7 @@
 """Augmentation moves pixels and changes none."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -102,6 +104,25 @@ def test_a_mixed_image_shows_its_classes_in_the_shares_of_its_label(size: int) -
     own = labels.diagonal()
     assert ((1 - own) * side**2 <= size**2 + 1e-4).all()
     assert (own < 1).all()  # the centre of the square lies within the image
+
+
+def test_images_get_their_square_as_often_as_asked_for_and_the_others_are_as_without() -> None:
+    count, side = 2000, 9
+    images = torch.randint(0, 256, (count, 2, side, side), dtype=torch.uint8, generator=generator(0))
+    labels = torch.arange(count) % 10
+    plain = augmented(images, Augmentation(), 1)
+    for half in (Augmentation(cutmix_size=5, square_prob=0.5), Augmentation(erase_size=5, square_prob=0.5)):
+        always = augmented(images, replace(half, square_prob=1.0), 1)
+        draws = draw(count, (side, side), half, generator(1))
+        out = augment(images, half, draws)
+        has_square = draws.has_square
+        assert 900 < int(has_square.sum()) < 1100
+        assert torch.equal(out[has_square], always[has_square])
+        assert torch.equal(out[~has_square], plain[~has_square])
+        if half.cutmix_size:
+            mixed = mixed_labels(labels, 10, (side, side), half, draws)
+            assert torch.equal(mixed[~has_square], torch.nn.functional.one_hot(labels, 10)[~has_square].float())
+            assert (mixed[has_square].max(1).values < 1).float().mean() > 0.8  # the rest got one of their own class
 
 
 def test_a_mixed_image_has_no_forms_and_only_one_square() -> None:

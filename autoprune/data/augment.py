@@ -13,12 +13,13 @@ from autoprune.data.splits import DataInfo
 @dataclass(frozen=True)
 class Augmentation:
     """`crop_padding` pixels of zeros around before a random crop; `erase_size` is the side of a square set to zero,
-    `cutmix_size` of one that comes from another image (not both)."""
+    `cutmix_size` of one that comes from another image (not both); an image gets it with probability `square_prob`."""
 
     crop_padding: int = 2
     flip: bool = True
     erase_size: int = 0
     cutmix_size: int = 0
+    square_prob: float = 1.0
 
     @property
     def offsets(self) -> int:
@@ -38,13 +39,15 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class AugmentationDraws:
-    """What chance decided for each of N images: offsets of the crop and the square's centre (N,), flips (N,) bool."""
+    """What chance decided for each of N images: offsets of the crop and the square's centre (N,); whether it is flipped
+    and whether it gets the square, (N,) bool."""
 
     crop_row: Tensor
     crop_column: Tensor
     flipped: Tensor
     square_row: Tensor
     square_column: Tensor
+    has_square: Tensor
 
     def select(self, indices: Tensor) -> "AugmentationDraws":
         return AugmentationDraws(*(getattr(self, field.name)[indices] for field in fields(self)))
@@ -70,6 +73,7 @@ def draw(
         # The square's centre may lie anywhere, so that part of it may fall outside (DeVries & Taylor 2017).
         square_row=torch.randint(0, height, (count,), generator=generator),
         square_column=torch.randint(0, width, (count,), generator=generator),
+        has_square=torch.rand(count, generator=generator) < augmentation.square_prob,
     )
 
 
@@ -125,15 +129,16 @@ def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
                 flipped=torch.full((count,), flipped),
                 square_row=middle,
                 square_column=middle,
+                has_square=torch.zeros(count, dtype=torch.bool),
             )
             yield augment(images, shown, draws)
 
 
 def _squares(size: tuple[int, int], side: int, draws: AugmentationDraws) -> Tensor:
-    """(N, height, width) bool: where the square of each image lies."""
+    """(N, height, width) bool: where the square of each image lies; nowhere if it has none."""
     rows = _within(torch.arange(size[0]) - draws.square_row[:, None], side)  # (N, H)
     columns = _within(torch.arange(size[1]) - draws.square_column[:, None], side)  # (N, W)
-    return rows[:, :, None] & columns[:, None, :]
+    return rows[:, :, None] & columns[:, None, :] & draws.has_square[:, None, None]
 
 
 def _within(offset: Tensor, size: int) -> Tensor:

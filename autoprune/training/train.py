@@ -87,7 +87,7 @@ class EpochLog:
 
 
 def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size)
+    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size, config.square_prob)
 
 
 def one_cycle(share_done: float) -> float:
