@@ -77,6 +77,22 @@ def test_proportional_features_have_no_distance() -> None:
     assert attention_distance(torch.cat([features, -features], 1), features).item() == pytest.approx(0.0, abs=1e-9)
 
 
+def test_the_gradient_of_attention_by_hand_and_where_nothing_is_active() -> None:
+    """Squares s of two positions are divided by their length L; the distance's slope by s is 2 (s / L - t) over L, less
+    its part along s, and that by a feature is twice the feature times it."""
+    student = torch.tensor([[[[1.0, 2.0]]]], requires_grad=True)  # squares 1 and 4
+    teacher = torch.tensor([[[[0.0, 3.0]]]])  # all attention on the second
+    attention_distance(student, teacher).backward()
+    squares, length = torch.tensor([1.0, 4.0]), 17**0.5
+    by_map = 2 * (squares / length - torch.tensor([0.0, 1.0]))
+    by_square = by_map / length - squares * (by_map @ squares) / length**3
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad.flatten(), 2 * torch.tensor([1.0, 2.0]) * by_square)
+    dead = torch.zeros(1, 3, 2, 2, requires_grad=True)
+    attention_distance(dead, torch.ones(1, 3, 2, 2)).backward()
+    assert dead.grad is not None and not dead.grad.any()
+
+
 def test_the_feature_term_is_added() -> None:
     teacher = elastic_net("flatten").original
     student = elastic_net("flatten").cut(PruningPolicy.of({"features.0": 2, "features.2": 3, "hidden": 7}))

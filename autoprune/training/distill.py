@@ -116,8 +116,13 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Zagoruyko & Komodakis 2017, equation 2, with the sum of squares over channels as the map.
     """
-    maps = [F.normalize(features.float().square().mean(1).flatten(1), dim=1) for features in (student, teacher)]
+    maps = [F.normalize(_energy(features).flatten(1), dim=1) for features in (student, teacher)]
     return (maps[0] - maps[1]).square().sum(1).mean()
+
+
+def _energy(features: Tensor) -> Tensor:
+    """(N, C, H, W) to the sum of squares over channels (N, H, W), float32: as a norm it is one pass, not four."""
+    return torch.linalg.vector_norm(features, dim=1, dtype=torch.float32).square()
 
 
 def stage_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
