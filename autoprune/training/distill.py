@@ -122,7 +122,8 @@ def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _energy(features: Tensor) -> Tensor:
     """(N, C, H, W) to the sum of squares over channels (N, H, W), float32: as a norm it is one pass, not four."""
-    return torch.linalg.vector_norm(features, dim=1, dtype=torch.float32).square()
+    norms: Tensor = torch.linalg.vector_norm(features, dim=1, dtype=torch.float32)
+    return norms.square()
 
 
 def stage_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[str, ...]:
