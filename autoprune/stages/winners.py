@@ -78,8 +78,8 @@ def _tuned_file(
     epochs: int,
     name: str,
 ) -> Path:
-    digest = hashlib.sha256(policy.key.encode()).hexdigest()[:12]
-    file = run_dir.root / "export" / f"{digest}-{epochs}-epochs.onnx"
+    label = f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{epochs}-epochs"
+    file = run_dir.root / "export" / f"{label}.onnx"
     if not file.is_file():
         tuned = finetune(
             prepared.evaluator.candidate(policy),
@@ -89,7 +89,7 @@ def _tuned_file(
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, "finetune 0"),
             description=name,
-            state_path=run_dir.state / f"winner-{digest}.pt",
+            state_path=run_dir.state / f"winner-{label}.pt",
         )
         export_onnx(tuned, file, subject.data.info)
     return file
