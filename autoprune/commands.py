@@ -21,7 +21,8 @@ from autoprune.stages.decision import Decide, Decision, check_search, search_onl
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import accuracy, train_baseline
+from autoprune.training.scores import accuracy
+from autoprune.training.train import train_baseline
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ from autoprune.models import ModelSpec, build_model
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import find_groups
+from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import Batch, train_baseline
+from autoprune.training.train import train_baseline
 
 
 class FlattenNet(nn.Module):

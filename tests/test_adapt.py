@@ -25,7 +25,7 @@ from autoprune.run_dir import RunDir
 from autoprune.search.trials import TrialStore
 from autoprune.stages.level_choice import LEVELS_FACT, Candidates
 from autoprune.stages.subject import load_subject
-from autoprune.training.train import logits_of
+from autoprune.training.scores import logits_of
 
 OPTIONS = (
     *("-o", "adaptive.max_ratios=[0.5, 0.8, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),

@@ -26,8 +26,9 @@ from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers
 from autoprune.pruning.groups import find_groups
 from autoprune.training.distill import attention_distance, distillation_loss, finetune, stage_layers
+from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, accuracy
+from autoprune.training.train import EpochLog
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 

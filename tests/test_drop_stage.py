@@ -24,7 +24,7 @@ from autoprune.stages.decision import SEARCH_FACT
 from autoprune.stages.final import Comparison, score_onnx, target_met
 from autoprune.stages.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at, problems_on_the_way
 from autoprune.stages.subject import load_subject
-from autoprune.training.train import accuracy, right_answers, right_in_views
+from autoprune.training.scores import accuracy, right_answers, right_in_views
 
 TRIALS = 4
 NO_DROP = "target={metric: macs, max_drop: 0.0}"

@@ -27,7 +27,8 @@ from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
 from autoprune.stages.elastic_training import elastic_loss, train_elastic
-from autoprune.training.train import Batch, EpochLog
+from autoprune.training.batches import Batch
+from autoprune.training.train import EpochLog
 
 CLASSES = {"flatten": 4, "concat": 3, "grouped": 3}
 FINETUNE = FinetuneConfig(batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)

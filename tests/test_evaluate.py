@@ -14,7 +14,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import find_groups
 from autoprune.search import evaluate as evaluate_module
 from autoprune.search.evaluate import Evaluator
-from autoprune.training.train import accuracy
+from autoprune.training.scores import accuracy
 
 SHADES = DataInfo("shades", ("dark", "bright", "other"), 1, 5, 5, mean=(0.0,), std=(0.02,))
 

@@ -23,7 +23,7 @@ from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import find_groups
 from autoprune.pruning.importance import rank_channels
-from autoprune.training.train import Batch
+from autoprune.training.batches import Batch
 
 FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 

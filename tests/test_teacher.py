@@ -9,10 +9,10 @@ from models_for_tests import NO_AUGMENTATION, Counting, batch_of, half_cut, litt
 from autoprune.config import AugmentConfig, FinetuneConfig
 from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
+from autoprune.training.batches import epoch_batches
 from autoprune.training.distill import finetune, finetune_recipe
 from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import epoch_batches
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=64, ema_decay=0.9, augment=NO_AUGMENTATION)
 RECIPE = finetune_recipe(CONFIG, epochs=3, learning_rate=0.05, max_minutes=None)
@@ -110,7 +110,11 @@ def test_a_batch_that_comes_back_is_asked_about_once_where_images_have_no_forms(
     mixing = replace(RECIPE, augmentation=Augmentation(cutmix_size=8))
     model = Counting()
     teacher = Teacher(model, images=len(data.train), classes=2, forms=mixing.augmentation.forms)
-    again = [batch for _ in range(2) for batch in epoch_batches(data, mixing, 1, seed=3)]
+    again = [
+        batch
+        for _ in range(2)
+        for batch in epoch_batches(data, mixing.augmentation, batch_size=mixing.batch_size, epoch=1, seed=3)
+    ]
     for batch in again:
         expected = batch.images.flatten(1).mean(1)
         torch.testing.assert_close(teacher(batch), torch.stack([expected, -expected], 1))
@@ -123,7 +127,7 @@ def test_a_batch_that_comes_back_is_asked_about_once_where_images_have_no_forms(
     )
     for recipe, epoch, seed in others:
         asked = model.asked
-        for batch in epoch_batches(data, recipe, epoch, seed=seed):
+        for batch in epoch_batches(data, recipe.augmentation, batch_size=recipe.batch_size, epoch=epoch, seed=seed):
             teacher(batch)
         assert model.asked == asked + 512
     monkeypatch.setattr("autoprune.training.teacher.REMEMBERED_BYTES", 3 * 64 * 2 * 4.0)

@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
 from autoprune.errors import RunError
+from autoprune.training.batches import Batch, epoch_batches
+from autoprune.training.scores import accuracy
 from autoprune.training.train import (
-    Batch,
     EpochLog,
     FitRecipe,
-    accuracy,
     cosine,
     cross_entropy_loss,
-    epoch_batches,
     fit,
     has_fast_bf16,
     one_cycle,
@@ -227,7 +226,7 @@ def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
 
 def seen(recipe: FitRecipe, epoch: int, seed: int = 0) -> tuple[list[int], Tensor]:
     """The places of the images of an epoch in their order, and the images in the order of the split."""
-    batches = list(epoch_batches(DATA, recipe, epoch, seed=seed))
+    batches = list(epoch_batches(DATA, recipe.augmentation, batch_size=recipe.batch_size, epoch=epoch, seed=seed))
     order = torch.cat([batch.indices for batch in batches])
     images = torch.zeros(len(DATA.train), *INFO.input_shape)
     images[order] = torch.cat([batch.images for batch in batches])
@@ -296,9 +295,13 @@ def test_label_smoothing_by_hand() -> None:
 
 
 def test_batches_of_mixed_images_have_mixed_labels() -> None:
-    plain_recipe = replace(RECIPE, augmentation=Augmentation(crop_padding=0, flip=False))
-    mixed_recipe = replace(RECIPE, augmentation=Augmentation(crop_padding=0, flip=False, cutmix_size=3))
-    pairs = list(zip(*(epoch_batches(DATA, recipe, 0, seed=0) for recipe in (mixed_recipe, plain_recipe)), strict=True))
+    plain = Augmentation(crop_padding=0, flip=False)
+    mixing = replace(plain, cutmix_size=3)
+    drawn = (
+        epoch_batches(DATA, augmentation, batch_size=RECIPE.batch_size, epoch=0, seed=0)
+        for augmentation in (mixing, plain)
+    )
+    pairs = list(zip(*drawn, strict=True))
     assert len(pairs) == 9
     for mixed, shown in pairs:
         assert torch.equal(mixed.indices, shown.indices)
@@ -307,7 +310,7 @@ def test_batches_of_mixed_images_have_mixed_labels() -> None:
         assert (mixed.labels.gather(1, shown.labels[:, None]) > 0.85).all()  # at most 9 of 64 pixels are another's
         changed = (mixed.images != shown.images).flatten(1).sum(1)
         assert 0 < changed.max() <= 9
-    assert math.isfinite(trained_loss(mixed_recipe))
+    assert math.isfinite(trained_loss(replace(RECIPE, augmentation=mixing)))
 
 
 def trained_loss(recipe: FitRecipe) -> float:

@@ -17,10 +17,12 @@ from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.policy import PruningPolicy, check_nested
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.distill import finetune_recipe, taught_value
+from autoprune.training.scores import EVALUATION_BATCH
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EVALUATION_BATCH, Batch, EpochLog, Loss, fit
+from autoprune.training.train import EpochLog, Loss, fit
 
 
 class Levels(nn.Module):

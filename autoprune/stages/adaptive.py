@@ -57,7 +57,8 @@ from autoprune.stages.operating_point import (
 )
 from autoprune.stages.subject import Subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import augmentation_of, logits_of
+from autoprune.training.batches import augmentation_of
+from autoprune.training.scores import logits_of
 
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
 ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns

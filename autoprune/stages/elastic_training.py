@@ -17,11 +17,12 @@ from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.search.evaluate import Evaluator
 from autoprune.seeding import rng
+from autoprune.training.batches import Batch
 from autoprune.training.distill import distillation_loss, finetune_recipe
 from autoprune.training.fast_batchnorm import fast_batchnorm
 from autoprune.training.strided_convolution import safe_strided_convolutions
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import Batch, EpochLog, Loss, fit
+from autoprune.training.train import EpochLog, Loss, fit
 
 WATCHED_CUTS = 4
 

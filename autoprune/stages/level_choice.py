@@ -28,7 +28,7 @@ from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.decision import searched
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import logits_of
+from autoprune.training.scores import logits_of
 
 LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
 RECALIBRATION_IMAGES = 2048

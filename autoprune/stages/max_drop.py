@@ -29,7 +29,8 @@ from autoprune.stages.decision import Decision, search_decision
 from autoprune.stages.finetune import FINETUNE_FACT, finetuned
 from autoprune.stages.subject import Subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.train import augmentation_of, right_in_views
+from autoprune.training.batches import augmentation_of
+from autoprune.training.scores import right_in_views
 
 VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6

@@ -10,17 +10,9 @@ from torch import Tensor, nn
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
+from autoprune.training.batches import Batch, augmentation_of
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import (
-    Batch,
-    EpochLog,
-    FitRecipe,
-    Loss,
-    augmentation_of,
-    cosine,
-    cross_entropy_loss,
-    fit,
-)
+from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, cross_entropy_loss, fit
 
 
 def finetune(

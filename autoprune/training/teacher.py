@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
+from autoprune.training.batches import Batch, Origin, augmentation_of
 from autoprune.training.onnx_answers import OnnxAnswers
-from autoprune.training.train import Batch, Origin, augmentation_of, has_fast_bf16
+from autoprune.training.train import has_fast_bf16
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,52 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.config import AugmentConfig, TrainConfig
-from autoprune.data import (
-    Augmentation,
-    DataInfo,
-    ImageSplit,
-    SearchData,
-    augment,
-    draw,
-    mixed_labels,
-    normalise,
-    views,
-)
+from autoprune.config import TrainConfig
+from autoprune.data import Augmentation, SearchData
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
 from autoprune.progress import bar
 from autoprune.seeding import derive_seed
+from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
+from autoprune.training.scores import accuracy
 from autoprune.training.strided_convolution import safe_strided_convolutions
 
-EVALUATION_BATCH = 500
 MOMENTUM = 0.9
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a batch of a train split is drawn from: equal origins, equal batches."""
-
-    seed: int
-    epoch: int
-    number: int  # within the epoch
-    size: int
-    augmentation: Augmentation
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step sees: normalised images (N, C, H, W), labels (N,) or, of mixed images, shares of the classes
-    (N, classes), their places in the train split (N,), and which form of augmentation each is in (N,), as far as forms
-    are told apart: equal places and forms, equal images. No origin: it is not drawn from a split."""
-
-    images: Tensor
-    labels: Tensor
-    indices: Tensor
-    forms: Tensor | None
-    step: int  # since training began
-    origin: Origin | None = None
 
 
 # (model in training mode, batch) to a scalar loss.
@@ -86,10 +52,6 @@ class EpochLog:
     learning_rate: float
 
 
-def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size, config.square_prob)
-
-
 def one_cycle(share_done: float) -> float:
     """Linear warm-up over the first fifth from 1/25, then a cosine to zero (Smith & Topin 2018)."""
     warm_up = 0.2
@@ -112,31 +74,6 @@ def has_fast_bf16() -> bool:
         torch.cpu, "_is_amx_tile_supported", None
     )
     return bool(supported and supported())
-
-
-def accuracy(model: nn.Module, split: ImageSplit, info: DataInfo) -> float:
-    """Share of `split` that `model` classifies right; the model is left in evaluation mode."""
-    return int(right_answers(model, split, info).sum()) / len(split)
-
-
-def right_answers(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
-    """(N,) bool: which images of `split` the model classifies right; it is left in evaluation mode."""
-    return logits_of(model, split, info).argmax(1) == split.labels
-
-
-def right_in_views(model: nn.Module, split: ImageSplit, augmentation: Augmentation, info: DataInfo) -> Tensor:
-    """(views, N) bool: the same for all `autoprune.data.views` of the images, which are first shown as they are."""
-    shown = views(split.images, augmentation)
-    return torch.stack([right_answers(model, ImageSplit(images, split.labels), info) for images in shown])
-
-
-def logits_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
-    """(N, classes) float32, of all images of `split`; the model is left in evaluation mode."""
-    model.eval()
-    with torch.inference_mode():
-        starts = range(0, len(split), EVALUATION_BATCH)
-        batches = (normalise(split.images[start : start + EVALUATION_BATCH], info) for start in starts)
-        return torch.cat([model(images).float() for images in batches])
 
 
 def cross_entropy_loss(label_smoothing: float) -> Loss:
@@ -236,7 +173,7 @@ def fit(
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
             model.train()
             loss_sum, step = 0.0, epoch * steps_per_epoch
-            for batch in epoch_batches(data, recipe, epoch, seed=seed):
+            for batch in epoch_batches(data, recipe.augmentation, batch_size=recipe.batch_size, epoch=epoch, seed=seed):
                 share = share_done(step)
                 if share == 1.0:
                     break
@@ -283,35 +220,6 @@ def fit(
             if steps < steps_per_epoch:
                 break
     return best.eval()
-
-
-def epoch_batches(data: SearchData, recipe: FitRecipe, epoch: int, *, seed: int) -> Iterator[Batch]:
-    """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
-    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
-    height, width = data.info.input_shape[1:]
-    augmentation = recipe.augmentation
-    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
-    # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
-    size = min(recipe.batch_size, len(order))
-    batches = len(order) // size
-    for number in range(batches):
-        chosen = order[number * size : (number + 1) * size]
-        drawn = draws.select(chosen)
-        labels = data.train.labels[chosen]
-        if augmentation.cutmix_size:
-            labels = mixed_labels(labels, data.info.num_classes, (height, width), augmentation, drawn)
-        yield Batch(
-            normalise(augment(data.train.images[chosen], augmentation, drawn), data.info),
-            labels,
-            chosen,
-            drawn.forms(augmentation),
-            epoch * batches + number,
-            Origin(seed, epoch, number, size, augmentation),
-        )
-
-
-def _generator(seed: int, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(derive_seed(seed, purpose))
 
 
 def _parameter_groups(model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]) -> Sequence[dict[str, object]]:

@@ -17,8 +17,8 @@ from autoprune.measure.latency import Latency
 from autoprune.progress import bar, say
 from autoprune.pruning.cost import count_cost
 from autoprune.stages.final import environment, score_onnx, timed_images, timed_together
+from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import accuracy
 from peers.contest import Contest
 from peers.cut import Workshop, find_cut, read_cut
 from peers.outcome import ORIGINAL, OURS, Measured, Row, as_json

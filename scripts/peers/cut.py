@@ -14,7 +14,7 @@ from autoprune.files import read_json, write_json
 from autoprune.measure.latency import measure_interleaved, paired_speedup
 from autoprune.progress import say
 from autoprune.pruning.structure import load_pruned, save_pruned
-from autoprune.training.train import accuracy
+from autoprune.training.scores import accuracy
 from peers.contest import Contest
 from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
 from peers.remote import Remote

@@ -8,7 +8,7 @@ from modelopt.torch.prune.fastnas import FastNASConfig
 from torch import Tensor, nn
 
 from autoprune.data import ImageSplit, normalise, stratified_indices
-from autoprune.training.train import accuracy
+from autoprune.training.scores import accuracy
 from peers.task import Task
 
 # It recalibrates BatchNorm before each score only if it has been given so many batches before.

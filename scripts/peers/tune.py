@@ -12,8 +12,8 @@ from autoprune.files import read_json, write_json
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.seeding import derive_seed
 from autoprune.training.distill import finetune
+from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import accuracy
 from peers.contest import Contest
 
 TUNED_FILE, ONNX_FILE, STATE_FILE = "tuned.json", "model.onnx", "state.pt"
