@@ -37,16 +37,24 @@ class Batch:
 
 
 def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size, config.square_prob)
+    return Augmentation(
+        config.crop_padding,
+        config.flip,
+        config.erase_size,
+        config.cutmix_size,
+        config.square_prob,
+        config.distinct_epochs,
+    )
 
 
 def epoch_batches(
     data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
 ) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
-    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
+    drawn_epoch = epoch if augmentation.distinct_epochs is None else epoch % augmentation.distinct_epochs
+    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {drawn_epoch}"))
     height, width = data.info.input_shape[1:]
-    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
+    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {drawn_epoch}"))
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(batch_size, len(order))
     batches = len(order) // size
@@ -62,7 +70,7 @@ def epoch_batches(
             chosen,
             drawn.forms(augmentation),
             epoch * batches + number,
-            Origin(seed, epoch, number, size, augmentation),
+            Origin(seed, drawn_epoch, number, size, augmentation),
         )
 
 
