@@ -63,11 +63,6 @@ class AugmentConfig(Section):
     erase_size: int = Field(0, ge=0, description="side of a square that is set to zero")
     cutmix_size: int = Field(0, ge=0, description="side of a square that comes from another image, in its place")
     square_prob: float = Field(1.0, gt=0, le=1, description="how often an image gets its square (CutMix on CIFAR: 0.5)")
-    distinct_epochs: int | None = Field(
-        None,
-        gt=0,
-        description="then the batches drawn come back, which the teacher has answered; null: new ones always",
-    )
 
     @model_validator(mode="after")
     def _one_square(self) -> "AugmentConfig":

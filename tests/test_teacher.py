@@ -137,18 +137,6 @@ def test_a_batch_that_comes_back_is_asked_about_once_where_images_have_no_forms(
     assert forgetful.model.asked == 512 + (8 - 3) * 64
 
 
-def test_of_distinct_epochs_the_teacher_is_asked_about_each_once() -> None:
-    data = little_data()
-    coming_back = Augmentation(cutmix_size=8, distinct_epochs=2)
-    model = Counting()
-    teacher = Teacher(model, images=len(data.train), classes=2, forms=coming_back.forms)
-    for epoch, asked in enumerate((512, 1024, 1024, 1024, 1024)):
-        for batch in epoch_batches(data, coming_back, batch_size=64, epoch=epoch, seed=3):
-            expected = batch.images.flatten(1).mean(1)
-            torch.testing.assert_close(teacher(batch), torch.stack([expected, -expected], 1))
-        assert model.asked == asked
-
-
 def test_networks_fine_tuned_alike_share_the_teachers_answers_and_learn_the_same() -> None:
     model, data = trained_resnet(), little_data()
     config = CONFIG.model_copy(update={"epochs": 1, "augment": AugmentConfig(cutmix_size=8)})

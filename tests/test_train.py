@@ -313,18 +313,6 @@ def test_batches_of_mixed_images_have_mixed_labels() -> None:
     assert math.isfinite(trained_loss(replace(RECIPE, augmentation=mixing)))
 
 
-def test_distinct_epochs_come_back_in_turn_as_later_steps() -> None:
-    new, coming_back = Augmentation(cutmix_size=3), Augmentation(cutmix_size=3, distinct_epochs=3)
-    for epoch, drawn in enumerate((0, 1, 2, 0, 1)):
-        ours = list(epoch_batches(DATA, coming_back, batch_size=32, epoch=epoch, seed=7))
-        theirs = list(epoch_batches(DATA, new, batch_size=32, epoch=drawn, seed=7))
-        assert len(ours) == len(theirs) == 9
-        for number, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
-            assert one.step == epoch * 9 + number
-            assert one.origin is not None and one.origin.epoch == drawn
-
-
 def trained_loss(recipe: FitRecipe) -> float:
     logs: list[EpochLog] = []
     trained(net(), recipe, logs=logs)

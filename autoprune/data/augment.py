@@ -13,15 +13,13 @@ from autoprune.data.splits import DataInfo
 @dataclass(frozen=True)
 class Augmentation:
     """`crop_padding` pixels of zeros around before a random crop; `erase_size` is the side of a square set to zero,
-    `cutmix_size` of one that comes from another image (not both); an image gets it with probability `square_prob`.
-    After `distinct_epochs`, if they are given, what was drawn comes back."""
+    `cutmix_size` of one that comes from another image (not both); an image gets it with probability `square_prob`."""
 
     crop_padding: int = 2
     flip: bool = True
     erase_size: int = 0
     cutmix_size: int = 0
     square_prob: float = 1.0
-    distinct_epochs: int | None = None
 
     @property
     def offsets(self) -> int:

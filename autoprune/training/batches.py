@@ -37,24 +37,16 @@ class Batch:
 
 
 def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(
-        config.crop_padding,
-        config.flip,
-        config.erase_size,
-        config.cutmix_size,
-        config.square_prob,
-        config.distinct_epochs,
-    )
+    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size, config.square_prob)
 
 
 def epoch_batches(
     data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
 ) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
-    drawn_epoch = epoch if augmentation.distinct_epochs is None else epoch % augmentation.distinct_epochs
-    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {drawn_epoch}"))
+    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
     height, width = data.info.input_shape[1:]
-    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {drawn_epoch}"))
+    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
     # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
     size = min(batch_size, len(order))
     batches = len(order) // size
@@ -70,7 +62,7 @@ def epoch_batches(
             chosen,
             drawn.forms(augmentation),
             epoch * batches + number,
-            Origin(seed, drawn_epoch, number, size, augmentation),
+            Origin(seed, epoch, number, size, augmentation),
         )
 
 
