@@ -178,6 +178,9 @@ class FinetuneConfig(Section):
     batch_size: int = Field(256, gt=1)
     learning_rate: float | None = Field(None, gt=0, description="default: the baseline's divided by 10")
     pruned_lr_factor: float = Field(2.0, gt=0, description="the learning rate of layers that lost channels, times this")
+    muon_step: float = Field(
+        0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
+    )
     weight_decay: float = Field(1e-4, ge=0, description="less than a baseline's: a cut has less to be held back")
     temperature: float = Field(4.0, gt=0)
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")

@@ -63,6 +63,7 @@ def finetune_recipe(
         ema_decay=config.ema_decay,
         schedule=cosine,
         augmentation=augmentation_of(config.augment),
+        muon_step=config.muon_step,
         max_s=None if max_minutes is None else 60 * max_minutes,
     )
 

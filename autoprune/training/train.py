@@ -20,6 +20,7 @@ from autoprune.progress import bar
 from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
+from autoprune.training.muon import MuonSGD, hidden_convolutions
 from autoprune.training.scores import accuracy
 from autoprune.training.strided_convolution import safe_strided_convolutions
 
@@ -41,6 +42,7 @@ class FitRecipe:
     ema_decay: float
     schedule: Schedule
     augmentation: Augmentation
+    muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
 
 
@@ -135,8 +137,12 @@ def fit(
     `RunError` if the loss stops being finite.
     """
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe, lr_factors or {}), lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True
+    turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
+    optimizer = MuonSGD(
+        _parameter_groups(model, recipe, lr_factors or {}, turned),
+        lr=recipe.learning_rate,
+        momentum=MOMENTUM,
+        nesterov=True,
     )
     score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copy.deepcopy(model)
@@ -222,19 +228,24 @@ def fit(
     return best.eval()
 
 
-def _parameter_groups(model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float]) -> Sequence[dict[str, object]]:
-    """One group for each (learning rate, decayed or not); vectors (biases, BatchNorm) are not decayed."""
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+def _parameter_groups(
+    model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float], turned: frozenset[str]
+) -> Sequence[dict[str, object]]:
+    """One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed."""
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault((lr_factors.get(name, 1.0), parameter.ndim > 1), []).append(parameter)
+        muon = name in turned
+        rate = lr_factors.get(name, 1.0) * (recipe.muon_step if muon else recipe.learning_rate)
+        groups.setdefault((rate, parameter.ndim > 1 and not muon, muon), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": recipe.learning_rate * factor,
-            "initial_lr": recipe.learning_rate * factor,
+            "lr": rate,
+            "initial_lr": rate,
             "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "muon": muon,
         }
-        for (factor, decayed), parameters in groups.items()
+        for (rate, decayed, muon), parameters in groups.items()
     ]
 
 
