@@ -36,8 +36,11 @@ class Teacher:
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
         self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
         self._known: Tensor | None = None
-        self._batches: dict[Origin, Tensor] = {}
-        self._batches_bytes = 0
+        # Answers to batches, (rows, classes), and the row at which those to each begin. One block: thousands of small
+        # tensors, each among a step's large ones, keep the allocator from using that memory again (0.5 MB a step).
+        self._block: Tensor | None = None
+        self._first_rows: dict[Origin, int] = {}
+        self._rows = 0
 
     @classmethod
     def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
@@ -71,13 +74,17 @@ class Teacher:
         return self._logits[places]
 
     def _by_origin(self, batch: Batch, origin: Origin) -> Tensor:
-        known = self._batches.get(origin)
-        if known is None:
-            known = self._answered(batch.images)
-            if self._batches_bytes + known.nbytes <= REMEMBERED_BYTES:
-                self._batches[origin] = known
-                self._batches_bytes += known.nbytes
-        return known
+        first, size = self._first_rows.get(origin), len(batch.images)
+        if first is not None and self._block is not None:
+            return self._block[first : first + size]
+        answers = self._answered(batch.images)
+        if self._block is None:  # memory that the system lends page by page, as rows are filled
+            self._block = torch.empty(int(REMEMBERED_BYTES) // answers[0].nbytes, answers.shape[1])
+        if self._rows + size <= len(self._block):
+            self._block[self._rows : self._rows + size] = answers
+            self._first_rows[origin] = self._rows
+            self._rows += size
+        return answers
 
     def _answered(self, images: Tensor) -> Tensor:
         return self._computed(images) if self._answers is None else self._answers(images)
