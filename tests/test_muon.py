@@ -108,7 +108,9 @@ def test_which_weights_are_turned() -> None:
     assert len(resnet) == 20  # 19 of 3x3 and 2 of 1x1, but for the first
     assert "conv1.weight" not in resnet
     mobilenet = build_model(ModelSpec("mobilenet_v2", 10, 3, 0.25))
-    for name in hidden_convolutions(mobilenet, 3):
+    pointwise = hidden_convolutions(mobilenet, 3)
+    assert pointwise
+    for name in pointwise:
         assert mobilenet.get_parameter(name).shape[1] > 3  # a depthwise one has 1 here
 
 

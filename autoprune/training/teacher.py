@@ -37,7 +37,7 @@ class Teacher:
         self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
         self._known: Tensor | None = None
         # Answers to batches, (rows, classes), and the row at which those to each begin. One block: thousands of small
-        # tensors, each among a step's large ones, keep the allocator from using that memory again (0.5 MB a step).
+        # tensors, each among a step's large ones, can keep the allocator from using that memory again.
         self._block: Tensor | None = None
         self._first_rows: dict[Origin, int] = {}
         self._rows = 0
