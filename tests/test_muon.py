@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from bars_for_tests import DATA, INFO, bars
 from hypothesis import given
 from hypothesis import strategies as st
+from models_for_tests import same_state
 from torch import Tensor, nn
 
-from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
+from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
 from autoprune.training.muon import MuonSGD, hidden_convolutions, orthogonalised
 from autoprune.training.scores import accuracy
 from autoprune.training.train import EpochLog, FitRecipe, cosine, cross_entropy_loss, fit
 
-INFO = DataInfo("halves", ("top", "bottom"), 1, 8, 8, mean=(0.3,), std=(0.3,))
 RECIPE = FitRecipe(
     epochs=3,
     batch_size=32,
@@ -114,25 +115,13 @@ def test_which_weights_are_turned() -> None:
         assert mobilenet.get_parameter(name).shape[1] > 3  # a depthwise one has 1 here
 
 
-def halves(count: int, seed: int) -> ImageSplit:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 120, (count, 1, 8, 8), generator=generator)
-    labels = torch.arange(count) % 2
-    images[labels == 0, :, :4] += 100
-    images[labels == 1, :, 4:] += 100
-    return ImageSplit(images.to(torch.uint8), labels)
-
-
-DATA = SearchData(INFO, halves(320, 0), halves(90, 1))
-
-
 class Interrupted(Exception):
     pass
 
 
 def trained(
     recipe: FitRecipe = RECIPE, *, state_path: Path | None = None, stop_after: int | None = None
-) -> tuple[dict[str, Tensor], list[EpochLog]]:
+) -> tuple[nn.Module, list[EpochLog]]:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False),
@@ -142,7 +131,7 @@ def trained(
         nn.BatchNorm2d(6),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(6 * 4 * 4, 2),
+        nn.Linear(6 * 4 * 4, 3),
     )
     logs: list[EpochLog] = []
 
@@ -161,19 +150,15 @@ def trained(
         state_path=state_path,
         on_epoch=note,
     )
-    assert accuracy(best, halves(300, 2), INFO) > 0.95
-    return best.state_dict(), logs
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return all(torch.equal(first[name], second[name]) for name in first)
+    assert accuracy(best, bars(300, 2), INFO) > 0.95
+    return best, logs
 
 
 def test_it_learns_and_repeats_bit_for_bit() -> None:
     (first, logs), (second, again) = trained(), trained()
-    assert same(first, second)
+    assert same_state(first, second)
     assert logs == again
-    assert not same(first, trained(replace(RECIPE, muon_step=0.0))[0])
+    assert not same_state(first, trained(replace(RECIPE, muon_step=0.0))[0])
 
 
 def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -181,5 +166,5 @@ def test_it_goes_on_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         trained(state_path=tmp_path / "state.pt", stop_after=2)
     resumed, all_logs = trained(state_path=tmp_path / "state.pt")
-    assert same(resumed, whole)
+    assert same_state(resumed, whole)
     assert all_logs == logs

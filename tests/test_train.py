@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from bars_for_tests import DATA, INFO, bars
+from models_for_tests import same_state
 from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
-from autoprune.data import Augmentation, DataInfo, ImageSplit, SearchData
+from autoprune.data import Augmentation
 from autoprune.errors import RunError
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import accuracy
@@ -25,7 +27,6 @@ from autoprune.training.train import (
     train_baseline,
 )
 
-INFO = DataInfo("bars", ("top", "bottom", "none"), 1, 8, 8, mean=(0.3,), std=(0.3,))
 RECIPE = FitRecipe(
     epochs=4,
     batch_size=32,
@@ -35,19 +36,6 @@ RECIPE = FitRecipe(
     schedule=one_cycle,
     augmentation=Augmentation(crop_padding=1),
 )
-
-
-def bars(count: int, seed: int) -> ImageSplit:
-    """Noise with a bright upper half, a bright lower half, or neither: separable, and left as it is by a flip."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randint(0, 100, (count, 1, 8, 8), generator=generator)
-    labels = torch.arange(count) % 3
-    images[labels == 0, :, :4] += 120
-    images[labels == 1, :, 4:] += 120
-    return ImageSplit(images.to(torch.uint8), labels)
-
-
-DATA = SearchData(INFO, bars(300, 0), bars(90, 1))
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -83,11 +71,6 @@ def trained(
     )
 
 
-def same(first: nn.Module, second: nn.Module) -> bool:
-    states = first.state_dict(), second.state_dict()
-    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
 def test_a_separable_problem_is_learnt() -> None:
     logs: list[EpochLog] = []
     best = trained(net(), logs=logs)
@@ -107,8 +90,8 @@ def test_a_baseline_is_trained_from_its_configuration() -> None:
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
     first, second, other = trained(net()), trained(net()), trained(net(), seed=1)
-    assert same(first, second)
-    assert not same(first, other)
+    assert same_state(first, second)
+    assert not same_state(first, other)
 
 
 class Interrupted(Exception):
@@ -136,8 +119,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done
     logs: list[EpochLog] = []
     resumed = net(5)  # the weights come from the state
     best = trained(resumed, state_path=path, logs=logs)
-    assert same(best, expected)
-    assert same(resumed, whole)
+    assert same_state(best, expected)
+    assert same_state(resumed, whole)
     assert logs == expected_logs
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
 
@@ -146,7 +129,7 @@ def test_a_training_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     first = trained(net(), state_path=path)
     written = path.stat().st_mtime_ns
-    assert same(trained(net(3), state_path=path), first)
+    assert same_state(trained(net(3), state_path=path), first)
     assert path.stat().st_mtime_ns == written
 
 
@@ -210,12 +193,12 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
     trained(net(), recipe, state_path=path, logs=seen)
     assert [log.epoch for log in seen] == [1, 2, 3]
     assert logs[0] == seen[0]
-    assert not same(whole, net())
+    assert not same_state(whole, net())
 
 
 def test_no_epochs_return_the_model_as_it_is() -> None:
     model = net()
-    assert same(trained(model, replace(RECIPE, epochs=0)), model)
+    assert same_state(trained(model, replace(RECIPE, epochs=0)), model)
 
 
 def test_a_set_smaller_than_a_batch_is_one_batch() -> None:
