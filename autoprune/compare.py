@@ -23,7 +23,7 @@ from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.stages.winners import worth
+from autoprune.stages.winners import Winner, worth
 
 COMPARISON_FILE = "comparison.json"
 
@@ -59,10 +59,11 @@ def compare(
     original_accuracy = None
     epochs = 0 if subject is None else finetune_epochs
     if subject is not None and prepared is not None and epochs > 0:
-        winners = list(dict.fromkeys(PruningPolicy.of(search.policy) for search in searches))
-        found = worth(winners, config, subject, prepared, run_dir, epochs=epochs)
-        final_of = dict(zip(winners, found.finals, strict=True))
-        finals = [final_of[PruningPolicy.of(search.policy)] for search in searches]
+        winners = [Winner(PruningPolicy.of(search.policy), search.seed) for search in searches]
+        distinct = list(dict.fromkeys(winners))
+        found = worth(distinct, config, subject, prepared, run_dir, epochs=epochs)
+        final_of = dict(zip(distinct, found.finals, strict=True))
+        finals = [final_of[winner] for winner in winners]
         original_accuracy = found.original_test_accuracy
     at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
     ranked = standings(searches, finals, at_s=at_s)

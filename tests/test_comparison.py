@@ -140,7 +140,13 @@ def test_a_killed_comparison_goes_on_and_fine_tunes_its_winners(tmp_path: Path) 
     assert not (folder / "state").exists()
 
     files = {file.name: file.stat().st_mtime_ns for file in (folder / "export").glob("*-1-epochs.onnx")}
-    assert len(files) == len({json.dumps(each["policy"]) for each in found["searches"]})
+    assert len(files) == len({(json.dumps(each["policy"]), each["seed"]) for each in found["searches"]})
+    uniform = [
+        measured
+        for each, measured in zip(found["searches"], found["finals"], strict=True)
+        if each["searcher"] == "uniform"
+    ]
+    assert len({each["speedup"] for each in uniform}) == 1  # one network, trained with two seeds
     done(*command, *options, "--resume")
     assert {file.name: file.stat().st_mtime_ns for file in (folder / "export").glob("*-1-epochs.onnx")} == files
     again = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))

@@ -20,6 +20,14 @@ from autoprune.training.distill import finetune
 
 
 @dataclass(frozen=True)
+class Winner:
+    """What a search has found, and the seed of that search, which is its fine-tuning's too."""
+
+    policy: PruningPolicy
+    seed: int
+
+
+@dataclass(frozen=True)
 class Worth:
     """`finals` is in the order of the winners."""
 
@@ -28,7 +36,7 @@ class Worth:
 
 
 def worth(
-    winners: Sequence[PruningPolicy],
+    winners: Sequence[Winner],
     config: RunConfig,
     subject: Subject,
     prepared: Prepared,
@@ -36,40 +44,45 @@ def worth(
     *,
     epochs: int,
 ) -> Worth:
-    """Fine-tune each winner for `epochs`, time all files in turn with the original's, and read the test split once.
+    """Fine-tune each winner for `epochs`, time the networks in turn with the original, and read the test split once.
 
-    Each has the same batches. Files that are there already are not made again.
+    Winners of one seed have the same batches, and those of different seeds others, also where a searcher finds the same
+    cut each time: two trainings of one cut differ by as much as many a cut does from another. A network is timed once,
+    however often it was trained. Files that are there already are not made again.
     """
     info = subject.data.info
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
     files = [
-        _tuned_file(policy, config, subject, prepared, run_dir, epochs=epochs, name=f"winner {number}/{len(winners)}")
-        for number, policy in enumerate(winners, 1)
+        _tuned_file(winner, config, subject, prepared, run_dir, epochs=epochs, name=f"winner {number}/{len(winners)}")
+        for number, winner in enumerate(winners, 1)
     ]
     say("measuring all files together")
     images = timed_images(subject.data.search, info, config.measure)
-    original_latency, *latencies = timed_together([run_dir.original_onnx, *files], images, config.measure)
+    networks = {winner.policy: file for winner, file in zip(winners, files, strict=True)}
+    original_latency, *latencies = timed_together([run_dir.original_onnx, *networks.values()], images, config.measure)
+    speedups = {
+        policy: paired_speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)
+    }
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):
             scores.append(score_onnx(file, subject.test, info))
             progress.advance()
-    finals = []
-    for policy, latency, accuracy in zip(winners, latencies, scores[1:], strict=True):
-        speedup = paired_speedup(original_latency, latency)
-        finals.append(
-            Final(
-                test_accuracy=accuracy,
-                speedup=speedup.speedup,
-                speedup_ci95=speedup.ci95,
-                params_ratio=prepared.problem.predict(policy).params / prepared.problem.original_cost.params,
-            )
+    original_params = prepared.problem.original_cost.params
+    finals = [
+        Final(
+            test_accuracy=accuracy,
+            speedup=speedups[winner.policy].speedup,
+            speedup_ci95=speedups[winner.policy].ci95,
+            params_ratio=prepared.problem.predict(winner.policy).params / original_params,
         )
+        for winner, accuracy in zip(winners, scores[1:], strict=True)
+    ]
     return Worth(scores[0], tuple(finals))
 
 
 def _tuned_file(
-    policy: PruningPolicy,
+    winner: Winner,
     config: RunConfig,
     subject: Subject,
     prepared: Prepared,
@@ -78,16 +91,16 @@ def _tuned_file(
     epochs: int,
     name: str,
 ) -> Path:
-    label = f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{epochs}-epochs"
+    label = f"{hashlib.sha256(winner.policy.key.encode()).hexdigest()[:12]}-seed-{winner.seed}-{epochs}-epochs"
     file = run_dir.root / "export" / f"{label}.onnx"
     if not file.is_file():
         tuned = finetune(
-            prepared.evaluator.candidate(policy),
+            prepared.evaluator.candidate(winner.policy),
             subject.data,
             teacher=prepared.teacher,
             config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
-            seed=derive_seed(config.seed, "finetune 0"),
+            seed=derive_seed(winner.seed, "finetune 0"),
             description=name,
             state_path=run_dir.state / f"winner-{label}.pt",
         )
