@@ -45,8 +45,14 @@ CHANCE = [search("random", seed, [(0.5, -4.0), (1.0, -2.5), (2.0, last)]) for se
 FEW = [search("uniform", 0, [(0.1, -5.0)])]
 
 
-def final(test_accuracy: float, speedup: float = 2.0) -> Final:
-    return Final(test_accuracy=test_accuracy, speedup=speedup, speedup_ci95=(1.9, 2.1), params_ratio=0.4)
+def final(test_accuracy: float, speedup: float = 2.0, *, on_views: float = 0.9) -> Final:
+    return Final(
+        test_accuracy=test_accuracy,
+        search_views_accuracy=on_views,
+        speedup=speedup,
+        speedup_ci95=(1.9, 2.1),
+        params_ratio=0.4,
+    )
 
 
 def test_equal_time_is_that_of_the_quickest_search_that_used_its_evaluations() -> None:
@@ -71,11 +77,15 @@ def test_standings_by_reward_by_hand() -> None:
 
 
 def test_the_final_accuracy_decides_where_there_is_one() -> None:
-    searches, finals = [*AGENT, *CHANCE], [final(0.90), final(0.92), final(0.93, 2.2), final(0.935, 2.0)]
+    searches = [*AGENT, *CHANCE]
+    finals = [final(0.90), final(0.92, on_views=0.91), final(0.93, 2.2), final(0.935, 2.0)]
     ranked = standings(searches, finals, at_s=2.0)
     assert [standing.searcher for standing in ranked] == ["random", "ddpg"]
     assert ranked[0].speedup == pytest.approx(Spread.of([2.2, 2.0]))
-    assert verdicts(ranked) == ("ddpg LOSES to random, the best that learns nothing, by 2.250 points of test accuracy",)
+    assert verdicts(ranked) == (
+        "ddpg LOSES to random, the best that learns nothing, by 2.250 points of test accuracy; "
+        "+0.500 points on the views of the search split",
+    )
 
 
 def test_verdicts_say_who_is_ahead_by_how_much_and_how_surely() -> None:
@@ -134,6 +144,7 @@ def test_a_killed_comparison_goes_on_and_fine_tunes_its_winners(tmp_path: Path) 
     assert found["searches"][0] == json.loads(stored)
     for each, measured in zip(found["searches"], found["finals"], strict=True):
         assert measured["test_accuracy"] > 0.5
+        assert abs(measured["search_views_accuracy"] - measured["test_accuracy"]) < 0.1
         assert measured["params_ratio"] < 1
         assert each["searcher"] in ("random", "uniform")
     assert found["original_test_accuracy"] > 0.8

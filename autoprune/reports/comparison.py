@@ -22,6 +22,7 @@ LINES = ("-", "--", ":")  # one after the other, when there are more searchers t
 COLUMNS = (
     "searcher",
     "test accuracy, fine-tuned",
+    "search split, all views",
     "speed-up, measured",
     "best reward",
     "reward at equal time",
@@ -36,6 +37,7 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
         (
             standing.searcher,
             _spread(standing.test_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
+            _spread(standing.search_views_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
             _spread(standing.speedup, lambda value: f"{value:.2f}×"),
             _spread(standing.best_reward, lambda value: f"{value:.4f}", digits=4),
             _spread(standing.reward_at_equal_time, lambda value: f"{value:.4f}", digits=4),

@@ -36,6 +36,7 @@ class Final(Part):
     """A winner, fine-tuned and exported: what its file does."""
 
     test_accuracy: float
+    search_views_accuracy: float  # over all views of the search split's images: less by chance than on the images alone
     speedup: float
     speedup_ci95: tuple[float, float]
     params_ratio: float
@@ -62,6 +63,7 @@ class Standing(Part):
     evaluations: int  # the most in a seed
     wall_s: Spread
     test_accuracy: Spread | None
+    search_views_accuracy: Spread | None
     speedup: Spread | None
 
 
@@ -109,6 +111,9 @@ def standings(searches: Sequence[Search], finals: Sequence[Final | None], *, at_
                 evaluations=max(search.evaluations for search, _ in rows),
                 wall_s=Spread.of([search.wall_s for search, _ in rows]),
                 test_accuracy=Spread.of([final.test_accuracy for final in measured]) if measured else None,
+                search_views_accuracy=(
+                    Spread.of([final.search_views_accuracy for final in measured]) if measured else None
+                ),
                 speedup=Spread.of([final.speedup for final in measured]) if measured else None,
             )
         )
@@ -132,8 +137,16 @@ def verdicts(ranked: Sequence[Standing]) -> tuple[str, ...]:
         said.append(
             f"{agent.searcher} {relation} {rival.searcher}, the best that learns nothing"
             + (f", by {size:.3f} {unit}{doubt}" if lead else "")
+            + _lead_on_views(agent, rival)
         )
     return tuple(said)
+
+
+def _lead_on_views(agent: Standing, rival: Standing) -> str:
+    ours, theirs = agent.search_views_accuracy, rival.search_views_accuracy
+    if ours is None or theirs is None:
+        return ""
+    return f"; {100 * (ours.mean - theirs.mean):+.3f} points on the views of the search split"
 
 
 def _judged(standing: Standing) -> Spread:

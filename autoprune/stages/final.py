@@ -1,6 +1,7 @@
 """The last step of a run: the exported files, original and pruned, scored on the test split and timed side by side."""
 
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from autoprune import __version__
 from autoprune.config import MeasureConfig, TargetConfig
-from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.data import Augmentation, DataInfo, ImageSplit, normalise, views
 from autoprune.measure.device import cpu_name
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
@@ -62,6 +63,12 @@ def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
         logits = np.asarray(session.run(None, {name: images})[0])
         right += int((logits.argmax(1) == split.labels[start : start + SCORING_BATCH].numpy()).sum())
     return right / len(split)
+
+
+def score_in_views(file: Path, split: ImageSplit, augmentation: Augmentation, info: DataInfo) -> float:
+    """The same share over all `autoprune.data.views` of the images."""
+    shown = views(split.images, augmentation)
+    return statistics.fmean(score_onnx(file, ImageSplit(images, split.labels), info) for images in shown)
 
 
 def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:

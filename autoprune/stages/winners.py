@@ -14,8 +14,9 @@ from autoprune.progress import bar, say
 from autoprune.results.comparison import Final
 from autoprune.run_dir import RunDir
 from autoprune.seeding import derive_seed
-from autoprune.stages.final import score_onnx, timed_images, timed_together
+from autoprune.stages.final import score_in_views, score_onnx, timed_images, timed_together
 from autoprune.stages.subject import Subject
+from autoprune.training.batches import augmentation_of
 from autoprune.training.distill import finetune
 
 
@@ -46,6 +47,8 @@ def worth(
 ) -> Worth:
     """Fine-tune each winner for `epochs`, time the networks in turn with the original, and read the test split once.
 
+    Accuracy is measured on all views of the search split's images too, which tells close networks apart better.
+
     Winners of one seed have the same batches, and those of different seeds others, also where a searcher finds the same
     cut each time: two trainings of one cut differ by as much as many a cut does from another. A network is timed once,
     however often it was trained. Files that are there already are not made again.
@@ -63,6 +66,12 @@ def worth(
     speedups = {
         policy: paired_speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)
     }
+    augmentation = augmentation_of(config.finetune.augment)
+    on_views = []
+    with bar("views of the search split", len(files)) as progress:
+        for file in files:
+            on_views.append(score_in_views(file, subject.data.search, augmentation, info))
+            progress.advance()
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):
@@ -72,11 +81,12 @@ def worth(
     finals = [
         Final(
             test_accuracy=accuracy,
+            search_views_accuracy=views_accuracy,
             speedup=speedups[winner.policy].speedup,
             speedup_ci95=speedups[winner.policy].ci95,
             params_ratio=prepared.problem.predict(winner.policy).params / original_params,
         )
-        for winner, accuracy in zip(winners, scores[1:], strict=True)
+        for winner, accuracy, views_accuracy in zip(winners, scores[1:], on_views, strict=True)
     ]
     return Worth(scores[0], tuple(finals))
 
