@@ -14,6 +14,7 @@ import autoprune as package
 from autoprune.config_file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, views
 from autoprune.errors import ConfigError, TargetError
+from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import Speedup
 from autoprune.policy import load_policy
 from autoprune.prepare import prepare
@@ -21,7 +22,7 @@ from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
 from autoprune.search.trials import TrialStore
 from autoprune.stages.decision import SEARCH_FACT
-from autoprune.stages.final import Comparison, score_onnx, target_met
+from autoprune.stages.final import Comparison, score_in_views, score_onnx, target_met
 from autoprune.stages.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at, problems_on_the_way
 from autoprune.stages.subject import load_subject
 from autoprune.training.scores import accuracy, right_answers, right_in_views
@@ -281,7 +282,7 @@ def test_parts_of_a_store_share_scores_and_nothing_else(whole: Path) -> None:
     assert parts[0].count() == store.count()
 
 
-def test_right_answers_by_hand() -> None:
+def test_right_answers_by_hand(tmp_path: Path) -> None:
     """A model whose logits are its two pixels: the larger one names the class."""
     images = torch.tensor([[3, 1], [1, 3], [2, 9], [9, 2]], dtype=torch.uint8).reshape(4, 1, 1, 2)
     split = ImageSplit(images, torch.tensor([0, 0, 1, 1]))
@@ -291,3 +292,9 @@ def test_right_answers_by_hand() -> None:
     assert accuracy(model, split, info) == 0.5
     mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info)
     assert mirrored.tolist() == [[True, False, True, False], [False, True, False, True]]
+
+    lopsided = ImageSplit(images[:3], torch.tensor([0, 0, 1]))
+    export_onnx(model, tmp_path / "model.onnx", info)
+    assert score_onnx(tmp_path / "model.onnx", lopsided, info) == pytest.approx(2 / 3)
+    in_views = score_in_views(tmp_path / "model.onnx", lopsided, Augmentation(crop_padding=0, flip=True), info)
+    assert in_views == pytest.approx((2 / 3 + 1 / 3) / 2)
