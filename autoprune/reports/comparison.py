@@ -21,13 +21,13 @@ LINES = ("-", "--", ":")  # one after the other, when there are more searchers t
 
 COLUMNS = (
     "searcher",
-    "test accuracy, fine-tuned",
-    "search split, all views",
-    "speed-up, measured",
+    "test split, tuned",
+    "search split, views",
+    "times as fast",
     "best reward",
-    "reward at equal time",
-    "evaluations",
-    "search, s",
+    "at equal time",
+    "evals",
+    "search (s)",
 )
 
 
@@ -39,8 +39,8 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
             _spread(standing.test_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
             _spread(standing.search_views_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
             _spread(standing.speedup, lambda value: f"{value:.2f}×"),
-            _spread(standing.best_reward, lambda value: f"{value:.4f}", digits=4),
-            _spread(standing.reward_at_equal_time, lambda value: f"{value:.4f}", digits=4),
+            _spread(standing.best_reward, lambda value: f"{value:.3f}", digits=3),
+            _spread(standing.reward_at_equal_time, lambda value: f"{value:.3f}", digits=3),
             str(standing.evaluations),
             f"{standing.wall_s.mean:.1f}",
         )
@@ -52,7 +52,8 @@ def table(comparison: Comparison) -> Group:
     """For the terminal."""
     made = Table()
     for number, column in enumerate(COLUMNS):
-        made.add_column(column, justify="left" if number == 0 else "right")
+        is_name = number == 0  # which stays whole in a narrow terminal
+        made.add_column(column, justify="left" if is_name else "right", no_wrap=is_name, overflow="fold")
     for cells in rows(comparison):
         made.add_row(*cells)
     return titled(f"{_seeds(comparison)} seeds, target {comparison.target}", made)
