@@ -7,15 +7,19 @@ if TYPE_CHECKING:
     from autoprune.adaptive.session import AdaptiveSession
     from autoprune.api import Result, compress
     from autoprune.pruning.structure import load_pruned
+    from autoprune.surgery import Structure, cut, inspect
 
 __version__ = "0.1.0"
-__all__ = ["AdaptiveSession", "Result", "__version__", "compress", "load_pruned"]
+__all__ = ["AdaptiveSession", "Result", "Structure", "__version__", "compress", "cut", "inspect", "load_pruned"]
 
 # Imported when they are asked for (PEP 562): `import autoprune` stays light.
 _HOMES = {
     "AdaptiveSession": "autoprune.adaptive.session",
     "Result": "autoprune.api",
+    "Structure": "autoprune.surgery",
     "compress": "autoprune.api",
+    "cut": "autoprune.surgery",
+    "inspect": "autoprune.surgery",
     "load_pruned": "autoprune.pruning.structure",
 }
 

@@ -16,7 +16,8 @@ from autoprune.prediction.latency_model import LatencyModel, build_latency_model
 from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import ModelGroups, PrunableGroup, find_groups
+from autoprune.pruning.find import find_groups
+from autoprune.pruning.groups import ModelGroups, PrunableGroup
 from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator

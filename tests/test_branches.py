@@ -18,7 +18,7 @@ from autoprune.policy import PruningPolicy
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.cost import CutShapes, count_cost
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.training.batchnorm import fold_batchnorm, foldable_layers, recalibrate_batchnorm
 from autoprune.training.repair import WeightRepair

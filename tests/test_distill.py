@@ -24,7 +24,7 @@ from autoprune.config import FinetuneConfig
 from autoprune.models import ModelSpec, build_model
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.training.distill import attention_distance, distillation_loss, finetune, stage_layers
 from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher

@@ -11,7 +11,8 @@ from torch import nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers, resize_layer
-from autoprune.pruning.groups import find_groups, layer_sides
+from autoprune.pruning.find import find_groups
+from autoprune.pruning.layers import layer_sides
 
 EXAMPLES = 8
 names = pytest.mark.parametrize("name", SMALL_NETS)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from autoprune.config import ElasticConfig, FinetuneConfig
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
 from autoprune.stages.elastic_training import elastic_loss, train_elastic

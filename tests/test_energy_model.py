@@ -19,7 +19,7 @@ from autoprune.prediction.energy_model import FACT, MODELS, energy_constants
 from autoprune.prediction.whole_models import whole_models
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.search.trials import TrialStore
 
 TRUE = EnergyConstants(pj_per_mac=500.0, pj_per_value_moved=9_000.0, mj_per_call=2.0)

@@ -11,7 +11,7 @@ from models_for_tests import elastic_net, little_data, random_policy, same_state
 from autoprune.data import DataInfo, ImageSplit, SearchData, normalise
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.search import evaluate as evaluate_module
 from autoprune.search.evaluate import Evaluator
 from autoprune.training.scores import accuracy

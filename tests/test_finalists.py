@@ -12,7 +12,7 @@ from autoprune.config_file import load_config
 from autoprune.measure.latency import Latency
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of

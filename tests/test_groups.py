@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from autoprune.errors import ModelError
 from autoprune.models import ModelSpec, build_model
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, find_groups, is_depthwise
+from autoprune.pruning.find import find_groups
+from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup
+from autoprune.pruning.layers import is_depthwise
 
 
 def built_in(name: str, width: float = 1.0) -> nn.Module:

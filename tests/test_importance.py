@@ -8,7 +8,8 @@ from models_for_tests import elastic_net, images_for, same_state
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.groups import PrunableGroup, find_groups
+from autoprune.pruning.find import find_groups
+from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.importance import (
     IMPORTANCES,
     TAYLOR_BATCH,

@@ -36,7 +36,7 @@ from autoprune.inspection.text import duration, headline, search_time_text, shap
 from autoprune.prediction.latency_validation import compare
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 
 LAYERS_MS = {"0": 0.010, "3": 0.024, "7": 0.006}
 WHOLE_MS = (0.050, 0.020)  # the original, the smallest

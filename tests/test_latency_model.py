@@ -45,7 +45,7 @@ from autoprune.prediction.whole_models import (
 )
 from autoprune.pruning.cost import CutShapes, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.search.trials import TrialStore
 
 SEARCH = SearchConfig(min_keep=0.3, max_rungs=3)

@@ -21,7 +21,7 @@ from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.training.batches import Batch
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
 from autoprune.training.repair import RIDGE, InputMoments, WeightRepair, input_moments, repaired

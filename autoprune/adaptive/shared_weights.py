@@ -16,7 +16,7 @@ from torch import nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import Axis
+from autoprune.pruning.layers import Axis
 
 SHARED = "shared."  # begins the name of a stored weight
 WITH_WEIGHTS = ("Conv", "Gemm")

@@ -1,10 +1,11 @@
 """MACs and parameters, of a model as it stands and of any cut of an elastic model without making it.
 
-One multiply-add of a convolution or a linear layer is one MAC, for one image; biases, BatchNorm and activations are
-not counted.
+One multiply-add of a convolution or a product with weights is one MAC, for one image, each time that it runs; biases,
+BatchNorm and activations are not counted.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.policy import PruningPolicy
-from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.elastic import ElasticModel, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.groups import Axis, is_depthwise, layer_sides
+from autoprune.pruning.groups import side_channels
+from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
+from autoprune.tracing.tracer import Trace, trace
 
 AXES: tuple[Axis, ...] = ("in", "out")
 
@@ -67,13 +70,15 @@ class LayerShape:
         return 0 if self.is_empty else self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
 
     def resized(self, *, in_channels: int, out_channels: int) -> "LayerShape":
-        if self.kind == "depthwise":
-            return replace(self, in_channels=out_channels, out_channels=out_channels, groups=out_channels)
+        if self.groups > 1 and self.groups == self.in_channels:  # depthwise, maybe with several filters each
+            left = out_channels * self.groups // self.out_channels
+            return replace(self, in_channels=left, out_channels=out_channels, groups=left)
         return replace(self, in_channels=in_channels, out_channels=out_channels)
 
 
 def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, LayerShape]:
-    """The convolutions and linear layers of `model` by name, in order of execution, for one image (C, H, W)."""
+    """The 2-D convolutions and linear layers of `model` by name, in order of execution, for one image (C, H, W); of one
+    that runs several times, its last run."""
     shapes: dict[str, LayerShape] = {}
 
     def record(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -116,50 +121,99 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
 
 def count_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
     """Cost of `model` as it stands."""
-    macs = sum(shape.macs for shape in layer_shapes(model, input_shape).values())
-    return Cost(macs, sum(parameter.numel() for parameter in model.parameters()))
+    return Cost(_traced(model, input_shape).macs, sum(parameter.numel() for parameter in model.parameters()))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Parameters or MACs that no layer's shape covers: `each` for every combination of channels of some sides."""
+
+    owner: str
+    each: int
+    sides: tuple[tuple[str, Axis], ...]
 
 
 class CutShapes:
     """Layer shapes and cost of any cut, by arithmetic alone (microseconds, no module is made)."""
 
     def __init__(self, elastic: ElasticModel, input_shape: tuple[int, int, int]) -> None:
-        self.original = layer_shapes(elastic.original, input_shape)
+        model = elastic.original
+        self.original = layer_shapes(model, input_shape)
+        self._branches = [(group.name, frozenset(group.branch)) for group in elastic.groups if group.branch]
         # For each side of a layer: the channels that no group owns, and how many each kept root channel brings.
         self._fixed: dict[tuple[str, Axis], int] = {}
         self._brings: dict[tuple[str, Axis], list[tuple[str, list[int]]]] = {}
-        self._norms: list[str] = []
-        self._branches = [(group.name, frozenset(group.branch)) for group in elastic.groups if group.branch]
-        covered_params = sum(shape.params for shape in self.original.values())
-        for name, module in elastic.original.named_modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
-                self._norms.append(name)
-                covered_params += 2 * module.num_features
-        for name in (*self.original, *self._norms):
-            out_channels, in_channels = layer_sides(elastic.original.get_submodule(name))
+        for name in self.original:
+            out_channels, in_channels = layer_sides(model.get_submodule(name))
             self._fixed[name, "out"], self._fixed[name, "in"] = out_channels, in_channels
-        total = sum(parameter.numel() for parameter in elastic.original.parameters())
-        self._other_params = total - covered_params
         for group in elastic.groups:
             ranking = elastic.ranking[group.name]
             for member in group.members:
                 side = (member.module, member.axis)
-                if side not in self._fixed:
-                    continue
                 counts = [0] * group.channels
                 for root in member.root:
                     counts[root] += 1
                 cumulative = [0]
                 for root in ranking:
                     cumulative.append(cumulative[-1] + counts[root])
+                self._fixed.setdefault(side, side_channels(model, member))
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))
+        cut = _cut_dimensions(elastic)
+        self._params, self._other_params = self._loose_params(model, cut)
+        self._macs, self._repeats = self._loose_macs(model, cut, input_shape)
         # The groups that a layer's shape depends on, and what was worked out for their widths before.
         self.owners: dict[str, tuple[str, ...]] = {
             name: tuple(dict.fromkeys(group for axis in AXES for group, _ in self._brings.get((name, axis), ())))
             for name in self.original
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
+
+    def _loose_params(self, model: nn.Module, cut: "_CutDimensions") -> tuple[list[_Part], int]:
+        """Parameters beside those of the layers with shapes: those that depend on a policy, and the number of others.
+
+        A tied weight is counted once, so that a layer that has it from another gives it back.
+        """
+        covered = {id(tensor) for name in self.original for tensor in _own_weights(model, name)}
+        parts: Counter[tuple[str, tuple[tuple[str, Axis], ...]]] = Counter()
+        others = 0
+        counted: set[int] = set()
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in covered:
+                each, sides = cut.of(parameter)
+                if sides:
+                    parts[name.rpartition(".")[0], sides] += each
+                else:
+                    others += each
+        for name in self.original:
+            for tensor in _own_weights(model, name):
+                if id(tensor) in counted:
+                    each, sides = cut.of(tensor)
+                    parts[name, sides] -= each
+                counted.add(id(tensor))
+        return [_Part(owner, each, sides) for (owner, sides), each in parts.items()], others
+
+    def _loose_macs(
+        self, model: nn.Module, cut: "_CutDimensions", input_shape: tuple[int, int, int]
+    ) -> tuple[list[_Part], dict[str, int]]:
+        """MACs beside those of the layers with shapes, and for layers that run several times, those of all their runs
+        for each weight."""
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        parts: list[_Part] = []
+        per_weight: Counter[str] = Counter()
+        for product in _traced(model, input_shape).products:
+            if product.module in self.original:
+                weights = self.original[product.module].macs // math.prod(self.original[product.module].out_size)
+                per_weight[product.module] += product.macs // weights if weights else 0
+                continue
+            weight = tensors.get(product.weight or "")
+            _, sides = (1, ()) if weight is None else cut.of(weight)
+            whole = math.prod(self._fixed[side] + sum(brings[-1] for _, brings in self._brings[side]) for side in sides)
+            parts.append(_Part(product.module, product.macs // whole, sides))
+        repeats = {
+            name: runs for name, runs in per_weight.items() if runs != math.prod(self.original[name].out_size)
+        }
+        return parts, repeats
 
     def layer(self, name: str, channels: Mapping[str, int]) -> LayerShape:
         """Shape of one layer; `channels` must name the groups that own it."""
@@ -188,14 +242,55 @@ class CutShapes:
         for name in self.original:
             if name not in gone:
                 layer = self.layer(name, channels)
-                macs += layer.macs
+                positions = self._repeats.get(name)
+                macs += layer.macs if positions is None else layer.macs // math.prod(layer.out_size) * positions
                 params += layer.params
-        norms = (self._side(name, "out", channels) for name in self._norms if name not in gone)
-        return Cost(macs, params + 2 * sum(norms))
+        macs += self._sum(self._macs, channels, gone)
+        return Cost(macs, params + self._sum(self._params, channels, gone))
+
+    def _sum(self, parts: list[_Part], channels: Mapping[str, int], gone: frozenset[str]) -> int:
+        return sum(
+            part.each * math.prod(self._side(name, axis, channels) for name, axis in part.sides)
+            for part in parts
+            if part.owner not in gone
+        )
 
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))
         return self._fixed[name, axis] + brought
+
+
+class _CutDimensions:
+    """Which dimensions of which tensors the groups of a model cut."""
+
+    def __init__(self, sides: Mapping[int, Mapping[int, tuple[str, Axis]]]) -> None:
+        self._sides = sides
+
+    def of(self, tensor: Tensor) -> tuple[int, tuple[tuple[str, Axis], ...]]:
+        """How many elements there are for each combination of channels of some sides, and these sides."""
+        cut = self._sides.get(id(tensor), {})
+        rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in cut)
+        return rest, tuple(side for _, side in sorted(cut.items()))
+
+
+def _cut_dimensions(elastic: ElasticModel) -> _CutDimensions:
+    sides: dict[int, dict[int, tuple[str, Axis]]] = {}
+    for group in elastic.groups:
+        for member in group.members:
+            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+                sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
+    return _CutDimensions(sides)
+
+
+def _own_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """Weight and bias of a layer with a shape."""
+    own = model.get_submodule(name)._parameters
+    return [tensor for field in ("weight", "bias") if (tensor := own.get(field)) is not None]
+
+
+def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
+    with evaluation_mode(model):
+        return trace(model, (torch.zeros(1, *input_shape),))
 
 
 def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.branches import remove_layers
-from autoprune.pruning.groups import Axis, Member, PrunableGroup, is_depthwise, layer_sides, side_channels
+from autoprune.pruning.groups import Member, PrunableGroup, owner_of, side_channels
+from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, layer_sides, tensors_of
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ class ElasticModel:
         smaller = copy.deepcopy(self.original, dict(tensors))  # no tensor is copied: most of them are sliced next
         gone = self.gone_layers(kept)
         remove_layers(smaller, gone)
-        for (name, axis), indices in kept.items():
-            if name not in gone:
-                _slice_layer(smaller.get_submodule(name), axis, indices)
+        left = {side: indices for side, indices in kept.items() if side[0] not in gone}
+        _slice_tensors(smaller, left)
+        for (name, axis), indices in left.items():
+            if not axis.startswith("dim"):
+                state_channels(smaller.get_submodule(name), axis, len(indices))
         _own_tensors(smaller, shared=tensors.keys())
         return smaller
 
@@ -78,9 +81,8 @@ class ElasticModel:
         parameters = self.original.named_parameters()
         tensors: dict[str, Tensor] = {key: tensor for key, tensor in parameters if key.rpartition(".")[0] not in gone}
         for (name, axis), indices in kept.items():
-            fields, dim = _sliced_fields(self.original.get_submodule(name), axis)
-            for field in fields:
-                if (key := f"{name}.{field}") in tensors:
+            for owner, field, _, dim in sliced_fields(self.original, name, axis):
+                if (key := f"{owner}.{field}" if owner else field) in tensors:
                     tensors[key] = tensors[key].index_select(dim, indices)
         return tensors
 
@@ -119,10 +121,26 @@ def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> N
     """Give a layer its pruned shape, with meaningless weights: the first step of loading a pruned model."""
     if layer_sides(module) == (out_channels, in_channels):
         return
-    depthwise = is_depthwise(module)
-    _slice_layer(module, "out", torch.zeros(out_channels, dtype=torch.long))
-    if isinstance(module, nn.Conv2d | nn.Linear) and not depthwise:
-        _slice_layer(module, "in", torch.zeros(in_channels, dtype=torch.long))
+    kind = kind_of(module)
+    assert kind is not None
+    for axis, size in (("out", out_channels), ("in", in_channels)):
+        for field, dim in kind.tensors.get(axis, {}).items():
+            if (tensor := tensors_of(module).get(field)) is not None:
+                _put(module, field, tensor.detach().index_select(dim, torch.zeros(size, dtype=torch.long)))
+        if axis in kind.sizes:
+            state_channels(module, axis, size)
+
+
+def state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
+    """Let a layer's own numbers say how many channels one side has; its tensors are not touched."""
+    kind = kind_of(module)
+    assert kind is not None, type(module)
+    if kind is DEPTHWISE:  # several filters may read each channel
+        filters = int(module.out_channels) // int(module.groups)  # type: ignore[arg-type]
+        module.out_channels, module.in_channels, module.groups = channels, channels // filters, channels // filters
+        return
+    for attribute in kind.sizes[axis]:
+        setattr(module, attribute, channels)
 
 
 def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:
@@ -135,54 +153,52 @@ def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Memb
     return replace(member, local=tuple(local for local, _ in pairs), root=tuple(root for _, root in pairs))
 
 
-def _sliced_fields(module: nn.Module, axis: Axis) -> tuple[tuple[str, ...], int]:
-    """Which tensors of a layer a cut of one side slices, and along which dimension."""
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        return ("weight", "bias", "running_mean", "running_var"), 0
-    if axis == "out" or is_depthwise(module):
-        return ("weight", "bias"), 0
-    return ("weight",), 1
+def sliced_fields(model: nn.Module, name: str, axis: Axis) -> Iterator[tuple[str, str, Tensor, int]]:
+    """(module's name, field, tensor, dimension) of all tensors that a cut of one side slices."""
+    if axis.startswith("dim"):
+        owner, _, field = name.rpartition(".")
+        yield owner, field, owner_of(model, name)[1], int(axis[3:])
+        return
+    module = model.get_submodule(name)
+    kind = kind_of(module)
+    assert kind is not None, type(module)
+    own = tensors_of(module)
+    for field, dim in kind.tensors[axis].items():
+        if field in own:
+            yield name, field, own[field], dim
 
 
-def _slice_layer(module: nn.Module, axis: Axis, indices: Tensor) -> None:
-    """Keep `indices` of one side of a layer, in place."""
-    depthwise = is_depthwise(module)
-    _take(module, *_sliced_fields(module, axis), indices)
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        module.num_features = len(indices)
-    elif isinstance(module, nn.Conv2d) and depthwise:
-        module.in_channels = module.out_channels = module.groups = len(indices)
-    elif isinstance(module, nn.Conv2d):
-        if axis == "out":
-            module.out_channels = len(indices)
-        else:
-            module.in_channels = len(indices)
-    else:
-        assert isinstance(module, nn.Linear), type(module)
-        if axis == "out":
-            module.out_features = len(indices)
-        else:
-            module.in_features = len(indices)
+def _slice_tensors(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> None:
+    """Keep these indices of each side, in place; a tensor of several modules is sliced once and stays one."""
+    wanted: dict[int, dict[int, Tensor]] = {}
+    for (name, axis), indices in kept.items():
+        for _, _, tensor, dim in sliced_fields(model, name, axis):
+            wanted.setdefault(id(tensor), {})[dim] = indices
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for field, tensor in tensors_of(module).items():
+            if id(tensor) not in wanted:
+                continue
+            if id(tensor) not in made:
+                taken = tensor.detach()
+                for dim, indices in wanted[id(tensor)].items():
+                    taken = taken.index_select(dim, indices)
+                _put(module, field, taken)  # a recurrent layer notices that, and keeps its own list
+                made[id(tensor)] = tensors_of(module)[field]
+            else:
+                setattr(module, field, made[id(tensor)])
 
 
 def _own_tensors(model: nn.Module, *, shared: Collection[int]) -> None:
     """Copy what `model` shares with another, by identity; what two of its modules share, they still share."""
     copies: dict[int, Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None and id(tensor) in shared:
-                    copied = copies.setdefault(id(tensor), copy.deepcopy(tensor))
-                    tensors[name] = copied  # type: ignore[assignment]
+        for field, tensor in tensors_of(module).items():
+            if id(tensor) in shared:
+                setattr(module, field, copies.setdefault(id(tensor), copy.deepcopy(tensor)))
 
 
-def _take(module: nn.Module, names: tuple[str, ...], dim: int, indices: Tensor) -> None:
-    for name in names:
-        tensor = getattr(module, name)
-        if tensor is None:
-            continue
-        taken = tensor.detach().index_select(dim, indices)
-        if isinstance(tensor, nn.Parameter):
-            setattr(module, name, nn.Parameter(taken, requires_grad=tensor.requires_grad))
-        else:
-            setattr(module, name, taken)
+def _put(module: nn.Module, field: str, values: Tensor) -> None:
+    tensor = tensors_of(module)[field]
+    is_parameter = isinstance(tensor, nn.Parameter)
+    setattr(module, field, nn.Parameter(values, requires_grad=tensor.requires_grad) if is_parameter else values)

@@ -1,28 +1,33 @@
-"""Prunable groups: which layers must lose the same channels, read once from Torch-Pruning's dependency graph.
+"""Prunable groups: which layers must lose the same channels, read off one followed forward pass and then proven.
 
-Fang et al. 2023 (DepGraph) find the coupling; here it becomes plain data that cuts, costs and reports share.
+Where each channel goes is followed operation by operation (`autoprune.tracing`); that is a guess until cuts of the
+network have answered as the network does with the same channels at zero (`pruning.probe`).
 """
 
-import warnings
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import torch
-import torch_pruning
+import numpy as np
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.branches import branch_outputs, gone_with
-from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
+from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.layers import Axis, kind_of, side_size, tensors_of
+from autoprune.tracing.call import Split
+from autoprune.tracing.labels import Ints, Side
+from autoprune.tracing.tracer import Inputs, Trace, one_sample, trace
 
-Axis = Literal["out", "in"]
+ALONE = "it has one channel"
+TOGETHER = "its channels depend on each other"
+UNREAD = "no layer reads its channels"
 
 
 @dataclass(frozen=True)
 class Member:
     """One side of a layer that a group cuts: channel `root[i]` of the group is channel `local[i]` of the layer.
 
-    After a flatten one root channel owns many local ones; after a concatenation a layer has members of several groups.
+    `module` names a layer, or a bare parameter or buffer, one of whose dimensions is the side then. After a flatten one
+    root channel owns many local ones; after a concatenation a layer has members of several groups.
     """
 
     module: str
@@ -66,143 +71,159 @@ class ModelGroups:
     skipped: tuple[SkippedGroup, ...]
 
 
-def is_depthwise(module: nn.Module) -> bool:
-    """One filter for each channel. A convolution of one input channel is not depthwise: its outputs are free."""
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.groups > 1
-        and module.groups == module.in_channels == module.out_channels
-    )
-
-
-def layer_sides(module: nn.Module) -> tuple[int, int]:
-    """(output channels, input channels) of a convolution, a linear layer or a BatchNorm."""
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels, module.in_channels
-    if isinstance(module, nn.Linear):
-        return module.out_features, module.in_features
-    assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d), type(module)
-    return module.num_features, module.num_features
-
-
 def side_channels(model: nn.Module, member: Member) -> int:
     """How many channels the side of the layer has in all."""
-    out_channels, in_channels = layer_sides(model.get_submodule(member.module))
-    return out_channels if member.axis == "out" else in_channels
+    if member.axis.startswith("dim"):
+        return owner_of(model, member.module)[1].shape[int(member.axis[3:])]
+    return side_size(model.get_submodule(member.module), member.axis)
 
 
-def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:
-    """Read the groups of `model` for images (C, H, W); the model is left as it was.
+def owner_of(model: nn.Module, tensor: str) -> tuple[nn.Module, Tensor]:
+    """The module that holds the parameter or buffer of that name, and it."""
+    parent, _, field = tensor.rpartition(".")
+    module = model.get_submodule(parent)
+    return module, tensors_of(module)[field]
 
-    Raises `ModelError` if the model cannot be traced or has no prunable group at all.
+
+def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> tuple[ModelGroups, Trace]:
+    """Groups and gaps as one forward pass shows them, unproven, without branches.
+
+    Raises `ModelError` for a model that does not run, or whose code looks at the values of its inputs.
     """
-    order = {name: index for index, (name, _) in enumerate(model.named_modules())}
-    names = {module: name for name, module in model.named_modules()}
-    prunable: list[PrunableGroup] = []
-    skipped: list[SkippedGroup] = []
-    with evaluation_mode(model):
-        graph = _trace(model, input_shape)
-        outputs = _output_layers(model, input_shape)
-    for group in graph.get_all_groups(ignored_layers=[], root_module_types=[nn.Conv2d, nn.Linear]):
-        members: list[Member] = []
-        reason = None
-        for item in group.items:
-            module = item.dep.target.module
-            name = names.get(module)
-            axis: Axis = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-            if name is None:
-                if isinstance(module, nn.Parameter):
-                    reason = reason or "a bare parameter is coupled to it"
-                continue  # an element-wise operation: nothing to cut
-            reason = reason or _obstacle(module)
-            if name in outputs and axis == "out":
-                reason = "it is the model's output"
-            members.append(Member(name, axis, tuple(item.idxs), tuple(item.root_idxs)))
-        makers = [member.module for member in members if member.axis == "out" and _makes_channels(model, member.module)]
-        if not makers:
-            reason = "its channels are those of the model's input"
-        first = min(makers or [member.module for member in members], key=order.__getitem__)
-        channels = len(group.items[0].idxs)
-        if reason is None:
-            ordered = sorted(members, key=lambda member: (order[member.module], member.axis))
-            prunable.append(PrunableGroup(first, channels, tuple(ordered)))
-        else:
-            skipped.append(SkippedGroup(first, channels, reason))
-    if not prunable:
-        reasons = sorted({group.reason for group in skipped})
-        raise ModelError(f"the model has no prunable group ({'; '.join(reasons) or 'no convolution or linear layer'})")
-    prunable.sort(key=lambda group: order[group.name])
-    return ModelGroups(
-        _with_branches(model, prunable, input_shape),
-        tuple(sorted(skipped, key=lambda group: order[group.name])),
-    )
-
-
-def _with_branches(
-    model: nn.Module, groups: list[PrunableGroup], input_shape: tuple[int, int, int]
-) -> tuple[PrunableGroup, ...]:
-    """The groups, with the branches that the model can do without."""
-    images = torch.randn(3, *input_shape, generator=torch.Generator().manual_seed(0))
-    normalised = normalised_layers(model, images[:1])
-    found = []
-    for group in groups:
-        ends = branch_outputs([member.module for member in group.members if member.axis == "in"], normalised)
-        branch: tuple[str, ...] = ()
-        if all(len(member.local) == side_channels(model, member) for member in group.members):
-            layers = tuple(dict.fromkeys((*(member.module for member in group.members), *ends)))
-            branch = gone_with(model, layers, ends, images)
-        found.append(replace(group, branch=branch))
-    return tuple(found)
-
-
-def _trace(model: nn.Module, input_shape: tuple[int, int, int]) -> torch_pruning.DependencyGraph:
-    requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        model.requires_grad_(True)  # the tracer follows autograd's graph
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch_pruning.DependencyGraph().build_dependency(
-                model, example_inputs=torch.zeros(1, *input_shape), verbose=False
-            )
-    except Exception as error:  # the tracer runs the user's model, which may raise anything
-        raise ModelError(f"the model cannot be traced for its prunable groups ({error})") from error
-    finally:
-        for parameter, required in requires_grad:
-            parameter.requires_grad_(required)
+        with evaluation_mode(model):
+            found = trace(model, one_sample(inputs), split=split)
+    except Exception as error:  # the user's model may raise anything
+        raise ModelError(
+            f"the model does not run on its example inputs ({type(error).__name__}: {_short(error)}); "
+            f"give inputs of the shapes and types that it is made for, with the batch first"
+        ) from error
+    if found.by_value:
+        places = ", ".join(dict.fromkeys(found.by_value))
+        raise ModelError(
+            f"control flow of the model depends on the values of its inputs ({places} turns a tensor into a number): "
+            f"no file can hold that, and no cut be checked; write it with torch.where, or without a branch"
+        )
+    return _Reading(model, found).groups(), found
 
 
-def _makes_channels(model: nn.Module, name: str) -> bool:
-    module = model.get_submodule(name)
-    return isinstance(module, nn.Conv2d | nn.Linear) and not is_depthwise(module)
+class _Reading:
+    """From classes of labels to groups of layers."""
+
+    def __init__(self, model: nn.Module, found: Trace) -> None:
+        self._model, self._labels = model, found.labels
+        self._order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+        self._owners = _owners(model)
+        self._classes = found.labels.classes()
+        self._pinned: dict[int, str] = {}
+        for numbers, reason in found.labels.pins:
+            for number in np.unique(self._classes[numbers]).tolist():
+                self._pinned.setdefault(number, reason)
+        self._is_read = set(found.labels.read_classes().tolist())
+
+    def groups(self) -> ModelGroups:
+        sides = self._labels.sides
+        makers = [number for number in sorted(self._labels.made) if self._owners.get(sides[number].tensor)]
+        prunable: list[PrunableGroup] = []
+        skipped: list[SkippedGroup] = []
+        holders = self._holders()
+        for component in self._components(makers):
+            named = sorted(component, key=lambda number: self._place(sides[number]))
+            first = sides[named[0]]
+            name, size = self._name(first), first.size
+            every = list(dict.fromkeys(root for number in named for root in self._of(sides[number]).tolist()))
+            roots = [root for root in every if root not in self._pinned and root in self._is_read]
+            if len(roots) < 2:
+                skipped.append(SkippedGroup(name, size, self._reason(every, roots)))
+                continue
+            channel = {root: index for index, root in enumerate(roots)}
+            touched = dict.fromkeys(side for root in roots for side in holders[root])
+            members = self._members([sides[number] for number in touched], channel)
+            if members is None:
+                skipped.append(SkippedGroup(name, size, "its layers are not cut alike"))
+            else:
+                prunable.append(PrunableGroup(name, len(roots), members))
+        key = lambda group: self._name_place(group.name)  # noqa: E731
+        return ModelGroups(tuple(sorted(prunable, key=key)), tuple(sorted(skipped, key=key)))
+
+    def _of(self, side: Side) -> Ints:
+        return self._classes[side.first : side.first + side.size]
+
+    def _holders(self) -> dict[int, list[int]]:
+        """The sides that each class has labels of."""
+        holders: dict[int, list[int]] = {}
+        for number, side in enumerate(self._labels.sides):
+            for root in np.unique(self._of(side)).tolist():
+                holders.setdefault(root, []).append(number)
+        return holders
+
+    def _components(self, makers: Sequence[int]) -> list[list[int]]:
+        """Makers that share a channel which may go, or else any."""
+        groups: list[tuple[set[int], list[int]]] = []
+        for number in makers:
+            roots = set(self._of(self._labels.sides[number]).tolist())
+            free = {root for root in roots if root not in self._pinned} or roots
+            members = [number]
+            for other in [other for other in groups if other[0] & free]:
+                groups.remove(other)
+                free |= other[0]
+                members = other[1] + members
+            groups.append((free, members))
+        return [members for _, members in groups]
+
+    def _reason(self, every: Sequence[int], roots: Sequence[int]) -> str:
+        reasons = [self._pinned[root] for root in every if root in self._pinned]
+        if reasons:
+            return next((reason for reason in reasons if reason), TOGETHER)
+        if len(every) == 1:
+            return TOGETHER
+        return UNREAD if not roots else TOGETHER
+
+    def _members(self, sides: Iterable[Side], channel: Mapping[int, int]) -> tuple[Member, ...] | None:
+        """The sides of layers that lose channels; None if tensors of one layer would lose different ones."""
+        found: dict[tuple[str, Axis], Member] = {}
+        for side in sides:
+            pairs = [
+                (local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel
+            ]
+            local, root = tuple(place for place, _ in pairs), tuple(number for _, number in pairs)
+            for owner, field in self._owners.get(side.tensor, ()):
+                name, axis = self._named(owner, field, side)
+                member = Member(name, axis, local, root)
+                if found.setdefault((name, axis), member) != member:
+                    return None
+        order = sorted(found.values(), key=lambda member: (self._name_place(member.module), member.axis))
+        return tuple(order)
+
+    def _named(self, owner: str, field: str, side: Side) -> tuple[str, Axis]:
+        kind = kind_of(self._model.get_submodule(owner))
+        if kind is not None:
+            for axis, tensors in kind.tensors.items():
+                if tensors.get(field) == side.dim:
+                    return owner, axis
+        return f"{owner}.{field}" if owner else field, f"dim{side.dim}"
+
+    def _name(self, side: Side) -> str:
+        owner, field = self._owners[side.tensor][0]
+        return self._named(owner, field, side)[0]
+
+    def _place(self, side: Side) -> tuple[int, int]:
+        return self._order[self._owners[side.tensor][0][0]], side.first
+
+    def _name_place(self, name: str) -> tuple[int, str]:
+        return (self._order[name], "") if name in self._order else (self._order[name.rpartition(".")[0]], name)
 
 
-def _obstacle(module: nn.Module) -> str | None:
-    if isinstance(module, nn.Conv2d):
-        return None if module.groups == 1 or is_depthwise(module) else f"a grouped convolution ({module.groups} groups)"
-    if isinstance(module, nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
-        return None
-    return f"{type(module).__name__} is not supported yet"
+def _owners(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
+    """Module and field of each parameter and buffer, by its first name: several if it is tied."""
+    names: dict[int, str] = {}
+    found: dict[str, list[tuple[str, str]]] = {}
+    for prefix, module in model.named_modules():
+        for field, tensor in tensors_of(module).items():
+            name = names.setdefault(id(tensor), f"{prefix}.{field}" if prefix else field)
+            found.setdefault(name, []).append((prefix, field))
+    return found
 
 
-def _output_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> set[str]:
-    """Names of the layers whose output is the model's output."""
-    made: dict[int, str] = {}
-    kept: list[Tensor] = []  # alive until the end, so that no two outputs share an id
-
-    def remember(name: str, output: Tensor) -> None:
-        made[id(output)] = name
-        kept.append(output)
-
-    handles = [
-        module.register_forward_hook(lambda _module, _args, output, name=name: remember(name, output))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        with torch.no_grad():
-            output = model(torch.zeros(1, *input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
-    # A model may reshape its last layer's output: then its last layer by order of execution is the output.
-    return {made[id(output)]} if id(output) in made else set(list(made.values())[-1:])
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

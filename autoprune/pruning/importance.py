@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
+from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup
 
 # (model whose parameters carry gradients if the criterion needs them, group) to scores (channels,).
@@ -29,8 +30,8 @@ def bn_scale(model: nn.Module, group: PrunableGroup) -> Tensor:
     scores = torch.zeros(group.channels)
     found = False
     for member in group.members:
-        module = model.get_submodule(member.module)
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.affine:
+        module = None if member.axis.startswith("dim") else model.get_submodule(member.module)
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
             scores += _to_root(module.weight.detach().abs(), member, group.channels)
             found = True
     return scores if found else l2_norm(model, group)
@@ -96,14 +97,18 @@ def lost_importance(scores: Tensor, widths: Sequence[int]) -> tuple[float, ...]:
 def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = False) -> list[tuple[Member, Tensor]]:
     """The group's layers that make its channels, with their weights (C_out, ...), or weight x gradient."""
     found = []
+    seen = set()
     for member in group.members:
-        module = model.get_submodule(member.module)
-        if member.axis == "out" and isinstance(module, nn.Conv2d | nn.Linear):
-            weight = module.weight.detach()
+        if member.axis not in ("out", "dim0"):
+            continue
+        for _, _, tensor, dim in sliced_fields(model, member.module, member.axis):
+            if tensor.dim() < 2 or id(tensor) in seen:  # a tied weight counts once
+                continue
+            seen.add(id(tensor))
+            weight = tensor.detach()
             if with_gradient:
-                assert module.weight.grad is not None
-                weight = weight * module.weight.grad
-            found.append((member, weight))
+                weight = torch.zeros_like(weight) if tensor.grad is None else weight * tensor.grad
+            found.append((member, weight.movedim(dim, 0)))
     return found
 
 

@@ -13,7 +13,7 @@ from autoprune.files import read_json, write_json
 from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.elastic import resize_layer
-from autoprune.pruning.groups import layer_sides
+from autoprune.pruning.layers import layer_sides
 
 SCHEMA = 1
 STRUCTURE_FILE, WEIGHTS_FILE = "structure.json", "model.safetensors"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
-from autoprune.pruning.groups import Axis
+from autoprune.pruning.layers import Axis
 from autoprune.training.batchnorm import even_batches
 
 SAMPLES = 30_000  # windows of each layer's input, as far as there are so many

@@ -16,7 +16,7 @@ from autoprune.files import read_json
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.prepare import channel_scores
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import find_groups
+from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import ranking_of
 from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from autoprune.results.run import RunResult, parse_result

@@ -12,7 +12,7 @@ from autoprune.data import SearchData, normalise
 from autoprune.errors import RunError
 from autoprune.models import ModelSpec
 from autoprune.pruning.cost import layer_shapes
-from autoprune.pruning.groups import layer_sides
+from autoprune.pruning.layers import layer_sides
 from autoprune.pruning.structure import SIZED, load_pruned, save_pruned
 from peers.table import Peer
 

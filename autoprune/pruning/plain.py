@@ -1,0 +1,80 @@
+"""A copy of a model to work on: weights that are made of others are made once and for all, and nothing is shared."""
+
+import copy
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from autoprune.errors import ModelError
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """A copy without parametrisations: weight norm, spectral norm, pruning masks and the like are baked in.
+
+    Raises `ModelError` for what is no plain module: a wrapper, a script, tensors without values.
+    """
+    check_module(model)
+    copied = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
+    bake(copied)
+    return copied
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise `ModelError` for what cannot be read as a network of plain tensors, naming the way out."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model: {type(model).__name__} is no torch.nn.Module")
+    for name, module in model.named_modules():
+        if isinstance(module, WRAPPERS):
+            where = f"{name}, " if name else ""
+            raise ModelError(f"model: {where}a {type(module).__name__}, wraps the network; give its .module")
+        if type(module).__module__.startswith("torch.jit"):
+            raise ModelError(f"model: {name or 'it'} is a TorchScript module; give the module that it was made of")
+        if type(module).__name__ == "OptimizedModule":
+            raise ModelError(f"model: {name or 'it'} was compiled; give the module before torch.compile")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise ModelError(f"model: {name} has no shape yet; run the lazy network on an input once")
+        if tensor.is_meta:
+            raise ModelError(f"model: {name} is a meta tensor without values; load the weights first")
+        if tensor.layout is not _STRIDED or tensor.is_quantized:
+            raise ModelError(f"model: {name} is sparse or quantised; give the model with plain float32 weights")
+
+
+def bake(model: nn.Module) -> list[str]:
+    """Take parametrisations off, in place, keeping the weights as they act; the modules that had one."""
+    baked = []
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            baked.append(name)
+            shared = type(module)  # made for the original, which must keep its own
+            module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
+            for field in list(module.parametrizations):  # type: ignore[union-attr]
+                parametrize.remove_parametrizations(module, field, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+            else:
+                continue
+            baked.append(name)
+    return baked
+
+
+def _computed(model: nn.Module) -> list[Tensor]:
+    """Tensors that modules keep though autograd made them: `deepcopy` refuses those."""
+    found = []
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                found.append(value)
+    return found
+
+
+_STRIDED = Tensor().layout

@@ -1,0 +1,189 @@
+"""Proof of groups on the network itself: cuts of it answer as it does with the same channels at zero.
+
+A wrong map of channels (a permuted flatten, a shuffle, a number of features in the code) gives a network that runs and
+answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ, the
+groups are halved until those that fail are known. Weights are random for that, so that no channel is like another and
+none is silent, as a trained network's may be.
+"""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from autoprune.errors import ModelError
+from autoprune.policy import PruningPolicy
+from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.groups import PrunableGroup
+from autoprune.pruning.layers import Axis, tensors_of
+from autoprune.tracing.tracer import Inputs
+
+ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summation, stays a hundred times below
+SECONDS = 120.0  # for all groups of a network
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Groups that hold, all together, and for the others why not."""
+
+    proven: tuple[PrunableGroup, ...]
+    failed: Mapping[str, str]
+
+
+def proven_groups(
+    model: nn.Module, groups: Sequence[PrunableGroup], inputs: Inputs, *, seconds: float = SECONDS
+) -> Proof:
+    """Those of `groups` whose cuts answer like the masked network; `model` is left as it was.
+
+    What was not looked at after `seconds` counts as failed. Raises `ModelError` if the network gives no finite numbers.
+    """
+    probe = _Probe(model, inputs, deadline=time.monotonic() + seconds)
+    failed: dict[str, str] = {}
+    held = probe.holding(tuple(groups), failed)
+    while failed and held and (fault := probe.fault(held)) is not None:  # each alone, but not together
+        *held, last = held
+        failed[last.name] = f"it cannot be cut together with the groups before it ({fault})"
+        held = tuple(held)
+    return Proof(held, failed)
+
+
+class _Probe:
+    def __init__(self, model: nn.Module, inputs: Inputs, *, deadline: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._model = distinct(model, generator)
+        self._inputs = tuple(other_values(tensor, generator) for tensor in inputs)
+        self._deadline = deadline
+        with evaluation_mode(model):
+            if not _is_finite(answers(self._model, self._inputs)):  # random weights suit not every network
+                self._model = copy.deepcopy(model).eval()
+            if not _is_finite(answers(self._model, self._inputs)):
+                raise ModelError("the model answers with NaN or infinity; give the weights of a training that went well")
+
+    def holding(self, groups: tuple[PrunableGroup, ...], failed: dict[str, str]) -> tuple[PrunableGroup, ...]:
+        """Those that hold, by halving; the reasons of the others go into `failed`."""
+        if not groups:
+            return ()
+        if time.monotonic() > self._deadline:
+            failed |= dict.fromkeys((group.name for group in groups), "there was no time to prove that it may be cut")
+            return ()
+        fault = self.fault(groups)
+        if fault is None:
+            return groups
+        if len(groups) == 1:
+            failed[groups[0].name] = fault
+            return ()
+        middle = len(groups) // 2
+        return (*self.holding(groups[:middle], failed), *self.holding(groups[middle:], failed))
+
+    def fault(self, groups: tuple[PrunableGroup, ...]) -> str | None:
+        """What is wrong with cuts of these groups; None if nothing is."""
+        for elastic, policy in cuts(self._model, groups):
+            try:
+                kept = elastic.kept_channels(policy)
+                found = answers(elastic.cut_to(kept), self._inputs)
+            except Exception as error:  # the user's code with fewer channels than it was written for
+                return f"the network does not run without some of its channels ({type(error).__name__}: {_line(error)})"
+            expected = answers(masked(self._model, kept), self._inputs)
+            if (off := difference(found, expected)) > ALIKE:
+                return f"a cut of it answers something else than the network without these channels (by {off:.2g})"
+        return None
+
+
+def cuts(model: nn.Module, groups: Sequence[PrunableGroup]) -> Iterator[tuple[ElasticModel, PruningPolicy]]:
+    """Several cuts: half of each group's channels, the other half, all but one, and about a third."""
+    generator = torch.Generator().manual_seed(1)
+    order = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
+    other = {name: channels[::-1] for name, channels in order.items()}
+    last = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
+    for ranking, width in (
+        (order, lambda channels: channels // 2),
+        (other, lambda channels: channels - channels // 2),
+        (last, lambda channels: channels - 1),
+        (last, lambda channels: channels // 3),
+    ):
+        elastic = ElasticModel(model, tuple(groups), {name: tuple(channels) for name, channels in ranking.items()})
+        yield elastic, PruningPolicy.of({group.name: max(1, width(group.channels)) for group in groups})
+
+
+def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
+    """A copy of `model` in which all channels but `kept`, of each side of its layers, are zero.
+
+    They are zero where a layer makes them and where one reads them: whatever becomes of a zero in between, as in a
+    sigmoid, is not read. Bare tensors stay as they are: something may be divided by them.
+    """
+    silent = copy.deepcopy(model)
+    with torch.no_grad():
+        for (name, axis), indices in kept.items():
+            for _, _, tensor, dim in sliced_fields(silent, name, axis):
+                if axis.startswith("dim") and not _is_weight(tensor):
+                    continue
+                gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
+                gone[indices] = False
+                tensor.index_fill_(dim, torch.nonzero(gone).squeeze(1), 0.0)
+    return silent
+
+
+def distinct(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy with random parameters and statistics of about the usual sizes; buffers of no norm stay as they are."""
+    fresh = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for module in fresh.modules():
+            is_norm = isinstance(module, NORMS)
+            for field, tensor in tensors_of(module).items():
+                is_parameter = isinstance(tensor, nn.Parameter)
+                if not tensor.is_floating_point() or not (is_parameter or is_norm):
+                    continue
+                if tensor.dim() < 2 and (field in ("weight", "running_var") or tensor.dim() == 0):
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+                elif tensor.dim() < 2:
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+                else:
+                    scale = (2 * tensor.shape[0] / max(tensor.numel(), 1)) ** 0.5  # He et al. 2015
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * min(scale, 1.0))
+    return fresh
+
+
+def other_values(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Random numbers in place of an input's; what is no floating point stays."""
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+
+
+def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    """All tensors that a model answers, in order."""
+    with torch.no_grad():
+        outputs = model(*(tensor.clone() for tensor in inputs))
+    return [leaf.detach() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference, of the spread of each output; infinite where shapes differ or numbers are not finite."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return float("inf")
+    worst = 0.0
+    for ours, theirs in zip(found, expected, strict=True):
+        if not theirs.is_floating_point() or not theirs.numel():
+            continue
+        spread = theirs.std(correction=0) if theirs.numel() > 1 else theirs.abs().max()
+        off = float((ours - theirs).abs().max() / spread.clamp_min(torch.finfo(theirs.dtype).tiny))
+        worst = max(worst, off if off == off else float("inf"))
+    return worst
+
+
+def _is_finite(outputs: Sequence[Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in outputs if tensor.is_floating_point())
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    return tensor.dim() >= 2
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

@@ -1,0 +1,277 @@
+"""One forward pass, followed operation by operation: where channels come from and go, and what the products cost.
+
+The pass runs for real, on real tensors; PyTorch hands over each of its operations (`TorchDispatchMode`), whatever the
+network is made of: layers, functions, bare parameters, views.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+from autoprune.tracing.call import INPUT, OUTPUT, Call, Split
+from autoprune.tracing.labels import Labels, Slot, Slots
+from autoprune.tracing.operators import REDUCTIONS, RULES, elementwise, reduced
+
+# What turns a tensor into a number of Python's: code may then choose by it.
+VALUES = ("_local_scalar_dense", "is_nonzero", "equal", "item", "allclose")
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A convolution or matrix product with weights, each time that it ran; multiply-adds of all samples."""
+
+    module: str
+    weight: str | None  # the parameter's name, if it is one as it stands
+    macs: int
+
+
+@dataclass
+class Trace:
+    """What one forward pass told. `products` are in order of execution; `uncounted` names what has no weights.
+
+    `by_value` are the places (modules) where values of the inputs were turned into numbers of Python's.
+    """
+
+    labels: Labels = field(default_factory=Labels)
+    products: list[Product] = field(default_factory=list)
+    uncounted: list[str] = field(default_factory=list)
+    by_value: list[str] = field(default_factory=list)
+    ran: list[str] = field(default_factory=list)
+    is_split: bool = False  # whether code takes an axis with channels apart
+    outputs: Any = None
+
+    @property
+    def macs(self) -> int:
+        return sum(product.macs for product in self.products)
+
+
+@dataclass(frozen=True)
+class _Known:
+    slots: Slots
+    depends: bool  # on the inputs
+    is_weight: bool  # made of parameters alone
+
+
+NOTHING = _Known((), False, False)
+
+
+def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
+    """Follow `model` on `inputs` (tensors with the batch first); raises whatever the model raises."""
+    found = Trace()
+    follower = _Follower(model, inputs, found, split)
+    with _plain_kernels(), torch.no_grad(), follower.places(), follower:
+        found.outputs = model(*inputs)
+    follower.end()
+    return found
+
+
+class _Follower(TorchDispatchMode):
+    def __init__(self, model: nn.Module, inputs: Inputs, found: Trace, split: Split) -> None:
+        super().__init__()
+        self._found, self._split = found, split
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._place: list[str] = []
+        self._weights: dict[int, str] = {}
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            sides = [
+                found.labels.add_side(name, dim, size, tensor.dim())
+                for dim, size in enumerate(tensor.shape)
+                if size > 1 and tensor.is_floating_point()
+            ]
+            self._known[tensor] = _Known(tuple(sides), False, isinstance(tensor, nn.Parameter))
+            self._weights[id(tensor)] = name
+        for tensor in inputs:
+            self._known[tensor] = _Known((), True, False)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and importing the compiler takes seconds
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self._follow(func, args, kwargs, out)
+        return out
+
+    @contextlib.contextmanager
+    def places(self) -> Iterator[None]:
+        """While the block runs, the module that is running is known."""
+
+        def enter(module: nn.Module, _args: Any) -> None:
+            name = self._names.get(id(module))
+            if name is not None:
+                self._place.append(name)
+                self._found.ran.append(name)
+
+        def leave(module: nn.Module, _args: Any, _out: Any) -> None:
+            if id(module) in self._names and self._place:
+                self._place.pop()
+
+        handles = (
+            nn.modules.module.register_module_forward_pre_hook(enter),
+            nn.modules.module.register_module_forward_hook(leave),
+        )
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def end(self) -> None:
+        """What reaches the outputs stays."""
+        for tensor in tree_leaves(self._found.outputs):
+            if isinstance(tensor, Tensor):
+                self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
+
+    def _of(self, tensor: Tensor) -> _Known:
+        known: _Known = self._known.get(tensor, NOTHING)
+        return known
+
+    def _follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
+        schema = func._schema
+        given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | dict(kwargs)
+        name = schema.name.partition("::")[2]
+        is_inplace = name.endswith("_") and not name.startswith("__")
+        call = Call(
+            name=name.rstrip("_") if is_inplace else name,
+            given=given,
+            out=out,
+            labels=self._found.labels,
+            slots=lambda tensor: self._of(tensor).slots,
+            depends=lambda tensor: self._of(tensor).depends,
+            split=self._split,
+            run=lambda changed: _run(func, changed),
+        )
+        tensors = call.tensors()
+        depends = any(self._of(tensor).depends for tensor in tensors)
+        is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
+        if call.name in VALUES and depends:
+            self._found.by_value.append(self._here)
+        self._count(call)
+        if not tensors:
+            return
+        has_slots = any(self._of(tensor).slots for tensor in tensors)
+        made = self._slots_made(func, call) if has_slots else ()
+        if is_inplace and has_slots:
+            made = self._written(given, tensors[0], made)
+        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for number, tensor in enumerate(outputs):
+            own = made[number] if isinstance(made, list) else made
+            self._known[tensor] = _Known(tuple(slot for slot in own if _fits(slot, tensor)), depends, is_weight)
+
+    def _slots_made(self, func: Any, call: Call) -> Slots | list[Slots]:
+        if torch.Tag.pointwise in func.tags:
+            rule: Any = elementwise if call.name not in ("clone", "contiguous") else RULES["clone"]
+        elif call.name in RULES:
+            rule = RULES[call.name]
+        elif call.name in REDUCTIONS or torch.Tag.reduction in func.tags:
+            rule = reduced
+        else:
+            return self._not_followed(call)
+        try:
+            made: Slots | list[Slots] = rule(call)
+        except Exception:  # a use of an operation that its rule did not foresee
+            return self._not_followed(call)
+        if call.name in ("view", "_unsafe_view", "reshape", "slice", "split", "split_with_sizes", "chunk", "unsafe_split"):
+            self._found.is_split |= self._takes_apart(call, made)
+        return made
+
+    def _not_followed(self, call: Call) -> Slots:
+        for tensor in call.tensors():
+            call.labels.pin_slots(call.slots(tensor), f"{call.name} is not followed ({self._here})")
+        return ()
+
+    def _takes_apart(self, call: Call, made: Slots | list[Slots]) -> bool:
+        if call.name in ("view", "_unsafe_view", "reshape"):
+            return isinstance(made, tuple) and any(len(slot.axes) > 1 for slot in made)
+        axis = int(call.given.get("dim", 0)) % call.first().dim()
+        return any(axis in slot.axes for slot in call.slots(call.first()))
+
+    def _written(self, given: dict[str, Any], target: Tensor, made: Slots | list[Slots]) -> Slots:
+        """What a tensor holds after it was written to; a view of another one, or other labels, stay as they are."""
+        before = self._of(target).slots
+        after = made if isinstance(made, tuple) else ()
+        labels = self._found.labels
+        if [slot.axes for slot in before] == [slot.axes for slot in after]:
+            pairs = zip(before, after, strict=True)
+            if all(bool((labels_of(labels, a) == labels_of(labels, b)).all()) for a, b in pairs):
+                return before
+        reason = f"something else is written over it ({self._here})"
+        labels.pin_slots((*before, *after), reason)
+        for value in given.values():
+            if isinstance(value, Tensor):
+                labels.pin_slots(self._of(value).slots, reason)
+        return after
+
+    def _count(self, call: Call) -> None:
+        if call.name == "convolution":
+            weight = call.given["weight"]
+            places = call.given["input"] if call.given["transposed"] else call.out
+            self._add(weight, places.numel() * weight[0].numel())
+        elif call.name in PRODUCTS:
+            a, b = call.tensors()[-2:]
+            if self._of(a).is_weight != self._of(b).is_weight:
+                self._add(a if self._of(a).is_weight else b, call.out.numel() * a.shape[-1])
+            elif call.depends(a) or call.depends(b):
+                self._found.uncounted.append(f"a product without weights ({self._here})")
+        elif call.name.startswith("_scaled_dot_product"):
+            self._found.uncounted.append(f"attention's products ({self._here})")
+
+    def _add(self, weight: Tensor, macs: int) -> None:
+        slots = self._of(weight).slots
+        sides = [slot.side for slot in slots if slot.side is not None]
+        name = self._found.labels.sides[sides[0]].tensor if sides else None
+        self._found.products.append(Product(self._here, name, macs))
+
+    @property
+    def _here(self) -> str:
+        return self._place[-1] if self._place and self._place[-1] else "the model's forward"
+
+
+def labels_of(labels: Labels, slot: Slot) -> Tensor:
+    return torch.from_numpy(labels.find(slot.labels.reshape(-1).numpy())).view(slot.labels.shape)
+
+
+def _fits(slot: Slot, tensor: Tensor) -> bool:
+    return slot.labels.dim() == tensor.dim() and all(
+        slot.labels.shape[axis] == tensor.shape[axis] for axis in slot.axes
+    )
+
+
+def _run(func: Any, given: dict[str, Any]) -> Any:
+    positional = [given[argument.name] for argument in func._schema.arguments if argument.name in given and not argument.kwarg_only]
+    named = {argument.name: given[argument.name] for argument in func._schema.arguments if argument.name in given and argument.kwarg_only}
+    return func(*positional, **named)
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Recurrent and attention layers as the products that they consist of, not as one kernel each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of settings for other machines that the context touches
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.backends.mkldnn.flags(enabled=False):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def one_sample(inputs: Sequence[Tensor]) -> Inputs:
+    """The first sample of a batch."""
+    return tuple(tensor[:1].clone() for tensor in inputs)
+
+
+__all__ = ["INPUT", "Inputs", "Product", "Trace", "one_sample", "trace"]
