@@ -7,7 +7,7 @@ from torch import nn
 
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
-from autoprune.export.onnx_file import export_onnx, parity_max_abs
+from autoprune.export.onnx_file import check_parity, export_onnx
 from autoprune.files import read_json, write_json
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
@@ -117,7 +117,7 @@ def _measured(
     if flushed:
         say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
-    parity = parity_max_abs(pruned, run_dir.model_onnx, shown)
+    parity = check_parity(pruned, run_dir.model_onnx, shown)
     problem = prepared.problem
     comparison = compare_files(
         run_dir.original_onnx,

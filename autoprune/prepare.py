@@ -14,7 +14,7 @@ from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import energy_constants
 from autoprune.prediction.latency_model import LatencyModel, build_latency_model
 from autoprune.progress import bar
-from autoprune.pruning.cost import CutShapes
+from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import ModelGroups, PrunableGroup
@@ -179,10 +179,20 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     return digest.hexdigest()[:16]
 
 
+def _maker(group: PrunableGroup, shapes: CutShapes) -> LayerShape:
+    """The first layer with a shape that makes the group's channels; a point of a linear layer if there is none."""
+    made = (member.module for member in group.members if member.axis == "out" and member.module in shapes.original)
+    name = group.name if group.name in shapes.original else next(made, None)
+    if name is not None:
+        return shapes.original[name]
+    one = (1, 1)
+    return LayerShape("linear", group.channels, group.channels, one, one, (0, 0), one, 1, one, one, False)
+
+
 def _search_group(
     group: PrunableGroup, scores: torch.Tensor, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
 ) -> SearchGroup:
-    layer = shapes.original[group.name]
+    layer = _maker(group, shapes)
     owned = {
         name: shape
         for name, shape in shapes.original.items()

@@ -54,7 +54,7 @@ def inspect(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
 
 
 def cut(model: nn.Module, example_inputs: ExampleInputs, keep: float | Mapping[str, int]) -> nn.Module:
-    """A smaller copy of `model`, in evaluation mode, with the strongest channels of each group (L2 norm of their weights).
+    """A smaller copy of `model`, in evaluation mode, with the strongest channels of each group (by their L2 norm).
 
     `keep` is a share of each group's channels, above 0 and up to 1, or the channels of some groups by name (`inspect`
     has the names); the other groups stay whole. The model is left as it was and shares no memory with the copy, in

@@ -20,7 +20,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
         *("config", "config_file", "policy", "run_dir"),
     ),
     ("models", "data"),
-    ("pruning",),
+    ("tracing", "pruning"),
     ("measure", "export", "bench", "roofline"),
     ("training",),
     ("search", "prediction", "adaptive", "prepare"),
@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     (
         *("results", "reports", "inspection", "stages"),
-        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "api", "cli"),
+        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "api", "surgery", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

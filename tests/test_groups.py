@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.models import ModelSpec, build_model
-from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.find import find_groups
+from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup
 from autoprune.pruning.layers import is_depthwise
 
@@ -110,14 +110,26 @@ def test_grouped_convolutions_are_left_out_and_say_so() -> None:
     }
 
 
-def test_layers_of_an_unknown_kind_are_left_out_and_say_so() -> None:
+class Sorted(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cummax(x, 1).values
+
+
+def test_a_layer_of_one_number_for_each_channel_is_cut_with_them() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.PReLU(4), nn.Conv2d(4, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)
     )
     groups = find_groups(model, (1, 8, 8))
+    assert sizes(groups) == {"0": 4, "2": 6}
+    assert sides(group_of(groups, "0")) == {("0", "out"), ("1", "out"), ("2", "in")}
+
+
+def test_what_is_not_followed_is_left_out_and_says_so() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), Sorted(), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(96, 2))
+    groups = find_groups(model, (1, 8, 8))
     assert sizes(groups) == {"2": 6}
     first = groups.skipped[0]
-    assert (first.name, first.reason) == ("0", "PReLU is not supported yet")
+    assert (first.name, first.reason) == ("0", "cummax is not followed (1)")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +144,9 @@ def test_outputs_of_a_one_channel_convolution_are_free() -> None:
     model = nn.Sequential(
         nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
-    assert sizes(find_groups(model, (1, 8, 8))) == {"0": 1, "2": 4}
+    groups = find_groups(model, (1, 8, 8))
+    assert sizes(groups) == {"2": 4}
+    assert next((group.name, group.reason) for group in groups.skipped) == ("0", "it has one channel")
 
 
 def test_a_depthwise_convolution_of_the_images_is_left_out() -> None:
@@ -142,7 +156,7 @@ def test_a_depthwise_convolution_of_the_images_is_left_out() -> None:
     groups = find_groups(model, (3, 8, 8))
     assert sizes(groups) == {"1": 4}
     reasons = {group.name: group.reason for group in groups.skipped}
-    assert reasons == {"0": "its channels are those of the model's input", "4": "it is the model's output"}
+    assert reasons == {"0": "what it reads has a fixed number of channels", "4": "it is the model's output"}
 
 
 class TwoHeads(nn.Module):
@@ -189,7 +203,7 @@ def test_a_model_without_groups_is_refused() -> None:
 
 
 def test_a_model_that_cannot_be_traced_is_refused() -> None:
-    with pytest.raises(ModelError, match="cannot be traced"):
+    with pytest.raises(ModelError, match="does not run on its example inputs"):
         find_groups(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(7, 2)), (3, 8, 8))
 
 

@@ -44,7 +44,7 @@ def layer_cuts(elastic: ElasticModel, levels: Sequence[PruningPolicy]) -> tuple[
     """For each of nested `levels` what it keeps of each layer of the largest one, the last."""
     kept = [elastic.kept_channels(level) for level in levels]
     largest = kept[-1]
-    layers = {name: elastic.original.get_submodule(name) for name, _ in largest}
+    layers = {name: elastic.original.get_submodule(name) for name, axis in largest if not axis.startswith("dim")}
     weights = {name: layer.weight for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
     def places(level: int, name: str, axis: Axis) -> Places:

@@ -34,6 +34,31 @@ def drop_added_zeros(model: onnx.ModelProto) -> int:
     return dropped
 
 
+def state_pads(model: onnx.ModelProto) -> int:
+    """Give convolutions that pad "the same" their pads as numbers, in place; how many there were.
+
+    ONNX Runtime refuses `auto_pad` beside a dilation.
+    """
+    stated = 0
+    for node in model.graph.node:
+        given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        how = given.get("auto_pad", b"NOTSET")
+        if node.op_type != "Conv" or how not in (b"SAME_UPPER", b"SAME_LOWER"):
+            continue
+        if any(step != 1 for step in given.get("strides", ())):  # then pads depend on the input's size
+            continue
+        kernel = given["kernel_shape"]
+        dilations = given.get("dilations", [1] * len(kernel))
+        whole = [dilation * (size - 1) for dilation, size in zip(dilations, kernel, strict=True)]
+        less, more = [pads // 2 for pads in whole], [pads - pads // 2 for pads in whole]
+        begins, ends = (less, more) if how == b"SAME_UPPER" else (more, less)
+        kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("pads", [*begins, *ends])])
+        stated += 1
+    return stated
+
+
 def _zeros(graph: onnx.GraphProto) -> set[str]:
     """The names of zeros without a shape, as `Nothing` is exported: `ConstantOfShape` of an empty shape."""
     shapes = {node.output[0]: node for node in graph.node if node.op_type == "Constant"}

@@ -1,6 +1,11 @@
 """ONNX out: dynamic batch, subnormal weights flushed, checked, and equal to PyTorch on real images."""
 
+import contextlib
+import math
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +16,13 @@ from torch import Tensor, nn
 
 from autoprune.data import DataInfo
 from autoprune.errors import RunError
-from autoprune.export.graph_cleanup import drop_added_zeros
+from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.files import atomic_path
 from autoprune.measure.latency import make_session
 
 OPSET = 17
+MOST_APART = 1e-3  # of logits, between a module and its file
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 MEAN_KEY, STD_KEY = "autoprune.mean", "autoprune.std"  # in a file's metadata
 
@@ -36,7 +42,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
     example = torch.zeros(2, *info.input_shape)
     with atomic_path(path) as temporary:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _silent_stdout():
                 # The exporter that this version calls is marked as old; the new one takes ten times as long.
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
@@ -50,6 +56,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
                     dynamo=False,
                 )
             exported = onnx.load(str(temporary))
+            state_pads(exported)
             drop_added_zeros(exported)
             flushed = flush_subnormals(exported)
             onnx.helper.set_model_props(exported, _metadata(info))
@@ -57,18 +64,58 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
         except OSError:
             raise
         except Exception as error:  # exporter and checker raise many kinds
-            raise RunError(f"{path}: the model cannot be exported to ONNX ({error})") from error
+            raise RunError(f"{path}: the model cannot be exported to ONNX ({_first_line(error)})") from error
         onnx.save(exported, str(temporary))
         onnx_bytes = temporary.stat().st_size
     return ExportReport(onnx_bytes, flushed)
 
 
+@contextlib.contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """The exporter prints its whole graph, past Python, when it gives up; what it raises says enough."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def parity_max_abs(model: nn.Module, path: Path, images: Tensor) -> float:
-    """Largest absolute difference between PyTorch's logits and the file's, on normalised images (N, C, H, W)."""
+    """Largest absolute difference between PyTorch's logits and the file's, on normalised images (N, C, H, W).
+
+    Infinite where their shapes differ. Raises `RunError` if the file does not run.
+    """
+    return _parity(model, path, images)[0]
+
+
+def check_parity(model: nn.Module, path: Path, images: Tensor) -> float:
+    """`parity_max_abs`; raises `RunError` above `MOST_APART`, of the logits' spread where that is more than one."""
+    parity, spread = _parity(model, path, images)
+    if not parity <= MOST_APART * max(1.0, spread):
+        raise RunError(f"{path}: answers otherwise than the module that it was made of, by up to {parity:.3g}")
+    return parity
+
+
+def _parity(model: nn.Module, path: Path, images: Tensor) -> tuple[float, float]:
+    """The largest difference, and the standard deviation of the module's logits."""
     with torch.inference_mode():
         expected = model.eval()(images).numpy()
-    actual = make_session(path, threads=1).run(None, {INPUT_NAME: images.contiguous().numpy()})[0]
-    return float(np.abs(expected - np.asarray(actual)).max())
+    try:
+        actual = np.asarray(make_session(path, threads=1).run(None, {INPUT_NAME: images.contiguous().numpy()})[0])
+    except Exception as error:  # the runtime raises kinds of its own
+        raise RunError(f"{path}: does not run ({str(error).strip().splitlines()[-1][:200]})") from error
+    if actual.shape != expected.shape:
+        return math.inf, float(expected.std())
+    return float(np.abs(expected - actual).max()), float(expected.std())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _metadata(info: DataInfo) -> dict[str, str]:

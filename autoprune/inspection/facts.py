@@ -16,14 +16,16 @@ from autoprune.policy import PruningPolicy
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.pruning.cost import CutShapes, LayerShape
-from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.groups import PrunableGroup, SkippedGroup
+from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
+from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
 
+MAKERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)
 MOST_WIDTHS = 64  # of a staircase; a wider group shows every k-th
 MOST_NAMES = 8  # in an error message
 UNITS: dict[Metric, str] = {"latency": "ms", "macs": "count", "params": "count", "energy": "mj"}
 
-Role = Literal["makes", "depthwise", "normalises", "reads"]
+Role = Literal["makes", "depthwise", "normalises", "reads", "holds"]
 Source = Literal["predicted", "counted", "estimated"]
 
 
@@ -57,7 +59,7 @@ class CoupledLayer:
     """One side of a layer that loses the group's channels; `channels` of its own are lost in all."""
 
     layer: str
-    side: Literal["out", "in"]
+    side: Axis
     role: Role
     channels: int
 
@@ -243,7 +245,12 @@ def coupling_words(members: Sequence[CoupledLayer], *, joins: str) -> str:
 
     makers = [member for member in members if member.role == "makes"]
     parts = [f"{joins if len(makers) > 1 else 'made by'}: {names('makes')}"]
-    labels: dict[Role, str] = {"depthwise": "filtered by", "normalises": "normalised by", "reads": "read by"}
+    labels: dict[Role, str] = {
+        "depthwise": "filtered by",
+        "normalises": "normalised by",
+        "holds": "held by",
+        "reads": "read by",
+    }
     parts += [f"{label}: {names(role)}" for role, label in labels.items() if names(role)]
     return "; ".join(parts)
 
@@ -293,14 +300,14 @@ def _group_facts(
     macs = sum(shapes.original[name].macs for name in layers)
     params = sum(shapes.original[name].params for name in layers)
     for member in owned:
-        if member.module not in shapes.original:  # a BatchNorm: a scale and a shift for each of the group's channels
-            parameters = elastic.original.get_submodule(member.module).parameters(recurse=False)
-            params += len(member.local) * sum(1 for _ in parameters)
-    roles = [_role(member.module, member.axis, shapes.original) for member in group.members]
+        if member.module not in shapes.original:  # of a BatchNorm: a scale and a shift for each of the group's channels
+            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+                if isinstance(tensor, nn.Parameter):
+                    params += tensor.numel() // tensor.shape[dim] * len(member.local)
+    roles = [_role(elastic.original, member, shapes.original) for member in group.members]
     members = tuple(
         CoupledLayer(member.module, member.axis, role, len(set(member.local)))
         for member, role in zip(group.members, roles, strict=True)
-        if member.axis == "out" or role == "reads"  # a depthwise layer's two sides are one
     )
     return GroupFacts(
         group.name,
@@ -316,12 +323,17 @@ def _group_facts(
     )
 
 
-def _role(layer: str, side: str, shapes: Mapping[str, LayerShape]) -> Role:
-    if layer not in shapes:
+def _role(model: nn.Module, member: Member, shapes: Mapping[str, LayerShape]) -> Role:
+    if member.axis == "in":
+        return "reads"
+    if member.axis != "out":
+        return "holds"  # a bare parameter or buffer
+    if member.module in shapes:
+        return "depthwise" if shapes[member.module].kind == "depthwise" else "makes"
+    module = model.get_submodule(member.module)
+    if isinstance(module, NORMS):
         return "normalises"
-    if shapes[layer].kind == "depthwise":
-        return "depthwise"
-    return "makes" if side == "out" else "reads"
+    return "makes" if isinstance(module, MAKERS) else "holds"
 
 
 def _latency_of(layers: Sequence[str], latency: LatencyFacts | None) -> tuple[float | None, float | None]:

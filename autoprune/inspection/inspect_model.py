@@ -32,8 +32,8 @@ from autoprune.prediction.whole_models import random_policies
 from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.find import find_groups
+from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
 from autoprune.seeding import derive_seed, rng, seed_everything

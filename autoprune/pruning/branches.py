@@ -13,11 +13,23 @@ from torch import Tensor, nn
 from autoprune.pruning.forward_pass import evaluation_mode
 
 
+class Zero(Tensor):
+    """A zero without a shape. Something may be added to it in place, too, which gives what is added."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # what is worked out with it is a plain tensor
+
+    def __iadd__(self, other: Tensor) -> Tensor:  # type: ignore[misc,override]
+        return other + self.as_subclass(Tensor)  # type: ignore[arg-type]
+
+    def add_(self, other: Tensor, *, alpha: float = 1) -> Tensor:  # type: ignore[override]
+        return alpha * other + self.as_subclass(Tensor)  # type: ignore[arg-type]
+
+
 class Nothing(nn.Module):
     """In place of a layer that is gone: a zero, without a shape, so that what it is added to stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(())
+        return x.new_zeros(()).as_subclass(Zero)  # type: ignore[arg-type]
 
 
 def remove_layers(model: nn.Module, names: Iterable[str]) -> None:

@@ -210,9 +210,7 @@ class CutShapes:
             _, sides = (1, ()) if weight is None else cut.of(weight)
             whole = math.prod(self._fixed[side] + sum(brings[-1] for _, brings in self._brings[side]) for side in sides)
             parts.append(_Part(product.module, product.macs // whole, sides))
-        repeats = {
-            name: runs for name, runs in per_weight.items() if runs != math.prod(self.original[name].out_size)
-        }
+        repeats = {name: runs for name, runs in per_weight.items() if runs != math.prod(self.original[name].out_size)}
         return parts, repeats
 
     def layer(self, name: str, channels: Mapping[str, int]) -> LayerShape:

@@ -126,7 +126,7 @@ def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> N
     for axis, size in (("out", out_channels), ("in", in_channels)):
         for field, dim in kind.tensors.get(axis, {}).items():
             if (tensor := tensors_of(module).get(field)) is not None:
-                _put(module, field, tensor.detach().index_select(dim, torch.zeros(size, dtype=torch.long)))
+                put_tensor(module, field, tensor.detach().index_select(dim, torch.zeros(size, dtype=torch.long)))
         if axis in kind.sizes:
             state_channels(module, axis, size)
 
@@ -183,7 +183,7 @@ def _slice_tensors(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) ->
                 taken = tensor.detach()
                 for dim, indices in wanted[id(tensor)].items():
                     taken = taken.index_select(dim, indices)
-                _put(module, field, taken)  # a recurrent layer notices that, and keeps its own list
+                put_tensor(module, field, taken)  # a recurrent layer notices that, and keeps its own list
                 made[id(tensor)] = tensors_of(module)[field]
             else:
                 setattr(module, field, made[id(tensor)])
@@ -198,7 +198,8 @@ def _own_tensors(model: nn.Module, *, shared: Collection[int]) -> None:
                 setattr(module, field, copies.setdefault(id(tensor), copy.deepcopy(tensor)))
 
 
-def _put(module: nn.Module, field: str, values: Tensor) -> None:
+def put_tensor(module: nn.Module, field: str, values: Tensor) -> None:
+    """Give a module other values in place of a parameter or buffer of its own."""
     tensor = tensors_of(module)[field]
     is_parameter = isinstance(tensor, nn.Parameter)
     setattr(module, field, nn.Parameter(values, requires_grad=tensor.requires_grad) if is_parameter else values)

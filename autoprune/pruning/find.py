@@ -9,7 +9,8 @@ from torch import nn
 from autoprune.errors import ModelError
 from autoprune.pruning.branches import branch_outputs, gone_with
 from autoprune.pruning.forward_pass import normalised_layers
-from autoprune.pruning.groups import ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels
+from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels
+from autoprune.pruning.layers import RECURRENT
 from autoprune.pruning.probe import proven_groups
 from autoprune.tracing.call import Split
 from autoprune.tracing.tracer import Inputs, Trace
@@ -18,7 +19,7 @@ OTHER_SPLITS: tuple[Split, ...] = ("last", "first")
 
 
 def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGroups:
-    """The groups of `model` for images (C, H, W), with the branches that it can do without; the model is left as it was.
+    """The groups of `model` for images (C, H, W), with the branches that it can do without; it is left as it was.
 
     Raises `ModelError` if the model does not run, looks at the values of its inputs, or has no prunable group at all.
     """
@@ -89,11 +90,15 @@ def _with_branches(
     for group in groups:
         ends = branch_outputs([member.module for member in group.members if member.axis == "in"], normalised)
         branch: tuple[str, ...] = ()
-        if all(
-            not member.axis.startswith("dim") and len(member.local) == side_channels(model, member)
-            for member in group.members
-        ):
+        if all(_is_whole_layer(model, member) for member in group.members):
             layers = tuple(dict.fromkeys((*(member.module for member in group.members), *ends)))
             branch = gone_with(model, layers, ends, images)
         found.append(replace(group, branch=branch))
     return tuple(found)
+
+
+def _is_whole_layer(model: nn.Module, member: Member) -> bool:
+    """Whether all channels of one side of a layer are meant, and the layer gives one tensor."""
+    if member.axis.startswith("dim") or len(member.local) != side_channels(model, member):
+        return False
+    return not isinstance(model.get_submodule(member.module), RECURRENT)

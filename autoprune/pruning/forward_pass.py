@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from autoprune.pruning.layers import is_plain
+
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
@@ -22,17 +24,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def normalised_layers(model: nn.Module, image: Tensor) -> dict[str, str]:
     """The convolutions whose output a BatchNorm reads, each with that BatchNorm's name.
 
-    `image` (1, C, H, W) is run through `model`. Layers that run more than once are left out.
+    `image` (1, C, H, W) is run through `model`. Layers that run more than once are left out, and those with a forward
+    of their own.
     """
     outputs: list[tuple[str, Tensor]] = []  # alive until the end, so that no two share an identity
     reads: list[tuple[str, Tensor]] = []
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
+        if is_plain(module, nn.Conv2d):
             handles.append(
                 module.register_forward_hook(lambda _layer, _args, output, name=name: outputs.append((name, output)))
             )
-        elif isinstance(module, nn.BatchNorm2d):
+        elif is_plain(module, nn.BatchNorm2d):
             handles.append(
                 module.register_forward_pre_hook(lambda _norm, args, name=name: reads.append((name, args[0])))
             )

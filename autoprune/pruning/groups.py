@@ -4,7 +4,7 @@ Where each channel goes is followed operation by operation (`autoprune.tracing`)
 network have answered as the network does with the same channels at zero (`pruning.probe`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.layers import Axis, kind_of, side_size, tensors_of
+from autoprune.pruning.layers import Axis, kind_of, layer_sides, side_size, tensors_of
 from autoprune.tracing.call import Split
 from autoprune.tracing.labels import Ints, Side
 from autoprune.tracing.tracer import Inputs, Trace, one_sample, trace
 
 ALONE = "it has one channel"
 TOGETHER = "its channels depend on each other"
+IDLE = "it does not run"
 UNREAD = "no layer reads its channels"
 
 
@@ -119,6 +120,7 @@ class _Reading:
         for numbers, reason in found.labels.pins:
             for number in np.unique(self._classes[numbers]).tolist():
                 self._pinned.setdefault(number, reason)
+        self._ran = set(found.ran)
         self._is_read = set(found.labels.read_classes().tolist())
 
     def groups(self) -> ModelGroups:
@@ -143,8 +145,20 @@ class _Reading:
                 skipped.append(SkippedGroup(name, size, "its layers are not cut alike"))
             else:
                 prunable.append(PrunableGroup(name, len(roots), members))
+        skipped += self._small_layers()
         key = lambda group: self._name_place(group.name)  # noqa: E731
         return ModelGroups(tuple(sorted(prunable, key=key)), tuple(sorted(skipped, key=key)))
+
+    def _small_layers(self) -> Iterator[SkippedGroup]:
+        """Layers of one channel, and those that did not run."""
+        for name, module in self._model.named_modules():
+            kind = kind_of(module)
+            if kind is None or not any(field in kind.tensors.get("in", ()) for field in tensors_of(module)):
+                continue
+            if name not in self._ran:
+                yield SkippedGroup(name, max(1, layer_sides(module)[0]), IDLE)
+            elif "out" in kind.sizes and layer_sides(module)[0] == 1:
+                yield SkippedGroup(name, 1, ALONE)
 
     def _of(self, side: Side) -> Ints:
         return self._classes[side.first : side.first + side.size]
@@ -183,9 +197,7 @@ class _Reading:
         """The sides of layers that lose channels; None if tensors of one layer would lose different ones."""
         found: dict[tuple[str, Axis], Member] = {}
         for side in sides:
-            pairs = [
-                (local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel
-            ]
+            pairs = [(local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel]
             local, root = tuple(place for place, _ in pairs), tuple(number for _, number in pairs)
             for owner, field in self._owners.get(side.tensor, ()):
                 name, axis = self._named(owner, field, side)

@@ -17,10 +17,15 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
     Raises `ModelError` for what is no plain module: a wrapper, a script, tensors without values.
     """
-    check_module(model)
-    copied = copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
+    copied = own_copy(model)
     bake(copied)
     return copied
+
+
+def own_copy(model: nn.Module) -> nn.Module:
+    """A deep copy, of modules too that keep tensors which autograd made. Raises as `check_module` does."""
+    check_module(model)
+    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
 
 
 def check_module(model: nn.Module) -> None:

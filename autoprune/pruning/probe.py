@@ -1,8 +1,8 @@
 """Proof of groups on the network itself: cuts of it answer as it does with the same channels at zero.
 
 A wrong map of channels (a permuted flatten, a shuffle, a number of features in the code) gives a network that runs and
-answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ, the
-groups are halved until those that fail are known. Weights are random for that, so that no channel is like another and
+answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ,
+the groups are halved until those that fail are known. Weights are random for that, so that no channel is like another and
 none is silent, as a trained network's may be.
 """
 
@@ -63,7 +63,9 @@ class _Probe:
             if not _is_finite(answers(self._model, self._inputs)):  # random weights suit not every network
                 self._model = copy.deepcopy(model).eval()
             if not _is_finite(answers(self._model, self._inputs)):
-                raise ModelError("the model answers with NaN or infinity; give the weights of a training that went well")
+                raise ModelError(
+                    "the model answers with NaN or infinity; give the weights of a training that went well"
+                )
 
     def holding(self, groups: tuple[PrunableGroup, ...], failed: dict[str, str]) -> tuple[PrunableGroup, ...]:
         """Those that hold, by halving; the reasons of the others go into `failed`."""

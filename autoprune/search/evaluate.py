@@ -16,6 +16,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.search.reward import Score
 from autoprune.seeding import rng
 from autoprune.training.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
+from autoprune.training.memory_format import laid_out
 from autoprune.training.repair import WeightRepair
 from autoprune.training.train import has_fast_bf16
 
@@ -88,10 +89,10 @@ class Evaluator:
     def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
         """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""
         kept = self.elastic.kept_channels(policy)
-        model = self.elastic.cut_to(kept).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = laid_out(self.elastic.cut_to(kept))
         if self.repair is not None:
             self.repair.apply(model, kept)
-        return model  # type: ignore[no-any-return]
+        return model
 
 
 def _score(log_p: Tensor, reference: Tensor, labels: Tensor) -> Score:

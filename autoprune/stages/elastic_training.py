@@ -7,7 +7,6 @@ of Yu & Huang 2019, one cut a step instead of all in each). All are nested, so t
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -20,6 +19,7 @@ from autoprune.seeding import rng
 from autoprune.training.batches import Batch
 from autoprune.training.distill import distillation_loss, finetune_recipe
 from autoprune.training.fast_batchnorm import fast_batchnorm
+from autoprune.training.memory_format import laid_out
 from autoprune.training.strided_convolution import safe_strided_convolutions
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog, Loss, fit
@@ -107,7 +107,7 @@ class _Cut(nn.Module):
 
     def __init__(self, cut: nn.Module, parameters: dict[str, Tensor]) -> None:
         super().__init__()
-        self.cut = cut.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.cut = laid_out(cut)
         self._parameters_of_cut = parameters
 
     def forward(self, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ FIXED = "it is joined with something of a fixed number of channels"
 MIXED = "each of its channels changes all others"
 NUMBERED = "its channels are taken out by their numbers"
 ATTENTION = "attention heads are not cut yet"
-INPUT = "its channels are those of the model's input"
+GIVEN = "what it reads has a fixed number of channels"
 OUTPUT = "it is the model's output"
 
 

@@ -178,7 +178,7 @@ def batch_norm(call: Call) -> Slots:
 
 def group_norm(call: Call) -> Slots:
     tensor = call.given["input"]
-    return _norm_over(call, {axis for axis in range(1, tensor.dim())}, "GroupNorm normalises over its channels")
+    return _norm_over(call, set(range(1, tensor.dim())), "GroupNorm normalises over its channels")
 
 
 def layer_norm(call: Call) -> Slots:
@@ -300,17 +300,28 @@ WINDOWS: dict[str, int] = {
     **{f"{kind}_pad{n}d": n for kind in ("reflection", "replication") for n in (1, 2, 3)},
     **{f"{kind}adaptive_{how}_pool{n}d": n for kind in ("", "_") for how in ("avg", "max") for n in (1, 2, 3)},
     **{f"fractional_max_pool{n}d": n for n in (2, 3)},
-    **{"upsample_linear1d": 1, "upsample_bilinear2d": 2, "_upsample_bilinear2d_aa": 2, "upsample_bicubic2d": 2},
-    **{"_upsample_bicubic2d_aa": 2, "upsample_trilinear3d": 3, "max_pool1d": 1, "max_pool2d": 2, "max_pool3d": 3},
+    "upsample_linear1d": 1,
+    "upsample_bilinear2d": 2,
+    "_upsample_bilinear2d_aa": 2,
+    "upsample_bicubic2d": 2,
+    "_upsample_bicubic2d_aa": 2,
+    "upsample_trilinear3d": 3,
+    "max_pool1d": 1,
+    "max_pool2d": 2,
+    "max_pool3d": 3,
 }
 RULES: dict[str, Callable[[Call], Slots | list[Slots]]] = {
     **dict.fromkeys(MOVES, moved),
     **dict.fromkeys(("index", "index_select"), taken),
-    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "chunk"), pieces),
+    **dict.fromkeys(
+        ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "chunk"), pieces
+    ),
     "slice": sliced,
     **dict.fromkeys(("cat", "stack"), concatenated),
     **dict.fromkeys(ELEMENTWISE, elementwise),
-    **dict.fromkeys(("_softmax", "_log_softmax", "softmax", "cumsum", "cumprod", "sort", "logcumsumexp"), normalised_along),
+    **dict.fromkeys(
+        ("_softmax", "_log_softmax", "softmax", "cumsum", "cumprod", "sort", "logcumsumexp"), normalised_along
+    ),
     **{name: windows(trailing) for name, trailing in WINDOWS.items()},
     **dict.fromkeys(
         (

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from autoprune.tracing.call import FIXED, INPUT, MIXED, Call
+from autoprune.tracing.call import FIXED, GIVEN, MIXED, Call
 from autoprune.tracing.labels import Slot, Slots
 
 
@@ -19,14 +19,15 @@ def convolution(call: Call) -> Slots:
         if not {out_axis, in_axis} & set(slot.axes):
             call.labels.pin(slot.labels, "a filter's places")
     makes = call.labels.along(call.slots(weight), 0 if groups > 1 else out_axis)
+    is_filterwise = 1 < groups == x.shape[1] and not (is_transposed and weight.shape[1] > 1)
     makers = [slot for slot in call.slots(weight) if (0 if groups > 1 else out_axis) in slot.axes]
     if groups == 1:
         _read(call, reads, call.labels.along(call.slots(weight), in_axis), size=x.shape[1])
-    elif groups == x.shape[1] and not (is_transposed and weight.shape[1] > 1):  # depthwise, maybe several filters each
+    elif is_filterwise:  # maybe several filters for each channel
         if makes is not None:
             each = makes.view(groups, -1)
             if reads is None:
-                call.labels.pin(makes, INPUT if not call.depends(x) else FIXED)
+                call.labels.pin(makes, GIVEN)
             else:
                 call.labels.couple(each, reads[:, None], FIXED)
         elif reads is not None:
@@ -39,7 +40,7 @@ def convolution(call: Call) -> Slots:
     if makes is None or (groups > 1 and call.out.shape[1] != len(makes)):
         return ()
     shape = [1, -1, *[1] * (rank - 2)]
-    if groups == 1:
+    if not is_filterwise or reads is None:
         _made(call, makers, by=x)
     bias = call.given.get("bias")
     parts = [((Slot(makes.view(shape), makers[0].side),), call.out.shape)]
@@ -68,7 +69,11 @@ def _product(call: Call, a: Tensor, b: Tensor, *, batch: int) -> Slots:
     left, right = call.slots(a), call.slots(b)
     _read(call, call.labels.along(left, columns), call.labels.along(right, rows), size=a.shape[columns])
     if call.depends(a) != call.depends(b):
-        weights = [slot for slot in (left if call.depends(b) else right) if slot.axes == ((rows if call.depends(b) else columns),)]
+        weights = [
+            slot
+            for slot in (left if call.depends(b) else right)
+            if slot.axes == ((rows if call.depends(b) else columns),)
+        ]
         _made(call, weights, by=b if call.depends(b) else a)
     parts = [
         (tuple(slot for slot in left if columns not in slot.axes), (*a.shape[:columns], 1)),
@@ -90,7 +95,7 @@ def _read(call: Call, reads: Tensor | None, weights: Tensor | None, *, size: int
     if reads is not None and weights is not None:
         call.labels.couple(reads, weights, FIXED)
     elif reads is not None or weights is not None:
-        call.labels.pin(weights if reads is None else reads, INPUT if reads is None else FIXED)
+        call.labels.pin(weights if reads is None else reads, GIVEN if reads is None else FIXED)
 
 
 def _made(call: Call, makers: list[Slot], *, by: Tensor) -> None:

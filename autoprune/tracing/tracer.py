@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from autoprune.tracing.call import INPUT, OUTPUT, Call, Split
+from autoprune.tracing.call import OUTPUT, Call, Split
 from autoprune.tracing.labels import Labels, Slot, Slots
 from autoprune.tracing.operators import REDUCTIONS, RULES, elementwise, reduced
 
@@ -69,7 +69,7 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     """Follow `model` on `inputs` (tensors with the batch first); raises whatever the model raises."""
     found = Trace()
     follower = _Follower(model, inputs, found, split)
-    with _plain_kernels(), torch.no_grad(), follower.places(), follower:
+    with _plain_kernels(model), torch.no_grad(), follower.places(), follower:
         found.outputs = model(*inputs)
     follower.end()
     return found
@@ -183,7 +183,16 @@ class _Follower(TorchDispatchMode):
             made: Slots | list[Slots] = rule(call)
         except Exception:  # a use of an operation that its rule did not foresee
             return self._not_followed(call)
-        if call.name in ("view", "_unsafe_view", "reshape", "slice", "split", "split_with_sizes", "chunk", "unsafe_split"):
+        if call.name in (
+            "view",
+            "_unsafe_view",
+            "reshape",
+            "slice",
+            "split",
+            "split_with_sizes",
+            "chunk",
+            "unsafe_split",
+        ):
             self._found.is_split |= self._takes_apart(call, made)
         return made
 
@@ -250,28 +259,34 @@ def _fits(slot: Slot, tensor: Tensor) -> bool:
 
 
 def _run(func: Any, given: dict[str, Any]) -> Any:
-    positional = [given[argument.name] for argument in func._schema.arguments if argument.name in given and not argument.kwarg_only]
-    named = {argument.name: given[argument.name] for argument in func._schema.arguments if argument.name in given and argument.kwarg_only}
+    positional = [
+        given[argument.name]
+        for argument in func._schema.arguments
+        if argument.name in given and not argument.kwarg_only
+    ]
+    named = {
+        argument.name: given[argument.name]
+        for argument in func._schema.arguments
+        if argument.name in given and argument.kwarg_only
+    }
     return func(*positional, **named)
 
 
 @contextlib.contextmanager
-def _plain_kernels() -> Iterator[None]:
+def _plain_kernels(model: nn.Module) -> Iterator[None]:
     """Recurrent and attention layers as the products that they consist of, not as one kernel each."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of settings for other machines that the context touches
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with torch.backends.mkldnn.flags(enabled=False):
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of settings for other machines that the context touches
+            with torch.backends.mkldnn.flags(enabled=False) if is_recurrent else contextlib.nullcontext():
                 yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def one_sample(inputs: Sequence[Tensor]) -> Inputs:
     """The first sample of a batch."""
     return tuple(tensor[:1].clone() for tensor in inputs)
-
-
-__all__ = ["INPUT", "Inputs", "Product", "Trace", "one_sample", "trace"]

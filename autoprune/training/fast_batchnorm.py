@@ -5,12 +5,13 @@ network, it takes most of a training step. Here an image is one long row of heig
 every pass runs over contiguous memory; the statistics and the gradient are those of Ioffe & Szegedy 2015.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from autoprune.training.memory_format import is_channels_first
 from autoprune.training.replaced_forward import replaced_forward
 
 # PyTorch's kernel is the faster one for multiples of this, what a vector register holds (measured: AVX-512, float32 and
@@ -62,6 +63,8 @@ class _BatchNorm(torch.autograd.Function):
 
 def fast_batchnorm(model: nn.Module) -> AbstractContextManager[None]:
     """Let the BatchNorms of `model` whose channels do not fill vector registers train by the kernel of this module."""
+    if is_channels_first(model):
+        return nullcontext()
     replaced = [module for module in model.modules() if type(module) is nn.BatchNorm2d and _gains(module)]
     return replaced_forward(replaced, _forward)
 

@@ -5,6 +5,7 @@ reconstruction of He et al. 2017, equation 1, for channels that are already chos
 inputs' covariance, gathered once; a cut then costs one small linear system for each layer, and each only once.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
-from autoprune.pruning.layers import Axis
+from autoprune.pruning.layers import Axis, is_plain
 from autoprune.training.batchnorm import even_batches
 
 SAMPLES = 30_000  # windows of each layer's input, as far as there are so many
@@ -36,16 +37,17 @@ class InputMoments:
 class WeightRepair:
     """Repairs cuts of `elastic`, from `images` (N, C, H, W), normalised, none of them from the search or test split.
 
-    Layers that are repaired: linear ones and convolutions, but no grouped ones.
+    Layers that are repaired: plain linear ones and convolutions, but no grouped ones, nor those that share a weight.
     """
 
     def __init__(self, elastic: ElasticModel, images: Tensor) -> None:
         self.elastic = elastic
         cut_inputs = {member.module for group in elastic.groups for member in group.members if member.axis == "in"}
+        shared = _shared_weights(elastic.original)
         self._layers = {
             name: cast(nn.Conv2d | nn.Linear, module)
             for name, module in elastic.original.named_modules()
-            if name in cut_inputs and (isinstance(module, nn.Linear) or _is_plain(module))
+            if name in cut_inputs and _is_repairable(module) and id(module.weight) not in shared
         }
         self._moments = input_moments(elastic.original, self._layers, images)
         self._solved: dict[tuple[str, bytes], tuple[Tensor, Tensor]] = {}
@@ -138,22 +140,30 @@ def _windows(layer: nn.Conv2d | nn.Linear, x: Tensor, *, most: int) -> Tensor:
     """What the filters see: (windows, n). Of more than `most`, whole images from the front."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)[:most].float()
-    sees = F.unfold(
-        x[: max(1, -(-most // _positions(layer, x)))].float(),
-        layer.kernel_size,
-        dilation=layer.dilation,
-        padding=cast(tuple[int, int], layer.padding),
-        stride=layer.stride,
-    )
+    some = x[: max(1, -(-most // _positions(layer, x)))].float()
+    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
+    sees = F.unfold(_padded(layer, some), kernel, dilation=dilation, stride=stride)
     return sees.transpose(1, 2).flatten(0, 1)
+
+
+def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """The layer's input with its border as the layer itself makes it."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
 
 
 def _positions(layer: nn.Conv2d, x: Tensor) -> int:
     return max(1, (x.shape[2] // layer.stride[0]) * (x.shape[3] // layer.stride[1]))
 
 
-def _is_plain(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == 1 and isinstance(module.padding, tuple)
+def _is_repairable(module: nn.Module) -> bool:
+    return is_plain(module, nn.Conv2d, nn.Linear) and getattr(module, "groups", 1) == 1
+
+
+def _shared_weights(model: nn.Module) -> set[int]:
+    """Tensors that several layers have: one solution would be written over the other."""
+    counts = Counter(id(module._parameters["weight"]) for module in model.modules() if "weight" in module._parameters)
+    return {tensor for tensor, count in counts.items() if count > 1}
 
 
 def _in_channels(layer: nn.Conv2d | nn.Linear) -> int:

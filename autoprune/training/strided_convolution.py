@@ -5,17 +5,20 @@ when the input is channels-last and has fewer than 8 channels: seen with PyTorch
 widths. Taking every second pixel first and convolving those gives the same numbers.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.training.memory_format import is_channels_first
 from autoprune.training.replaced_forward import replaced_forward
 
 
 def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[None]:
     """Let the strided 1x1 convolutions of `model` skip pixels before they multiply, while the block runs."""
+    if is_channels_first(model):  # it is a kernel for channels-last images that does it
+        return nullcontext()
     replaced = [module for module in model.modules() if type(module) is nn.Conv2d and _is_strided_pointwise(module)]
     return replaced_forward(replaced, _forward)
 

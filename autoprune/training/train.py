@@ -20,6 +20,7 @@ from autoprune.progress import bar
 from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
+from autoprune.training.memory_format import laid_out
 from autoprune.training.muon import MuonSGD, hidden_convolutions
 from autoprune.training.scores import accuracy
 from autoprune.training.strided_convolution import safe_strided_convolutions
@@ -136,7 +137,7 @@ def fit(
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
     `RunError` if the loss stops being finite.
     """
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = laid_out(model)
     turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
     optimizer = MuonSGD(
         _parameter_groups(model, recipe, lr_factors or {}, turned),

@@ -12,8 +12,8 @@ from autoprune.data import SearchData, normalise
 from autoprune.errors import RunError
 from autoprune.models import ModelSpec
 from autoprune.pruning.cost import layer_shapes
-from autoprune.pruning.layers import layer_sides
-from autoprune.pruning.structure import SIZED, load_pruned, save_pruned
+from autoprune.pruning.layers import kind_of, layer_sides
+from autoprune.pruning.structure import load_pruned, save_pruned
 from peers.table import Peer
 
 COMPARED_IMAGES = 16
@@ -60,7 +60,7 @@ def write_cut(task: Task, folder: Path, spec: ModelSpec | None) -> None:
 
 def shape_key(model: nn.Module) -> tuple[tuple[int, int], ...]:
     """Equal for cuts of one architecture that have the same widths, and so the same latency."""
-    return tuple(layer_sides(module) for module in model.modules() if isinstance(module, SIZED))
+    return tuple(layer_sides(module) for module in model.modules() if kind_of(module) is not None)
 
 
 def reason(error: Exception) -> str:

@@ -1,0 +1,49 @@
+"""How images and weights lie in memory: channels last, which CPUs train fastest, unless a network cannot run so.
+
+Code that takes `x.view(n, -1)` after a convolution runs only where channels come first. Such a network is given its
+images, and keeps its weights, in that order.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _ChannelsFirst:
+    """A hook that lays a network's inputs out with the channels first."""
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.contiguous() if isinstance(value, Tensor) else value for value in args)
+
+
+def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
+    """Whether `model` runs on `images` (N, C, H, W), N > 1, when they and its weights are channels-last."""
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+                images.contiguous(memory_format=torch.channels_last)
+            )
+    except Exception:  # the user's model may raise anything
+        return False
+    return True
+
+
+def keep_channels_first(model: nn.Module) -> None:
+    """Let `model`, and every copy of it, compute with the channels first."""
+    if not is_channels_first(model):
+        model.register_forward_pre_hook(_ChannelsFirst())
+
+
+def is_channels_first(model: nn.Module) -> bool:
+    return any(
+        isinstance(hook, _ChannelsFirst) for module in model.modules() for hook in module._forward_pre_hooks.values()
+    )
+
+
+def laid_out(model: nn.Module) -> nn.Module:
+    """`model`, changed in place, with its weights as it trains fastest."""
+    if is_channels_first(model):
+        return model
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
