@@ -93,6 +93,12 @@ def side_size(module: nn.Module, axis: Axis) -> int:
     return int(getattr(module, attributes[0]))
 
 
+def is_resized(module: nn.Module, field: str) -> bool:
+    """Whether a tensor of a module follows from its kind and its sides."""
+    kind = kind_of(module)
+    return kind is not None and any(field in tensors for tensors in kind.tensors.values())
+
+
 def layer_sides(module: nn.Module) -> tuple[int, int]:
     """(output channels, input channels) of a known layer; where one side is the other, both are."""
     kind = kind_of(module)

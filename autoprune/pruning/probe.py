@@ -24,6 +24,8 @@ from autoprune.pruning.layers import Axis, tensors_of
 from autoprune.tracing.tracer import Inputs
 
 ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summation, stays a hundred times below
+VALUES = 20_000  # of an input, at least, unless that takes more samples than `MOST_SAMPLES`
+MOST_SAMPLES = 8
 SECONDS = 120.0  # for all groups of a network
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -57,15 +59,23 @@ class _Probe:
     def __init__(self, model: nn.Module, inputs: Inputs, *, deadline: float) -> None:
         generator = torch.Generator().manual_seed(0)
         self._model = distinct(model, generator)
-        self._inputs = tuple(other_values(tensor, generator) for tensor in inputs)
+        self._inputs = _samples(inputs, generator)
         self._deadline = deadline
         with evaluation_mode(model):
-            if not _is_finite(answers(self._model, self._inputs)):  # random weights suit not every network
+            if not self._is_usable():  # code may be written for one size of batch
+                self._inputs = tuple(other_values(tensor, len(tensor), generator) for tensor in inputs)
+            if not self._is_usable():  # random weights do not suit every network
                 self._model = copy.deepcopy(model).eval()
             if not _is_finite(answers(self._model, self._inputs)):
                 raise ModelError(
                     "the model answers with NaN or infinity; give the weights of a training that went well"
                 )
+
+    def _is_usable(self) -> bool:
+        try:
+            return _is_finite(answers(self._model, self._inputs))
+        except Exception:  # the user's model may raise anything
+            return False
 
     def holding(self, groups: tuple[PrunableGroup, ...], failed: dict[str, str]) -> tuple[PrunableGroup, ...]:
         """Those that hold, by halving; the reasons of the others go into `failed`."""
@@ -98,19 +108,31 @@ class _Probe:
 
 
 def cuts(model: nn.Module, groups: Sequence[PrunableGroup]) -> Iterator[tuple[ElasticModel, PruningPolicy]]:
-    """Several cuts: half of each group's channels, the other half, all but one, and about a third."""
+    """Cuts that keep, of any two channels of a group, at least once one without the other, and leave each out once.
+
+    The channels of a group are numbered at random; each cut keeps those whose number has one binary digit set. So a map
+    that takes one channel for another is met by a cut that tells the two apart. The last ones are of odd widths.
+    """
     generator = torch.Generator().manual_seed(1)
-    order = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
-    other = {name: channels[::-1] for name, channels in order.items()}
-    last = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
-    for ranking, width in (
-        (order, lambda channels: channels // 2),
-        (other, lambda channels: channels - channels // 2),
-        (last, lambda channels: channels - 1),
-        (last, lambda channels: channels // 3),
-    ):
-        elastic = ElasticModel(model, tuple(groups), {name: tuple(channels) for name, channels in ranking.items()})
-        yield elastic, PruningPolicy.of({group.name: max(1, width(group.channels)) for group in groups})
+    numbers = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
+    digits = {group.name: max(1, (group.channels - 1).bit_length()) for group in groups}
+    for place in range(max(digits.values(), default=0)):
+        chosen = {name: [(number >> place % digits[name]) & 1 == 1 for number in own] for name, own in numbers.items()}
+        yield _keeping(model, groups, chosen)
+    yield _keeping(model, groups, {name: [number % 2 == 0 for number in own] for name, own in numbers.items()})
+    yield _keeping(model, groups, {name: [number > 0 for number in own] for name, own in numbers.items()})
+    yield _keeping(model, groups, {name: [number % 3 == 0 for number in own] for name, own in numbers.items()})
+
+
+def _keeping(
+    model: nn.Module, groups: Sequence[PrunableGroup], chosen: Mapping[str, Sequence[bool]]
+) -> tuple[ElasticModel, PruningPolicy]:
+    ranking = {
+        name: tuple(sorted(range(len(flags)), key=lambda channel, flags=flags: not flags[channel]))  # type: ignore[misc]
+        for name, flags in chosen.items()
+    }
+    widths = {name: max(1, sum(flags)) for name, flags in chosen.items()}
+    return ElasticModel(model, tuple(groups), ranking), PruningPolicy.of(widths)
 
 
 def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
@@ -144,18 +166,26 @@ def distinct(model: nn.Module, generator: torch.Generator) -> nn.Module:
                 if tensor.dim() < 2 and (field in ("weight", "running_var") or tensor.dim() == 0):
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
                 elif tensor.dim() < 2:
-                    tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.3)
+                    shift = torch.rand(tensor.shape, generator=generator)  # upwards: a rectifier lets most through
+                    tensor.copy_(-shift if field == "running_mean" else shift)
                 else:
                     scale = (2 * tensor.shape[0] / max(tensor.numel(), 1)) ** 0.5  # He et al. 2015
                     tensor.copy_(torch.randn(tensor.shape, generator=generator) * min(scale, 1.0))
     return fresh
 
 
-def other_values(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers in place of an input's; what is no floating point stays."""
+def other_values(tensor: Tensor, samples: int, generator: torch.Generator) -> Tensor:
+    """So many samples of random numbers; of what is no floating point, those that were given, again and again."""
     if not tensor.is_floating_point():
-        return tensor.clone()
-    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        return tensor[torch.arange(samples) % len(tensor)]
+    return torch.randn((samples, *tensor.shape[1:]), generator=generator, dtype=tensor.dtype)
+
+
+def _samples(inputs: Inputs, generator: torch.Generator) -> Inputs:
+    """Few samples of large inputs, more of small ones, in which a channel may be silent by chance."""
+    each = min(tensor[0].numel() for tensor in inputs)
+    samples = max(2, min(MOST_SAMPLES, -(-VALUES // each)))
+    return tuple(other_values(tensor, samples, generator) for tensor in inputs)
 
 
 def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:

@@ -15,7 +15,7 @@ from autoprune.models import ModelSpec, build_model, is_factory, load_weights, s
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.elastic import put_tensor, resize_layer
 from autoprune.pruning.groups import owner_of
-from autoprune.pruning.layers import kind_of, layer_sides, tensors_of
+from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of
 from autoprune.pruning.plain import plain_copy
 
 SCHEMA = 1
@@ -44,8 +44,8 @@ def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
     tensors = {
         f"{name}.{field}" if name else field: list(tensor.shape)
         for name, module in model.named_modules()
-        if kind_of(module) is None
         for field, tensor in tensors_of(module).items()
+        if not is_resized(module, field)
     }
     gone = [name for name, module in model.named_modules() if isinstance(module, Nothing)]
     written: dict[str, Any] = {"schema": SCHEMA, "model": asdict(spec) if spec is not None else None, "layers": layers}
