@@ -2,6 +2,7 @@
 
 from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier, is_factory
 from autoprune.models.checkpoint import SHIPPED_CHECKPOINTS, load_weights, save_weights
+from autoprune.models.weight_checks import check_weights
 
 __all__ = [
     "BUILT_IN",
@@ -9,6 +10,7 @@ __all__ = [
     "ModelSpec",
     "build_model",
     "check_classifier",
+    "check_weights",
     "is_factory",
     "load_weights",
     "save_weights",
