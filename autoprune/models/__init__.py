@@ -1,7 +1,13 @@
 """Models by name: built in, torchvision's, timm's, or the user's own factory; weights without pickle."""
 
 from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier, is_factory
-from autoprune.models.checkpoint import SHIPPED_CHECKPOINTS, load_weights, save_weights
+from autoprune.models.checkpoint import (
+    SHIPPED_CHECKPOINTS,
+    load_tensor_state,
+    load_weights,
+    save_weights,
+    tensor_state,
+)
 from autoprune.models.weight_checks import check_weights
 
 __all__ = [
@@ -12,6 +18,8 @@ __all__ = [
     "check_classifier",
     "check_weights",
     "is_factory",
+    "load_tensor_state",
     "load_weights",
     "save_weights",
+    "tensor_state",
 ]

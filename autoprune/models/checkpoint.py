@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.files import atomic_path
 from autoprune.models.weight_checks import cast_types, check_shapes_known, converted
 from autoprune.models.weight_files import read_content, weights_path
 from autoprune.models.weight_fit import Fit, common, fit
-from autoprune.models.weight_sets import WeightSet, chosen_set, weight_sets
+from autoprune.models.weight_sets import EXTRA_STATE, WeightSet, chosen_set, tensors_in, weight_sets
 from autoprune.progress import say
 
 _FOLDER = Path(__file__).parent.parent / "checkpoints"
@@ -41,9 +41,9 @@ def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -
         raise ModelError(_misfit(path, name, sets, fits[name]))
     given = fits[name].tensors
     ready = converted(model, expected, given, str(path))
-    kept = {name: value for name, value in expected.items() if name not in ready}
+    kept = [name for name in expected if name not in ready]
     try:
-        model.load_state_dict(ready | kept)
+        load_tensor_state(model, ready)
     except Exception as error:  # the model's own hooks and extra state may raise anything
         raise ModelError(f"{path}: the model does not take its weights ({' '.join(str(error).split())})") from None
     _tell(path, name, [other for other in sets if other != name and common(expected, sets[other])])
@@ -59,13 +59,21 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None =
     Extra state is written where it is a tensor; what else a model keeps there is its own to make again.
     """
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
-    tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in _state(model, str(path)).items()
-        if isinstance(value, Tensor)
-    }
+    state = tensors_in(_state(model, str(path)))
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata)
+
+
+def tensor_state(model: nn.Module) -> WeightSet:
+    """The state dict without what is no tensor: extra state of a model's own, which nothing here pickles."""
+    return tensors_in(model.state_dict())
+
+
+def load_tensor_state(model: nn.Module, tensors: WeightSet) -> None:
+    """Load what `tensor_state` gave; extra state that it has not stays as the model has it."""
+    own = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[2] == EXTRA_STATE}
+    model.load_state_dict(own | tensors)
 
 
 def read_tensors(path: Path) -> WeightSet:

@@ -42,11 +42,14 @@ def chosen_set(sets: Mapping[str, WeightSet], key: str, where: Path) -> dict[str
     )
 
 
+def tensors_in(content: Mapping[str, Any]) -> WeightSet:
+    return {key: value for key, value in content.items() if isinstance(value, Tensor)}
+
+
 def _sets(content: Any, name: str, depth: int) -> Iterator[tuple[str, WeightSet]]:
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
         return
-    tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
-    if tensors:
+    if tensors := tensors_in(content):
         yield name, tensors
     for key, value in content.items() if depth else ():
         if key.rpartition(".")[2] != EXTRA_STATE:
