@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoprune import progress
 from autoprune.errors import ModelError
-from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.models import ModelSpec, build_model, extra_state_left_out, load_weights, save_weights, tensor_state
 from autoprune.models.checkpoint import read_tensors
 
 
@@ -383,3 +383,17 @@ def test_names_that_are_no_files_get_one_message(tmp_path: Path, name: str) -> N
     with pytest.raises(ModelError, match=r"give a file or a shipped name \(resnet20-fashion-mnist\)$") as caught:
         load_weights(net(), name)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("extra", [torch.tensor([1, 2]), {"mine": 1}])
+def test_an_exporter_sees_parameters_and_buffers_alone(extra: Any) -> None:
+    model = nn.Sequential(Remembering(extra))
+    with extra_state_left_out(model):
+        assert list(model.state_dict()) == ["0.mask", "0.fc.weight", "0.fc.bias"]
+    assert "0._extra_state" in model.state_dict()
+    assert set(tensor_state(model)) == {"0.mask", "0.fc.weight", "0.fc.bias"} | (
+        {"0._extra_state"} if isinstance(extra, Tensor) else set()
+    )
+    with pytest.raises(KeyError), extra_state_left_out(model):
+        raise KeyError
+    assert "0._extra_state" in model.state_dict()

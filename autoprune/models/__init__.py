@@ -3,6 +3,7 @@
 from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier, is_factory
 from autoprune.models.checkpoint import (
     SHIPPED_CHECKPOINTS,
+    extra_state_left_out,
     load_tensor_state,
     load_weights,
     save_weights,
@@ -17,6 +18,7 @@ __all__ = [
     "build_model",
     "check_classifier",
     "check_weights",
+    "extra_state_left_out",
     "is_factory",
     "load_tensor_state",
     "load_weights",

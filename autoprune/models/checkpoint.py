@@ -1,5 +1,7 @@
 """Weights in and out: safetensors, or torch files read with `weights_only=True`; nothing here unpickles code."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,21 @@ def load_tensor_state(model: nn.Module, tensors: WeightSet) -> None:
     """Load what `tensor_state` gave; extra state that it has not stays as the model has it."""
     own = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[2] == EXTRA_STATE}
     model.load_state_dict(own | tensors)
+
+
+@contextlib.contextmanager
+def extra_state_left_out(model: nn.Module) -> Iterator[None]:
+    """While the block runs, the state dict has parameters and buffers alone, which is what exporters take it to be."""
+
+    def leave_out(_module: nn.Module, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
+        for name in [name for name in state if name.rpartition(".")[2] == EXTRA_STATE]:
+            del state[name]
+
+    handle = model.register_state_dict_post_hook(leave_out)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def read_tensors(path: Path) -> WeightSet:
