@@ -173,7 +173,9 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     digest.update(repr(sorted(elastic.ranking.items())).encode())
-    digest.update(config.data.model_dump_json().encode())
+    # Without statistics of their own, data are those of runs from before there were such keys.
+    unset = {"mean", "std"} if config.data.mean is None else None
+    digest.update(config.data.model_dump_json(exclude=unset).encode())
     search = config.search
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]
