@@ -13,7 +13,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.config_file import parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
-from autoprune.models import build_model
+from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import RunResult
@@ -79,11 +79,14 @@ def _settings(
     else:
         if checkpoint is not None:
             raise InputError("checkpoint: a model given as an object holds its weights; leave checkpoint out")
-        raw["model"] = {"name": f"{type(model).__name__} {_digest(model.state_dict().values())}"}
+        check_weights(model, type(model).__name__)
+        raw["model"] = {"name": f"{type(model).__name__} {_digest(tensor_state(model).values())}"}
     if isinstance(data, str):
         raw["data"]["name"] = data
     else:
         splits = (data.train, data.search, *([test] if test is not None else []))
+        if config.data.mean is not None:
+            raise InputError("data.mean, data.std: data given as SearchData has these in its info; leave them out")
         raw["data"]["name"] = (
             f"{data.info.name} {_digest(tensor for split in splits for tensor in (split.images, split.labels))}"
         )

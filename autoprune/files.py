@@ -87,3 +87,16 @@ def _is_disk_full(error: Exception, folder: Path) -> bool:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def named_path(text: str) -> Path:
+    """The path that a user wrote, `~` resolved; the home of somebody unknown is left as it stands: no such file."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """What a user wrote, for a message: the middle of a very long text is left out."""
+    return text if len(text) <= length else f"{text[: length - 60]}…{text[-50:]} ({len(text):,} characters)"

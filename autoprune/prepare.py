@@ -9,6 +9,7 @@ from torch import nn
 from autoprune.config import RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.measure.energy_sensors import Sensor
+from autoprune.models import tensor_state
 from autoprune.policy import PruningPolicy
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import energy_constants
@@ -169,11 +170,13 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
 def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     """A hash of all that a score depends on: weights, ranking of channels, data and evaluation settings."""
     digest = hashlib.sha256()
-    for name, tensor in elastic.original.state_dict().items():
+    for name, tensor in tensor_state(elastic.original).items():
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     digest.update(repr(sorted(elastic.ranking.items())).encode())
-    digest.update(config.data.model_dump_json().encode())
+    # Without statistics of their own, data are those of runs from before there were such keys.
+    unset = {"mean", "std"} if config.data.mean is None else None
+    digest.update(config.data.model_dump_json(exclude=unset).encode())
     search = config.search
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]

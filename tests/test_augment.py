@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import Augmentation, DataInfo, augment, draw, mixed_labels, normalise, views
+from autoprune.data import Augmentation, DataInfo, augment, check_augmentation, draw, mixed_labels, normalise, views
+from autoprune.errors import DataError
 
 SIZE = 5
 # Each pixel of an image is told by its value, 1..25; 0 is padding.
@@ -186,3 +187,23 @@ def test_views_without_padding_do_not_move(flip: bool, count: int) -> None:
     assert len(found) == Augmentation(crop_padding=0, flip=flip).views == count
     assert torch.equal(found[0], IMAGE)
     assert torch.equal(found[-1], IMAGE.flip(-1) if flip else IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"crop_padding": 20}, r"train\.augment\.crop_padding=20: the images are 9x6 pixels.*; give less than 6"),
+        ({"crop_padding": 6}, r"train\.augment\.crop_padding=6: "),
+        ({"erase_size": 7}, r"train\.augment\.erase_size=7: .*; give at most 6"),
+        ({"cutmix_size": 7}, r"train\.augment\.cutmix_size=7: "),
+        ({"crop_padding": 5, "erase_size": 6}, None),
+        ({}, None),
+    ],
+)
+def test_augmentation_that_leaves_nothing_is_refused(changes: dict[str, int], part: str | None) -> None:
+    info = DataInfo("x", ("a", "b"), 1, 9, 6, mean=(0.5,), std=(0.5,))
+    if part is None:
+        check_augmentation(AugmentConfig(**changes), info, "train.augment")
+        return
+    with pytest.raises(DataError, match=part):
+        check_augmentation(AugmentConfig(**changes), info, "train.augment")

@@ -1,16 +1,20 @@
 """Weights come back bit for bit; broken, foreign and malicious files are refused and nothing in them is run."""
 
+import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 from torch import Tensor, nn
 
+from autoprune import progress
 from autoprune.errors import ModelError
-from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.models import ModelSpec, build_model, extra_state_left_out, load_weights, save_weights, tensor_state
 from autoprune.models.checkpoint import read_tensors
 
 
@@ -132,3 +136,264 @@ def test_a_missing_file_names_the_shipped_ones(tmp_path: Path) -> None:
     for missing in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(ModelError, match=r"no such checkpoint; .*shipped name \(.*resnet20-fashion-mnist"):
             load_weights(net(), str(missing))
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def changed(tensors: dict[str, Tensor], **new: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """With the tensors of these names (`_` for `.`) made anew."""
+    return {name: new.get(name.replace(".", "_"), lambda value: value)(value) for name, value in tensors.items()}
+
+
+def loaded(content: Any, path: Path, *, key: str | None = None, model: nn.Module | None = None) -> nn.Module:
+    torch.save(content, path)
+    model = net(1) if model is None else model
+    load_weights(model, str(path), key=key)
+    return model
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.", "model.module.", "_orig_mod.module.model."]
+)
+def test_prefixes_of_wrappers_are_read_as_if_absent(tmp_path: Path, prefix: str) -> None:
+    model = net()
+    content = {"epoch": 3, "state_dict": prefixed(prefix, model.state_dict())}
+    assert same(loaded(content, tmp_path / "net.pt").state_dict(), model.state_dict())
+
+
+def test_wrappers_inside_a_model_and_around_it_are_read_as_if_absent(tmp_path: Path) -> None:
+    state = net().state_dict()
+    inside = {name.replace("layer1.", "layer1.module.").replace("fc.", "fc._orig_mod."): state[name] for name in state}
+    assert same(loaded(inside, tmp_path / "net.pt").state_dict(), state)
+    wrapped = loaded(state, tmp_path / "net.pt", model=nn.DataParallel(net(1)))
+    assert same(wrapped.state_dict(), prefixed("module.", state))
+
+
+def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
+    model = nn.ModuleDict({"module": nn.Linear(2, 2), "model": nn.Linear(2, 2)})
+    other = nn.ModuleDict({"module": nn.Linear(2, 2), "model": nn.Linear(2, 2)})
+    for prefix in ("", "module."):
+        loaded(prefixed(prefix, model.state_dict()), tmp_path / "net.pt", model=other)
+        assert same(other.state_dict(), model.state_dict())
+
+
+class Arguments(argparse.Namespace):
+    """As scripts have them, but of a class of their own."""
+
+
+BESIDE = {
+    "epoch": 3,
+    "args": argparse.Namespace(lr=0.1, names=["a"]),
+    "best": np.float64(0.9),
+    "random": np.arange(5, dtype=np.uint32),
+    "optimizer": {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+    "loss": torch.tensor(0.5),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "state_dict",
+        "model",
+        "net",
+        "model_state_dict",
+        "ema",
+        "model_ema",
+        "state_dict_ema",
+        "weights",
+        "mine.deep.set",
+    ],
+)
+def test_sets_are_found_under_their_names_beside_plain_values(tmp_path: Path, names: str) -> None:
+    content: Any = net().state_dict()
+    for name in reversed(names.split(".")):
+        content = {name: content}
+    assert same(loaded(BESIDE | content, tmp_path / "net.pt").state_dict(), net().state_dict())
+
+
+def test_weights_beside_plain_values_on_one_level(tmp_path: Path) -> None:
+    assert same(loaded({"epoch": 3, **net().state_dict()}, tmp_path / "net.pt").state_dict(), net().state_dict())
+
+
+def test_of_two_sets_the_one_taken_is_said_and_a_key_chooses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_shown", True)
+    path = tmp_path / "net.pt"
+    plain, averaged = net(2).state_dict(), net(3).state_dict()
+    content = {"model_ema": {"decay": 0.9, "module": averaged}, "model": prefixed("module.", plain)}
+    assert same(loaded(content, path).state_dict(), plain)
+    said = capsys.readouterr().err
+    assert f"{path}: weights under 'model' are taken; 'model_ema.module' is there too: model.checkpoint_key" in said
+    for key, expected in (("model", plain), ("model_ema", averaged), ("model_ema.module", averaged)):
+        assert same(loaded(content, path, key=key).state_dict(), expected)
+        assert capsys.readouterr().err == ""
+    for wrong in ("ema", "optimizer", ""):
+        with pytest.raises(ModelError, match=rf"key='{wrong}': no weights .* there are model, model_ema\.module$"):
+            loaded(content, path, key=wrong)
+    with pytest.raises(ModelError, match=r"one set of weights without a name; leave model\.checkpoint_key \('ema'\)"):
+        loaded(plain, path, key="ema")
+
+
+def test_of_two_sets_the_one_that_fits_is_taken(tmp_path: Path) -> None:
+    content = {"model": {"other.weight": torch.zeros(3)}, "ema": net().state_dict()}
+    assert same(loaded(content, tmp_path / "net.pt").state_dict(), net().state_dict())
+    wide = build_model(ModelSpec("resnet20", 10, 1, width=0.5))
+    with pytest.raises(ModelError, match=r"does not fit the model under 'ema' \(.*; it also holds 'model'"):
+        loaded(content, tmp_path / "net.pt", model=wide)
+
+
+def test_counters_are_left_out_and_a_missing_batch_count_is_zero(tmp_path: Path) -> None:
+    state = net().state_dict()
+    count = torch.zeros(1, dtype=torch.float64)
+    counted = state | {"total_ops": count, "layer1.total_params": count, "n_averaged": torch.tensor(3)}
+    assert same(loaded(prefixed("module.", counted), tmp_path / "net.pt").state_dict(), state)
+    bare_state = {name: tensor for name, tensor in state.items() if "num_batches_tracked" not in name}
+    assert len(bare_state) < len(state)
+    model = net(1)
+    model.get_buffer("bn1.num_batches_tracked").fill_(7)
+    assert same(loaded(bare_state, tmp_path / "net.pt", model=model).state_dict(), state)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_are_cast_and_it_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(progress, "_shown", True)
+    model = loaded(net().to(dtype).state_dict(), tmp_path / "net.pt")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert torch.equal(model.get_parameter("fc.weight"), net().get_parameter("fc.weight").to(dtype).float())
+    assert f"its {str(dtype).removeprefix('torch.')} weights are computed with in the model's float32" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # of torch, on sparse, quantised and nested tensors
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda weight: weight.to(torch.int8), "is int8, the model wants float32; save the weights of the float model"),
+        (lambda weight: weight.to(torch.int32), "is int32, the model wants float32"),
+        (lambda weight: weight > 0, "is bool, the model wants float32"),
+        (lambda weight: weight.to(torch.complex64), "is complex64, the model wants float32"),
+        (lambda weight: weight.to(torch.float8_e4m3fn), "is float8_e4m3fn, the model wants float32"),
+        (lambda weight: weight.to_sparse(), r"is no dense tensor \(sparse_coo\); call \.to_dense\(\)"),
+        (lambda weight: weight.to_sparse_csr(), r"is no dense tensor \(sparse_csr\)"),
+        (lambda weight: weight.to("meta"), "is a meta tensor, without values"),
+        (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), r"is quantised \(qint8\)"),
+        (lambda weight: torch.nested.nested_tensor([weight[0]]), "is no dense tensor"),
+        (lambda weight: weight.double() * 1e300, "holds NaN or infinity"),
+        (lambda weight: weight * torch.nan, "holds NaN or infinity"),
+    ],
+)
+def test_what_cannot_be_weights_is_named_and_leaves_the_model(
+    tmp_path: Path, make: Callable[[Tensor], Tensor], part: str
+) -> None:
+    model = net(1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ModelError, match=rf"net\.pt: fc\.weight {part}"):
+        loaded(changed(net().state_dict(), fc_weight=make), tmp_path / "net.pt", model=model)
+    assert same(before, model.state_dict())
+
+
+def test_a_variance_below_zero_is_named(tmp_path: Path) -> None:
+    spoilt = changed(net().state_dict(), bn1_running_var=lambda variance: variance - 1.5)
+    with pytest.raises(ModelError, match=r"bn1\.running_var is below zero, which no variance is"):
+        loaded(spoilt, tmp_path / "net.pt")
+
+
+class Remembering(nn.Module):
+    """A layer with extra state, and a causal mask that holds -inf."""
+
+    def __init__(self, extra: Any) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+        self.extra = extra
+        self.register_buffer("mask", torch.full((2, 2), -torch.inf).triu(1))
+
+    def get_extra_state(self) -> Any:
+        return self.extra
+
+    def set_extra_state(self, state: Any) -> None:
+        self.extra = state
+
+
+def test_extra_state_that_is_a_tensor_is_saved_and_loaded(tmp_path: Path) -> None:
+    model, other = Remembering(torch.tensor([1, 2])), Remembering(torch.zeros(0))
+    for path in (tmp_path / "net.safetensors", tmp_path / "net.pt"):
+        if path.suffix == ".pt":
+            torch.save(prefixed("module.", model.state_dict()), path)
+        else:
+            save_weights(model, path)
+        load_weights(other, str(path))
+        assert torch.equal(other.extra, torch.tensor([1, 2]))
+        assert torch.equal(other.fc.weight, model.fc.weight)
+        assert torch.equal(other.get_buffer("mask"), model.get_buffer("mask"))
+
+
+def test_extra_state_that_is_no_tensor_stays_the_models(tmp_path: Path) -> None:
+    model, other = Remembering({"mine": 1}), Remembering({"mine": 2})
+    save_weights(model, tmp_path / "net.safetensors")
+    with safetensors.safe_open(tmp_path / "net.safetensors", "pt") as stored:
+        assert sorted(stored.keys()) == ["fc.bias", "fc.weight", "mask"]
+    load_weights(other, str(tmp_path / "net.safetensors"))
+    assert other.extra == {"mine": 2}
+    assert torch.equal(other.fc.weight, model.fc.weight)
+    loaded(model.state_dict(), tmp_path / "net.pt", model=other)
+    assert other.extra == {"mine": 2}
+
+
+def test_extra_state_of_another_model_is_left_out(tmp_path: Path) -> None:
+    state = Remembering({"mine": 1}).state_dict()
+    plain = nn.Module()
+    plain.fc = nn.Linear(2, 2)
+    plain.register_buffer("mask", torch.zeros(2, 2))
+    loaded(state, tmp_path / "net.pt", model=plain)
+    assert torch.equal(plain.fc.weight, state["fc.weight"])
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning")
+def test_programs_and_pickled_objects_say_how_to_save_a_state_dict(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(net(), path)
+    with pytest.raises(ModelError, match=r"a pickled autoprune\.\S+CifarResNet\); .* torch\.save\(model\.state_dict\("):
+        read_tensors(path)
+    torch.save({"state_dict": net().state_dict(), "args": Arguments(lr=1)}, path)
+    with pytest.raises(ModelError, match=r"holds more than tensors \(a pickled \S+Arguments\); .*state_dict\(\)"):
+        read_tensors(path)
+    torch.jit.trace(net(), torch.zeros(1, 1, 8, 8)).save(path)
+    with pytest.raises(ModelError, match=r"holds more than tensors: it is a TorchScript program.*jit\.load\('net\.pt'"):
+        read_tensors(path)
+
+
+def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
+    save_weights(net(), tmp_path / "net.safetensors")
+    (tmp_path / "net.safetensors").rename(tmp_path / "net.bin")
+    assert same(read_tensors(tmp_path / "net.bin"), net().state_dict())
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 5000, "~nobody/x", "~no-such-person/x", "/dev/null", "a\0b", "FIFO"])
+def test_names_that_are_no_files_get_one_message(tmp_path: Path, name: str) -> None:
+    if name == "FIFO":
+        name = str(tmp_path / "fifo.pt")
+        os.mkfifo(name)
+    with pytest.raises(ModelError, match=r"give a file or a shipped name \(resnet20-fashion-mnist\)$") as caught:
+        load_weights(net(), name)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("extra", [torch.tensor([1, 2]), {"mine": 1}])
+def test_an_exporter_sees_parameters_and_buffers_alone(extra: Any) -> None:
+    model = nn.Sequential(Remembering(extra))
+    with extra_state_left_out(model):
+        assert list(model.state_dict()) == ["0.mask", "0.fc.weight", "0.fc.bias"]
+    assert "0._extra_state" in model.state_dict()
+    assert set(tensor_state(model)) == {"0.mask", "0.fc.weight", "0.fc.bias"} | (
+        {"0._extra_state"} if isinstance(extra, Tensor) else set()
+    )
+    with pytest.raises(KeyError), extra_state_left_out(model):
+        raise KeyError
+    assert "0._extra_state" in model.state_dict()

@@ -1,6 +1,7 @@
 """`autoprune.compress` and what importing the package costs, from Python."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from small_job import HERE, net
 import autoprune
 from autoprune.config_file import load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data
-from autoprune.errors import InputError
+from autoprune.errors import InputError, ModelError
 from autoprune.models import load_weights
 from autoprune.policy import load_policy
 from autoprune.stages.subject import load_subject
@@ -88,4 +89,16 @@ def test_compress_refuses_half_of_what_it_needs(small_config: Path, small_checkp
         autoprune.compress(
             net(3), data, test=ImageSplit(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.arange(3)), run_dir=tmp_path
         )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_compress_refuses_models_and_settings_that_cannot_be(small_config: Path, tmp_path: Path) -> None:
+    config = load_config(small_config)
+    data = load_search_data(config.data)
+    for made, part in ((net(3).bfloat16(), "bfloat16, not float32; call .float()"), (net(3).to("meta"), "meta tensor")):
+        with pytest.raises(ModelError, match=re.escape(part)):
+            autoprune.compress(made, data, test=data.search, run_dir=tmp_path / "run", config=config)
+    given = config.model_copy(update={"data": config.data.model_copy(update={"mean": (0.5,), "std": (0.5,)})})
+    with pytest.raises(InputError, match=r"data\.mean, data\.std: data given as SearchData has these in its info"):
+        autoprune.compress(net(3), data, test=data.search, run_dir=tmp_path / "run", config=given)
     assert list(tmp_path.iterdir()) == []

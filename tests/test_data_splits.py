@@ -1,12 +1,16 @@
 """Splits are disjoint, stratified and repeatable; limits keep them so."""
 
+import math
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.data import DataInfo
+from autoprune.data import DataInfo, SearchData
 from autoprune.data.splits import ImageSplit, cut_search_split, stratified_indices
 from autoprune.errors import DataError
 
@@ -84,3 +88,88 @@ def test_info_tells_what_a_model_needs() -> None:
     info = DataInfo("x", ("a", "b"), in_channels=3, height=4, width=5, mean=(0, 0, 0), std=(1, 1, 1))
     assert info.num_classes == 2
     assert info.input_shape == (3, 4, 5)
+
+
+def split_of(*shape: int, labels: tuple[int, ...] = (0, 1)) -> ImageSplit:
+    return ImageSplit(torch.zeros(len(labels), *shape, dtype=torch.uint8), torch.tensor(labels, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 3), (28, 28, 1), (32, 24, 4), (4, 4, 3), (224, 224, 3)])
+def test_channels_at_the_end_are_refused_with_a_hint(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(DataError, match=r"looks like \(N, H, W, C\): give images\.transpose\(0, 3, 1, 2\)"):
+        split_of(*shape)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 4, 4), (3, 4, 4), (16, 16, 16), (3, 3, 3), (9, 1, 128), (64, 3, 3)])
+def test_channels_in_front_pass(shape: tuple[int, int, int]) -> None:
+    split_of(*shape)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "part"),
+    [
+        ([[1]], torch.zeros(1, dtype=torch.int64), "images must be a dense torch.Tensor on the CPU, got list"),
+        (np.zeros((1, 1, 2, 2), np.uint8), torch.zeros(1, dtype=torch.int64), "got ndarray"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), [0], "labels must be a dense torch.Tensor on the CPU, got list"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8, device="meta"), torch.zeros(1, dtype=torch.int64), "on meta"),
+        (torch.full((1, 1, 2, 2), torch.nan), torch.zeros(1, dtype=torch.int64), "they hold NaN or infinity"),
+        (torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64), "(images * 255).round()"),
+    ],
+)
+def test_what_is_no_split_is_named(images: Any, labels: Any, part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        ImageSplit(images, labels)
+    assert part in str(caught.value)
+
+
+INFO = DataInfo("x", ("a", "b"), 1, 8, 8, mean=(0.5,), std=(0.5,))
+
+
+@pytest.mark.parametrize(
+    ("train", "search", "part"),
+    [
+        (
+            split_of(1, 8, 8),
+            split_of(1, 8, 8, labels=()),
+            "SearchData.search must hold images with labels in 0..1, got no",
+        ),
+        (split_of(1, 8, 8), split_of(1, 9, 8), r"SearchData.search has images of (1, 9, 8), train of (1, 8, 8)"),
+        (
+            split_of(1, 8, 8, labels=(0, 2)),
+            split_of(1, 8, 8),
+            "SearchData.train must hold images with labels in 0..1, got 0..2",
+        ),
+        (split_of(1, 8, 8, labels=(0, -1)), split_of(1, 8, 8), "got -1..0"),
+        (split_of(1, 8, 8), "search", "SearchData.search: must be an ImageSplit, got str"),
+    ],
+)
+def test_splits_that_do_not_belong_together_are_named(train: ImageSplit, search: ImageSplit, part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        SearchData(INFO, train, search)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"classes": ("a", "a")}, "DataInfo.classes: two classes are called 'a'"),
+        ({"classes": ()}, "DataInfo.classes: must name at least one"),
+        ({"classes": 3}, "DataInfo.classes: must be a list of names"),
+        ({"in_channels": 0}, "DataInfo.in_channels: must be a whole number above 0, got 0"),
+        ({"width": 2.5}, "DataInfo.width: must be a whole number above 0, got 2.5"),
+        ({"mean": (0.5, 0.5)}, "DataInfo.mean: must be 1 finite number(s), one per channel, got"),
+        ({"mean": (math.nan,)}, "DataInfo.mean: must be 1 finite"),
+        ({"mean": None}, "DataInfo.mean: must be 1 finite"),
+        ({"std": (0.0,)}, "DataInfo.std: must be 1 finite number(s), one per channel, above 0"),
+        ({"std": (math.inf,)}, "DataInfo.std: must be 1 finite"),
+    ],
+)
+def test_facts_that_cannot_be_are_named(changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(DataError) as caught:
+        replace(INFO, **changes)
+    assert part in str(caught.value)
+
+
+def test_lists_become_tuples() -> None:
+    info = DataInfo("x", ["a,b", "😀"], 1, 8, 8, mean=[0.5], std=[1])  # type: ignore[arg-type]
+    assert (info.classes, info.mean, info.std) == (("a,b", "😀"), (0.5,), (1.0,))

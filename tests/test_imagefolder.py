@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from autoprune.config import DataConfig
-from autoprune.data import imagefolder, load_search_data, load_test_split
+from autoprune.data import imagefolder, load_search_data, load_test_split, pictures
 from autoprune.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -116,7 +116,7 @@ def test_mixed_sizes_need_image_size(tmp_path: Path) -> None:
 def test_scaling_gives_the_size_asked_for(width: int, height: int, image_size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = picture(Path(folder) / "x.png", 77, size=(width, height))
-        array = imagefolder._decode(path, image_size=image_size, mode="L")
+        array = pictures.decode(path, image_size=image_size, mode="L")
     assert array.shape == (image_size, image_size)
     assert (array == 77).all()
 
@@ -187,7 +187,7 @@ def test_broken_pictures_are_named_whatever_is_broken(tmp_path: Path, suffix: st
     for content in damaged:
         path.write_bytes(content)
         try:
-            imagefolder._decode(path, image_size=None, mode="L")
+            pictures.decode(path, image_size=None, mode="L")
         except DataError as error:
             assert str(path) in str(error)
             refused += 1

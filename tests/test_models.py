@@ -1,6 +1,8 @@
 """Built-in models by numbers worked out by hand; models of the user's own; what is no classifier of the data."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -161,8 +163,27 @@ def test_models_of_other_libraries(library: str) -> None:
     model = build_model(ModelSpec(f"{library}:resnet18", 10, 3))
     assert params(model) == 11_689_512 - 990 * 513
     check_classifier(model, "resnet18", (3, 32, 32), 10)
-    with pytest.raises(ModelError, match=f"{library} cannot build it"):
-        build_model(ModelSpec(f"{library}:no_such_model", 10, 3))
+    for name in ("no_such_model", "", "hf-hub:somebody/model", "local-dir:/", "fcn_resnet50", "x" * 5000):
+        with pytest.raises(ModelError, match=rf"{library} cannot build it: of its .* classifiers none has") as caught:
+            build_model(ModelSpec(f"{library}:{name}", 10, 3))
+        assert len(str(caught.value)) < 600
+    with pytest.raises(ModelError, match=r"near it are .*resnet18"):
+        build_model(ModelSpec(f"{library}:resnet-18", 10, 3))
+    if library == "torchvision":  # timm leaves the head out, which the data's check tells
+        with pytest.raises(
+            ModelError, match=r"model\.name=torchvision:resnet18: torchvision cannot build it \(.*negat"
+        ):
+            build_model(ModelSpec("torchvision:resnet18", -3, 3))
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_the_first_import_of_a_library_works_beside_this_torch(library: str) -> None:
+    """In a process of its own: a CPU build of torch makes the very first import of torchvision fail."""
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    code = f"from autoprune.models import ModelSpec, build_model; build_model(ModelSpec('{library}:resnet18', 10, 3))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_what_is_no_classifier_of_the_data_is_told() -> None:

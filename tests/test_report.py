@@ -16,8 +16,10 @@ from autoprune.config_file import dump_config, parse_config
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy
+from autoprune.reports.adaptive_charts import share_chart
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.run import comparison_rows, duration, headline, summary_table, unmet_drop, write_report
+from autoprune.results.adaptive import ClassFigures
 from autoprune.results.run import parse_result
 from autoprune.search.reward import Score
 from autoprune.search.trials import Episode, TrialStore
@@ -456,3 +458,15 @@ def test_long_names_keep_both_ends() -> None:
 
 def test_durations_read_well() -> None:
     assert [duration(seconds) for seconds in (0.2, 59.4, 140.2, 3600)] == ["0 s", "59 s", "2 min 20 s", "60 min 0 s"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "name", ["a,b", "line\nbreak", "quo\"te's", "日本", "😀", "$x$", "<b>&amp;", "\x00\x1b[31m", " "]
+)
+def test_any_text_may_name_a_class_in_a_chart(name: str) -> None:
+    one = ClassFigures(
+        name=name, images=3, original_accuracy=0.5, adaptive_accuracy=0.5, latency_ms_mean=1.0, level_share=(1.0,)
+    )
+    drawn = "".join(ElementTree.fromstring(share_chart([one], (1.0,))).itertext())
+    assert shorten(name).strip() in drawn

@@ -125,6 +125,31 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
 
 
+class Remembering(nn.Flatten):
+    """With extra state that is no tensor, of a class that no reader of tensors knows."""
+
+    def __init__(self, extra: object) -> None:
+        super().__init__()
+        self.extra = extra
+
+    def get_extra_state(self) -> object:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+
+@pytest.mark.parametrize("extra", [RECIPE, torch.tensor([1, 2])])
+def test_extra_state_stays_the_models_own_through_an_interruption(tmp_path: Path, extra: object) -> None:
+    path = tmp_path / "state.pt"
+    short = replace(RECIPE, epochs=1)
+    model, again = (nn.Sequential(*net()[:4], Remembering(extra), net()[5]) for _ in range(2))  # type: ignore[index]
+    best = trained(model, short, state_path=path)
+    resumed = trained(again, short, state_path=path)
+    assert repr(resumed.get_submodule("4").extra) == repr(extra)
+    assert torch.equal(best.get_parameter("5.weight"), resumed.get_parameter("5.weight"))
+
+
 def test_a_training_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     first = trained(net(), state_path=path)

@@ -146,6 +146,7 @@ def apply(
     policy: Annotated[Path | None, typer.Option(help="A stored `policy.json`.", metavar="FILE")] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the configuration's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Its weights (safetensors or a torch file).")] = None,
+    checkpoint_key: Annotated[str | None, typer.Option(help="Which weights of several in that file: `ema`.")] = None,
     override: Overrides = None,
     run_dir: RunDirOption = None,
     resume: Resume = False,
@@ -156,6 +157,7 @@ def apply(
     chosen = list(override or [])
     chosen += [f"model.name={model}"] if model is not None else []
     chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
+    chosen += [f"model.checkpoint_key={checkpoint_key}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
     from autoprune import commands, pipeline
 

@@ -1,12 +1,23 @@
 """Data sets, held in memory. `load_search_data` is all that searches see; `load_test_split` is for the last step."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import Augmentation, AugmentationDraws, augment, draw, mixed_labels, normalise, views
-from autoprune.data.splits import DataInfo, ImageSplit, SearchData, cut_search_split, stratified_indices
+from autoprune.data.augment import (
+    Augmentation,
+    AugmentationDraws,
+    augment,
+    check_augmentation,
+    draw,
+    mixed_labels,
+    normalise,
+    views,
+)
+from autoprune.data.splits import DataInfo, ImageSplit, SearchData, check_split, cut_search_split, stratified_indices
 from autoprune.errors import DataError
+from autoprune.files import named_path, shortened
 
 __all__ = [
     "Augmentation",
@@ -15,6 +26,8 @@ __all__ = [
     "ImageSplit",
     "SearchData",
     "augment",
+    "check_augmentation",
+    "check_split",
     "draw",
     "load_search_data",
     "load_test_split",
@@ -39,26 +52,32 @@ def load_search_data(config: DataConfig) -> SearchData:
     else:
         train, classes = custom.load(config.name, "train")
         info = imagefolder.describe(config.name, classes, train)
+    info = _with_given_statistics(info, config)
     if search is None:
         train, search = cut_search_split(train, config.search_images, seed=config.split_seed)
     return SearchData(info, _limit(train, config.max_train_images, config.split_seed), search)
 
 
-def load_test_split(config: DataConfig) -> ImageSplit:
-    """The untouched test split: read once, at the end of a run."""
+def load_test_split(config: DataConfig, *, classes: tuple[str, ...] | None = None) -> ImageSplit:
+    """The untouched test split: read once, at the end of a run.
+
+    `classes` are those of the train split, which labels count in; None: the data's own factory is asked for them.
+    """
     _check(config)
     if config.name == fashion_mnist.INFO.name:
         test = fashion_mnist.load("test")
     elif (folder := _folder(config)) is not None:
         test = imagefolder.load(folder, "test", image_size=config.image_size)
     else:
-        test, _ = custom.load(config.name, "test")
+        test = custom.load_as(config.name, "test", classes or custom.load(config.name, "train")[1])
     return _limit(test, config.max_test_images, config.split_seed)
 
 
 def _check(config: DataConfig) -> None:
     if config.name != fashion_mnist.INFO.name and ":" not in config.name:
-        raise DataError(f"data.name={config.name}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory")
+        raise DataError(
+            f"data.name={shortened(config.name)}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory"
+        )
     if config.image_size is not None and _folder(config) is None:
         raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")
 
@@ -72,7 +91,18 @@ def _check_same_shape(split: ImageSplit, train: ImageSplit, where: str) -> None:
 
 def _folder(config: DataConfig) -> Path | None:
     kind, separator, folder = config.name.partition(":")
-    return Path(folder).expanduser() if separator and kind == "imagefolder" else None
+    return named_path(folder) if separator and kind == "imagefolder" else None
+
+
+def _with_given_statistics(info: DataInfo, config: DataConfig) -> DataInfo:
+    if config.mean is None or config.std is None:
+        return info
+    if len(config.mean) != info.in_channels:
+        raise DataError(
+            f"data.mean, data.std: {len(config.mean)} number(s) in each, but the images have {info.in_channels} "
+            f"channel(s); give one for each channel"
+        )
+    return replace(info, mean=config.mean, std=config.std)
 
 
 def _limit(split: ImageSplit, count: int | None, seed: int) -> ImageSplit:

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from autoprune.config import AugmentConfig
 from autoprune.data.splits import DataInfo
+from autoprune.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,19 @@ class AugmentationDraws:
             return None
         crops = self.crop_row * augmentation.offsets + self.crop_column
         return crops * 2 + self.flipped if augmentation.flip else crops
+
+
+def check_augmentation(config: AugmentConfig, info: DataInfo, field: str) -> None:
+    """Raise `DataError` that names the key, `field` and one of its own, unless something of a picture stays."""
+    side = min(info.height, info.width)
+    for key in ("crop_padding", "erase_size", "cutmix_size"):
+        size = getattr(config, key)
+        # A crop may lie wholly in as much padding; a square of the whole side may still hang over the edge.
+        if size > side or (key == "crop_padding" and size == side):
+            raise DataError(
+                f"{field}.{key}={size}: the images are {info.height}x{info.width} pixels, of which nothing might stay; "
+                f"give {'less than ' if key == 'crop_padding' else 'at most '}{side}"
+            )
 
 
 def draw(

@@ -1,11 +1,16 @@
 """Data from the user's own code: `path/file.py:factory` or `package.module:factory`.
 
 `factory(split)` gets "train" or "test" and returns `(images, labels, class_names)`: uint8 (N, C, H, W), ints (N,).
+Labels count in the class names beside them; "test" may list the same names in another order.
 """
+
+from collections.abc import Mapping, Set
+from typing import Any
 
 import numpy as np
 import torch
 
+from autoprune.data.classes import check_same_classes, class_names, mapped_labels
 from autoprune.data.splits import ImageSplit
 from autoprune.errors import DataError
 from autoprune.factories import load_factory
@@ -16,16 +21,32 @@ def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
     factory = load_factory(spec, field="data.name")
     try:
         images, labels, names = factory(split)
-        classes = tuple(str(name) for name in names)
-        loaded = ImageSplit(torch.tensor(np.asarray(images)), _integers(np.asarray(labels)))
+        classes = class_names(names if isinstance(names, Set | Mapping) else tuple(names), "class_names")
+        loaded = ImageSplit(torch.tensor(_array(images, "images")), _integers(_array(labels, "labels")))
     except Exception as error:  # the user's code may raise anything
         raise DataError(
             f"data.name={spec}: the factory must take {split!r} and return (images, labels, class_names) with images "
             f"uint8 (N, C, H, W) and whole labels (N,) ({type(error).__name__}: {error})"
         ) from error
+    if len(classes) < 2:
+        raise DataError(f"data.name={spec}: {split!r} has {len(classes)} class(es); a classifier needs at least two")
     if len(loaded) == 0 or int(loaded.labels.min()) < 0 or int(loaded.labels.max()) >= len(classes):
         raise DataError(f"data.name={spec}: {split!r} must hold images with labels in 0..{len(classes) - 1}")
     return loaded, classes
+
+
+def load_as(spec: str, split: str, classes: tuple[str, ...]) -> ImageSplit:
+    """One split with labels that count in `classes`, those of train; `DataError` if its names are others."""
+    loaded, names = load(spec, split)
+    check_same_classes(names, classes, f"data.name={spec}: {split!r}")
+    return ImageSplit(loaded.images, mapped_labels(loaded.labels, names, classes))
+
+
+def _array(values: Any, name: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype == object:
+        raise TypeError(f"{name} are an array of objects; give numbers, all {name} of one size")
+    return array
 
 
 def _integers(labels: np.ndarray) -> torch.Tensor:

@@ -1,56 +1,52 @@
 """Any folder of pictures: `DIR/train/CLASS/*`, `DIR/test/CLASS/*`, and `DIR/search/CLASS/*` if it is there."""
 
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 
+from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, is_folder, tell
+from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
+from autoprune.progress import say
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm"})
-GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})  # and "I;16" in its variants
+MEMORY_SHARE = 0.7  # of the machine's, that the pictures of a split may take
 
-Mode = Literal["L", "RGB"]
-
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The class folders under `folder/train`, sorted."""
-    names = tuple(_class_folders(folder, "train"))
-    if len(names) < 2:
-        raise DataError(f"{folder / 'train'}: {len(names)} class folder(s); a classifier needs at least two")
-    return names
+class_names = find_classes
+T = TypeVar("T")
 
 
 def has_split(folder: Path, split: str) -> bool:
-    return (folder / split).is_dir()
+    return is_folder(folder / split)
 
 
 def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
     """One split in memory; pictures are scaled and centre-cropped to `image_size` if it is given.
 
-    Every split is grey (C = 1) if all pictures of "train" are, and RGB (C = 3) otherwise.
+    Every split is grey (C = 1) if all pictures of "train" are, and RGB (C = 3) otherwise. Pixels of more than 8 bits
+    are scaled by what the pictures of "train" hold. Left out, and counted aloud, is what is no picture.
     Raises `DataError` naming the picture that is broken or of another size, or the folder that is missing.
     """
-    pictures = _pictures(folder, split, class_names(folder))
-    paths = list(chain.from_iterable(pictures))
-    labels = [label for label, found in enumerate(pictures) for _ in found]
-    mode = _common_mode(folder)
-    with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(partial(_decode, image_size=image_size, mode=mode), paths))
-    for path, array in zip(paths, arrays, strict=True):
-        if array.shape != arrays[0].shape:
-            raise DataError(
-                f"{path}: {array.shape[1]}x{array.shape[0]} pixels, but {paths[0].name} has "
-                f"{arrays[0].shape[1]}x{arrays[0].shape[0]}; set data.image_size to bring all to one size"
-            )
-    stacked = torch.from_numpy(np.stack(arrays))
-    images = stacked[:, None] if mode == "L" else stacked.permute(0, 3, 1, 2).contiguous()
+    classes = find_classes(folder)
+    train = find_pictures(folder, "train", classes)
+    files = train if split == "train" else find_pictures(folder, split, classes)
+    tell(files, folder / split)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused by name
+        known = _headers(train)
+        headers = known if files is train else _headers(files)
+        mode: Mode = "L" if all(header.is_grey for header in known.values()) else "RGB"
+        scales = _scales(known, headers, folder / split)
+        images = _decoded(headers, mode=mode, image_size=image_size, scales=scales)
+    labels = [label for label, found in enumerate(files.pictures) for _ in found]
     return ImageSplit(images, torch.tensor(labels))
 
 
@@ -68,64 +64,75 @@ def describe(name: str, classes: tuple[str, ...], train: ImageSplit) -> DataInfo
     return DataInfo(name, classes, channels, height, width, tuple(mean), tuple(std))
 
 
-def _class_folders(folder: Path, split: str) -> list[str]:
-    if not has_split(folder, split):
-        raise DataError(f"{folder / split}: no such folder; an image folder holds train/CLASS/* and test/CLASS/*")
-    return sorted(path.name for path in (folder / split).iterdir() if path.is_dir() and not path.name.startswith("."))
+def _headers(files: PictureFiles) -> dict[Path, Header]:
+    return {path: read_header(path) for path in chain.from_iterable(files.pictures)}
 
 
-def _pictures(folder: Path, split: str, classes: tuple[str, ...]) -> list[list[Path]]:
-    """The pictures of each class, sorted; a class without any, or one that train lacks, is a `DataError`."""
-    if unknown := set(_class_folders(folder, split)) - set(classes):
-        raise DataError(f"{folder / split}: {', '.join(sorted(unknown))} is no class of {folder / 'train'}")
-    pictures = []
-    for name in classes:
-        found = sorted(
-            path
-            for path in (folder / split / name).glob("*")
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        if not found:
-            raise DataError(f"{folder / split / name}: no pictures ({', '.join(sorted(SUFFIXES))})")
-        pictures.append(found)
-    return pictures
+def _scales(train: dict[Path, Header], headers: dict[Path, Header], where: Path) -> dict[str, Deep]:
+    """How to take deep pixels of each kind in this split: by those of train, or by its own if train has none."""
+    scales = {}
+    for kind in ("whole", "fraction"):
+        ours = [path for path, header in headers.items() if header.deep == kind]
+        if not ours:
+            continue
+        judged = [path for path, header in train.items() if header.deep == kind] or ours
+        scale = Deep(kind == "whole", max(_each(peak, judged, train | headers)))
+        step = f"times {scale.factor:g}" if scale.factor > 1 else f"divided by {1 / scale.factor:g}"
+        done = "taken as they are" if scale.factor == 1 else step
+        say(f"{where}: {len(ours):,} pictures of more than 8 bits hold pixels up to {scale.peak:g}; they are {done}")
+        scales[kind] = scale
+    return scales
 
 
-def _common_mode(folder: Path) -> Mode:
-    for path in chain.from_iterable(_pictures(folder, "train", class_names(folder))):
-        with _open(path) as picture:  # reads the header alone
-            if picture.mode not in GREY_MODES and not picture.mode.startswith("I;16"):
-                return "RGB"
-    return "L"
+def _decoded(
+    headers: dict[Path, Header], *, mode: Mode, image_size: int | None, scales: dict[str, Deep]
+) -> torch.Tensor:
+    """(N, C, H, W) uint8: each picture is written to its place as it is decoded."""
+    paths = list(headers)
+
+    def pixels(path: Path) -> np.ndarray:
+        kind = headers[path].deep
+        array = decode(path, mode=mode, image_size=image_size, deep=scales[kind] if kind is not None else None)
+        return array[None] if mode == "L" else array.transpose(2, 0, 1)
+
+    first = pixels(paths[0])
+    _check_memory(len(paths), first.shape, paths[0].parent)
+    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+
+    places = {path: number for number, path in enumerate(paths)}
+
+    def place(path: Path) -> None:
+        made = pixels(path)
+        if made.shape != first.shape:
+            raise DataError(
+                f"{path}: {made.shape[2]}x{made.shape[1]} pixels, but {paths[0].name} has "
+                f"{first.shape[2]}x{first.shape[1]}; set data.image_size to bring all to one size"
+            )
+        images[places[path]] = made
+
+    _each(place, paths, headers)
+    return torch.from_numpy(images)
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except Exception as error:  # the decoders raise almost anything on broken bytes
-        raise _unreadable(path, error) from None
-
-
-def _decode(path: Path, *, image_size: int | None, mode: Mode) -> np.ndarray:
-    with _open(path) as picture:
+def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, Header]) -> list[T]:
+    """In threads, as the decoders let go of Python's lock, but large pictures one by one; the first error ends it."""
+    large = [path for path in paths if headers[path].pixels > LARGE_PIXELS]
+    done = [work(path) for path in large]
+    with ThreadPoolExecutor() as pool:
         try:
-            converted = _eight_bits(picture).convert(mode)
-        except Exception as error:
-            raise _unreadable(path, error) from None
-    if image_size is not None and converted.size != (image_size, image_size):
-        scale = image_size / min(converted.size)
-        scaled = converted.resize((round(converted.width * scale), round(converted.height * scale)))
-        left, top = (scaled.width - image_size) // 2, (scaled.height - image_size) // 2
-        converted = scaled.crop((left, top, left + image_size, top + image_size))
-    return np.asarray(converted)
+            return done + list(pool.map(work, [path for path in paths if headers[path].pixels <= LARGE_PIXELS]))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Pillow's own conversion clips 16-bit grey to white; the upper byte is what is meant."""
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8))
-    return picture
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: not a readable picture ({error})")
+def _check_memory(count: int, shape: tuple[int, ...], where: Path) -> None:
+    needed = count * int(np.prod(shape))
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > MEMORY_SHARE * there:
+        channels, height, width = shape
+        raise DataError(
+            f"{where.parent}: {count:,} pictures of {width}x{height} in {channels} channel(s) take "
+            f"{needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; set a smaller "
+            f"data.image_size"
+        )

@@ -1,11 +1,14 @@
 """What a data set is here: images in memory as bytes, a train split, and a search split cut from it."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from autoprune.data.classes import class_names
 from autoprune.errors import DataError
 from autoprune.seeding import rng
 
@@ -18,8 +21,21 @@ class ImageSplit:
     labels: Tensor  # (N,) int64
 
     def __post_init__(self) -> None:
+        for name, tensor in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+                kind = f"{tensor.layout} on {tensor.device}" if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise DataError(f"{name} must be a dense torch.Tensor on the CPU, got {kind}")
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
-            raise DataError(f"images must be (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}")
+            raise DataError(
+                f"images must be (N, C, H, W) uint8, got {tuple(self.images.shape)} {self.images.dtype}"
+                f"{_image_hint(self.images)}"
+            )
+        if _has_channels_last(self.images.shape[1:]):
+            raise DataError(
+                f"images must be (N, C, H, W), got {tuple(self.images.shape)}, which looks like (N, H, W, C): give "
+                f"images.transpose(0, 3, 1, 2) (of a tensor: permute). Should they have {self.images.shape[1]} "
+                f"channels and really be {self.images.shape[3]} wide, swap height and width"
+            )
         if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64:
             raise DataError(
                 f"labels must be ({len(self.images)},) int64, got {tuple(self.labels.shape)} {self.labels.dtype}"
@@ -44,6 +60,24 @@ class DataInfo:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        """Lists become tuples; `DataError` names the field that cannot be."""
+        object.__setattr__(self, "classes", class_names(self.classes, "DataInfo.classes"))
+        if not self.classes:
+            raise DataError("DataInfo.classes: must name at least one class")
+        for field in ("in_channels", "height", "width"):
+            size = getattr(self, field)
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise DataError(f"DataInfo.{field}: must be a whole number above 0, got {size!r}")
+        for field in ("mean", "std"):
+            values = _numbers(getattr(self, field))
+            if values is None or len(values) != self.in_channels or (field == "std" and min(values) <= 0):
+                raise DataError(
+                    f"DataInfo.{field}: must be {self.in_channels} finite number(s), one per channel"
+                    f"{', above 0' if field == 'std' else ''}, got {getattr(self, field)!r}"
+                )
+            object.__setattr__(self, field, values)
+
     @property
     def num_classes(self) -> int:
         return len(self.classes)
@@ -60,6 +94,24 @@ class SearchData:
     info: DataInfo
     train: ImageSplit
     search: ImageSplit
+
+    def __post_init__(self) -> None:
+        """`DataError` unless both splits hold images of the shape and the classes that `info` tells."""
+        if not isinstance(self.info, DataInfo):
+            raise DataError(f"SearchData.info: must be a DataInfo, got {type(self.info).__name__}")
+        for name in ("train", "search"):
+            check_split(getattr(self, name), self.info, f"SearchData.{name}")
+
+
+def check_split(split: ImageSplit, info: DataInfo, where: str) -> None:
+    """Raise `DataError` unless `split` holds images of the shape and the classes that `info` tells."""
+    if not isinstance(split, ImageSplit):
+        raise DataError(f"{where}: must be an ImageSplit, got {type(split).__name__}")
+    if tuple(split.images.shape[1:]) != info.input_shape:
+        raise DataError(f"{where} has images of {tuple(split.images.shape[1:])}, train of {info.input_shape}")
+    if len(split) == 0 or not 0 <= int(split.labels.min()) <= int(split.labels.max()) < info.num_classes:
+        got = f"{int(split.labels.min())}..{int(split.labels.max())}" if len(split) else "no images"
+        raise DataError(f"{where} must hold images with labels in 0..{info.num_classes - 1}, got {got}")
 
 
 def stratified_indices(labels: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
@@ -89,3 +141,32 @@ def cut_search_split(train: ImageSplit, count: int, *, seed: int) -> tuple[Image
     rest = torch.ones(len(train), dtype=torch.bool)
     rest[indices] = False
     return train.select(torch.nonzero(rest).squeeze(1)), train.select(indices)
+
+
+def _has_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether the last of three sizes is much more likely that of channels: (16, 16, 3) against (3, 16, 16)."""
+    first, second, last = shape
+    return last in (1, 3, 4) and min(first, second) > last and (first > 4 or first == second)
+
+
+def _image_hint(images: Tensor) -> str:
+    if images.ndim == 3:
+        return "; grey images need an axis for their one channel: images[:, None]"
+    if images.ndim != 4 or images.dtype == torch.uint8 or not images.numel():
+        return ""
+    if not images.is_floating_point():
+        return "; give whole numbers 0..255 as uint8"
+    if not torch.isfinite(images).all():
+        return "; they hold NaN or infinity, which no pixel is"
+    if float(images.min()) >= 0 and float(images.max()) <= 1:
+        return "; pixels are bytes: (images * 255).round() as uint8"
+    return "; pixels are bytes 0..255, before any normalisation, as uint8"
+
+
+def _numbers(values: Iterable[float]) -> tuple[float, ...] | None:
+    """As floats, or None if they are none or not finite."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None

@@ -1,7 +1,15 @@
 """Models by name: built in, torchvision's, timm's, or the user's own factory; weights without pickle."""
 
 from autoprune.models.build import BUILT_IN, ModelSpec, build_model, check_classifier, is_factory
-from autoprune.models.checkpoint import SHIPPED_CHECKPOINTS, load_weights, save_weights
+from autoprune.models.checkpoint import (
+    SHIPPED_CHECKPOINTS,
+    extra_state_left_out,
+    load_tensor_state,
+    load_weights,
+    save_weights,
+    tensor_state,
+)
+from autoprune.models.weight_checks import check_weights
 
 __all__ = [
     "BUILT_IN",
@@ -9,7 +17,11 @@ __all__ = [
     "ModelSpec",
     "build_model",
     "check_classifier",
+    "check_weights",
+    "extra_state_left_out",
     "is_factory",
+    "load_tensor_state",
     "load_weights",
     "save_weights",
+    "tensor_state",
 ]

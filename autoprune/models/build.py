@@ -1,7 +1,9 @@
 """From a model's name to an `nn.Module` that fits the data."""
 
+import difflib
+import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.factories import load_factory
+from autoprune.files import shortened
 from autoprune.models.mobilenet import mobilenet_v2
 from autoprune.models.resnet import resnet20, resnet56
 from autoprune.models.vgg import vgg16_bn
@@ -43,7 +46,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
     if not separator:
         if spec.name not in BUILT_IN:
             raise ModelError(
-                f"model.name={spec.name}: unknown; built in are {', '.join(BUILT_IN)}; or torchvision:NAME, "
+                f"model.name={shortened(spec.name)}: unknown; built in are {', '.join(BUILT_IN)}; or torchvision:NAME, "
                 f"timm:NAME, path/file.py:factory, package.module:factory"
             )
         return BUILT_IN[spec.name](spec.num_classes, spec.in_channels, spec.width).eval()
@@ -88,11 +91,37 @@ def _call_factory(factory: Callable[..., Any], spec: ModelSpec) -> Any:
 
 
 def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
-    models = _import_torchvision_models()
+    models = _imported("torchvision").models
+    classifiers = models.list_models(module=models)  # others ask for more than images, and fetch weights from afar
+    _check_known(name.lower(), classifiers, spec, "torchvision")
+    return _constructed(lambda: models.get_model(name, weights=None, num_classes=spec.num_classes), spec, "torchvision")
+
+
+def _timm(name: str, spec: ModelSpec) -> nn.Module:
+    timm = _imported("timm")
+    if not timm.is_model(name):  # a name of the hub would be fetched
+        _check_known(name, timm.list_models(), spec, "timm")
+    return _constructed(
+        lambda: timm.create_model(name, num_classes=spec.num_classes, in_chans=spec.in_channels), spec, "timm"
+    )
+
+
+def _check_known(name: str, known: Sequence[str], spec: ModelSpec, library: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        shown = f"near it are {', '.join(near)}" if near else f"there is for example {', '.join(known[:3])}"
+        raise ModelError(
+            f"model.name={shortened(spec.name)}: {library} cannot build it: of its {len(known):,} classifiers none has "
+            f"this name; {shown}"
+        )
+
+
+def _constructed(construct: Callable[[], Any], spec: ModelSpec, library: str) -> nn.Module:
     try:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=spec.num_classes)
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"model.name={spec.name}: torchvision cannot build it ({error})") from None
+        model: nn.Module = construct()
+    except Exception as error:  # their constructors raise whatever their arguments lead to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"model.name={spec.name}: {library} cannot build it ({reason})") from None
     return model
 
 
@@ -100,30 +129,31 @@ def _torchvision(name: str, spec: ModelSpec) -> nn.Module:
 _torchvision_operators: list[torch.library.Library] = []
 
 
-def _import_torchvision_models() -> Any:
+def _imported(library: str) -> Any:
+    """torchvision or timm, which builds on it; `ModelError` says how to get what is missing or broken."""
     try:
-        import torchvision
-    except ImportError:
-        raise ModelError("torchvision is not installed; pip install 'autoprune[vision]'") from None
+        _import_torchvision()
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        missing = library if error.name == library else f"{library} needs {error.name}, which"
+        raise ModelError(f"{missing} is not installed; pip install 'autoprune[vision]'") from None
+    except Exception as error:  # libraries that do not fit this torch fail in many ways
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(
+            f"{library} does not work beside torch {torch.__version__} ({reason}); install the versions that belong "
+            f"together: pip install -U torch 'autoprune[vision]'"
+        ) from None
+
+
+def _import_torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
     except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
+        if "torchvision::nms" not in str(error) or _torchvision_operators:
             raise
         library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
         for operator in ("nms", "qnms"):
             schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             library.define(schema)  # type: ignore[no-untyped-call]
         _torchvision_operators.append(library)
-        import torchvision
-    return torchvision.models
-
-
-def _timm(name: str, spec: ModelSpec) -> nn.Module:
-    try:
-        import timm
-    except ImportError:
-        raise ModelError("timm is not installed; pip install 'autoprune[vision]'") from None
-    try:
-        model: nn.Module = timm.create_model(name, num_classes=spec.num_classes, in_chans=spec.in_channels)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(f"model.name={spec.name}: timm cannot build it ({error})") from None
-    return model
+        importlib.import_module("torchvision")

@@ -1,64 +1,132 @@
 """Weights in and out: safetensors, or torch files read with `weights_only=True`; nothing here unpickles code."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.files import atomic_path
+from autoprune.models.weight_checks import cast_types, check_shapes_known, converted
+from autoprune.models.weight_files import read_content, weights_path
+from autoprune.models.weight_fit import Fit, common, fit
+from autoprune.models.weight_sets import EXTRA_STATE, WeightSet, chosen_set, tensors_in, weight_sets
+from autoprune.progress import say
 
 _FOLDER = Path(__file__).parent.parent / "checkpoints"
 SHIPPED_CHECKPOINTS: dict[str, Path] = {
     "resnet20-fashion-mnist": _FOLDER / "resnet20_fashion_mnist.safetensors",
 }
+LISTED = 8  # names in a message
 
 
-def load_weights(model: nn.Module, checkpoint: str) -> None:
-    """Load a shipped name or a file into `model`; `ModelError` names the file and what does not fit."""
-    path = SHIPPED_CHECKPOINTS.get(checkpoint, Path(checkpoint).expanduser())
-    tensors = read_tensors(path)
-    expected = model.state_dict()
-    wrong = [f"{name} missing" for name in expected.keys() - tensors.keys()]
-    wrong += [f"{name} unexpected" for name in tensors.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {tuple(tensors[name].shape)}, the model wants {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    if wrong:
-        raise ModelError(f"{path}: does not fit the model ({'; '.join(sorted(wrong)[:3])}; {len(wrong)} in all)")
-    model.load_state_dict(tensors)
+def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -> None:
+    """Load a shipped name or a file into `model`, which is changed only if all fits.
+
+    Names that a wrapper or a compiler put around the weights' are read as if they were not there. Of several sets in
+    one file `key` chooses, or else the first that fits; which one it was is said. float16, bfloat16 and float64 become
+    the model's type. Raises `ModelError` that names the file and what is missing, does not fit or cannot be weights.
+    """
+    path = weights_path(checkpoint, SHIPPED_CHECKPOINTS)
+    sets = _read_sets(path)
+    if key is not None:
+        sets = chosen_set(sets, key, path)
+    check_shapes_known(model, str(path))
+    expected = _state(model, str(path))
+    fits = {name: fit(expected, tensors) for name, tensors in sets.items()}
+    name = next((name for name, made in fits.items() if not made.wrong), None)
+    if name is None:
+        name = max(sets, key=lambda name: common(expected, sets[name]))
+        raise ModelError(_misfit(path, name, sets, fits[name]))
+    given = fits[name].tensors
+    ready = converted(model, expected, given, str(path))
+    kept = [name for name in expected if name not in ready]
+    try:
+        load_tensor_state(model, ready)
+    except Exception as error:  # the model's own hooks and extra state may raise anything
+        raise ModelError(f"{path}: the model does not take its weights ({' '.join(str(error).split())})") from None
+    _tell(path, name, [other for other in sets if other != name and common(expected, sets[other])])
+    if types := cast_types(expected, given):
+        say(f"{path}: its {' and '.join(types)} weights are computed with in the model's float32")
+    if kept:
+        say(f"{path}: {', '.join(kept)} stays as the model has it: it is no tensor in the file")
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the state dict as safetensors (contiguous, on the CPU), whole or not at all."""
+    """Write the state dict as safetensors (contiguous, on the CPU), whole or not at all.
+
+    Extra state is written where it is a tensor; what else a model keeps there is its own to make again.
+    """
     # Cloned, because safetensors refuses tensors that share memory (tied weights).
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    state = tensors_in(_state(model, str(path)))
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from `.safetensors` or a torch file (a state dict, or one under "state_dict"/"model").
+def tensor_state(model: nn.Module) -> WeightSet:
+    """The state dict without what is no tensor: extra state of a model's own, which nothing here pickles."""
+    return tensors_in(model.state_dict())
 
-    Raises `ModelError` if the file is missing, corrupt, or holds anything but tensors; nothing in it is run.
-    """
-    if not path.is_file():
-        raise ModelError(
-            f"{path}: no such checkpoint; give a file or a shipped name ({', '.join(SHIPPED_CHECKPOINTS)})"
-        )
+
+def load_tensor_state(model: nn.Module, tensors: WeightSet) -> None:
+    """Load what `tensor_state` gave; extra state that it has not stays as the model has it."""
+    own = {name: value for name, value in model.state_dict().items() if name.rpartition(".")[2] == EXTRA_STATE}
+    model.load_state_dict(own | tensors)
+
+
+@contextlib.contextmanager
+def extra_state_left_out(model: nn.Module) -> Iterator[None]:
+    """While the block runs, the state dict has parameters and buffers alone, which is what exporters take it to be."""
+
+    def leave_out(_module: nn.Module, state: dict[str, Any], _prefix: str, _metadata: Any) -> None:
+        for name in [name for name in state if name.rpartition(".")[2] == EXTRA_STATE]:
+            del state[name]
+
+    handle = model.register_state_dict_post_hook(leave_out)  # type: ignore[no-untyped-call]
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise almost anything on broken bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path}: corrupt checkpoint, or one that holds more than tensors ({reason})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        yield
+    finally:
+        handle.remove()
+
+
+def read_tensors(path: Path) -> WeightSet:
+    """Tensors by name from `.safetensors` or a torch file: a state dict, or the first one under a name.
+
+    Raises `ModelError` if the file is missing, corrupt, or holds anything but tensors and plain values; nothing in it
+    is run.
+    """
+    return next(iter(_read_sets(weights_path(str(path), {})).values()))
+
+
+def _read_sets(path: Path) -> dict[str, WeightSet]:
+    sets = weight_sets(read_content(path))
+    if not sets:
         raise ModelError(f"{path}: holds no state dict of tensors")
-    return loaded
+    return sets
+
+
+def _state(model: nn.Module, where: str) -> dict[str, Any]:
+    try:
+        return dict(model.state_dict())
+    except Exception as error:  # a model's own `get_extra_state` may raise anything
+        raise ModelError(f"{where}: the model cannot give its state ({type(error).__name__}: {error})") from None
+
+
+def _misfit(path: Path, name: str, sets: dict[str, WeightSet], made: Fit) -> str:
+    under = f" under {name!r}" if name else ""
+    others = [other for other in sets if other and other != name]
+    hint = f"; it also holds {_listed(others)}: model.checkpoint_key chooses" if others else ""
+    return f"{path}: does not fit the model{under} ({'; '.join(made.wrong[:3])}; {len(made.wrong)} in all){hint}"
+
+
+def _tell(path: Path, name: str, others: list[str]) -> None:
+    if others:
+        say(f"{path}: weights under {name!r} are taken; {_listed(others)} is there too: model.checkpoint_key chooses")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join([*map(repr, names[:LISTED]), *(["…"] if len(names) > LISTED else [])])

@@ -5,6 +5,7 @@ Figures are made without pyplot, so that nothing global is left behind. Colours 
 """
 
 import io
+import warnings
 from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree
@@ -89,7 +90,10 @@ def add_legend(figure: Figure) -> None:
 def as_svg(figure: Figure, *, name: str, description: str) -> str:
     """`figure` as an `<svg>` element that scales with the page; `name` makes its ids unique there."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with warnings.catch_warnings():
+        # Names in letters that matplotlib's own font lacks: the page's fonts will have them.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     root = ElementTree.fromstring(buffer.getvalue())
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)

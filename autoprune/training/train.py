@@ -16,6 +16,7 @@ from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, SearchData
 from autoprune.errors import RunError
 from autoprune.files import atomic_path
+from autoprune.models import load_tensor_state, tensor_state
 from autoprune.progress import bar
 from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
@@ -153,9 +154,9 @@ def fit(
     logs: list[EpochLog] = []
     if state_path is not None and state_path.is_file():
         state = _load_state(state_path)
-        model.load_state_dict(state["model"])
-        averaged.load_state_dict(state["averaged"])
-        best.load_state_dict(state["best"])
+        load_tensor_state(model, state["model"])
+        load_tensor_state(averaged, state["averaged"])
+        load_tensor_state(best, state["best"])
         optimizer.load_state_dict(state["optimizer"])
         best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
         logs = [EpochLog(**log) for log in state["logs"]]
@@ -205,7 +206,7 @@ def fit(
             search_accuracy = score(averaged)
             if search_accuracy >= best_accuracy:
                 best_accuracy = search_accuracy
-                best.load_state_dict(averaged.state_dict())
+                load_tensor_state(best, tensor_state(averaged))
             logs.append(EpochLog(epoch + 1, loss_sum / steps, search_accuracy, recipe.learning_rate * scale))
             progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search accuracy {search_accuracy:.4f}")
             if state_path is not None:
@@ -213,9 +214,9 @@ def fit(
                     state_path,
                     {
                         "epoch": epoch + 1,
-                        "model": model.state_dict(),
-                        "averaged": averaged.state_dict(),
-                        "best": best.state_dict(),
+                        "model": tensor_state(model),
+                        "averaged": tensor_state(averaged),
+                        "best": tensor_state(best),
                         "optimizer": optimizer.state_dict(),
                         "best_accuracy": best_accuracy,
                         "spent_s": time.perf_counter() - started,
@@ -253,7 +254,11 @@ def _parameter_groups(
 @torch.no_grad()
 def _average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
     ours, theirs = [], []
-    for mean, value in zip(averaged.state_dict().values(), model.state_dict().values(), strict=True):
+    state = tensor_state(model)
+    for name, mean in tensor_state(averaged).items():
+        value = state.get(name)
+        if value is None or mean.shape != value.shape:  # extra state of a model's own, which has no average
+            continue
         if mean.is_floating_point():
             ours.append(mean)
             theirs.append(value)
