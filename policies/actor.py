@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from autoprune import __version__
@@ -13,6 +12,7 @@ from autoprune.envs.rollout import roll_out as roll_out_in_env
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.measure.latency import make_session
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PruningProblem
 

@@ -17,6 +17,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "ranks", "seeding", "progress", "terminal", "files", "factories"),
+        "onnx_runtime",
         *("config", "config_file", "policy", "run_dir"),
     ),
     ("models", "data"),

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -31,6 +30,7 @@ from autoprune.adaptive.shared_weights import SHARED
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session
+from autoprune.onnx_runtime import onnxruntime
 
 LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up
 GAIN = 0.02  # change of the price's logarithm for an image whose latency is off by all of the budget
