@@ -3,7 +3,6 @@
 import math
 import numbers
 import os
-import sys
 
 from autoprune.errors import InputError
 
@@ -16,13 +15,12 @@ def real_number(name: str, value: object, *, least: float, most: float, above_le
 
     Booleans and texts are no numbers, and NaN lies in no range.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    bounded = min(most, sys.float_info.max)
-    if not (is_number and least <= value <= bounded and not (above_least and value == least)):  # type: ignore[operator]
+    found = _float(value)
+    if not (math.isfinite(found) and least <= found <= most) or (above_least and found == least):
         start = f"above {least:g}" if above_least else f"from {least:g}"
         end = "" if most == math.inf else f" to {most:g}"
         raise InputError(f"{name}: must be a finite number {start}{end}, got {shown(value)}")
-    return float(value)  # type: ignore[arg-type]
+    return found
 
 
 def whole_number(name: str, value: object, *, least: int, most: int = LARGEST_WHOLE) -> int:
@@ -48,3 +46,13 @@ def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
     except Exception as error:  # a stranger's object, or a number of more digits than Python prints
         return f"{type(value).__name__} ({type(error).__name__})"
     return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
+
+
+def _float(value: object) -> float:
+    """NaN for what is no number."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.nan

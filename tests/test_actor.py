@@ -168,9 +168,10 @@ def test_other_observations_are_refused_with_both_lists(fields: object) -> None:
     assert len(said) < 3000
 
 
-def write_actor(
-    folder: Path, answer: Callable[[str], list[onnx.NodeProto]], outputs: list[onnx.ValueInfoProto]
-) -> None:
+Nodes = Callable[[str], list[onnx.NodeProto]]
+
+
+def write_actor(folder: Path, answer: Nodes, outputs: list[onnx.ValueInfoProto]) -> None:
     """An actor whose graph is `answer`'s nodes after `zero`, which is 0 for each observation: (batch, 1)."""
     fields = len(OBSERVATION_FIELDS)
     node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
