@@ -17,9 +17,9 @@ def real_number(name: str, value: object, *, least: float, most: float, above_le
     """
     found = _float(value)
     if not (math.isfinite(found) and least <= found <= most) or (above_least and found == least):
-        start = f"above {least:g}" if above_least else f"from {least:g}"
+        start = "" if least == -math.inf else f" above {least:g}" if above_least else f" from {least:g}"
         end = "" if most == math.inf else f" to {most:g}"
-        raise InputError(f"{name}: must be a finite number {start}{end}, got {shown(value)}")
+        raise InputError(f"{name}: must be a finite number{start}{end}, got {shown(value)}")
     return found
 
 

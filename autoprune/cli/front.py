@@ -46,7 +46,7 @@ def front(
         original = {name: int(group["of"]) for name, group in described["groups"].items()}
         save.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(rows, 1):
-            policy = PruningPolicy.of(json.loads(row.policy))
+            policy = PruningPolicy.of_key(row.policy)
             save_policy(save / f"{number}.json", policy, model=str(described.get("model", "")), original=original)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
