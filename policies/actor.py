@@ -14,6 +14,7 @@ from autoprune.envs.rollout import roll_out as roll_out_in_env
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.measure.latency import make_session
+from autoprune.measure.memory_limit import memory_limited
 from autoprune.onnx_runtime import onnxruntime
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PruningProblem
@@ -61,12 +62,13 @@ def load_actor(folder: Path) -> Actor:
     """
     info_path, actor_path = folder / INFO_FILE, folder / ACTOR_FILE
     searcher = checked_searcher(info_path, read_json(info_path))
-    session = make_session(actor_path, threads=1)
-    _check_signature(actor_path, session)
-    actor = Actor(searcher, session, str(actor_path))
     tried = np.random.default_rng(0).uniform(-1.0, 1.0, (TRIED_BATCH, len(OBSERVATION_FIELDS))).astype(np.float32)
-    for observations in (np.zeros_like(tried[:1]), tried):
-        actor.act(observations)
+    with memory_limited():
+        session = make_session(actor_path, threads=1)
+        _check_signature(actor_path, session)
+        actor = Actor(searcher, session, str(actor_path))
+        for observations in (np.zeros_like(tried[:1]), tried):
+            actor.act(observations)
     return actor
 
 

@@ -20,6 +20,7 @@ from autoprune.bounds import real_number, shown, thread_count
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME
 from autoprune.measure.latency import make_session
+from autoprune.measure.memory_limit import memory_limited
 from autoprune.onnx_runtime import onnxruntime
 
 LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up
@@ -91,7 +92,8 @@ class AdaptiveSession:
         self._seconds = 0.0
         least, most = CHUNK_IMAGES
         self._chunk = min(max(CHUNK_VALUES // math.prod(self.input_shape), least), most)
-        self._try_levels()
+        with memory_limited():
+            self._try_levels()
         self._latency_budget_ms = latency_budget_ms
         if latency_budget_ms is not None:
             self._check_budget(latency_budget_ms)
