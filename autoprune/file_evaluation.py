@@ -107,7 +107,8 @@ def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ..
         if levels is not None and not (_is_level_count(levels) and LEVEL_NAME in outputs):
             given = ", ".join(outputs)
             raise InputError(
-                f"{source}: its metadata say it has {levels[:LONGEST_SHOWN]} levels, and it gives {given}; export it again"
+                f"{source}: its metadata say it has {levels[:LONGEST_SHOWN]} levels, and it gives {given}; "
+                "export it again"
             )
         file = CheckedFile(source, int(levels) if levels is not None else None)
         _try(file, session, info)
