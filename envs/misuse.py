@@ -37,6 +37,6 @@ def continuous_action(action: object) -> float:
 def discrete_action(action: object, count: int) -> int:
     """A whole number from 0 to `count` - 1, as a scalar or an array of shape `()`. Raises `InvalidAction`."""
     value = action[()] if isinstance(action, np.ndarray) and action.shape == () else action
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 0 <= value < count:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or not 0 <= int(value) < count:
         raise InvalidAction(f"action: must be a whole number from 0 to {count - 1}, got {shown(action)}")
     return int(value)

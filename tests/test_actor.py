@@ -12,6 +12,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_job import autoprune
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.layerwise import LayerwisePruningEnv
@@ -273,6 +274,17 @@ def test_an_actor_that_does_not_answer_one_finite_float_is_refused(saved: Path, 
         load_actor(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'agent.onnx'}: ")
     assert message in str(caught.value)
+
+
+def test_apply_refuses_such_an_actor_before_any_work(saved: Path, tmp_path: Path) -> None:
+    answer, outputs, message = WRONG_ACTORS["NaN"]
+    (tmp_path / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+    write_actor(tmp_path, answer, outputs)
+    finished = autoprune("apply", "demo", "--agent", tmp_path, "--run-dir", tmp_path / "run")
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"error: {tmp_path / 'agent.onnx'}: {message}; ")
+    assert len(finished.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_file_that_answers_nan_only_later_is_refused_then(saved: Path, tmp_path: Path) -> None:

@@ -13,9 +13,13 @@ KNOWN_POLICIES = 6
 
 
 def check_start(start_from: str | None) -> None:
-    """Raises `ConfigError` if the run to start from is no folder with trials."""
-    if start_from is not None and not RunDir(Path(start_from)).trials.is_file():
+    """Raises `ConfigError` if the run to start from is no folder with trials, `InputError` if those are broken."""
+    if start_from is None:
+        return
+    trials = RunDir(Path(start_from)).trials
+    if not trials.is_file():
         raise ConfigError(f"search.start_from: {start_from}: no folder of a run (trials.sqlite is missing)")
+    TrialStore(trials)
 
 
 def earlier_policies(

@@ -65,7 +65,7 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
         raise InputError(f"{path}: not a trials database ({error}); move it away and start again") from None
     finally:
         connection.text_factory = str
-    trials = set()
+    trials: set[object] = set()
     for table, columns in COLUMNS.items():
         for number, *values in rows[table]:
             row = dict(zip(columns, values, strict=True))
