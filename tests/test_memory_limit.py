@@ -1,6 +1,7 @@
 """An allocation beyond what the machine has free fails inside of the limit, and nothing is limited outside of it."""
 
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,28 @@ def test_too_much_fails_inside_and_the_limit_ends_with_the_block() -> None:
     assert resource.getrlimit(resource.RLIMIT_AS) == before
     with pytest.raises(ZeroDivisionError), memory_limited():
         raise ZeroDivisionError
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+
+
+def test_threads_that_overlap_leave_no_limit() -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with memory_limited():
+            entered.set()
+            leave.wait(timeout=60)
+
+    worker = threading.Thread(target=work)
+    with memory_limited():
+        limited = resource.getrlimit(resource.RLIMIT_AS)
+        worker.start()
+        assert entered.wait(timeout=60)
+    assert resource.getrlimit(resource.RLIMIT_AS) == limited != before  # the other block is still open
+    leave.set()
+    worker.join(timeout=60)
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 

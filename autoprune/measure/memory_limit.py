@@ -3,11 +3,16 @@
 import contextlib
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 MEMINFO, OWN_STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 GROUP_LIMIT, GROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+
+_lock = threading.Lock()
+_inside: list[None] = []  # one for each block that is open
+_before: list[tuple[int, int]] = []  # the limits to go back to, while there is such a block
 
 
 def free_bytes() -> int | None:
@@ -31,14 +36,20 @@ def memory_limited() -> Iterator[None]:
     if sys.platform != "linux" or free is None or held is None:
         yield
         return
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    wanted = held + free
-    bounds = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min([wanted, *bounds]), hard))
+    with _lock:
+        if not _inside:  # the limit is the whole process's: of several threads the first sets it, the last lifts it
+            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+            _before.append((soft, hard))
+            limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+            resource.setrlimit(resource.RLIMIT_AS, (min([held + free, *limits]), hard))
+        _inside.append(None)
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        with _lock:
+            _inside.pop()
+            if not _inside:
+                resource.setrlimit(resource.RLIMIT_AS, _before.pop())
 
 
 def _kilobytes(file: Path, key: str) -> int | None:
