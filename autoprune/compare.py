@@ -87,9 +87,9 @@ def _searched(
     problem: SearchProblem, config: RunConfig, name: str, seed: int, store: TrialStore, run_dir: RunDir
 ) -> Search:
     fact = f"search {name} {seed}"
-    done = store.fact(fact)
+    done = store.parsed_fact(fact, Search.model_validate_json)
     if done is not None:
-        return Search.model_validate_json(done)
+        return done
     own = run_dir.state / f"{name}-{seed}.sqlite"
     own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
     searcher = SEARCHERS[name]()

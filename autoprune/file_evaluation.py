@@ -14,15 +14,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoprune.adaptive.export import LEVELS_KEY
+from autoprune.adaptive.export import LEVEL_NAME, LEVELS_KEY
 from autoprune.adaptive.measurement import ImageTimes, measure_by_image
+from autoprune.adaptive.session_file import MOST_LEVELS
 from autoprune.bench.measurement import unique_names
 from autoprune.bench.stats import PairedRatio, mean_ratio
+from autoprune.bounds import LONGEST_SHOWN, thread_count
 from autoprune.data import DataInfo, ImageSplit
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.latency import make_session
+from autoprune.measure.memory_limit import memory_limited
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.seeding import rng
 from autoprune.stages.adaptive_figures import shares
 
@@ -80,7 +84,8 @@ def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ..
     for source in sources:
         if not Path(source).is_file():
             raise InputError(f"{source}: no such file")
-        session = make_session(Path(source), threads=1)
+        with memory_limited():
+            session = make_session(Path(source), threads=1)
         inputs = {value.name: value.shape for value in session.get_inputs()}
         outputs = {value.name: value.shape for value in session.get_outputs()}
         if list(inputs) != [INPUT_NAME] or OUTPUT_NAME not in outputs:
@@ -99,10 +104,35 @@ def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ..
             if key in known and not _same(known[key], expected):
                 raise InputError(f"{source}: was exported for pixels of {key} {known[key]}, {info.name} has {expected}")
         levels = known.get(LEVELS_KEY)
-        if levels is not None and not levels.isdecimal():
-            raise InputError(f"{source}: its metadata say it has {levels} levels; export it again")
-        checked.append(CheckedFile(source, int(levels) if levels is not None else None))
+        if levels is not None and not (_is_level_count(levels) and LEVEL_NAME in outputs):
+            given = ", ".join(outputs)
+            raise InputError(
+                f"{source}: its metadata say it has {levels[:LONGEST_SHOWN]} levels, and it gives {given}; "
+                "export it again"
+            )
+        file = CheckedFile(source, int(levels) if levels is not None else None)
+        _try(file, session, info)
+        checked.append(file)
     return tuple(checked)
+
+
+def _try(file: CheckedFile, session: onnxruntime.InferenceSession, info: DataInfo) -> None:
+    """Once, on a black image: what cannot answer is refused before the images are read."""
+    names = [OUTPUT_NAME] if file.levels is None else [OUTPUT_NAME, LEVEL_NAME]
+    black = np.zeros((1, *info.input_shape), dtype=np.float32)
+    try:
+        with memory_limited():
+            logits, *level = session.run(names, {INPUT_NAME: black})
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise InputError(f"{file.source}: does not run on an image of {info.input_shape} ({error})") from None
+    if not isinstance(logits, np.ndarray) or logits.shape != (1, info.num_classes) or logits.dtype.kind != "f":
+        raise InputError(
+            f"{file.source}: gives {getattr(logits, 'shape', '')} for an image, not (1, {info.num_classes})"
+        )
+    if not np.isfinite(logits).all():
+        raise InputError(f"{file.source}: answers NaN or infinity to a black image")
+    if file.levels is not None:
+        _check_levels(file, np.asarray(level[0]))
 
 
 def evaluate_files(
@@ -113,11 +143,15 @@ def evaluate_files(
     The images run in an order by chance, always the same: in a folder all of a class lie together, and the blocks that
     an interval is made of would differ by their classes.
     """
+    thread_count("measure.threads", threads)
     if len(images) < 2:
         raise InputError(f"{info.name}: its {split} split has {len(images)} images; two at least are needed")
     order = rng(0, "order of evaluation").permutation(len(images))
     images = images.select(torch.from_numpy(order))
     times = measure_by_image([Path(file.source) for file in files], images, info, threads=threads)
+    for file, time in zip(files, times, strict=True):
+        if file.levels is not None:
+            _check_levels(file, time.levels)
     labels = images.labels.numpy()
     first_right = times[0].answers == labels
     names = unique_names([file.source for file in files])
@@ -181,9 +215,26 @@ def _figures(
     )
 
 
+def _is_level_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_LEVELS
+
+
+def _check_levels(file: CheckedFile, found: NDArray[np.int64]) -> None:
+    assert file.levels is not None
+    if found.ndim != 1 or found.dtype.kind not in "iu" or found.min() < 0 or found.max() >= file.levels:
+        raise InputError(
+            f"{file.source}: its metadata say it has {file.levels} levels, and one that answered is not of them "
+            f"({found.min()} to {found.max()}); export it again"
+        )
+
+
 def _same(text: str, expected: Sequence[float]) -> bool:
     try:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         return False
-    return len(found) == len(expected) and bool(np.allclose(found, expected, rtol=0, atol=SAME_PIXELS))
+    return (
+        len(found) == len(expected)
+        and bool(np.isfinite(found).all())
+        and bool(np.allclose(found, expected, rtol=0, atol=SAME_PIXELS))
+    )

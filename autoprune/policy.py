@@ -40,6 +40,17 @@ class PruningPolicy:
         """A text that is equal for equal policies; the primary key of a trial."""
         return json.dumps(self.as_dict(), separators=(",", ":"))
 
+    @classmethod
+    def of_key(cls, text: str) -> "PruningPolicy":
+        """The policy of a `key`. Raises `ValueError` for a text that is none."""
+        try:
+            pairs = json.loads(text, object_pairs_hook=tuple)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        if not text.lstrip().startswith("{"):
+            raise ValueError("not the channels of each group")
+        return cls(tuple((name, _whole_number(kept)) for name, kept in pairs))
+
 
 @dataclass(frozen=True)
 class AdaptivePolicy:

@@ -1,5 +1,6 @@
 """The routing environment: an image an episode; after each level that ran, stop with its answer or run a larger one."""
 
+import math
 from typing import Any
 
 import gymnasium
@@ -7,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.adaptive.routing import LevelAnswers
+from autoprune.bounds import real_number, whole_number
+from autoprune.envs.misuse import discrete_action, reset_needed
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
 
 Array = NDArray[np.float32]
@@ -28,8 +31,8 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
 
     def __init__(self, answers: LevelAnswers, *, max_price: float = 1.0) -> None:
-        if max_price <= 0:
-            raise ValueError(f"max_price must be positive, got {max_price}")
+        if not 0 < max_price < math.inf:
+            raise ValueError(f"max_price must be positive and finite, got {max_price}")
         self.answers, self.max_price = answers, max_price
         classes = answers.probabilities.shape[2]
         self.observation_space = gymnasium.spaces.Box(
@@ -39,28 +42,33 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
         self._right, self._worth = answers.right, answers.worth
         self._costs = (np.array(answers.latency_ms) + answers.router_ms) / answers.latency_ms[-1]
         self._image, self._level, self._price = 0, 0, 0.0
+        self._started, self._done = False, False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Draw an image and a price."""
+        """Draw an image and a price. Raises `InputError` for an option that is none of `answers` or no price."""
         super().reset(seed=seed)
         options = options or {}
         drawn_image = int(self.np_random.integers(len(self.answers.labels)))
         drawn_price = float(price_of(np.array(self.np_random.uniform(), dtype=np.float32), self.max_price))
-        self._image = int(options.get("image", drawn_image))
-        self._price = float(options.get("price", drawn_price))
-        self._level = 0
+        last_image = len(self.answers.labels) - 1
+        image = whole_number("options: image", options.get("image", drawn_image), least=0, most=last_image)
+        price = real_number("options: price", options.get("price", drawn_price), least=0.0, most=math.inf)
+        self._image, self._price = image, price
+        self._level, self._started, self._done = 0, True, False
         return self._observe(), {}
 
     def step(self, action: np.int64) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        """Stop, or run a larger level."""
-        asked = int(action)
+        """Stop, or run a larger level. Raises `ResetNeeded` outside of an episode, and `InvalidAction`."""
+        if not self._started or self._done:
+            raise reset_needed(started=self._started)
+        asked = discrete_action(action, self.answers.levels)
         goes_on = asked > self._level
         reward = 0.0
         if goes_on:
             won = float(self._worth[asked, self._image]) - float(self._worth[self._level, self._image])
             reward = won - self._price * float(self._costs[asked])
             self._level = asked
-        done = not goes_on or self._level + 1 == self.answers.levels
+        done = self._done = not goes_on or self._level + 1 == self.answers.levels
         right = bool(self._right[self._level, self._image])
         info: dict[str, Any] = {"level": self._level, "right": right} if done else {}
         return self._observe(), reward, done, False, info

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
+from autoprune.envs.misuse import continuous_action, reset_needed
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
 from autoprune.search.problem import PruningProblem
 
@@ -17,7 +18,7 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
     Observation: `(len(OBSERVATION_FIELDS),)` float32 in [-1, 1]. Action: `(1,)` float32 in [-1, 1], a keep ratio that
     is snapped to a rung and clipped so that every limit can still be met. The reward is 0 until the last group is
     decided; then the candidate is evaluated, its reward is the problem's and `info["outcome"]` its `Outcome`. Errors of
-    `problem.evaluate`, such as `BudgetSpent`, pass through `step`. Nothing here is random.
+    `problem.evaluate`, such as `BudgetSpent`, pass through `step` and end the episode. Nothing here is random.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
@@ -27,20 +28,27 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(OBSERVATION_FIELDS),), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._decided: tuple[int, ...] = ()
+        self._started = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start over with no group decided."""
         super().reset(seed=seed, options=options)
-        self._decided = ()
+        self._decided, self._started = (), True
         return observe(self.problem, (), 0.0), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Decide on the next group; `info["channels"]` is what it keeps."""
+        """Decide on the next group; `info["channels"]` is what it keeps.
+
+        Raises `ResetNeeded` outside of an episode, and `InvalidAction` for an action of another shape or type, or one
+        that is not finite: nothing is decided then.
+        """
         groups = self.problem.groups
+        if not self._started or len(self._decided) == len(groups):
+            raise reset_needed(started=self._started)
         group = groups[len(self._decided)]
-        rung = clip_rung(self.problem, self._decided, rung_of(float(action[0]), group))
+        rung = clip_rung(self.problem, self._decided, rung_of(continuous_action(action), group))
         self._decided = (*self._decided, rung)
         observation = observe(self.problem, self._decided, action_of(rung, group))
         info: dict[str, Any] = {"channels": group.ladder[rung]}

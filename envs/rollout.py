@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.envs.observation import observe
+from autoprune.errors import RunError
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PruningProblem
 
@@ -26,13 +27,18 @@ class RollOut:
 
 
 def roll_out(problem: PruningProblem, act: Act, *, count: int = 1) -> tuple[RollOut, ...]:
-    """Decide on every group in turn, in `count` independent episodes side by side."""
+    """Decide on every group in turn, in `count` independent episodes side by side.
+
+    Raises `RunError` if `act` gives anything but finite numbers, as an agent does whose training has diverged.
+    """
     groups = problem.groups
     decided: list[tuple[int, ...]] = [()] * count
     actions = np.zeros((len(groups) + 1, count), dtype=np.float32)  # row 0 is the last action before the first one
     observations = [np.stack([observe(problem, (), 0.0)] * count)]  # (count, fields) each
     for step, group in enumerate(groups):
         asked = act(step, observations[-1])
+        if not np.isfinite(asked[:count]).all():
+            raise RunError("the agent's actions are not finite: its training has diverged; search with another seed")
         for i in range(count):
             rung = clip_rung(problem, decided[i], rung_of(float(asked[i]), group))
             decided[i] = (*decided[i], rung)

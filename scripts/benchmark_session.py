@@ -17,7 +17,6 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from autoprune.adaptive.session import AdaptiveAnswers, AdaptiveSession
@@ -25,6 +24,7 @@ from autoprune.config_file import load_config
 from autoprune.data import normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.reports.adaptive import read_adaptive
 from autoprune.run_dir import RunDir
 from autoprune.stages.subject import load_subject

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_job import autoprune
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import demonstrate
 from autoprune.errors import InputError
-from autoprune.policies.actor import load_actor, roll_out
+from autoprune.policies.actor import checked_searcher, load_actor, roll_out
 from autoprune.policies.exploration import act_with
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policies.learners import (
@@ -123,8 +126,15 @@ def _swap_fields(info: dict[str, Any]) -> None:
         (lambda info: info.update(schema=2), "schema 2 is not supported"),
         (lambda info: info.update(min_version="99.0"), "needs autoprune 99.0 or later"),
         (lambda info: info.pop("searcher"), "not the description of an agent"),
+        (lambda info: info.update(searcher=7), "not the description of an agent"),
+        (lambda info: info.update(min_version="new"), "not the description of an agent"),
+        (lambda info: info.update(min_version=None), "not the description of an agent"),
+        (lambda info: info.update(schema=[1]), "not the description of an agent"),
     ],
-    ids=["field missing", "fields swapped", "schema", "version", "key missing"],
+    ids=[
+        *("field missing", "fields swapped", "schema", "version", "key missing"),
+        *("searcher", "version of words", "no version", "schema of a list"),
+    ],
 )
 def test_another_description_is_refused(
     saved: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
@@ -137,6 +147,163 @@ def test_another_description_is_refused(
         load_actor(tmp_path)
     assert message in str(caught.value)
     assert "agent.json" in str(caught.value)
+
+
+@given(
+    fields=st.one_of(
+        st.none(),
+        st.integers(),
+        st.text(max_size=3000),
+        st.dictionaries(st.text(max_size=9), st.integers(), max_size=3),
+        st.lists(st.one_of(st.integers(), st.none(), st.floats(), st.text(max_size=9), st.lists(st.integers()))),
+    )
+)
+def test_other_observations_are_refused_with_both_lists(fields: object) -> None:
+    info = {"schema": 1, "searcher": "ddpg", "observation": fields, "min_version": "0.1.0"}
+    with pytest.raises(InputError) as caught:
+        checked_searcher(Path("agent.json"), info)
+    said = str(caught.value)
+    assert said.startswith("agent.json: the agent was trained on other observation fields")
+    assert str(list(OBSERVATION_FIELDS)) in said
+    assert repr(fields)[:200] in said
+    assert len(said) < 3000
+
+
+Nodes = Callable[[str], list[onnx.NodeProto]]
+
+
+def write_actor(folder: Path, answer: Nodes, outputs: list[onnx.ValueInfoProto]) -> None:
+    """An actor whose graph is `answer`'s nodes after `zero`, which is 0 for each observation: (batch, 1)."""
+    fields = len(OBSERVATION_FIELDS)
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    weights = onnx.numpy_helper.from_array(np.zeros((fields, 1), dtype=np.float32), "weights")
+    nodes = [node("MatMul", ["observation", "weights"], ["zero"]), *answer("zero")]
+    inputs = [value("observation", onnx.TensorProto.FLOAT, ["batch", fields])]
+    graph = onnx.helper.make_graph(nodes, "made", inputs, outputs, initializer=[weights])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "agent.onnx")
+
+
+def node(kind: str, *inputs: str, to: str = "action", **attributes: Any) -> onnx.NodeProto:
+    return onnx.helper.make_node(kind, inputs, [to], **attributes)
+
+
+def constant(value: Any, to: str, dtype: Any = np.float32) -> onnx.NodeProto:
+    tensor = onnx.numpy_helper.from_array(np.array(value, dtype=dtype))
+    return onnx.helper.make_node("Constant", [], [to], value=tensor)
+
+
+def output(name: str = "action", kind: int = onnx.TensorProto.FLOAT, shape: Any = ("batch", 1)) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, kind, shape)
+
+
+INT64, STRING = onnx.TensorProto.INT64, onnx.TensorProto.STRING
+WRONG_ACTORS: dict[str, tuple[Nodes, list[onnx.ValueInfoProto], str]] = {
+    "NaN": (lambda zero: [node("Div", zero, zero)], [output()], "answers NaN or infinity"),
+    "infinity": (
+        lambda zero: [node("Exp", zero, to="one"), node("Div", "one", zero)],
+        [output()],
+        "answers NaN or infinity",
+    ),
+    "NaN for some": (
+        lambda zero: [
+            constant(10.0, "ten"),
+            node("ReduceSum", "observation", to="sum"),
+            node("Mul", "sum", "ten", to="large"),
+            node("Log", "large", to="logarithm"),
+            node("Add", "logarithm", zero),
+        ],
+        [output()],
+        "answers NaN or infinity",
+    ),
+    "three outputs": (
+        lambda zero: [node("Identity", zero, to=name) for name in ("action", "b", "c")],
+        [output(name) for name in ("action", "b", "c")],
+        "takes ['observation'] and gives ['action', 'b', 'c'], must take ['observation'] and give ['action']",
+    ),
+    "no action": (
+        lambda zero: [node("Identity", zero, to="act")],
+        [output("act")],
+        "takes ['observation'] and gives ['act'], must take ['observation'] and give ['action']",
+    ),
+    "a scalar": (
+        lambda zero: [node("ReduceSum", zero, keepdims=0)],
+        [output(shape=())],
+        "answers float32 () to 1 observations",
+    ),
+    "one for all": (
+        lambda zero: [node("ReduceSum", zero, keepdims=1)],
+        [output(shape=(1, 1))],
+        "answers float32 (1, 1) to 3 observations",
+    ),
+    "two for each": (
+        lambda zero: [node("Concat", zero, zero, axis=1)],
+        [output(shape=("batch", 2))],
+        "answers float32 (1, 2) to 1 observations",
+    ),
+    "ints": (lambda zero: [_cast(zero, INT64)], [output(kind=INT64)], "answers tensor(int64)"),
+    "strings": (lambda zero: [_cast(zero, STRING)], [output(kind=STRING)], "answers tensor(string)"),
+    "no shape that fits": (
+        lambda zero: [constant([7], "shape", np.int64), node("Reshape", zero, "shape")],
+        [output(shape=(7,))],
+        "does not run on 1 observations",
+    ),
+    "terabytes": (
+        lambda zero: [
+            constant([2**40], "shape", np.int64),
+            node("ConstantOfShape", "shape", to="huge"),
+            node("ReduceSum", "huge", to="sum", keepdims=0),
+            node("Add", zero, "sum"),
+        ],
+        [output()],
+        "does not run on 1 observations",
+    ),
+}
+
+
+def _cast(value: str, kind: int) -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", [value], ["action"], to=kind)
+
+
+@pytest.mark.parametrize("case", WRONG_ACTORS)
+def test_an_actor_that_does_not_answer_one_finite_float_is_refused(saved: Path, tmp_path: Path, case: str) -> None:
+    answer, outputs, message = WRONG_ACTORS[case]
+    (tmp_path / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+    write_actor(tmp_path, answer, outputs)
+    with pytest.raises(InputError) as caught:
+        load_actor(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'agent.onnx'}: ")
+    assert message in str(caught.value)
+
+
+def test_apply_refuses_such_an_actor_before_any_work(saved: Path, tmp_path: Path) -> None:
+    answer, outputs, message = WRONG_ACTORS["NaN"]
+    (tmp_path / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+    write_actor(tmp_path, answer, outputs)
+    finished = autoprune("apply", "demo", "--agent", tmp_path, "--run-dir", tmp_path / "run")
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"error: {tmp_path / 'agent.onnx'}: {message}; ")
+    assert len(finished.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_answers_nan_only_later_is_refused_then(saved: Path, tmp_path: Path) -> None:
+    """Finite for observations near 0, as those it is tried on, and not for ones of 1 throughout."""
+    (tmp_path / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+
+    def answer(zero: str) -> list[onnx.NodeProto]:
+        return [
+            constant(len(OBSERVATION_FIELDS) - 0.5, "edge"),
+            node("ReduceSum", "observation", to="sum"),
+            node("Sub", "edge", "sum", to="left"),
+            node("Sqrt", "left", to="root"),
+            node("Mul", zero, "root"),
+        ]
+
+    write_actor(tmp_path, answer, [output()])
+    actor = load_actor(tmp_path)
+    with pytest.raises(InputError, match="answers NaN or infinity"):
+        actor.act(np.ones((1, len(OBSERVATION_FIELDS)), dtype=np.float32))
 
 
 def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> None:

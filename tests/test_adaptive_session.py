@@ -1,7 +1,12 @@
 """Adaptive sessions: batches are answered as image by image, budgets are held, and bad input is an error."""
 
+import math
+import os
 import shutil
+import subprocess
+import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +18,7 @@ from models_for_tests import images_for
 from routing_for_tests import answers_by_chance
 
 from autoprune.adaptive.calibration import calibrations
-from autoprune.adaptive.export import CALIBRATION_KEY, LEVEL_NAME, export_adaptive
+from autoprune.adaptive.export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, export_adaptive
 from autoprune.adaptive.levels import Levels
 from autoprune.adaptive.routing import LevelAnswers, by_confidence, follow, priced
 from autoprune.adaptive.session import AdaptiveSession
@@ -209,11 +214,84 @@ def test_bad_images_are_errors_and_nothing_is_counted(adaptive: Path) -> None:
     assert session.run(good).levels.shape == (IMAGES,)
 
 
-def test_budgets_and_prices_that_cannot_be_are_refused(adaptive: Path) -> None:
+def test_a_budget_below_the_smallest_level_is_refused(adaptive: Path) -> None:
     with pytest.raises(InputError, match="below what the smallest level takes here for one image"):
         AdaptiveSession(adaptive, latency_budget_ms=1e-6)
-    with pytest.raises(InputError, match="price: must not be negative"):
-        AdaptiveSession(adaptive, price=-0.1)
+
+
+WRONG_NUMBERS = (math.nan, math.inf, -math.inf, -0.1, -1, "0.1", True, [0.1], 10**400, 1j)
+
+
+@pytest.mark.parametrize("price", WRONG_NUMBERS)
+def test_a_price_that_cannot_be_is_refused(adaptive: Path, price: object) -> None:
+    with pytest.raises(InputError, match=r"^price: must be a finite number from 0 to 1e\+30, got "):
+        AdaptiveSession(adaptive, price=price)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("budget_ms", [*WRONG_NUMBERS, 0, 0.0])
+def test_a_budget_that_cannot_be_is_refused(adaptive: Path, budget_ms: object) -> None:
+    message = "^latency_budget_ms: must be a finite number above 0, got "
+    with pytest.raises(InputError, match=message):
+        AdaptiveSession(adaptive, latency_budget_ms=budget_ms)  # type: ignore[arg-type]
+    session = AdaptiveSession(adaptive, latency_budget_ms=1000.0)
+    with pytest.raises(InputError, match=message):
+        session.latency_budget_ms = budget_ms  # type: ignore[assignment]
+    assert session.latency_budget_ms == 1000.0
+
+
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 10**30, 1.5, math.nan, "1", None, True])
+def test_threads_that_cannot_be_are_refused(adaptive: Path, threads: object) -> None:
+    with pytest.raises(InputError, match=f"^threads: must be a whole number from 1 to {os.cpu_count()}, got "):
+        AdaptiveSession(adaptive, threads=threads)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("path", [None, 3, b"adaptive.onnx"])
+def test_a_path_that_is_none_is_refused(path: object) -> None:
+    with pytest.raises(InputError, match=r"^path: must be a file's name, got "):
+        AdaptiveSession(path)  # type: ignore[arg-type]
+
+
+def test_extreme_prices_are_as_the_ends_of_the_range(adaptive: Path) -> None:
+    images = all_images()
+    at_the_top = AdaptiveSession(adaptive, price=AdaptiveSession(adaptive).max_price).run(images).levels.tolist()
+    assert AdaptiveSession(adaptive, price=1e30).run(images).levels.tolist() == at_the_top
+    at_the_bottom = AdaptiveSession(adaptive, price=0).run(images).levels.tolist()
+    assert AdaptiveSession(adaptive, price=5e-324).run(images).levels.tolist() == at_the_bottom
+
+
+def test_answers_do_not_depend_on_the_chunks(adaptive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.concatenate([all_images()] * 6)  # more than a chunk
+    whole = AdaptiveSession(adaptive).run(images)
+    monkeypatch.setattr("autoprune.adaptive.session.CHUNK_IMAGES", (7, 7))
+    session = AdaptiveSession(adaptive)
+    found = session.run(images)
+    assert found.levels.tolist() == whole.levels.tolist()
+    assert found.by_level.tolist() == whole.by_level.tolist()
+    assert np.abs(found.logits - whole.logits).max() < 1e-3
+    assert session.counters.images == len(images)
+    assert session.counters.ran == tuple((found.by_level >= 0).sum(1).tolist())
+
+
+MANY_IMAGES = """
+import sys
+import numpy as np
+from autoprune.adaptive.session import AdaptiveSession
+from autoprune.measure.rss_probe import peak_rss_bytes
+
+session = AdaptiveSession(sys.argv[1], price=0)
+images = np.random.default_rng(0).standard_normal((20_000, *session.input_shape), dtype=np.float32)
+session.run(images[:256])
+before = peak_rss_bytes()
+assert session.run(images).levels.shape == (20_000,)
+print((peak_rss_bytes() - before) / 2**20)
+"""
+
+
+def test_memory_does_not_grow_with_the_images(adaptive: Path) -> None:
+    """At once they would take some hundred MiB; what may grow is what is answered, and how images are regrouped."""
+    done = subprocess.run([sys.executable, "-c", MANY_IMAGES, adaptive], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 60
 
 
 def test_files_that_are_no_adaptive_model_are_refused(level_files: list[Path], adaptive: Path, tmp_path: Path) -> None:
@@ -234,3 +312,92 @@ def test_files_that_are_no_adaptive_model_are_refused(level_files: list[Path], a
     onnx.save(model, str(lying))
     with pytest.raises(InputError, match="holds 3 levels and says that there are 5"):
         AdaptiveSession(lying)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("levels", "many", "its metadata levels: must be a whole number from 2 to 100, got 'many'"),
+        ("levels", "-1", "its metadata levels: must be a whole number from 2 to 100, got -1"),
+        ("levels", "1e30", "its metadata levels: must be a whole number from 2 to 100, got 1e"),
+        ("levels", "2", "holds 3 levels and says that there are 2"),
+        ("max_price", "NaN", "its metadata max_price: must be a finite number above 0 to "),
+        ("max_price", "Infinity", "its metadata max_price: must be a finite number above 0 to "),
+        ("max_price", "0", "its metadata max_price: must be a finite number above 0 to "),
+        ("max_price", "dear", "its metadata max_price: must be a finite number above 0 to "),
+        (CALIBRATION_KEY, "[[NaN, 0.1, 0.1, 0.1]]", "its calibration cannot be read "),
+        (CALIBRATION_KEY, "[[0.1, 1.5, 0.1, 0.1]]", "its calibration cannot be read "),
+        (CALIBRATION_KEY, "[[0.1, 0.5, 0.1, -3.0]]", "its calibration cannot be read "),
+        (CALIBRATION_KEY, "[" * 100_000, "its calibration cannot be read "),
+    ],
+)
+def test_metadata_out_of_range_are_refused(adaptive: Path, tmp_path: Path, key: str, value: str, message: str) -> None:
+    lying = tmp_path / "lying.onnx"
+    model = onnx.load(str(adaptive))
+    next(entry for entry in model.metadata_props if entry.key == key).value = value
+    onnx.save(model, str(lying))
+    with pytest.raises(InputError) as caught:
+        AdaptiveSession(lying)
+    assert str(caught.value).startswith(f"{lying}: {message}")
+
+
+def spoil_price(model: onnx.ModelProto) -> None:
+    price = next(weight for weight in model.graph.initializer if weight.name == PRICE_NAME)
+    price.CopyFrom(onnx.numpy_helper.from_array(np.array([np.nan], dtype=np.float32), PRICE_NAME))
+
+
+def drop_price(model: onnx.ModelProto) -> None:
+    price = next(weight for weight in model.graph.initializer if weight.name == PRICE_NAME)
+    model.graph.initializer.remove(price)
+
+
+def drop_branches(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "If":
+            del node.attribute[:]
+
+
+def flatten_images(model: onnx.ModelProto) -> None:
+    del model.graph.input[0].type.tensor_type.shape.dim[2:]
+
+
+def drop_classes(model: onnx.ModelProto) -> None:
+    del model.graph.output[0].type.tensor_type.shape.dim[1:]
+
+
+def spoil_weights(model: onnx.ModelProto) -> None:
+    for weight in model.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT and weight.name != PRICE_NAME:
+            values = np.full_like(onnx.numpy_helper.to_array(weight), np.nan)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_price, "its default price: must be a finite number from 0 to "),
+        (drop_price, "no adaptive model as this version writes them"),
+        (drop_branches, "no adaptive model as this version writes them"),
+        (flatten_images, "takes images of (1,); must take float32 images of fixed size"),
+        (drop_classes, "no adaptive model as this version writes them"),
+        (spoil_weights, "level 0 answers NaN or infinity to a black image"),
+    ],
+)
+def test_graphs_that_are_spoilt_are_refused_when_opened(
+    adaptive: Path, tmp_path: Path, spoil: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    spoilt = tmp_path / "spoilt.onnx"
+    model = onnx.load(str(adaptive))
+    spoil(model)
+    onnx.save(model, str(spoilt))
+    with pytest.raises(InputError) as caught:
+        AdaptiveSession(spoilt)
+    assert str(caught.value).startswith(f"{spoilt}: {message}")
+
+
+def test_answers_of_another_session_teach_nothing(adaptive: Path, cascade: Path) -> None:
+    session, other = AdaptiveSession(cascade), AdaptiveSession(adaptive)
+    for answers in (other.run(all_images()), None):
+        with pytest.raises(InputError, match="answers: must be what `run` of this session gave"):
+            session.learn(answers, np.zeros(IMAGES, dtype=np.int64))  # type: ignore[arg-type]
+    assert session.worth_of_going_on == (1.0, 1.0)

@@ -16,7 +16,8 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
-        *("errors", "ranks", "seeding", "progress", "terminal", "files", "factories"),
+        *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "files", "factories"),
+        "onnx_runtime",
         *("config", "config_file", "policy", "run_dir"),
     ),
     ("models", "data"),

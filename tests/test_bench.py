@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -454,13 +455,41 @@ def test_saved_files_that_are_none(tmp_path: Path, change: dict[str, object], me
         read_saved(path)
 
 
-@pytest.mark.parametrize("interval", [[2.0, 3.0], [0.0, 1.0], [1.0], "ab", None])
+@pytest.mark.parametrize(
+    "interval", [[2.0, 3.0], [0.0, 1.0], [1.0], "ab", None, [True, 2], [0.5, 10**400], [[0.5], [2]], ["0.5", "2"], {}]
+)
 def test_saved_figures_that_make_no_sense(tmp_path: Path, interval: object) -> None:
     document = made_up().as_json()
     document["files"][0]["quiet_ms_ci95"] = interval
     write_json(tmp_path / "saved.json", document)
     with pytest.raises(InputError, match=r"saved\.json: not a result of"):
         read_saved(tmp_path / "saved.json")
+
+
+@pytest.mark.parametrize("shape", [[0], [-1, 2], ["a"], [10**400], [None], 7, None])
+def test_saved_shapes_that_make_no_sense(tmp_path: Path, shape: object) -> None:
+    document = made_up().as_json()
+    document["files"][0]["input_shape"] = shape
+    write_json(tmp_path / "saved.json", document)
+    with pytest.raises(InputError, match=r"saved\.json: not a result of"):
+        read_saved(tmp_path / "saved.json")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threads": 10**6}, "--threads: must be a whole number from 1 to "),
+        ({"threads": 0}, "--threads: must be a whole number from 1 to "),
+        ({"seconds": math.nan}, "--seconds: must be a finite number above 0 to 86400, got nan"),
+        ({"seconds": math.inf}, "--seconds: must be a finite number above 0 to 86400, got inf"),
+        ({"batch_size": 0}, "--batch: must be a whole number from 1 to "),
+        ({"batch_size": 10**12}, "--batch and --shape: inputs of 1000000000000,"),
+    ],
+)
+def test_settings_out_of_range(files: tuple[Path, Path], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        prepare([str(files[0])], replace(QUICK, **settings))
+    assert str(caught.value).startswith(message)
 
 
 def test_a_file_that_breaks_while_it_is_measured(files: tuple[Path, Path], tmp_path: Path) -> None:

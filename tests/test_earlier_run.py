@@ -1,18 +1,20 @@
 """Starting from an earlier run: its trials count, its best policies come first, and what does not fit is refused."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from models_for_tests import elastic_net, random_policy
 from small_job import autoprune, done, write_config
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, InputError
 from autoprune.policies.heuristics import adapted, demonstrations
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policy import PruningPolicy
-from autoprune.search.earlier_run import KNOWN_POLICIES, earlier_policies
+from autoprune.search.earlier_run import KNOWN_POLICIES, check_start, earlier_policies
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.reward import Score
 from autoprune.search.toy import toy_optimum, toy_problem
@@ -49,6 +51,25 @@ def test_a_run_of_another_model_is_refused(tmp_path: Path) -> None:
     TrialStore(tmp_path / "empty" / "trials.sqlite")
     with pytest.raises(ConfigError, match="holds no search"):
         earlier_policies(str(tmp_path / "empty"), elastic_net("resnet20"), None)
+
+
+def test_policies_wider_than_the_model_are_refused(tmp_path: Path) -> None:
+    elastic = elastic_net("resnet20")
+    wide = {group.name: group.channels for group in elastic.groups}
+    wide[next(iter(wide))] = 10**9
+    filled(tmp_path / "earlier", [PruningPolicy.of(wide)])
+    with pytest.raises(ConfigError, match="holds no search of a model with these groups"):
+        earlier_policies(str(tmp_path / "earlier"), elastic, None)
+
+
+def test_broken_trials_are_refused_before_any_work(tmp_path: Path) -> None:
+    store = filled(tmp_path / "earlier", [random_policy(elastic_net("resnet20"), 0)])
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE episodes SET reward = 'best'")
+    with pytest.raises(
+        InputError, match=r"trials\.sqlite: table episodes, row 1: reward: must be a finite number, got"
+    ):
+        check_start(str(tmp_path / "earlier"))
 
 
 def knowing(problem: SearchProblem, *known: PruningPolicy, ratio: float) -> SearchProblem:

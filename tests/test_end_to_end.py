@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import small_job
 import torch
@@ -23,6 +22,7 @@ from autoprune.config import DataConfig, SearchConfig
 from autoprune.config_file import load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.policy import load_policy
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result

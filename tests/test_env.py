@@ -6,11 +6,15 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check_env
+from hypothesis import given
+from hypothesis import strategies as st
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
+from autoprune.errors import InputError, RunError
 from autoprune.policy import PruningPolicy
 from autoprune.search.session import BudgetSpent, SearchSession
 from autoprune.search.toy import toy_optimum, toy_problem
@@ -96,3 +100,46 @@ def test_a_width_off_the_ladder_cannot_be_demonstrated() -> None:
     problem = toy_problem()
     with pytest.raises(ValueError):
         actions_of(problem, PruningPolicy.of({"conv1": 5, "conv2": 8, "conv3": 8, "conv4": 16}))
+
+
+def test_a_step_outside_of_an_episode_says_what_to_call() -> None:
+    env = LayerwisePruningEnv(toy_problem())
+    action = np.zeros(1, dtype=np.float32)
+    with pytest.raises(ResetNeeded, match=r"step: no episode has begun; call reset\(\) first"):
+        env.step(action)
+    for _ in range(2):
+        env.reset()
+        for _ in env.problem.groups:
+            env.step(action)
+        for _ in range(2):
+            with pytest.raises(ResetNeeded, match=r"step: the episode is over; call reset\(\) first"):
+                env.step(action)
+    assert issubclass(ResetNeeded, InputError)
+    assert issubclass(ResetNeeded, gymnasium.error.ResetNeeded)
+
+
+WRONG_NUMBERS = [float("nan"), float("inf"), -float("inf")]
+WRONG_ACTIONS = st.one_of(
+    st.sampled_from(WRONG_NUMBERS).map(lambda number: np.array([number], dtype=np.float32)),
+    st.sampled_from(WRONG_NUMBERS).map(lambda number: [number]),
+    st.lists(st.floats(-1.0, 1.0), min_size=2, max_size=3).map(np.array),
+    st.sampled_from(
+        [None, "0.5", ["0.5"], b"", [True], [None], [[0.5]], [1j], {}, [], 0.5, np.float32(0.5), [[1], []]]
+    ),
+)
+
+
+@given(action=WRONG_ACTIONS)
+def test_a_wrong_action_raises_and_decides_nothing(action: object) -> None:
+    env = LayerwisePruningEnv(toy_problem())
+    env.reset()
+    with pytest.raises(InvalidAction, match=r"action: must be one finite number in \[-1, 1\], shape \(1,\), got "):
+        env.step(action)  # type: ignore[arg-type]
+    *_, info = env.step(np.array([-1.0]))
+    assert info["channels"] == env.problem.groups[0].ladder[0]
+
+
+@pytest.mark.parametrize("number", WRONG_NUMBERS)
+def test_an_agent_that_has_diverged_ends_its_roll_out(number: float) -> None:
+    with pytest.raises(RunError, match="its training has diverged"):
+        roll_out(toy_problem(), lambda _, observations: np.full(len(observations), number, dtype=np.float32), count=2)

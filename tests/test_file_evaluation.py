@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from autoprune.bench.measurement import BenchSettings, prepare
 from autoprune.bench.stats import RESOLUTION, mean_ratio
 from autoprune.data import DataInfo, ImageSplit
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.file_evaluation import change_of_accuracy, check_files, evaluate_files
+from autoprune.measure.memory_limit import free_bytes
 
 INFO = DataInfo("squares", ("dark", "bright"), 1, 4, 4, mean=(0.5,), std=(0.5,))
 
@@ -137,3 +140,119 @@ def test_files_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
     ):
         with pytest.raises(InputError, match=rf"{file.name}: .*{message}"):
             check_files([str(file)], info)
+
+
+def node(kind: str, *inputs: str, to: str, **attributes: Any) -> onnx.NodeProto:
+    return onnx.helper.make_node(kind, inputs, [to], **attributes)
+
+
+def constant(value: Any, to: str, dtype: Any) -> onnx.NodeProto:
+    tensor = onnx.numpy_helper.from_array(np.array(value, dtype=dtype))
+    return onnx.helper.make_node("Constant", [], [to], value=tensor)
+
+
+def write_file(
+    path: Path, nodes: list[onnx.NodeProto], *outputs: onnx.ValueInfoProto, levels: str | None = None
+) -> str:
+    """A file that makes `sum`, (batch, 1), of images, and whatever `nodes` make of it."""
+    value = onnx.helper.make_tensor_value_info
+    first = [constant([1, 2, 3], "axes", np.int64), node("ReduceSum", "images", "axes", to="flat", keepdims=0)]
+    first += [constant([-1, 1], "column", np.int64), node("Reshape", "flat", "column", to="sum")]
+    images = value("images", onnx.TensorProto.FLOAT, ["batch", *INFO.input_shape])
+    logits = value("logits", onnx.TensorProto.FLOAT, ["batch", 2])
+    graph = onnx.helper.make_graph([*first, *nodes], "made", [images], [logits, *outputs])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    if levels is not None:
+        onnx.helper.set_model_props(model, {"levels": levels})
+    onnx.save(model, path)
+    return str(path)
+
+
+TWO = node("Concat", "sum", "sum", to="logits", axis=1)
+NOT_A_NUMBER = [node("Div", "sum", "sum", to="lost"), node("Concat", "sum", "lost", to="logits", axis=1)]
+
+
+def huge(dims: list[int]) -> list[onnx.NodeProto]:
+    """Allocates so much when it runs: the size depends on the image, so that nothing is folded before."""
+    return [
+        _cast_sum(),
+        constant([dims], "dims", np.int64),
+        node("Add", "zero", "dims", to="rows"),
+        constant([-1], "flat_shape", np.int64),
+        node("Reshape", "rows", "flat_shape", to="shape"),
+        node("ConstantOfShape", "shape", to="huge"),
+        node("ReduceSum", "huge", to="total", keepdims=0),
+        node("Add", "sum", "total", to="both"),
+        node("Concat", "both", "both", to="logits", axis=1),
+    ]
+
+
+def _cast_sum() -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", ["sum"], ["zero"], to=onnx.TensorProto.INT64)
+
+
+@pytest.mark.parametrize("dims", [[2**20, 2**20], [2**40, 2**20], [2**18, 2**17]], ids=["4 TB", "too many", "128 GiB"])
+def test_a_file_that_allocates_terabytes_is_refused(tmp_path: Path, dims: list[int]) -> None:
+    if math.prod(dims) * 4 < (free_bytes() or math.inf):
+        pytest.skip("this machine has as much memory")
+    file = write_file(tmp_path / "huge.onnx", huge(dims))
+    with pytest.raises(InputError, match=r"huge\.onnx: does not run on an image of \(1, 4, 4\) \("):
+        check_files([file], INFO)
+    with pytest.raises(InputError, match=r"huge\.onnx: does not run on inputs of shape 1,1,4,4 \("):
+        prepare([file], BenchSettings())
+
+
+def test_a_file_that_answers_nan_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nan\.onnx: answers NaN or infinity to a black image"):
+        check_files([write_file(tmp_path / "nan.onnx", NOT_A_NUMBER)], INFO)
+
+
+def test_what_goes_wrong_on_real_images_names_the_file(folder: Path, tmp_path: Path) -> None:
+    """A square root is NaN for dark images alone, whose pixels are below 0; a shape that does not fit fails there."""
+    right = str(folder / "right.onnx")
+    nan = [node("Sqrt", "sum", to="root"), node("Concat", "sum", "root", to="logits", axis=1)]
+    files = check_files([right, write_file(tmp_path / "later.onnx", nan)], INFO)
+    with pytest.raises(InputError, match=r"later\.onnx: answers NaN or infinity to image \d+; export it again"):
+        evaluate_files(files, squares(20), INFO, split="test", threads=1)
+    fails = [
+        _cast_sum(),
+        constant([2], "two", np.int64),
+        node("Mul", "zero", "two", to="doubled"),
+        node("Add", "doubled", "two", to="columns"),
+        constant([1], "one_dimension", np.int64),
+        node("Reshape", "columns", "one_dimension", to="width"),
+        node("Expand", "sum", "width", to="wide"),
+        node("Concat", "wide", to="logits", axis=1),
+    ]
+    files = check_files([right, write_file(tmp_path / "fails.onnx", fails)], INFO)
+    with pytest.raises(InputError, match=r"fails\.onnx: does not run on the images of squares \("):
+        evaluate_files(files, squares(20), INFO, split="test", threads=1)
+
+
+LEVEL = onnx.helper.make_tensor_value_info("level", onnx.TensorProto.INT64, ["batch"])
+
+
+@pytest.mark.parametrize("levels", ["0", "-1", "1.5", "٣", "101", "1" * 5000, ""])
+def test_levels_that_cannot_be_are_refused(tmp_path: Path, levels: str) -> None:
+    file = write_file(tmp_path / "levels.onnx", [TWO, constant([0], "level", np.int64)], LEVEL, levels=levels)
+    with pytest.raises(InputError, match=r"levels\.onnx: its metadata say it has .* levels, and it gives logits, l"):
+        check_files([file], INFO)
+
+
+@pytest.mark.parametrize("level", [-1, 2, 2**40])
+def test_a_level_that_there_is_not_is_refused(tmp_path: Path, level: int) -> None:
+    file = write_file(tmp_path / "levels.onnx", [TWO, constant([level], "level", np.int64)], LEVEL, levels="2")
+    with pytest.raises(InputError, match=r"levels\.onnx: its metadata say it has 2 levels, and one that answered"):
+        check_files([file], INFO)
+
+
+def test_levels_without_their_output_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"levels\.onnx: its metadata say it has 2 levels, and it gives logits;"):
+        check_files([write_file(tmp_path / "levels.onnx", [TWO], levels="2")], INFO)
+
+
+@pytest.mark.parametrize("threads", [0, 10**6])
+def test_threads_are_those_of_this_machine(folder: Path, threads: int) -> None:
+    files = check_files([str(folder / "right.onnx")], INFO)
+    with pytest.raises(InputError, match=r"measure\.threads: must be a whole number from 1 to "):
+        evaluate_files(files, squares(4), INFO, split="test", threads=threads)

@@ -1,6 +1,7 @@
 """The Pareto front: by hand, against its definition, and as a command on real searches."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,25 @@ def test_what_is_no_run_is_refused(searched: Path, tmp_path: Path) -> None:
     other = tmp_path / "file"
     other.touch()
     assert autoprune("front", searched, "--save", other).returncode == 2
+
+
+@pytest.mark.parametrize("of", [None, "4", -1, 1.5])
+def test_a_policy_that_does_not_say_what_it_is_cut_from_is_refused(searched: Path, tmp_path: Path, of: object) -> None:
+    run_dir = shutil.copytree(searched, tmp_path / "run")
+    policy = json.loads((run_dir / "policy.json").read_text())
+    policy["groups"]["conv1"]["of"] = of
+    (run_dir / "policy.json").write_text(json.dumps(policy))
+    finished = autoprune("front", run_dir, "--save", tmp_path / "kept")
+    assert finished.returncode == 2
+    assert f"{run_dir / 'policy.json'}: groups.conv1.of: must be a whole number from 0 " in finished.stderr
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_policy_of_another_model_is_refused(searched: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(searched, tmp_path / "run")
+    policy = json.loads((run_dir / "policy.json").read_text())
+    policy["groups"]["more"] = policy["groups"]["conv1"]
+    (run_dir / "policy.json").write_text(json.dumps(policy))
+    finished = autoprune("front", run_dir, "--save", tmp_path / "kept")
+    assert finished.returncode == 2
+    assert f"{run_dir / 'policy.json'}: is of another model than the trials beside it" in finished.stderr

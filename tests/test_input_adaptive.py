@@ -10,7 +10,9 @@ from routing_for_tests import answers_by_chance, answers_by_hand
 
 from autoprune.envs import INPUT_ADAPTIVE
 from autoprune.envs.input_adaptive import InputAdaptiveEnv
+from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
+from autoprune.errors import InputError
 
 
 def test_it_is_registered_and_keeps_the_contract() -> None:
@@ -66,6 +68,37 @@ def test_prices_and_shares_are_each_others_inverse() -> None:
     assert share_of(9.0, 0.25) == 1.0
 
 
-def test_a_price_range_of_nothing_is_refused() -> None:
+@pytest.mark.parametrize("price", [0.0, -1.0, math.nan, math.inf])
+def test_a_price_range_of_nothing_is_refused(price: float) -> None:
     with pytest.raises(ValueError, match="max_price must be positive"):
-        InputAdaptiveEnv(answers_by_hand(), max_price=0.0)
+        InputAdaptiveEnv(answers_by_hand(), max_price=price)
+
+
+def test_a_step_outside_of_an_episode_says_what_to_call() -> None:
+    env = InputAdaptiveEnv(answers_by_hand())
+    with pytest.raises(ResetNeeded, match=r"no episode has begun; call reset\(\) first"):
+        env.step(np.int64(0))
+    for action in (0, 2):  # stops, or runs the largest level
+        env.reset(seed=0)
+        env.step(np.int64(action))
+        for _ in range(2):
+            with pytest.raises(ResetNeeded, match=r"the episode is over; call reset\(\) first"):
+                env.step(np.int64(0))
+
+
+@pytest.mark.parametrize("action", [-1, 3, 10**30, 0.0, math.nan, None, "1", True, np.array([1]), np.array(1.0), [1]])
+def test_a_wrong_action_raises_and_runs_nothing(action: object) -> None:
+    env = InputAdaptiveEnv(answers_by_hand())
+    env.reset(options={"image": 2, "price": 0.2})
+    with pytest.raises(InvalidAction, match="action: must be a whole number from 0 to 2, got "):
+        env.step(action)  # type: ignore[arg-type]
+    assert env.step(np.array(1))[1] == pytest.approx(1.0 - 0.1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"image": 4}, {"image": -1}, {"image": 1.5}, {"price": math.nan}, {"price": -1.0}, {"price": "0.1"}]
+)
+def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
+    env = InputAdaptiveEnv(answers_by_hand())
+    with pytest.raises(InputError, match=f"options: {next(iter(options))}: must be a "):
+        env.reset(options=options)

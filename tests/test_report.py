@@ -436,7 +436,7 @@ def test_a_result_that_breaks_the_schema_is_refused(tmp_path: Path, change: dict
 def test_a_broken_fact_is_named(tmp_path: Path, fact: str) -> None:
     run_dir = make_run(tmp_path)
     TrialStore(run_dir / "trials.sqlite").set_fact(fact, '[{"epoch": 1}]')
-    with pytest.raises(InputError, match=f"trials.sqlite: the fact {fact} is broken"):
+    with pytest.raises(InputError, match=f"trials.sqlite: table facts, row {fact!r}: value: "):
         write_report(run_dir)
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from autoprune import progress
 from autoprune.errors import InputError
 from autoprune.files import cache_folder
 from autoprune.measure.device import this_device
+from autoprune.prediction import lock_holder as lock_holder_module
 from autoprune.prediction import table_store
 from autoprune.prediction.latency_table import LatencyTable
 from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.lock_holder import lock_holder
 from autoprune.prediction.table_store import TABLE_VARIABLE, TableStore, default_table_path
 from autoprune.pruning.cost import LayerShape
 
@@ -290,3 +293,92 @@ def test_where_the_table_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_table_path() == cache_folder() / "latency.sqlite" == tmp_path / ".cache/autoprune/latency.sqlite"
+
+
+def test_who_waits_says_for_whom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Another process holds the lock for two seconds, then this one gets it."""
+    path = tmp_path / "latency.sqlite"
+    store = TableStore(path, DEVICE.key)
+    with holding(path, seconds=2.0) as holder:
+        progress.show(True)
+        try:
+            with store.measuring() as recorder:
+                recorder.add({layer(3): 1.0})
+        finally:
+            progress.show(False)
+    said = capsys.readouterr().err
+    named = f"process {holder.pid} (" if sys.platform == "linux" else "another process"
+    assert said.startswith(f"{path}: waiting for {named}")
+    assert "which measures into it, 15 minutes at most" in said
+    assert len(said.splitlines()) == 1
+    assert store.layers() == {layer(3): 1.0}
+
+
+def test_a_lock_that_never_ends_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_store, "LOCK_TIMEOUT_S", 0.2)
+    path = tmp_path / "latency.sqlite"
+    store = TableStore(path, DEVICE.key)
+    with holding(path, seconds=60.0) as holder:
+        message = r"database is locked by .* stop it, or name another file in"
+        with pytest.raises(InputError, match=message) as caught, store.measuring():
+            pass
+        if sys.platform == "linux":
+            assert f"process {holder.pid} (" in str(caught.value)
+        with pytest.raises(InputError, match="database is locked by"):
+            TableStore(path, replace(DEVICE, threads=2).key)
+
+
+HOLD = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(float(sys.argv[2]))
+connection.execute("COMMIT")
+"""
+
+
+@contextlib.contextmanager
+def holding(path: Path, *, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLD, str(path), str(seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "",
+        "nonsense",
+        "1: POSIX  ADVISORY  READ 77 fe:00:{inode} 1073741826 1073742335",  # of a reader
+        "1: POSIX  ADVISORY  WRITE 77 fe:00:{inode} 128 128",
+        "1: POSIX  ADVISORY  WRITE 77 fe:00:1{inode} 1073741825 1073741825",  # of another file
+        "1: POSIX  ADVISORY  WRITE 0 fe:00:{inode} 1073741825 1073741825",  # a process that is not seen from here
+        "1: -> POSIX  ADVISORY  WRITE 77 fe:00:{inode} 1073741825 1073741825",  # one that waits, too
+    ],
+)
+def test_a_holder_that_cannot_be_told_is_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str
+) -> None:
+    path, locks = tmp_path / "latency.sqlite", tmp_path / "locks"
+    path.touch()
+    locks.write_text(lines.format(inode=path.stat().st_ino))
+    monkeypatch.setattr(lock_holder_module, "LOCKS", locks)
+    assert lock_holder(path) == "another process"
+    assert lock_holder(tmp_path / "missing") == "another process"
+
+
+def test_long_commands_are_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, locks = tmp_path / "latency.sqlite", tmp_path / "locks"
+    path.touch()
+    locks.write_text(f"1: POSIX  ADVISORY  WRITE 77 fe:00:{path.stat().st_ino} 1073741824 EOF\n")
+    (tmp_path / "77").mkdir()
+    (tmp_path / "77" / "cmdline").write_bytes(b"autoprune\0run\0\x1b[31m\0" + b"x" * 500)
+    monkeypatch.setattr(lock_holder_module, "LOCKS", locks)
+    monkeypatch.setattr(lock_holder_module, "PROCESSES", tmp_path)
+    assert lock_holder(path) == "process 77 (autoprune run [31m " + "x" * 81 + "...)"

@@ -1,18 +1,27 @@
 """Trials are on disk when `add_trial` returns, whatever kills the process afterwards."""
 
+import json
+import math
+import re
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_job import autoprune, done
 
 from autoprune.errors import InputError, RunError
 from autoprune.search import trials as trials_module
 from autoprune.search.reward import Score
 from autoprune.search.trials import Episode, EpisodeRow, TrialStore
 
+P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
 # Adds trials named after `first`, `first + 1`, … and prints each name once its call has returned.
@@ -25,9 +34,35 @@ from autoprune.search.trials import TrialStore
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)
 for number in range(first, first + count):
-    store.add_trial("f", str(number), [Score(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
+    store.add_trial("f", '{"a":%d}' % number, [Score(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
     print(number, flush=True)
 """
+
+
+def filled(path: Path) -> TrialStore:
+    """Two trials, an episode of each, and a fact of each form."""
+    store = TrialStore(path)
+    for number, policy in enumerate((P, Q), 1):
+        store.add_trial("f", policy, [SCORE], wall_s=1.5)
+        add_episode(store, policy, number)
+    for name, value in FACTS.items():
+        store.set_fact(name, json.dumps(value))
+    return store
+
+
+RESIDUAL = {"length": 0.5, "centre": [0.1], "spread": [1.0], "points": [[0.2]], "weights": [0.3]}
+FIT = {"offset_ms": 0.1, "scale": 1.0, "cold_share": 0.0, "cache_mb": 1.0, "spill_mb": 1.0, "residual": RESIDUAL}
+FACTS: dict[str, object] = {
+    "latency": {"layers": {"{}": 0.1}, "fit": FIT, "ladders": {"a": [1, 2]}},
+    "ladders": {"a": [1, 2]},
+    "energy": {"mac_pj": 4.6},
+    "latency_error": None,
+    "finalists": {P: 0.1},
+    "levels": [{"a": 1}, {"a": 2}],
+    "mixtures": [{"levels": [0, 1], "holds": True, "worth": 0.9, "estimated_latency_ms": 0.2}],
+    "finetune_log": [{"epoch": 1, "train_loss": 0.5, "search_accuracy": 0.9, "learning_rate": 0.01}],
+    "trial 1: search": {"of": "another module"},
+}
 
 
 def add_episode(
@@ -39,49 +74,49 @@ def add_episode(
 
 def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "run" / "trials.sqlite")
-    assert store.scores("f", "p") == ()
-    store.add_trial("f", "p", [SCORE], wall_s=1.5)
-    assert store.scores("f", "p") == (SCORE,)
-    assert store.scores("f", "q") == ()
-    assert store.scores("g", "p") == ()
-    assert TrialStore(store.path).scores("f", "p") == (SCORE,)
+    assert store.scores("f", P) == ()
+    store.add_trial("f", P, [SCORE], wall_s=1.5)
+    assert store.scores("f", P) == (SCORE,)
+    assert store.scores("f", Q) == ()
+    assert store.scores("g", P) == ()
+    assert TrialStore(store.path).scores("f", P) == (SCORE,)
     assert store.count() == 1
 
 
 def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", [SCORE], wall_s=1.5)
-    store.add_trial("f", "p", [Score(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
-    assert store.scores("f", "p") == (SCORE,)
+    store.add_trial("f", P, [SCORE], wall_s=1.5)
+    store.add_trial("f", P, [Score(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
+    assert store.scores("f", P) == (SCORE,)
     assert store.count() == 1
 
 
 def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", [SCORE], wall_s=1.5)
-    store.add_trial("f", "q", [Score(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
-    for episode, policy in ((2, "q"), (1, "p"), (3, "p")):
+    store.add_trial("f", P, [SCORE], wall_s=1.5)
+    store.add_trial("f", Q, [Score(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
+    for episode, policy in ((2, Q), (1, P), (3, P)):
         add_episode(store, policy, episode)
     rows = store.episodes()
-    assert [(row.episode, row.policy, row.kl) for row in rows] == [(1, "p", 0.25), (2, "q", 0.5), (3, "p", 0.25)]
+    assert [(row.episode, row.policy, row.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
     costs = {"predicted_latency_ms": 0.3, "estimated_energy_mj": 1.5, "macs": 31_000_000, "params": 272_186}
     score = {"kl": 0.25, "cross_entropy": 0.5, "top1": 0.9}
-    assert rows[0] == EpisodeRow("ddpg", 0, 1, "p", reward=1.0, **score, **costs, wall_s=1.5, look=0, complete=True)  # type: ignore[arg-type]
+    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **score, **costs, wall_s=1.5, look=0, complete=True)  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", [SCORE], wall_s=1.5)
-    add_episode(store, "p", 1, reward=1.0)
-    add_episode(store, "p", 1, reward=2.0)
+    store.add_trial("f", P, [SCORE], wall_s=1.5)
+    add_episode(store, P, 1, reward=1.0)
+    add_episode(store, P, 1, reward=2.0)
     assert [row.reward for row in store.episodes()] == [2.0]
 
 
 def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    store.add_trial("f", "p", [SCORE], wall_s=1.5)
-    for policy, fingerprint in (("q", "f"), ("p", "g")):
-        with pytest.raises(LookupError, match=f"no trial of {policy}"):
+    store.add_trial("f", P, [SCORE], wall_s=1.5)
+    for policy, fingerprint in ((Q, "f"), (P, "g")):
+        with pytest.raises(LookupError, match=f"no trial of {re.escape(policy)}"):
             add_episode(store, policy, 1, fingerprint=fingerprint)
     assert store.episodes() == []
 
@@ -89,15 +124,15 @@ def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    with pytest.raises(RunError, match="the candidate p has no finite score"):
-        store.add_trial("f", "p", [Score(value, 0.5, 0.9, 10)], wall_s=1.0)
+    with pytest.raises(RunError, match=r"the candidate .* has no finite score"):
+        store.add_trial("f", P, [Score(value, 0.5, 0.9, 10)], wall_s=1.0)
     assert store.count() == 0
 
 
 def test_facts_are_kept_and_replaced(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     assert store.fact("ladders") is None
-    for value in ("[1]", "[2]"):
+    for value in ('{"a":[1]}', '{"a":[2]}'):
         store.set_fact("ladders", value)
         assert TrialStore(store.path).fact("ladders") == value
 
@@ -114,7 +149,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     assert outputs == [[str(start + number) for number in range(30)] for start in starts]
     store = TrialStore(path)
     assert store.count() == 70
-    assert store.scores("f", "55") == (Score(55 / 7, 0.5, 0.9, 10),)
+    assert store.scores("f", '{"a":55}') == (Score(55 / 7, 0.5, 0.9, 10),)
 
 
 def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path) -> None:
@@ -130,7 +165,7 @@ def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path)
             stored += [int(line) for line in writer.stdout.read().split()]
         assert writer.returncode == -9
         store = TrialStore(path)
-        assert all(store.scores("f", str(number)) == (Score(number / 7, 0.5, 0.9, 10),) for number in stored)
+        assert all(store.scores("f", f'{{"a":{number}}}') == (Score(number / 7, 0.5, 0.9, 10),) for number in stored)
         assert len(stored) <= store.count() <= len(stored) + attempt + 1  # at most one unreported in each attempt
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -163,12 +198,165 @@ def test_a_lock_that_another_process_holds_is_named(tmp_path: Path, monkeypatch:
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(RunError, match=r"trials\.sqlite: database is locked"):
-        store.add_trial("f", "p", [SCORE], wall_s=1.0)
+        store.add_trial("f", P, [SCORE], wall_s=1.0)
     other.close()
-    store.add_trial("f", "p", [SCORE], wall_s=1.0)
+    store.add_trial("f", P, [SCORE], wall_s=1.0)
     assert store.count() == 1
 
 
 def test_a_path_that_cannot_be_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="unable to open database file"):
         TrialStore(tmp_path)
+
+
+def change(path: Path, statement: str, *values: object) -> bytes:
+    """Change what is stored behind the store's back; the bytes of the file then."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(statement, values).rowcount == 1
+    return path.read_bytes()
+
+
+def test_whatever_is_stored_can_be_opened_again(tmp_path: Path) -> None:
+    store = filled(tmp_path / "trials.sqlite")
+    again = TrialStore(store.path)
+    assert [row.channels for row in again.episodes()] == [{"a": 1, "b": 2}, {"a": 1, "b": 3}]
+    assert {name: again.fact(name) for name in FACTS} == {name: json.dumps(value) for name, value in FACTS.items()}
+    store.path.chmod(0o444)
+    store.path.parent.chmod(0o555)
+    assert TrialStore(store.path).count() == 2  # to read it nothing is written
+    store.path.parent.chmod(0o755)
+
+
+NO_NUMBERS = ("abc", b"\x00", "", "nan", "1e999", float("inf"))
+NO_COUNTS = (*NO_NUMBERS, -1, 1.5)
+NO_TEXTS = ("", b"\xff\xfe")
+NO_POLICIES = (
+    *NO_TEXTS,
+    *("p", "[1]", "{", "null", '{"a":-1}', '{"a":1.5}', '{"a":"1"}', '{"a":true}', '{"a":NaN}', '{"a":1,"a":2}'),
+    *('{"a":{"b":1}}', "[" * 100_000, '{"a":' * 100_000),
+)
+WRONG: dict[str, dict[str, tuple[object, ...]]] = {
+    "trials": {
+        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "kl": NO_NUMBERS, "cross_entropy": NO_NUMBERS,
+        "top1": (*NO_NUMBERS, 1.5, -0.1), "images": (*NO_COUNTS, 0), "kl_se": (*NO_NUMBERS, -0.1),
+        "cross_entropy_se": (*NO_NUMBERS, -0.1), "look": NO_COUNTS, "complete": (*NO_COUNTS, 2),
+        "wall_s": (*NO_NUMBERS, -1.0), "created_at": NO_TEXTS,
+    },
+    "episodes": {
+        "searcher": NO_TEXTS, "seed": NO_COUNTS, "episode": (*NO_COUNTS, 0), "trial_id": (*NO_COUNTS, 77),
+        "reward": NO_NUMBERS, "predicted_latency_ms": (*NO_NUMBERS, -1.0), "estimated_energy_mj": (*NO_NUMBERS, -1.0),
+        "macs": NO_COUNTS, "params": NO_COUNTS,
+    },
+}  # fmt: skip
+CASES = [(table, column, value) for table, columns in WRONG.items() for column in columns for value in columns[column]]
+
+
+@pytest.mark.parametrize(("table", "column"), dict.fromkeys((table, column) for table, column, _ in CASES))
+def test_a_row_that_holds_what_it_cannot_is_named_and_left(tmp_path: Path, table: str, column: str) -> None:
+    filled(tmp_path / "whole.sqlite")
+    path = tmp_path / "trials.sqlite"
+    for value in WRONG[table][column]:
+        path.write_bytes((tmp_path / "whole.sqlite").read_bytes())
+        spoilt = change(path, f"UPDATE {table} SET {column} = ? WHERE rowid = 2", value)
+        with pytest.raises(InputError) as caught:
+            TrialStore(path)
+        assert str(caught.value).startswith(f"{path}: table {table}, row 2: {column}: "), value
+        assert "nothing was changed; put back a copy of the file, or delete that row" in str(caught.value)
+        assert len(str(caught.value)) < 1000
+        assert path.read_bytes() == spoilt
+
+
+@given(
+    place=st.sampled_from([(table, column) for table, columns in WRONG.items() for column in columns]),
+    value=st.one_of(st.text(max_size=5), st.binary(max_size=5), st.integers(-(2**63), 2**63 - 1), st.floats()),
+)
+def test_any_value_is_named_or_can_be_read(tmp_path_factory: pytest.TempPathFactory, place: Any, value: Any) -> None:
+    table, column = place
+    path = tmp_path_factory.mktemp("any") / "trials.sqlite"
+    filled(path)
+    try:
+        change(path, f"UPDATE {table} SET {column} = ? WHERE rowid = 2", value)
+    except (sqlite3.IntegrityError, UnicodeEncodeError):  # SQLite itself refuses it
+        return
+    try:
+        rows = TrialStore(path).episodes()
+    except InputError as error:
+        assert str(error).startswith(f"{path}: table {table}, row 2: {column}: ")
+        return
+    assert len(rows) == 2
+    for row in rows:
+        assert row.channels
+        assert math.isfinite(row.reward + row.kl + row.predicted_latency_ms + row.macs + row.params + row.wall_s)
+
+
+BROKEN_FACTS: dict[str, tuple[str, ...]] = {
+    "latency": ("{}", '{"layers": {"x": "fast"}, "fit": {}, "ladders": {}}', '{"layers": {"x": -1.0}}'),
+    "ladders": ('{"a": []}', '{"a": [1.5]}', '{"a": [-1]}', "[]"),
+    "energy": ('{"mac_pj": "much"}', "[1]"),
+    "latency_error": ('"high"', "-0.5", "0"),
+    "finalists": ('{"p": null}', "[]"),
+    "levels": ("[]", '[{"a": -1}]', "7", '[["a", 1]]'),
+    "mixtures": ("[]", '[{"levels": []}]', "{}"),
+    "finetune_log": (
+        '[{"epoch": 1}]',
+        "{}",
+        '[{"epoch": 1, "train_loss": 1, "search_accuracy": 9, "learning_rate": 1}]',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_a_broken_fact_is_named_and_left(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    filled(path)
+    for value in ("", "{", "NaN", '{"a": Infinity}', "[" * 100_000, b"{}", *BROKEN_FACTS.get(name, ())):
+        spoilt = change(path, "UPDATE facts SET value = ? WHERE name = ?", value, name)
+        with pytest.raises(InputError) as caught:
+            TrialStore(path)
+        assert str(caught.value).startswith(f"{path}: table facts, row {name!r}: value: "), value
+        assert path.read_bytes() == spoilt
+
+
+def test_a_fact_that_its_reader_refuses_is_named(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "trials.sqlite").part("trial 1")
+    assert store.parsed_fact("search", json.loads) is None
+    store.set_fact("search", '{"a": 1}')
+    assert store.parsed_fact("search", json.loads) == {"a": 1}
+
+    def refuse(text: str) -> None:
+        raise KeyError("b")
+
+    with pytest.raises(InputError, match=r"trials\.sqlite: table facts, row 'trial 1: search': cannot be read \("):
+        store.parsed_fact("search", refuse)
+
+
+@pytest.mark.parametrize(
+    "statement", ["DROP TABLE facts", "ALTER TABLE trials DROP COLUMN kl", "ALTER TABLE episodes RENAME TO lost"]
+)
+def test_a_database_without_its_tables_is_named_and_left(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    filled(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    spoilt = path.read_bytes()
+    with pytest.raises(InputError, match=r"trials\.sqlite: not a trials database \(no such "):
+        TrialStore(path)
+    assert path.read_bytes() == spoilt
+
+
+def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    done("search", "toy", "-o", "search.max_evaluations=4", "--run-dir", run_dir, "--agent", "evolution")
+    path = run_dir / "trials.sqlite"
+    spoilt = change(path, "UPDATE trials SET kl = 'abc' WHERE id = 2")
+    for command in (
+        ("search", "toy", "-o", "search.max_evaluations=4", "--agent", "evolution", "--run-dir", run_dir, "--resume"),
+        ("front", run_dir),
+    ):
+        finished = autoprune(*command)
+        assert finished.returncode == 2, finished.stderr
+        assert finished.stderr.startswith(
+            f"error: {path}: table trials, row 2: kl: must be a finite number, got 'abc'; "
+        )
+        assert len(finished.stderr.splitlines()) == 1
+        assert path.read_bytes() == spoilt

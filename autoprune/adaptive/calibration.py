@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.adaptive.routing import LevelAnswers, Route
+from autoprune.bounds import shown
 
 MEMORY = 1000  # labels of a level after which an older one counts 1/e
 PRIOR = 300  # labels that what is known from the search split counts as
 LARGEST_CHANGE = 16.0  # of what going on is worth
 LEAST_SHARE = 1e-4  # a level that is never wrong is not believed to be
+ROUNDING = 1e-6  # of a share that comes from float32 probabilities
 
 Floats = NDArray[np.float64]
 
@@ -67,7 +69,9 @@ def of_text(text: str) -> tuple[LevelCalibration, ...]:
         raise ValueError("not a list of levels")
     for one in raw:
         if not (isinstance(one, list) and [type(value) for value in one] == [float] * 4):
-            raise ValueError(f"{one!r} are not the four shares of a level")
+            raise ValueError(f"{shown(one)} are not the four shares of a level")
+        if not (all(-ROUNDING <= share <= 1.0 + ROUNDING for share in one[:3]) and -1.0 <= one[3] <= 1.0):
+            raise ValueError(f"{one} are not the four shares of a level: one is out of range")
     return tuple(LevelCalibration(*one) for one in raw)
 
 

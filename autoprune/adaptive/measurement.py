@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from autoprune.adaptive.export import LEVEL_NAME, RouterNodes, export_adaptive
 from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.errors import AutopruneError, InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session
 from autoprune.progress import bar
@@ -47,7 +48,10 @@ class ImageTimes:
 
 
 def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *, threads: int) -> list[ImageTimes]:
-    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike."""
+    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike.
+
+    Raises `InputError` naming the file that does not run on an image, or answers NaN or infinity.
+    """
     sessions = [make_session(file, threads=threads) for file in files]
     outputs = [
         [name for name in (OUTPUT_NAME, LEVEL_NAME) if name in {value.name for value in session.get_outputs()}]
@@ -57,29 +61,43 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
     logits = np.zeros((len(files), count, len(info.classes)), dtype=np.float32)
     levels = np.zeros((len(files), count), dtype=np.int64)
     latency_ms = np.zeros((len(files), count))
-    with bar("image by image", count) as progress:
-        for start in range(0, count, CHUNK):
-            images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
-            for place in range(WARM_UP_IMAGES if start == 0 else 0):
-                for session, names in zip(sessions, outputs, strict=True):
-                    session.run(names, {INPUT_NAME: images[place % len(images)][None]})
-            for place, image in enumerate(images, start):
-                feed = {INPUT_NAME: image[None]}
-                for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):
-                    times = []
-                    for _ in range(REPEATS):
-                        started = time.perf_counter()
-                        found = session.run(names, feed)
-                        times.append(time.perf_counter() - started)
-                    latency_ms[number, place] = 1000 * float(np.median(times))
-                    logits[number, place] = found[0][0]
-                    if len(found) > 1:
-                        levels[number, place] = int(found[1][0])
-            progress.advance(len(images))
+    number = 0  # of the file that runs
+    try:
+        with bar("image by image", count) as progress:
+            for start in range(0, count, CHUNK):
+                images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
+                for place in range(WARM_UP_IMAGES if start == 0 else 0):
+                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):  # noqa: B007
+                        session.run(names, {INPUT_NAME: images[place % len(images)][None]})
+                for place, image in enumerate(images, start):
+                    feed = {INPUT_NAME: image[None]}
+                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):
+                        times = []
+                        for _ in range(REPEATS):
+                            started = time.perf_counter()
+                            found = session.run(names, feed)
+                            times.append(time.perf_counter() - started)
+                        latency_ms[number, place] = 1000 * float(np.median(times))
+                        logits[number, place] = found[0][0]
+                        if len(found) > 1:
+                            levels[number, place] = int(found[1][0])
+                _check_finite(files, logits[:, start : start + len(images)], start)
+                progress.advance(len(images))
+    except AutopruneError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise InputError(f"{files[number]}: does not run on the images of {info.name} ({error})") from None
     return [
         ImageTimes(one_logits, one_levels, one_ms)
         for one_logits, one_levels, one_ms in zip(logits, levels, latency_ms, strict=True)
     ]
+
+
+def _check_finite(files: Sequence[Path], logits: NDArray[np.float32], first: int) -> None:
+    wrong = np.argwhere(~np.isfinite(logits).all(2))  # (file, image)
+    if len(wrong):
+        number, place = wrong[0].tolist()
+        raise InputError(f"{files[number]}: answers NaN or infinity to image {first + place}; export it again")
 
 
 def measured_decision_ms(

@@ -12,30 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from autoprune.adaptive.calibration import OnlineCalibration, of_text
-from autoprune.adaptive.export import (
-    CALIBRATION_KEY,
-    GOES_ON,
-    LEVEL_NAME,
-    LEVELS_KEY,
-    PRICE_NAME,
-    level_name,
-    next_name,
-)
-from autoprune.adaptive.shared_weights import SHARED
+from autoprune.adaptive.export import PRICE_NAME
+from autoprune.adaptive.session_file import LARGEST_PRICE, read_session_file
+from autoprune.bounds import real_number, shown, thread_count
 from autoprune.errors import InputError
-from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.export.onnx_file import INPUT_NAME
 from autoprune.measure.latency import make_session
+from autoprune.measure.memory_limit import memory_limited
+from autoprune.onnx_runtime import onnxruntime
 
 LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up
 GAIN = 0.02  # change of the price's logarithm for an image whose latency is off by all of the budget
 MOST_CHANGE = 0.3  # of the logarithm in one batch
 WARM_UP_RUNS, TIMED_RUNS = 5, 15
+CHUNK_VALUES = 2**21  # of the images that a level runs at once: what it computes in between takes far more memory
+CHUNK_IMAGES = (8, 256)  # least and most: from some dozens on a larger batch is no faster
 
 Images = NDArray[np.float32]
 
@@ -69,34 +62,50 @@ class AdaptiveSession:
 
     With `latency_budget_ms` the mean time of an image is held there: whenever images take longer the price of time
     goes up, so that fewer of them run a larger level. Labels that arrive later can be learned from (`learn`).
-    Raises `InputError` for a file that is no adaptive model, or a budget that even the smallest level exceeds.
+    Raises `InputError` for a file that is no adaptive model, for numbers that are not finite or out of range (`threads`
+    from 1 to this machine's processors, `price` from 0, a budget above 0), or a budget that even the smallest level
+    exceeds.
     """
 
     def __init__(
         self, path: Path | str, *, threads: int = 1, price: float | None = None, latency_budget_ms: float | None = None
     ) -> None:
-        self._path = path
-        model = _loaded(Path(path))
-        known = {entry.key: entry.value for entry in model.metadata_props}
-        self.levels = int(known[LEVELS_KEY])
-        self.max_price = float(known["max_price"])
-        parts = [make_session(part.SerializeToString(), threads=threads) for part in _parts(model, self.levels)]
+        threads = thread_count("threads", threads)
+        if price is not None:
+            price = real_number("price", price, least=0, most=LARGEST_PRICE)
+        if latency_budget_ms is not None:
+            latency_budget_ms = _budget(latency_budget_ms)
+        if not isinstance(path, str | Path):
+            raise InputError(f"path: must be a file's name, got {shown(path)}")
+        self._path = Path(path)
+        file = read_session_file(self._path)
+        self.levels, self.max_price, self.input_shape = len(file.parts), file.max_price, file.input_shape
+        self._classes = file.classes
+        parts = [make_session(part.SerializeToString(), threads=threads) for part in file.parts]
         self._parts: tuple[onnxruntime.InferenceSession, ...] = tuple(parts)
-        shape = model.graph.input[0].type.tensor_type.shape.dim
-        self.input_shape = tuple(int(dimension.dim_value) for dimension in shape[1:])
-        default = next(weight for weight in model.graph.initializer if weight.name == PRICE_NAME)
-        self._price = float(onnx.numpy_helper.to_array(default)[0]) if price is None else price
-        if self._price < 0:
-            raise InputError(f"price: must not be negative, got {self._price}")
-        self._calibration = _calibration(known.get(CALIBRATION_KEY), self.levels, path)
+        self._price = file.default_price if price is None else price
+        self._calibration = file.calibration
         self._worth = (1.0,) * self.levels  # replaced as a whole: threads read it
         self._lock = threading.Lock()
         self._answered = np.zeros(self.levels, dtype=np.int64)
         self._ran = np.zeros(self.levels, dtype=np.int64)
         self._seconds = 0.0
-        self.latency_budget_ms = latency_budget_ms
+        least, most = CHUNK_IMAGES
+        self._chunk = min(max(CHUNK_VALUES // math.prod(self.input_shape), least), most)
+        with memory_limited():
+            self._try_levels()
+        self._latency_budget_ms = latency_budget_ms
         if latency_budget_ms is not None:
             self._check_budget(latency_budget_ms)
+
+    @property
+    def latency_budget_ms(self) -> float | None:
+        """The mean time of an image that is held; None: the price stays. May be set: a finite number above 0."""
+        return self._latency_budget_ms
+
+    @latency_budget_ms.setter
+    def latency_budget_ms(self, budget_ms: float | None) -> None:
+        self._latency_budget_ms = None if budget_ms is None else _budget(budget_ms)
 
     @property
     def price(self) -> float:
@@ -119,46 +128,68 @@ class AdaptiveSession:
             return SessionCounters(sum(answered), answered, ran, self._seconds)
 
     def run(self, images: Images) -> AdaptiveAnswers:
-        """Answer normalised images (N, C, H, W), float32.
+        """Answer normalised images (N, C, H, W), float32, some hundred at a time: memory does not grow with N.
 
         Raises `InputError` for no image, another shape or type, or values that are not finite, and counts nothing then.
         """
         self._check(images)
         started = time.perf_counter()
         prices = self._price / np.array(self._worth)
+        chunks = [self._answer(images[at : at + self._chunk], prices) for at in range(0, len(images), self._chunk)]
+        answers = AdaptiveAnswers(
+            np.concatenate([chunk.logits for chunk in chunks]),
+            np.concatenate([chunk.levels for chunk in chunks]),
+            np.concatenate([chunk.by_level for chunk in chunks], axis=1),
+        )
+        seconds = time.perf_counter() - started
+        with self._lock:
+            self._answered += np.bincount(answers.levels, minlength=self.levels)
+            self._ran += (answers.by_level >= 0).sum(1)
+            self._seconds += seconds
+            if self._latency_budget_ms is not None:
+                self._price = self._next_price(1000 * seconds / len(images), len(images))
+        return answers
+
+    def _answer(self, images: Images, prices: NDArray[np.float64]) -> AdaptiveAnswers:
+        """A chunk: all of it through the smallest level, then those that go on through larger ones."""
         waiting: dict[int, list[NDArray[np.int64]]] = {0: [np.arange(len(images))]}
         levels = np.zeros(len(images), dtype=np.int64)
         by_level = np.full((self.levels, len(images)), -1, dtype=np.int64)
-        logits: NDArray[np.float32] | None = None
-        ran = np.zeros(self.levels, dtype=np.int64)
-        for level, part in enumerate(self._parts):
+        logits = np.zeros((len(images), self._classes), dtype=np.float32)
+        for level in range(self.levels):
             here = np.concatenate(waiting.get(level, [np.zeros(0, dtype=np.int64)]))
             if not len(here):
                 continue
-            ran[level] = len(here)
-            is_last = level + 1 == self.levels
-            feed = {INPUT_NAME: images if len(here) == len(images) else images[here]}
-            takes_price = len(part.get_inputs()) > 1
-            price = prices[level : level + 1].astype(np.float32)
-            found = part.run(None, {**feed, PRICE_NAME: price} if takes_price else feed)
-            if logits is None:
-                logits = np.zeros((len(images), found[0].shape[1]), dtype=np.float32)
+            found = self._run_level(level, images if len(here) == len(images) else images[here], prices[level])
             logits[here], levels[here] = found[0], level
             by_level[level, here] = found[0].argmax(1)
-            if not is_last:
+            if level + 1 < self.levels:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
                 asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
                 for larger in range(level + 1, self.levels):
                     waiting.setdefault(larger, []).append(here[asked == larger])
-        assert logits is not None
-        seconds = time.perf_counter() - started
-        with self._lock:
-            self._answered += np.bincount(levels, minlength=self.levels)
-            self._ran += ran
-            self._seconds += seconds
-            if self.latency_budget_ms is not None:
-                self._price = self._next_price(1000 * seconds / len(images), len(images))
         return AdaptiveAnswers(logits, levels, by_level)
+
+    def _run_level(self, level: int, images: Images, price: float) -> list[Any]:
+        """Its logits and, unless it is the largest, what to do."""
+        part = self._parts[level]
+        feed: dict[str, Any] = {INPUT_NAME: images}
+        if len(part.get_inputs()) > 1:
+            feed[PRICE_NAME] = np.array([price], dtype=np.float32)
+        try:
+            found = part.run(None, feed)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            raise InputError(f"{self._path}: level {level} does not run on {len(images)} images ({error})") from None
+        if found[0].shape != (len(images), self._classes):
+            raise InputError(f"{self._path}: level {level} gives {found[0].shape} for {len(images)} images")
+        return list(found)
+
+    def _try_levels(self) -> None:
+        """Once each, so that a file that cannot answer is refused when it is opened."""
+        black = np.zeros((1, *self.input_shape), dtype=np.float32)
+        for level in range(self.levels):
+            if not np.isfinite(self._run_level(level, black, self.max_price)[0]).all():
+                raise InputError(f"{self._path}: level {level} answers NaN or infinity to a black image")
 
     def learn(self, answers: AdaptiveAnswers, labels: NDArray[np.int64]) -> None:
         """Take in the labels (N,) of images that `run` answered, whenever they arrive; -1 where there is none.
@@ -169,7 +200,14 @@ class AdaptiveSession:
         """
         if self._calibration is None:
             raise InputError(f"{self._path}: says nothing of its levels' calibration; export it again to learn")
-        labels = np.asarray(labels)
+        if not isinstance(answers, AdaptiveAnswers) or answers.by_level.shape[0] != self.levels:
+            raise InputError("answers: must be what `run` of this session gave")
+        try:
+            labels = np.asarray(labels)
+        except ValueError:
+            raise InputError(
+                f"labels: must be {len(answers.levels)} whole numbers, got lists of several lengths"
+            ) from None
         classes = answers.logits.shape[1]
         if labels.shape != answers.levels.shape or labels.dtype.kind not in "iu":
             raise InputError(f"labels: must be {len(answers.levels)} whole numbers, got {labels.dtype} {labels.shape}")
@@ -185,8 +223,8 @@ class AdaptiveSession:
 
     def _next_price(self, latency_ms: float, images: int) -> float:
         """An integral controller on the logarithm of the price."""
-        assert self.latency_budget_ms is not None
-        change = GAIN * images * (latency_ms / self.latency_budget_ms - 1.0)
+        assert self._latency_budget_ms is not None
+        change = GAIN * images * (latency_ms / self._latency_budget_ms - 1.0)
         moved = self._price * math.exp(min(max(change, -MOST_CHANGE), MOST_CHANGE))
         return min(max(moved, LEAST_PRICE_SHARE * self.max_price), self.max_price)
 
@@ -198,16 +236,15 @@ class AdaptiveSession:
             raise InputError(f"images: must be {expected}, got {images.shape}")
         if not len(images):
             raise InputError(f"images: must be {expected} with N of at least 1, got none")
-        if not np.isfinite(images).all():
+        if not all(np.isfinite(images[at : at + self._chunk]).all() for at in range(0, len(images), self._chunk)):
             raise InputError("images: hold values that are not finite; normalise them as (pixel / 255 - mean) / std")
 
     def _check_budget(self, budget_ms: float) -> None:
         black = np.zeros((1, *self.input_shape), dtype=np.float32)
-        feed: dict[str, Any] = {INPUT_NAME: black, PRICE_NAME: np.array([self.max_price], dtype=np.float32)}
         times = []
         for _ in range(WARM_UP_RUNS + TIMED_RUNS):
             started = time.perf_counter()
-            self._parts[0].run(None, feed)
+            self._run_level(0, black, self.max_price)
             times.append(1000 * (time.perf_counter() - started))
         smallest_ms = float(np.median(times[WARM_UP_RUNS:]))
         if budget_ms < smallest_ms:
@@ -217,61 +254,5 @@ class AdaptiveSession:
             )
 
 
-def _calibration(text: str | None, levels: int, path: Path | str) -> OnlineCalibration | None:
-    if text is None:
-        return None
-    try:
-        expected = of_text(text)
-    except ValueError as error:
-        raise InputError(f"{path}: its calibration cannot be read ({error})") from None
-    if len(expected) != levels:
-        raise InputError(f"{path}: has the calibration of {len(expected)} levels and holds {levels}")
-    return OnlineCalibration(expected)
-
-
-def _loaded(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises almost anything on broken bytes
-        raise InputError(f"{path}: not an ONNX model ({error})") from None
-    known = {entry.key for entry in model.metadata_props}
-    if not {LEVELS_KEY, "max_price"} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
-        raise InputError(f"{path}: no adaptive model; make one with `autoprune adapt`")
-    return model
-
-
-def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
-    """Each level with its router as a model for batches; the price is an input where the router reads it."""
-    graph = model.graph
-    branches = [
-        next(attribute.g for attribute in node.attribute if attribute.name == "then_branch")
-        for node in graph.node
-        if node.op_type == "If"
-    ]
-    first = [node for node in graph.node if node.name.startswith(level_name(0, ""))]
-    own = [weight for weight in graph.initializer if weight.name.startswith(level_name(0, ""))]
-    contents = [(first, own), *((list(branch.node), list(branch.initializer)) for branch in branches)]
-    if len(contents) != levels:
-        raise InputError(f"the file holds {len(contents)} levels and says that there are {levels}")
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    image = helper.make_tensor_value_info(
-        INPUT_NAME, TensorProto.FLOAT, ["batch", *(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:])]
-    )
-    price = helper.make_tensor_value_info(PRICE_NAME, TensorProto.FLOAT, [1])
-    parts = []
-    for level, (nodes, weights) in enumerate(contents):
-        outputs = [helper.make_tensor_value_info(level_name(level, OUTPUT_NAME), TensorProto.FLOAT, ["batch", classes])]
-        if level + 1 < levels:
-            flag = level_name(level, GOES_ON)
-            is_flag = any(flag in node.output for node in nodes)
-            decision, kind = (flag, TensorProto.BOOL) if is_flag else (next_name(level), TensorProto.INT64)
-            outputs.append(helper.make_tensor_value_info(decision, kind, None))
-        reads_price = any(PRICE_NAME in node.input for node in nodes)
-        read = {name for node in nodes for name in node.input}
-        shared = [weight for weight in graph.initializer if weight.name.startswith(SHARED) and weight.name in read]
-        inputs = [image, price] if reads_price else [image]
-        part = helper.make_graph(nodes, f"level_{level}", inputs, outputs, initializer=[*weights, *shared])
-        parts.append(helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version))
-    return parts
+def _budget(budget_ms: object) -> float:
+    return real_number("latency_budget_ms", budget_ms, least=0, most=math.inf, above_least=True)

@@ -21,6 +21,7 @@ from typing import Any
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
+from autoprune.bounds import LONGEST_SHOWN, real_number
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.measure.device import Device
@@ -72,10 +73,9 @@ def read_saved(path: Path) -> SavedBench:
     """What `autoprune bench --save` wrote. Raises `InputError` naming the file and what is wrong with it."""
     raw = read_json(path)
     try:
-        if raw["kind"] != KIND or raw["schema"] != SCHEMA:
-            raise InputError(
-                f"{path}: is {raw['kind']} of schema {raw['schema']}; this version reads {KIND} of {SCHEMA}"
-            )
+        kind, schema = (str(raw[key])[:LONGEST_SHOWN] for key in ("kind", "schema"))
+        if (raw["kind"], raw["schema"]) != (KIND, SCHEMA):
+            raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
         files = [_saved_file(file) for file in raw["files"]]
         device = dict(raw["device"])
         missing = [key for key in COMPARED if key not in device]
@@ -195,17 +195,25 @@ def ratio_of_intervals(now: float, now_ci95: Interval, before: float, before_ci9
 def _saved_file(raw: dict[str, Any]) -> SavedFile:
     return SavedFile(
         str(raw["name"]),
-        tuple(int(size) for size in raw["input_shape"]),
+        tuple(int(_positive("input_shape", size)) for size in raw["input_shape"]),
         *_figure(raw, "latency_ms_p50"),
         *_figure(raw, "quiet_ms"),
     )
 
 
+def _positive(name: str, value: object) -> float:
+    """Raises `ValueError` as the other readers here do."""
+    try:
+        return real_number(name, value, least=0, most=math.inf, above_least=True)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
 def _figure(raw: dict[str, Any], key: str) -> tuple[float, Interval]:
-    value, (low, high) = float(raw[key]), raw[f"{key}_ci95"]
-    if not 0 < float(low) <= value <= float(high) < math.inf:
+    value, (low, high) = _positive(key, raw[key]), [_positive(f"{key}_ci95", end) for end in raw[f"{key}_ci95"]]
+    if not low <= value <= high:
         raise ValueError(f"{key} {value} is not in its interval {low} to {high}")
-    return value, (float(low), float(high))
+    return value, (low, high)
 
 
 def _ratio(ratio: float, interval: Interval) -> str:

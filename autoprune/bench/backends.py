@@ -73,12 +73,12 @@ class OnnxRuntimeBackend:
     """Sessions as `measure.latency` makes them (denormals set to zero), with any provider that is installed."""
 
     def runtime(self) -> str:
-        import onnxruntime
+        from autoprune.onnx_runtime import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__}"
 
     def providers(self) -> tuple[str, ...]:
-        import onnxruntime
+        from autoprune.onnx_runtime import onnxruntime
 
         available = onnxruntime.get_available_providers()
         return (CPU_PROVIDER, *(name for name in available if name != CPU_PROVIDER))

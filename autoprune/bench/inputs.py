@@ -1,14 +1,19 @@
 """Made-up inputs for a model that is timed: their shape from the model itself and what the user adds."""
 
+import math
 from typing import Any
 
 import numpy as np
 
 from autoprune.bench.backends import InputSpec, Runner
 from autoprune.errors import AutopruneError, InputError
+from autoprune.measure.memory_limit import free_bytes, memory_limited
 from autoprune.measure.timing import Call
 
 Array = np.ndarray[Any, Any]
+
+MADE_BYTES = 8  # of a value while it is made, at most
+MOST_SHARE = 0.5  # of the free memory: the model needs some too
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -43,7 +48,11 @@ def resolve_shape(source: str, spec: InputSpec, *, batch_size: int, shape: tuple
 
 
 def random_inputs(spec: InputSpec, shape: tuple[int, ...], *, seed: int = 0) -> Array:
-    """Normal numbers for a float input, bytes of noise for `uint8`, zeros and ones for other integers."""
+    """Normal numbers for a float input, bytes of noise for `uint8`, zeros and ones for other integers.
+
+    Raises `InputError` for more than the machine can hold.
+    """
+    _check_memory(shape)
     rng = np.random.default_rng(seed)
     if spec.dtype.startswith("float"):
         return rng.standard_normal(shape, dtype=np.float32).astype(spec.dtype)
@@ -53,13 +62,21 @@ def random_inputs(spec: InputSpec, shape: tuple[int, ...], *, seed: int = 0) -> 
 def bind_and_run(source: str, runner: Runner, images: Array) -> Call:
     """A call that has run once; `InputError` if the model does not take `images`."""
     try:
-        call = runner.bind(images)
-        call()
+        with memory_limited():
+            call = runner.bind(images)
+            call()
     except AutopruneError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
         raise InputError(f"{source}: does not run on inputs of shape {_joined(images.shape)} ({error})") from None
     return call
+
+
+def _check_memory(shape: tuple[int, ...]) -> None:
+    needed, free = math.prod(shape) * MADE_BYTES, free_bytes()
+    if free is not None and needed > free * MOST_SHARE:
+        gigabytes = f"{needed / 1e9:.3g} GB to make, of {free / 1e9:.3g} GB that are free"
+        raise InputError(f"--batch and --shape: inputs of {_joined(shape)} take {gigabytes}; ask for less")
 
 
 def _shown(spec: InputSpec) -> str:

@@ -21,10 +21,12 @@ from autoprune.bench.inputs import bind_and_run, random_inputs, resolve_shape
 from autoprune.bench.probe import measure_peak_rss_bytes
 from autoprune.bench.stats import BLOCKS, quiet_interval
 from autoprune.bench.yardstick import yardstick
+from autoprune.bounds import real_number, thread_count, whole_number
 from autoprune.errors import InputError
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
+from autoprune.measure.memory_limit import memory_limited
 from autoprune.measure.timing import NOISY_SHARE, Call, no_garbage_collection, quiet_time, time_once_ms
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +34,7 @@ Array = np.ndarray[Any, Any]
 GPU_PROVIDERS = ("CUDA", "Tensorrt", "TensorRT")
 DEFAULT_SECONDS = 5.0  # for each file
 QUICK_SECONDS = 1.0
+MOST_SECONDS = 86_400.0
 WARM_UP_S = 0.03  # in each sitting
 BURST_S = 0.004
 LEAST_RUNS, MOST_RUNS = 5, 12  # calls of a burst: of several, one at least is not interrupted
@@ -141,12 +144,14 @@ def energy_sensor(settings: BenchSettings) -> Sensor | None:
 
 
 def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
-    """Load every file and run it once. Raises `InputError` naming the file and what does not fit."""
+    """Load every file and run it once. Raises `InputError` naming the file, or the setting, and what does not fit."""
+    _check_settings(settings)
     backend, provider = find_backend(settings.backend, settings.provider)
     subjects = []
     for name, source in zip(unique_names(sources), sources, strict=True):
         started = time.perf_counter()
-        runner = backend.open_model(source, threads=settings.threads, provider=provider)
+        with memory_limited():
+            runner = backend.open_model(source, threads=settings.threads, provider=provider)
         shape = resolve_shape(source, runner.input, batch_size=settings.batch_size, shape=settings.shape)
         if settings.sweep and runner.input.dims[0] is not None:
             raise InputError(
@@ -294,6 +299,12 @@ def unique_names(sources: Sequence[str]) -> list[str]:
         seen = sum(other == path for other in paths[: len(names)])
         names.append(f"{name} ({seen + 1})" if seen else name)
     return names
+
+
+def _check_settings(settings: BenchSettings) -> None:
+    thread_count("--threads", settings.threads)
+    whole_number("--batch", settings.batch_size, least=1)
+    real_number("--seconds", settings.seconds, least=0, most=MOST_SECONDS, above_least=True)
 
 
 def _load_anew(

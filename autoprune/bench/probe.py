@@ -25,7 +25,7 @@ def measure_peak_rss_bytes(
     }  # fmt: skip
     command = [sys.executable, "-P", "-m", "autoprune.bench.probe", json.dumps(request)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise RunError(f"{source}: measuring its memory took longer than {TIMEOUT_S} s") from None
     if done.returncode != 0:

@@ -31,6 +31,7 @@ def front(
     if save is not None and save.exists() and not save.is_dir():
         raise InputError(f"--save {save}: is a file, not a folder")
 
+    from autoprune.bounds import whole_number
     from autoprune.files import read_json
     from autoprune.front import read_front
     from autoprune.policy import PruningPolicy, load_policy, save_policy
@@ -43,10 +44,15 @@ def front(
         chosen = RunDir(run_dirs[0]).policy
         load_policy(chosen)  # says what is wrong with it
         described = read_json(chosen)
-        original = {name: int(group["of"]) for name, group in described["groups"].items()}
+        original = {
+            name: whole_number(f"{chosen}: groups.{name}.of", group.get("of"), least=0)
+            for name, group in described["groups"].items()
+        }
+        if original.keys() != rows[0].channels.keys():
+            raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
         save.mkdir(parents=True, exist_ok=True)
         for number, row in enumerate(rows, 1):
-            policy = PruningPolicy.of(json.loads(row.policy))
+            policy = PruningPolicy.of_key(row.policy)
             save_policy(save / f"{number}.json", policy, model=str(described.get("model", "")), original=original)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))

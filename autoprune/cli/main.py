@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from autoprune import __version__, progress
+from autoprune.bounds import shown
 from autoprune.cli.bench import EPILOG as BENCH_EPILOG
 from autoprune.cli.bench import bench
 from autoprune.cli.compare import EPILOG as COMPARE_EPILOG
@@ -20,6 +21,7 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed
 from autoprune.errors import AutopruneError, InputError
+from autoprune.plain import print_plainly
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
     from autoprune.config import RunConfig
@@ -39,10 +41,13 @@ app = typer.Typer(
 
 def main() -> None:
     """The entry point: every error that a user can mend becomes one message and an exit code."""
+    print_plainly()
     try:
         app(standalone_mode=True)
     except AutopruneError as error:
         _fail(str(error), error.exit_code)
+    except UnicodeEncodeError as error:  # a name from a file, such as a configuration, that no file can have here
+        _fail(f"{shown(error.object)}: no name of a file in this locale ({error.encoding}); set LC_ALL=C.UTF-8", 2)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             _fail(f"{error.filename or 'a file'}: the disk is full; free some space and go on with --resume", 1)

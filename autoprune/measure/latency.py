@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from autoprune.errors import InputError, RunError
 from autoprune.measure.device import CPU_PROVIDER
 from autoprune.measure.timing import QUIET_PERCENTILE, Call, QuietTime, time_bursts, time_until_quiet
+from autoprune.onnx_runtime import onnxruntime
 
 WARM_UP_S = 0.1
 QUIET_LIMIT_S = 0.7  # for each file, on a machine that is never quiet
@@ -127,7 +127,9 @@ def peak_rss_bytes(file: Path, input_shape: tuple[int, ...], *, threads: int) ->
     request = json.dumps({"file": str(file), "shape": list(input_shape), "threads": threads})
     command = [sys.executable, "-I", str(RSS_PROBE), request]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=RSS_PROBE_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=RSS_PROBE_TIMEOUT_S
+        )
     except subprocess.TimeoutExpired:
         raise RunError(f"{file}: measuring its memory took longer than {RSS_PROBE_TIMEOUT_S} s") from None
     if done.returncode != 0:

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +16,15 @@ from pathlib import Path
 from autoprune.errors import InputError
 from autoprune.files import cache_folder
 from autoprune.prediction.layer_bench import METHOD, LayerInGraph
+from autoprune.prediction.lock_holder import lock_holder
+from autoprune.progress import say
 
 TABLE_VARIABLE = "AUTOPRUNE_LATENCY_TABLE"
 ANOTHER_FILE = f"name another file in {TABLE_VARIABLE}"
 FILE_NAME = "latency.sqlite"
 FORMAT = 1
 LOCK_TIMEOUT_S = 900.0  # another process may be measuring
+QUIET_WAIT_S = 1.0  # after which the user is told; Ctrl-C is heard as often
 TABLES = {"devices", "layers"}  # what every format has
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE);
@@ -77,7 +81,7 @@ class TableStore:
     def measuring(self) -> Iterator["Recorder"]:
         """Hold the write lock while the block measures; what it records is kept when the block ends well."""
         with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            self._begin(connection)
             try:
                 yield Recorder(connection, self._device_id)
             except BaseException:
@@ -102,9 +106,34 @@ class TableStore:
         query = "SELECT id FROM devices WHERE key = ?"
         row = connection.execute(query, (self._device,)).fetchone()
         if row is None:  # only then: writing waits for a process that measures
+            self._begin(connection)
             connection.execute("INSERT OR IGNORE INTO devices (key) VALUES (?)", (self._device,))
+            connection.execute("COMMIT")
             row = connection.execute(query, (self._device,)).fetchone()
         return int(row[0])
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Take the write lock, within `LOCK_TIMEOUT_S`; says for whom it waits, as soon as that takes a moment."""
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        told = ""
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            connection.execute(f"PRAGMA busy_timeout = {round(1000 * min(QUIET_WAIT_S, left_s))}")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+            holder = lock_holder(self.path)
+            if left_s <= QUIET_WAIT_S:
+                raise InputError(
+                    f"{self.path}: cannot be used as a latency table (database is locked by {holder} for "
+                    f"{LOCK_TIMEOUT_S:.0f} s); wait until that is done, stop it, or {ANOTHER_FILE}"
+                )
+            if holder != told:
+                say(f"{self.path}: waiting for {holder}, which measures into it, {left_s / 60:.0f} minutes at most")
+                told = holder
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from autoprune.errors import InputError
 from autoprune.measure.device import CPU_PROVIDER
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.roofline.onnx_cost import Attributes, TensorShape
 
 QUIET_SHARE = 0.1  # of a node's runs: the fastest ones, which no neighbour disturbed

@@ -1,6 +1,6 @@
 """A search that starts from an earlier one, of any target: nothing that was measured is measured again."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from autoprune.errors import ConfigError
@@ -13,9 +13,13 @@ KNOWN_POLICIES = 6
 
 
 def check_start(start_from: str | None) -> None:
-    """Raises `ConfigError` if the run to start from is no folder with trials."""
-    if start_from is not None and not RunDir(Path(start_from)).trials.is_file():
+    """Raises `ConfigError` if the run to start from is no folder with trials, `InputError` if those are broken."""
+    if start_from is None:
+        return
+    trials = RunDir(Path(start_from)).trials
+    if not trials.is_file():
         raise ConfigError(f"search.start_from: {start_from}: no folder of a run (trials.sqlite is missing)")
+    TrialStore(trials)
 
 
 def earlier_policies(
@@ -29,10 +33,15 @@ def earlier_policies(
         return ()
     check_start(start_from)
     earlier = TrialStore(RunDir(Path(start_from)).trials)
-    policies = tuple(PruningPolicy.of(json.loads(key)) for key in earlier.best_policies(KNOWN_POLICIES))
-    names = {group.name for group in elastic.groups}
-    if not policies or any(policy.as_dict().keys() != names for policy in policies):
+    policies = tuple(PruningPolicy.of_key(key) for key in earlier.best_policies(KNOWN_POLICIES))
+    channels = {group.name: group.channels for group in elastic.groups}
+    if not policies or not all(_fits(policy, channels) for policy in policies):
         raise ConfigError(f"search.start_from: {start_from}: holds no search of a model with these groups")
     if store is not None:
         store.take_over(earlier)
     return policies
+
+
+def _fits(policy: PruningPolicy, channels: Mapping[str, int]) -> bool:
+    kept = policy.as_dict()
+    return kept.keys() == channels.keys() and all(kept[name] <= most for name, most in channels.items())

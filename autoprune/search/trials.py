@@ -1,20 +1,24 @@
 """Trials in SQLite: each evaluated candidate is on disk before the next one starts, whatever kills the process."""
 
-import json
+import copy
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
 from autoprune.errors import InputError, RunError
+from autoprune.policy import PruningPolicy
 from autoprune.search.reward import Score
+from autoprune.search.stored import broken_fact, check_stored
 
 LOCK_TIMEOUT_S = 30.0
 SCHEMA_VERSION = 3
 SCHEMA = f"""
+BEGIN IMMEDIATE;
 PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS trials (
     id INTEGER PRIMARY KEY,
@@ -45,10 +49,13 @@ CREATE TABLE IF NOT EXISTS episodes (
     PRIMARY KEY (searcher, seed, episode)
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+COMMIT;
 """
 TRIAL_COLUMNS = (
     "fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete, wall_s, created_at"
 )
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -93,12 +100,15 @@ class EpisodeRow:
     @property
     def channels(self) -> dict[str, int]:
         """The policy as channels kept of each group."""
-        channels: dict[str, int] = json.loads(self.policy)
-        return channels
+        return PruningPolicy.of_key(self.policy).as_dict()
 
 
 class TrialStore:
-    """`trials.sqlite` of a run, or a part of it; any number of readers, one writer, every write one transaction."""
+    """`trials.sqlite` of a run, or a part of it; any number of readers, one writer, every write one transaction.
+
+    Raises `InputError` for a file that is no such database, or naming the row that holds what it cannot; it is left as
+    it is then.
+    """
 
     def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
         self.path, self._parts = path, parts
@@ -106,9 +116,12 @@ class TrialStore:
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-            if version != SCHEMA_VERSION and not is_empty:
+            if is_empty:
+                connection.executescript(SCHEMA)  # in one transaction: another process may look at it
+            elif version != SCHEMA_VERSION:
                 raise InputError(f"{path}: written by another version of autoprune; start a new run")
-            connection.executescript(SCHEMA)
+            else:
+                check_stored(connection, path)
 
     def scores(self, fingerprint: str, policy: str) -> tuple[Score, ...]:
         """The scores of a policy, by look; none if it has not been evaluated."""
@@ -196,6 +209,17 @@ class TrialStore:
             row = connection.execute("SELECT value FROM facts WHERE name = ?", (self._fact_name(name),)).fetchone()
         return str(row[0]) if row else None
 
+    def parsed_fact(self, name: str, parse: Callable[[str], Parsed]) -> Parsed | None:
+        """What `parse` makes of a fact; None if it is not stored.
+
+        Raises `InputError` naming the row if `parse` fails, with what it raises for JSON of another form.
+        """
+        text = self.fact(name)
+        try:
+            return None if text is None else parse(text)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise broken_fact(self.path, self._fact_name(name), error) from None
+
     def set_fact(self, name: str, value: str) -> None:
         with self._connection() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (self._fact_name(name), value))
@@ -205,7 +229,9 @@ class TrialStore:
 
         Scores are those of the whole store: what one part has evaluated, no other part evaluates again.
         """
-        return TrialStore(self.path, parts=(*self._parts, name))
+        made = copy.copy(self)  # what is stored has been checked
+        made._parts = (*self._parts, name)
+        return made
 
     @property
     def _suffix(self) -> str:

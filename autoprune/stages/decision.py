@@ -97,9 +97,9 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
 
     def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
-        done = store.fact(SEARCH_FACT)
+        done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
         if done is not None and run_dir.policy.is_file():
-            return Decision(load_policy(run_dir.policy), SearchFigures.model_validate_json(done))
+            return Decision(load_policy(run_dir.policy), done)
         result = search_only(prepared.problem, config, run_dir, logger)
         found, result = verified(prepared, result, config, logger, store)
         policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnxruntime
 import torch
 
 from autoprune import __version__
@@ -27,6 +26,7 @@ from autoprune.measure.latency import (
     session_call,
 )
 from autoprune.measure.timing import Call
+from autoprune.onnx_runtime import onnxruntime
 from autoprune.progress import say
 from autoprune.results.run import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
 from autoprune.search.problem import PredictedCost

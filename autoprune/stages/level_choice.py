@@ -4,6 +4,7 @@ The level at the original's full latency is the original as it is: what no small
 and only the smaller ones are trained.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import Augmentation, ImageSplit, normalise, views
 from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
-from autoprune.policy import AdaptivePolicy, PruningPolicy
+from autoprune.policy import AdaptivePolicy, PruningPolicy, check_nested
 from autoprune.prepare import Prepared, search_limits
 from autoprune.progress import bar, say
 from autoprune.run_dir import RunDir
@@ -78,10 +79,10 @@ def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, l
     find the same policy.
     """
     ratios = config.adaptive.max_ratios
-    done = store.fact(LEVELS_FACT)
-    if done is not None:
-        return Candidates.of(ratios, [PruningPolicy.of(channels) for channels in json.loads(done)])
     problem = prepared.problem
+    done = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
+    if done is not None:
+        return Candidates.of(ratios, done)
     found: list[PruningPolicy] = []
     for number, ratio in sorted(enumerate(ratios), reverse=True):
         if ratio == 1.0:
@@ -112,8 +113,8 @@ def best_mixture(
     policy = candidates.policy
     if len(policy.levels) == LEAST_LEVELS:
         return policy, ()
-    done = store.fact(MIXTURES_FACT)
-    if done is None:
+    stored = store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(policy.levels)))
+    if stored is None:
         settings = config.adaptive
         levels = trained_levels(
             config, policy, prepared, run_dir, logger, epochs=settings.trial_epochs, name="trial of levels"
@@ -124,9 +125,9 @@ def best_mixture(
             most_levels=settings.max_levels,
             max_drop=settings.max_drop,
         )
-        done = json.dumps([asdict(mixture) for mixture in tried])
-        store.set_fact(MIXTURES_FACT, done)
-    tried = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(done))
+        store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
+    else:
+        tried = stored
     shares = ", ".join(f"{candidates.max_ratios[place]:g}" for place in tried[0].levels)
     say(f"the best mixture of {len(tried)}: levels at {shares} of the original's latency")
     return AdaptivePolicy(tuple(policy.levels[place] for place in tried[0].levels)), tried
@@ -197,3 +198,25 @@ def answers_to_views(
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
     target = TargetConfig(metric="latency", max_ratio=max_ratio)
     return search_limits((target,), problem.original_cost, floor=problem.predict(problem.floor_policy))
+
+
+def _stored_levels(text: str, problem: SearchProblem, count: int) -> list[PruningPolicy]:
+    """Raises `ValueError` unless they are `count` levels of the model, none wider than it or than the next one."""
+    found = [PruningPolicy.of(channels) for channels in json.loads(text)]
+    full = problem.full_policy.as_dict()
+    if len(found) != count or any(level.as_dict().keys() != full.keys() for level in found):
+        raise ValueError(f"{len(found)} levels, not {count} of this model's groups")
+    for smaller, larger in itertools.pairwise([*found, problem.full_policy]):
+        if smaller != larger:  # two ratios may have found the same
+            check_nested([smaller, larger])
+    return found
+
+
+def _stored_mixtures(text: str, levels: int) -> tuple[Mixture, ...]:
+    """Raises `ValueError` for one that is none of `levels` levels in ascending order."""
+    found = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(text))
+    for mixture in found:
+        places = mixture.levels
+        if len(places) < LEAST_LEVELS or list(places) != sorted(set(places)) or places[-1] >= levels:
+            raise ValueError(f"a mixture of {places}, of {levels} levels")
+    return found

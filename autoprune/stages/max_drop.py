@@ -73,8 +73,7 @@ class DropStage:
         with RunLogger(self.run_dir.logs / run_dir.root.name) as logger:
             seed_everything(derive_seed(config.seed, "search"))
             decision = search_decision(config, logger)(replace(self.prepared, problem=problem), run_dir, store)
-            done = store.fact(VERDICT_FACT)
-            figures = None if done is None else DropTrial.model_validate_json(done)
+            done = figures = store.parsed_fact(VERDICT_FACT, DropTrial.model_validate_json)
             same = next((trial for trial in earlier if trial.policy == decision.policy), None)
             if figures is None and same is not None:
                 figures = same.figures.model_copy(update={"ratio": ratio})

@@ -3,13 +3,13 @@
 import tempfile
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.measure.latency import make_session
+from autoprune.onnx_runtime import onnxruntime
 
 
 class OnnxAnswers:
