@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
+from autoprune.errors import InputError
 from autoprune.search.problem import PruningProblem
 
 
@@ -37,8 +38,15 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
         return observe(self.problem, (), 0.0), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Decide on the next group; `info["channels"]` is what it keeps."""
+        """Decide on the next group; `info["channels"]` is what it keeps.
+
+        Raises `InputError` if the episode is over or `action` is not one finite number.
+        """
         groups = self.problem.groups
+        if len(self._decided) == len(groups):
+            raise InputError("step: the episode is over, all groups are decided; call reset() first")
+        if np.shape(action) != (1,):
+            raise InputError(f"step: action must be one number, of shape (1,); got shape {np.shape(action)}")
         group = groups[len(self._decided)]
         rung = clip_rung(self.problem, self._decided, rung_of(float(action[0]), group))
         self._decided = (*self._decided, rung)

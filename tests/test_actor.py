@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import demonstrate
 from autoprune.errors import InputError
-from autoprune.policies.actor import load_actor, roll_out
+from autoprune.policies.actor import Training, load_actor, roll_out
 from autoprune.policies.exploration import act_with
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policies.learners import (
@@ -97,7 +98,7 @@ def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Pa
 
 def test_an_actor_is_applied_without_torch_and_without_stable_baselines3(saved: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from autoprune.policies.actor import load_actor, roll_out; "
+        "import sys; from pathlib import Path; from autoprune.policies.actor import Training, load_actor, roll_out; "
         "from autoprune.search.toy import toy_problem; "
         "print(roll_out(load_actor(Path(sys.argv[1])), toy_problem()).key); "
         "assert not {'torch', 'stable_baselines3'} & set(sys.modules), 'the actor imported a training library'"
@@ -123,8 +124,19 @@ def _swap_fields(info: dict[str, Any]) -> None:
         (lambda info: info.update(schema=2), "schema 2 is not supported"),
         (lambda info: info.update(min_version="99.0"), "needs autoprune 99.0 or later"),
         (lambda info: info.pop("searcher"), "not the description of an agent"),
+        (lambda info: info.update(searcher=None), "searcher must be a name"),
+        (lambda info: info.update(observation="action"), "observation must be the list of the fields' names, got 'act"),
+        (
+            lambda info: info.update(observation=[{}, 1]),
+            "observation must be the list of the fields' names, got [{}, 1]",
+        ),
+        (lambda info: info.update(observation=None), "got None; this version's are is_conv, is_depthwise"),
+        (lambda info: info.update(observation=["a" * 9000]), "This version's: is_conv, is_depthwise"),
+        (_drop_field, "damage. This version's: is_conv"),
+        (lambda info: info.update(training=[]), "training must hold model (a name)"),
+        (lambda info: info.update(training={"ratios": {"latency": "half"}}), "training must hold model (a name)"),
+        (lambda info: info.update(training={"model": 3}), "training must hold model (a name)"),
     ],
-    ids=["field missing", "fields swapped", "schema", "version", "key missing"],
 )
 def test_another_description_is_refused(
     saved: Path, tmp_path: Path, spoil: Callable[[dict[str, Any]], None], message: str
@@ -137,6 +149,7 @@ def test_another_description_is_refused(
         load_actor(tmp_path)
     assert message in str(caught.value)
     assert "agent.json" in str(caught.value)
+    assert len(str(caught.value)) < 2000
 
 
 def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> None:
@@ -160,3 +173,79 @@ def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> 
     )
     with pytest.raises(InputError, match=f"not an actor for {len(OBSERVATION_FIELDS)} observation fields"):
         load_actor(tmp_path)
+
+
+def _network(
+    folder: Path, saved: Path, answer: str, *, kind: int = onnx.TensorProto.FLOAT, output: str = "action"
+) -> None:
+    """A well-described agent whose network answers something else: `answer` is the node that makes it."""
+    fields = len(OBSERVATION_FIELDS)
+    given = onnx.helper.make_tensor_value_info("observation", onnx.TensorProto.FLOAT, ["batch", fields])
+    nodes = {
+        "nan": [("Sub", ["observation", "observation"], ["zero"]), ("Div", ["zero", "zero"], ["all"])],
+        "infinite": [("Sub", ["observation", "observation"], ["zero"]), ("Reciprocal", ["zero"], ["all"])],
+        "scalar": [("Identity", ["observation"], ["all"])],
+        "three": [("Identity", ["observation"], ["all"])],
+        "int": [("Cast", ["observation"], ["all"])],
+        "fine": [("Identity", ["observation"], ["all"])],
+    }[answer]
+    made = [onnx.helper.make_node(op, inputs, outputs) for op, inputs, outputs in nodes]
+    if answer == "int":
+        made[0].attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT64))
+    if answer == "three":
+        made.append(onnx.helper.make_node("Identity", ["all"], [output]))
+    else:
+        keep = int(answer != "scalar")
+        axes = {} if answer == "scalar" else {"axes": [1]}
+        made.append(onnx.helper.make_node("ReduceMax", ["all"], [output], keepdims=keep, **axes))
+    shape = {"three": ["batch", fields], "scalar": []}.get(answer, ["batch", 1])
+    graph = onnx.helper.make_graph(made, answer, [given], [onnx.helper.make_tensor_value_info(output, kind, shape)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "agent.onnx")
+    (folder / "agent.json").write_bytes((saved / "agent.json").read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("nan", "answers NaN or infinity"),
+        ("infinite", "answers NaN or infinity"),
+        ("scalar", "answers float32 of shape () to 1 observations, not a float32 each"),
+        ("three", f"answers float32 of shape (1, {len(OBSERVATION_FIELDS)}) to 1 observations"),
+    ],
+)
+def test_an_actor_answers_one_finite_number_for_each_observation(
+    saved: Path, tmp_path: Path, answer: str, message: str
+) -> None:
+    _network(tmp_path, saved, answer)
+    with pytest.raises(InputError) as caught:
+        load_actor(tmp_path)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "agent.onnx"))
+
+
+def test_an_actor_of_other_types_or_names_is_refused_and_one_that_is_fine_is_not(saved: Path, tmp_path: Path) -> None:
+    _network(tmp_path, saved, "int", kind=onnx.TensorProto.INT64)
+    with pytest.raises(InputError, match="answers int64 of shape"):
+        load_actor(tmp_path)
+    _network(tmp_path, saved, "fine", output="choice")
+    with pytest.raises(InputError, match=r"its outputs are \['choice'\], not \['action'\]"):
+        load_actor(tmp_path)
+    _network(tmp_path, saved, "fine")
+    assert load_actor(tmp_path).act(np.full((2, len(OBSERVATION_FIELDS)), 3.0, np.float32)).tolist() == [1.0, 1.0]
+
+
+def test_an_actor_that_is_shown_other_fields_says_so(saved: Path) -> None:
+    actor = load_actor(saved)
+    for shape in ((1, 3), (len(OBSERVATION_FIELDS),)):
+        with pytest.raises(InputError, match=r"trained on 21 observation fields and is shown an array of shape \("):
+            actor.act(np.zeros(shape, np.float32))
+
+
+def test_the_description_tells_what_the_agent_was_trained_for(saved: Path, tmp_path: Path) -> None:
+    assert load_actor(saved).training == Training(model="toy", metrics=frozenset({"latency"}))
+    trained = run_search(SEARCHERS["ddpg"](), toy_problem(), max_evaluations=12, seed=0).agent
+    assert trained is not None
+    trained.save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
+    ratios = {"latency": 0.45}
+    assert load_actor(tmp_path).training == Training("toy", 30, ratios, frozenset({"latency"}))

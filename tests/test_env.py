@@ -11,6 +11,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
+from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy
 from autoprune.search.session import BudgetSpent, SearchSession
 from autoprune.search.toy import toy_optimum, toy_problem
@@ -96,3 +97,33 @@ def test_a_width_off_the_ladder_cannot_be_demonstrated() -> None:
     problem = toy_problem()
     with pytest.raises(ValueError):
         actions_of(problem, PruningPolicy.of({"conv1": 5, "conv2": 8, "conv3": 8, "conv4": 16}))
+
+
+def test_a_step_after_the_end_says_to_reset() -> None:
+    env = LayerwisePruningEnv(toy_problem())
+    env.reset()
+    for _ in range(4):
+        env.step(np.ones(1, np.float32))
+    with pytest.raises(InputError, match=r"call reset\(\)"):
+        env.step(np.ones(1, np.float32))
+    env.reset()
+    assert not env.step(np.ones(1, np.float32))[2]
+
+
+@pytest.mark.parametrize("action", [[np.nan], [np.inf], [-np.inf]])
+def test_an_action_that_is_not_finite_is_no_action(action: list[float]) -> None:
+    env = LayerwisePruningEnv(toy_problem())
+    before, _ = env.reset()
+    with pytest.raises(InputError, match=r"the action for group conv1 is -?(nan|inf); it must be a finite number"):
+        env.step(np.array(action, np.float32))
+    np.testing.assert_array_equal(env.reset()[0], before)
+    with pytest.raises(InputError, match="must be a finite number"):
+        roll_out(toy_problem(), lambda _, seen: np.full(len(seen), action[0], np.float32))
+
+
+@pytest.mark.parametrize("action", [[], [0.5, 0.5], 0.5])
+def test_an_action_is_one_number(action: object) -> None:
+    env = LayerwisePruningEnv(toy_problem())
+    env.reset()
+    with pytest.raises(InputError, match=r"action must be one number, of shape \(1,\)"):
+        env.step(np.array(action, np.float32))
