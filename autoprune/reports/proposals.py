@@ -62,5 +62,5 @@ def proposals_table(search: SearchFigures) -> Group | None:
 
 def _of_allowed(proposal: ProposalFigures) -> str:
     if proposal.measured_share is None:
-        return "not timed" if proposal.meets_target else "too much"
+        return "not timed" if proposal.missed is None else "too much"
     return f"{proposal.measured_share:.3f}"

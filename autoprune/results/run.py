@@ -79,7 +79,7 @@ class ProposalFigures(Part):
     top1: float = Field(ge=0, le=1)  # on the search split, before any fine-tuning
     predicted_latency_ms: float = Field(ge=0)
     predicted_latency_ratio: float = Field(ge=0)  # of the original's
-    meets_target: bool  # as predicted; of a timed file: as measured
+    missed: str | None = None  # which limits it breaks; the latency of a timed file is that which was measured
     measured_share: float | None = None  # of its file: latency by what the target allows; None: it was not timed
     evaluations: int = Field(gt=0)  # so many of its policies were scored
     taken: bool = False  # whether this policy is the one that was applied

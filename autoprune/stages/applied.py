@@ -14,7 +14,7 @@ from autoprune.run_dir import RunDir
 from autoprune.search.problem import SearchProblem
 from autoprune.search.trials import TrialStore
 from autoprune.stages.decision import SEARCH_FACT, SOURCE_FACT, Decide, Decision, stored_decision, verified
-from autoprune.stages.finalists import Finalists
+from autoprune.stages.finalists import finalists
 from autoprune.stages.proposals import Given, Offers, offers, proposal_figures, strange_training, verdict
 
 STORED_POLICY = "stored policy"
@@ -79,7 +79,7 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
         if (done := _resumed(f"policy {ordered.key}", run_dir, store)) is not None:
             return done
         offered = offers(prepared.problem, Given(STORED_POLICY, ordered), config)
-        found = Finalists((ordered,), None, True)
+        found = finalists(prepared, offered.outcomes[STORED_POLICY], config)
         proposals = proposal_figures([offered], found, ordered)
         own = verdict(proposals, remedy="it is applied all the same, as it was given; `autoprune search` finds another")
         figures = SearchFigures(

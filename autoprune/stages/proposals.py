@@ -13,7 +13,7 @@ from autoprune.policies.searcher import Searcher, SearchResult, run_search
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.results.run import ProposalFigures
-from autoprune.search.problem import Outcome, PruningProblem, SearchProblem, limit_ratios
+from autoprune.search.problem import Outcome, PruningProblem, SearchProblem, limit_ratios, meets
 from autoprune.search.session import SearchSession
 from autoprune.search.workers import usual_workers
 from autoprune.stages.finalists import HEADROOM, Finalists
@@ -87,7 +87,7 @@ def proposal_figures(rounds: Sequence[Offers], found: Finalists, chosen: Pruning
 
     def rank(outcome: Outcome) -> tuple[bool, bool, float]:
         is_missed = outcome.policy != chosen and found.measured.get(outcome.policy, 0.0) > 1.0 - HEADROOM
-        return is_missed, not problem.is_feasible(outcome.policy), -outcome.reward
+        return is_missed, _missed(problem, outcome, found.measured.get(outcome.policy)) is not None, -outcome.reward
 
     shown = []
     for name, outcomes in offered.items():
@@ -103,7 +103,7 @@ def proposal_figures(rounds: Sequence[Offers], found: Finalists, chosen: Pruning
                 top1=best.score.top1,
                 predicted_latency_ms=predicted_ms,
                 predicted_latency_ratio=predicted_ms / problem.original_cost.predicted_latency_ms,
-                meets_target=problem.is_feasible(best.policy) and (share is None or share <= 1.0),
+                missed=_missed(problem, best, share),
                 measured_share=share,
                 evaluations=len({outcome.policy for outcome in outcomes}),
                 taken=name == taker,
@@ -116,19 +116,17 @@ def verdict(proposals: Sequence[ProposalFigures], *, remedy: str) -> str | None:
     """What to tell of an own proposal, the first one, that misses the target, is not the best, or was passed over; None
     of one that is fine. `remedy` ends the message."""
     own, *rivals = proposals
-    best = max((rival for rival in rivals if rival.meets_target), key=lambda rival: rival.reward, default=None)
+    best = max((rival for rival in rivals if rival.missed is None), key=lambda rival: rival.reward, default=None)
     figures = f"reward {own.reward:.4g}, top-1 {own.top1:.1%} before fine-tuning"
-    measured = "" if own.measured_share is None else f"its file takes {own.measured_share:.3f} of what is allowed"
-    if not own.meets_target:
-        predicted = f"predicted to take {own.predicted_latency_ratio:.3f} of the original's latency"
-        found = f"misses the target, {measured or predicted} ({figures})"
+    if own.missed is not None:
+        found = f"misses the target ({figures}): {own.missed}"
     elif best is not None and best.reward > own.reward:
         found = (
             f"is not the best here ({figures}): that of {best.proposer} is better by {best.reward - own.reward:.4g} "
             f"(reward {best.reward:.4g}, top-1 {best.top1:.1%})"
         )
     elif not own.taken:
-        found = f"is passed over ({figures}): {measured}, too much to be sure"
+        found = f"is passed over ({figures}): its file takes {own.measured_share:.3f} of the latency that is allowed"
     else:
         return None
     return f"the proposal of {own.proposer} {found}; {remedy}"
@@ -153,6 +151,20 @@ def strange_training(training: Training, problem: SearchProblem, *, model: str) 
     elif training.metrics and training.metrics != ours.keys():
         differing.append(f"limits of {', '.join(sorted(training.metrics))}, not of {', '.join(sorted(ours))}")
     return f"the agent was trained for {'; for '.join(differing)}" if differing else None
+
+
+def _missed(problem: SearchProblem, outcome: Outcome, measured_share: float | None) -> str | None:
+    """Which limits a policy breaks: as predicted, but where its file was timed, that of the latency as measured."""
+    original = problem.original_cost
+    broken = [
+        f"{limit.metric} is predicted to be {outcome.cost.of(limit.metric) / original.of(limit.metric):.3f} of the "
+        f"original's, {limit.max_value / original.of(limit.metric):.3f} is allowed"
+        for limit in problem.limits
+        if not meets(outcome.cost, (limit,)) and (measured_share is None or limit.metric != "latency")
+    ]
+    if measured_share is not None and measured_share > 1.0:
+        broken.append(f"its file takes {measured_share:.3f} of the latency that is allowed")
+    return "; ".join(broken) or None
 
 
 def _listed(name: str, policies: tuple[PruningPolicy, ...]) -> ListSearcher:
