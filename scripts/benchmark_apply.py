@@ -50,7 +50,7 @@ TARGETS: dict[str, list[dict[str, Any]]] = {
     "latency 0.5": [{"metric": "latency", "max_ratio": 0.5}],
     "macs 0.4": [{"metric": "macs", "max_ratio": 0.4}],
 }
-TRAINING = ["data.max_train_images=11000", "train.epochs=2", "train.learning_rate=0.1", "train.batch_size=128"]
+TRAINING = ["data.max_train_images=8000", "train.epochs=3", "train.learning_rate=0.1", "train.batch_size=64"]
 QUICK = ["target={metric: macs, max_ratio: 1.0}", "search.score_images=500", "data.max_train_images=11000"]
 LEAST = 1e-9  # rewards nearer than this are equal
 

@@ -47,6 +47,8 @@ def test_a_killed_apply_goes_on_and_repeats_no_evaluation(
         assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
     results = [json.loads((run_dir / "result.json").read_text())["search"] for run_dir in (whole, stopped)]
     assert results[0] | {"wall_s": 0} == results[1] | {"wall_s": 0}
+    assert json.loads((finished_run / "agent" / "agent.json").read_text())["training"]["ratios"] == {"macs": 0.5}
+    assert not any("was trained for" in warning for warning in results[0]["warnings"])
 
 
 def trial_rows(run_dir: Path) -> list[tuple[object, ...]]:
@@ -73,4 +75,7 @@ def test_a_run_dir_of_another_agent_or_of_a_search_is_refused(
     onnx.save(network, str(other / "agent.onnx"))
     ended = small_job.autoprune("apply", ddpg_config, "--agent", other, "--run-dir", applied, "--resume", "--quiet")
     assert (ended.returncode, "the run there applies another agent" in ended.stderr) == (2, True)
+    taken = ("--policy", applied / "policy.json")
+    ended = small_job.autoprune("apply", ddpg_config, *taken, "--run-dir", applied, "--resume", "--quiet")
+    assert (ended.returncode, "the run there applies an agent" in ended.stderr) == (2, True)
     assert (applied / "policy.json").is_file() and (applied / "trials.sqlite").is_file()

@@ -54,7 +54,7 @@ def agent_decision(config: RunConfig, actor: Actor) -> Decide:
         say(f"taking the proposal of {taken.proposer}: reward {taken.reward:.4f}, top-1 {taken.top1:.3f}")
         figures = SearchFigures(
             searcher=searcher,
-            evaluations=result.evaluations,
+            evaluations=len({outcome.policy for each in rounds for outcome in each.result.outcomes}),
             wall_s=result.wall_s,
             seed=config.seed,
             best_reward=taken.reward,
@@ -100,8 +100,9 @@ def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Decision | None
     """What was decided before from the same source; `InputError` if the run there began with another."""
     begun = store.fact(SOURCE_FACT)
     if begun is not None and begun != source:
-        kind = "agent" if source.startswith("agent") else "policy"
-        raise InputError(f"{run_dir.root}: the run there applies another {kind}; choose another --run-dir")
+        theirs, ours = begun.split()[0], source.split()[0]
+        article = "another" if theirs == ours else "an" if theirs == "agent" else "a"
+        raise InputError(f"{run_dir.root}: the run there applies {article} {theirs}; choose another --run-dir")
     store.set_fact(SOURCE_FACT, source)
     return None if begun is None else stored_decision(run_dir, store)
 
