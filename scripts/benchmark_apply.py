@@ -23,6 +23,7 @@ from autoprune import commands, progress
 from autoprune.config import RunConfig
 from autoprune.config_file import find_config, load_config
 from autoprune.errors import TargetError
+from autoprune.files import write_json
 from autoprune.policies.actor import Actor, load_actor
 from autoprune.policies.searcher import run_search
 from autoprune.policies.table import SEARCHERS
@@ -96,15 +97,18 @@ def main() -> None:
     rows = []
     for network in arguments.networks:
         rows += rows_of(network, actor, arguments.out / network.replace(" ", "-"), evaluations=arguments.evaluations)
-    table = as_table(rows)
-    print(table)
-    (arguments.out / "table.md").write_text(table + "\n", encoding="utf-8")
+        (arguments.out / "table.md").write_text(as_table(rows) + "\n", encoding="utf-8")
+    print(as_table(rows))
     if worse := [row for row in rows if row.worse_than]:
         sys.exit(f"worse than a heuristic: {', '.join(f'{row.network} at {row.target}' for row in worse)}")
 
 
 def rows_of(network: str, actor: Actor, folder: Path, *, evaluations: int) -> list[Row]:
-    """One row for each target that can be met."""
+    """One row for each target that can be met; those of an earlier call are read back."""
+    done = folder / "rows.json"
+    if done.is_file():
+        kept = json.loads(done.read_text(encoding="utf-8"))
+        return [Row(network, row["target"], SearchFigures(**row["figures"]), row["searched"]) for row in kept]
     config = load_config(find_config("demo"), QUICK)
     model = config.model.model_copy(update={"width": 1.0, "checkpoint": None, **NETWORKS[network]})
     if model.checkpoint is None:
@@ -123,6 +127,8 @@ def rows_of(network: str, actor: Actor, folder: Path, *, evaluations: int) -> li
             rows.append(row_of(network, target, actor, prepared, config, folder, evaluations=evaluations))
         except TargetError as error:
             progress.say(f"{network}: {target}: {error}")
+    kept = [{"target": r.target, "figures": r.figures.model_dump(mode="json"), "searched": r.searched} for r in rows]
+    write_json(done, kept)
     return rows
 
 
