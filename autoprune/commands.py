@@ -8,16 +8,16 @@ from autoprune.errors import InputError
 from autoprune.files import require_free_space
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.models import save_weights
-from autoprune.policies.actor import load_actor, roll_out
-from autoprune.policy import PruningPolicy, load_policy, save_policy
-from autoprune.prepare import Prepared, prepare
-from autoprune.results.run import SearchFigures
-from autoprune.run_dir import RunDir, check_run_dir, opened
+from autoprune.policies.actor import load_actor
+from autoprune.policy import save_policy
+from autoprune.prepare import prepare
+from autoprune.run_dir import check_run_dir, opened
 from autoprune.search.problem import Outcome
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.stages.decision import Decide, Decision, check_search, search_only
+from autoprune.stages.applied import agent_decision, policy_decision
+from autoprune.stages.decision import Decide, check_search, search_only
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
@@ -56,19 +56,19 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
 
 
 def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Decide:
-    """A decision without a search; raises `InputError` unless exactly one readable source is given, and a target that
-    needs no search."""
+    """A decision without a search: the best of what an agent and the heuristics propose, or a stored policy as it is.
+
+    For `autoprune apply demo --agent runs/demo/agent`: `pipeline.run(config, run_dir, decide=applied_decision(config,
+    agent=Path("runs/demo/agent"), policy=None))`. Raises `InputError` unless exactly one readable source is given, and
+    a target that needs no search.
+    """
     check_bounds(config)
     if (agent is None) == (policy is None):
         raise InputError("give either --agent DIR or --policy FILE")
     if agent is not None:
-        actor = load_actor(agent)
-        return lambda prepared, run_dir, _store: _decided(
-            config, prepared, run_dir, roll_out(actor, prepared.problem), source=f"{actor.searcher} (trained before)"
-        )
+        return agent_decision(config, load_actor(agent))
     assert policy is not None
-    stored = load_policy(policy)
-    return lambda prepared, run_dir, _store: _decided(config, prepared, run_dir, stored, source="stored policy")
+    return policy_decision(config, policy)
 
 
 def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
@@ -95,28 +95,3 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     save_weights(model, out, metadata)
     state_path.unlink(missing_ok=True)
     return trained
-
-
-def _decided(config: RunConfig, prepared: Prepared, run_dir: RunDir, policy: PruningPolicy, *, source: str) -> Decision:
-    original = prepared.elastic.full_policy.as_dict()
-    channels = policy.as_dict()
-    wrong = [f"the model has no group {name}" for name in channels.keys() - original.keys()]
-    wrong += [f"{name} is missing" for name in original.keys() - channels.keys()]
-    wrong += [
-        f"{name} keeps {kept} of {original[name]}" for name, kept in channels.items() if kept > original.get(name, kept)
-    ]
-    wrong += [
-        f"{group.name} keeps nothing, and no branch goes with it"
-        for group in prepared.elastic.groups
-        if channels.get(group.name) == 0 and not group.branch
-    ]
-    if wrong:
-        raise InputError(
-            f"the policy does not fit {config.model.name} ({'; '.join(sorted(wrong)[:3])}; {len(wrong)} in all); "
-            f"apply it to the model that it was found for, or give --agent"
-        )
-    ordered = PruningPolicy.of({name: channels[name] for name in original})
-    if run_dir.policy.is_file() and load_policy(run_dir.policy) != ordered:
-        raise InputError(f"{run_dir.policy}: the run there applies another policy; choose another --run-dir")
-    save_policy(run_dir.policy, ordered, model=config.model.name, original=original)
-    return Decision(ordered, SearchFigures(searcher=source, evaluations=0, wall_s=0.0, seed=config.seed))

@@ -1,7 +1,9 @@
 """Actions: a number in [-1, 1] asks for a keep ratio, and is clipped to a rung that leaves the target in reach."""
 
+import math
 from collections.abc import Sequence
 
+from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PruningProblem, SearchGroup, meets
 
@@ -19,7 +21,9 @@ def nearest_rung(keep_ratio: float, group: SearchGroup) -> int:
 
 
 def rung_of(action: float, group: SearchGroup) -> int:
-    """The index of the rung that `action` asks for."""
+    """The index of the rung that `action` asks for. Raises `InputError` for NaN and infinity, which ask for none."""
+    if not math.isfinite(action):
+        raise InputError(f"the action for group {group.name} is {action}; it must be a finite number in [-1, 1]")
     return nearest_rung(keep_ratio_of(action, group), group)
 
 

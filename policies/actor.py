@@ -1,5 +1,8 @@
 """A trained actor at work: NumPy and ONNX Runtime only, so it can be applied where no torch is installed."""
 
+import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +33,27 @@ LONGEST_LIST = 1000  # characters of the fields in a message: this version's tak
 
 
 @dataclass(frozen=True)
+class Training:
+    """What an actor was trained for, as far as its description tells.
+
+    `ratios` are the limits as shares of the original's cost, by metric; earlier versions noted only their `metrics`.
+    """
+
+    model: str | None = None
+    params: int | None = None
+    ratios: Mapping[str, float] | None = None
+    metrics: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class Actor:
-    """A deterministic actor; `searcher` is the agent that trained it, `source` its file."""
+    """A deterministic actor; `searcher` is the agent that trained it, `source` its file, `digest` its SHA-256."""
 
     searcher: str
     session: onnxruntime.InferenceSession
     source: str = ACTOR_FILE
+    digest: str = ""
+    training: Training = Training()
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Observations `(batch, fields)` to actions `(batch,)`; the environment clips them to [-1, 1].
@@ -61,12 +79,15 @@ def load_actor(folder: Path) -> Actor:
     The network is tried on some observations, so that one that cannot answer is found before any work.
     """
     info_path, actor_path = folder / INFO_FILE, folder / ACTOR_FILE
-    searcher = checked_searcher(info_path, read_json(info_path))
+    info = read_json(info_path)
+    searcher = checked_searcher(info_path, info)
+    training = _training(info.get("training"), info_path)
     tried = np.random.default_rng(0).uniform(-1.0, 1.0, (TRIED_BATCH, len(OBSERVATION_FIELDS))).astype(np.float32)
     with memory_limited():
         session = make_session(actor_path, threads=1)
         _check_signature(actor_path, session)
-        actor = Actor(searcher, session, str(actor_path))
+        digest = hashlib.sha256(actor_path.read_bytes()).hexdigest()
+        actor = Actor(searcher, session, str(actor_path), digest, training)
         for observations in (np.zeros_like(tried[:1]), tried):
             actor.act(observations)
     return actor
@@ -98,6 +119,28 @@ def checked_searcher(path: Path, info: Any) -> str:
             "version, or use the one that trained it"
         )
     return searcher
+
+
+def _training(raw: Any, path: Path) -> Training:
+    """What is told of the training; descriptions without it are fine, those that are no description are not."""
+    if raw is None:
+        return Training()
+    try:
+        model, params, ratios = raw.get("model"), raw.get("params"), raw.get("ratios")
+        right = (
+            isinstance(model, str | None)
+            and isinstance(params, int | None)
+            and (ratios is None or all(isinstance(ratio, int | float) for ratio in ratios.values()))
+        )
+        metrics = frozenset(re.findall(r"(\w+) <= ", str(raw.get("target", ""))))
+    except AttributeError:
+        right = False
+    if not right:
+        raise InputError(
+            f"{path}: training must hold model (a name), params (a number) and ratios (a number for each metric), got "
+            f"{shown(raw)}"
+        )
+    return Training(model, params, ratios, metrics)
 
 
 def _check_signature(path: Path, session: onnxruntime.InferenceSession) -> None:

@@ -44,15 +44,22 @@ def run_search(
     seed: int,
     workers: int = 1,
     on_outcome: Callable[[Outcome], None] | None = None,
+    races: bool = True,
 ) -> SearchResult:
     """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode.
 
-    Candidates that the searcher asks for together are scored in `workers` processes.
+    Candidates that the searcher asks for together are scored in `workers` processes. Without `races` each is scored on
+    all images, however poor it looks.
     """
     started = time.perf_counter()
     with side_by_side(problem, workers) as shared:
         session = SearchSession(
-            shared, searcher=searcher.name, seed=seed, max_evaluations=max_evaluations, on_outcome=on_outcome
+            shared,
+            searcher=searcher.name,
+            seed=seed,
+            max_evaluations=max_evaluations,
+            on_outcome=on_outcome,
+            races=races,
         )
         agent = searcher.explore(session)
     return SearchResult(

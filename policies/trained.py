@@ -1,6 +1,7 @@
 """A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,12 +17,17 @@ OPSET = 17
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """Where an actor comes from; kept in `agent.json` for people and reports."""
+    """Where an actor comes from; kept in `agent.json` for people, reports, and those who apply it elsewhere.
+
+    `ratios` are the limits as shares of the original's cost, by metric, and `params` those of the original.
+    """
 
     model: str
     target: str
     evaluations: int
     best_reward: float
+    ratios: Mapping[str, float] | None = None
+    params: int | None = None
 
 
 def exported_network(actor: nn.Module) -> nn.Module:
@@ -56,6 +62,6 @@ class TrainedActor:
             "searcher": self.searcher,
             "observation": list(OBSERVATION_FIELDS),
             "min_version": MIN_VERSION,
-            "training": asdict(info),
+            "training": {key: value for key, value in asdict(info).items() if value is not None},
         }
         write_json(folder / INFO_FILE, description)

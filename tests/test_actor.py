@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import demonstrate
 from autoprune.errors import InputError
-from autoprune.policies.actor import checked_searcher, load_actor, roll_out
+from autoprune.policies.actor import Training, checked_searcher, load_actor, roll_out
 from autoprune.policies.exploration import act_with
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policies.learners import (
@@ -130,10 +131,14 @@ def _swap_fields(info: dict[str, Any]) -> None:
         (lambda info: info.update(min_version="new"), "not the description of an agent"),
         (lambda info: info.update(min_version=None), "not the description of an agent"),
         (lambda info: info.update(schema=[1]), "not the description of an agent"),
+        (lambda info: info.update(training=[]), "training must hold model (a name)"),
+        (lambda info: info.update(training={"ratios": {"latency": "half"}}), "training must hold model (a name)"),
+        (lambda info: info.update(training={"model": 3}), "training must hold model (a name)"),
     ],
     ids=[
         *("field missing", "fields swapped", "schema", "version", "key missing"),
         *("searcher", "version of words", "no version", "schema of a list"),
+        *("training of a list", "ratio of words", "model of a number"),
     ],
 )
 def test_another_description_is_refused(
@@ -327,3 +332,12 @@ def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> 
     )
     with pytest.raises(InputError, match=f"not an actor for {len(OBSERVATION_FIELDS)} observation fields"):
         load_actor(tmp_path)
+
+
+def test_the_description_tells_what_the_agent_was_trained_for(saved: Path, tmp_path: Path) -> None:
+    assert load_actor(saved).training == Training(model="toy", metrics=frozenset({"latency"}))
+    trained = run_search(SEARCHERS["ddpg"](), toy_problem(), max_evaluations=12, seed=0).agent
+    assert trained is not None
+    trained.save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
+    ratios = {"latency": 0.45}
+    assert load_actor(tmp_path).training == Training("toy", 30, ratios, frozenset({"latency"}))

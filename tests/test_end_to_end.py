@@ -27,6 +27,7 @@ from autoprune.policy import load_policy
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
 from autoprune.stages.decision import CORRECTED
+from autoprune.stages.proposals import RIVALS
 from autoprune.stages.subject import load_subject
 
 FILES = {
@@ -208,6 +209,9 @@ def test_apply_a_policy_gives_the_same_model_again(ddpg_config: Path, finished_r
         assert (applied / name).read_bytes() == (finished_run / name).read_bytes(), name
     search = json.loads((applied / "result.json").read_text())["search"]
     assert (search["searcher"], search["evaluations"]) == ("stored policy", 0)
+    assert [proposal["proposer"] for proposal in search["proposals"]] == ["stored policy", *RIVALS]
+    assert [proposal["taken"] for proposal in search["proposals"]] == [True, False, False, False]
+    assert search["best_reward"] == search["proposals"][0]["reward"]
 
 
 def test_apply_an_agent_to_a_model_that_it_has_not_seen(ddpg_config: Path, finished_run: Path, tmp_path: Path) -> None:
@@ -218,8 +222,14 @@ def test_apply_an_agent_to_a_model_that_it_has_not_seen(ddpg_config: Path, finis
     quick = ("-o", "model.width=0.5", "-o", "finetune.epochs=1", "-o", "target={metric: macs, max_ratio: 0.6}")
     done("apply", ddpg_config, *arguments, *quick, "--run-dir", applied, "--quiet")
     result = json.loads((applied / "result.json").read_text())
-    assert result["search"]["searcher"] == "ddpg (trained before)"
-    assert result["search"]["evaluations"] == 0
+    search = result["search"]
+    assert search["searcher"] == "ddpg (trained before)"
+    assert [proposal["proposer"] for proposal in search["proposals"]] == [search["searcher"], *RIVALS]
+    assert 0 < search["evaluations"] <= sum(proposal["evaluations"] for proposal in search["proposals"])
+    (taken,) = (proposal for proposal in search["proposals"] if proposal["taken"])
+    assert search["best_reward"] == taken["reward"] == max(each["reward"] for each in search["proposals"])
+    assert any("the agent was trained for the model" in warning for warning in search["warnings"])
+    assert "Who proposed what" in (applied / "report.html").read_text()
     assert result["checks"]["target_met"]
     assert result["ratios"]["macs"] <= 0.6
     assert counted(autoprune.load_pruned(applied / "pruned"), (1, 16, 16))[1] == result["pruned"]["macs"]

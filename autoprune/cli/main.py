@@ -143,11 +143,16 @@ def search(
 
 
 @app.command(
-    epilog="Example: `autoprune apply demo --agent runs/demo/agent --model resnet56 --checkpoint my.safetensors`",
+    epilog="Example: `autoprune apply demo --agent runs/demo/agent --model resnet56 --checkpoint my.safetensors`, or "
+    "for another target `autoprune apply demo --agent runs/demo/agent -o 'target={metric: latency, max_ratio: 0.4}' "
+    "--run-dir runs/faster`. Who proposed what is told in the terminal, in `report.html`, and in `result.json` under "
+    "`search.proposals`",
 )
 def apply(
     config: ConfigArgument,
-    agent: Annotated[Path | None, typer.Option(help="Folder of a trained agent.", metavar="DIR")] = None,
+    agent: Annotated[
+        Path | None, typer.Option(help="Folder of a trained agent, as a search leaves it.", metavar="DIR")
+    ] = None,
     policy: Annotated[Path | None, typer.Option(help="A stored `policy.json`.", metavar="FILE")] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the configuration's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Its weights (safetensors or a torch file).")] = None,
@@ -158,7 +163,12 @@ def apply(
     seed: Seed = None,
     quiet: Quiet = False,
 ) -> None:
-    """Apply a trained agent, or a stored policy, to a (new) model: no search, the rest of the job as in `run`."""
+    """Apply a trained agent, or a stored policy, to a (new) model: no search, the rest of the job as in `run`.
+
+    What an agent proposes is scored beside `uniform`, `global_magnitude` and `knapsack`, and the best that meets the
+    target as measured is applied: an agent that was trained for another model or target does no harm. A stored policy
+    is scored beside them too, but applied whatever comes out.
+    """
     chosen = list(override or [])
     chosen += [f"model.name={model}"] if model is not None else []
     chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
@@ -246,9 +256,12 @@ def _prepare_process(quiet: bool) -> None:
 
 
 def _summarise(result: "RunResult", folder: Path) -> None:
+    from autoprune.reports.proposals import proposals_table
     from autoprune.reports.run import summary_table, unmet_drop
 
     progress.console.print(summary_table(result.as_json()))
+    if (proposals := proposals_table(result.search)) is not None:
+        progress.console.print(proposals)
     if (unmet := unmet_drop(result)) is not None:
         progress.console.print(f"{unmet}; see the report", style="yellow", markup=False, soft_wrap=True)
     elif not result.checks.target_met:

@@ -14,6 +14,7 @@ from rich.table import Table
 from autoprune.config import TargetConfig
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.pages import write_page
+from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
 from autoprune.search.trials import EpisodeRow
@@ -65,6 +66,8 @@ def write_report(run_dir: Path) -> Path:
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
             "rows": comparison_rows(record.result),
+            "proposals": proposal_lines(record.result.search.proposals),
+            "proposal_columns": COLUMNS,
             "drop_lines": [_drop_line(trial) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
             "searches": len({(row.searcher, row.seed) for row in record.episodes}),

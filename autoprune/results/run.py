@@ -71,12 +71,26 @@ class DropTrial(Part):
     kept: bool = False  # whether this trial's model is the result
 
 
+class ProposalFigures(Part):
+    """The best that one proposer offered where a trained agent, or a stored policy, was applied."""
+
+    proposer: str
+    reward: float
+    top1: float = Field(ge=0, le=1)  # on the search split, before any fine-tuning
+    predicted_latency_ms: float = Field(ge=0)
+    predicted_latency_ratio: float = Field(ge=0)  # of the original's
+    missed: str | None = None  # which limits it breaks; the latency of a timed file is that which was measured
+    measured_share: float | None = None  # of its file: latency by what the target allows; None: it was not timed
+    evaluations: int = Field(gt=0)  # so many of its policies were scored
+    taken: bool = False  # whether this policy is the one that was applied
+
+
 class SearchFigures(Part):
     searcher: str
-    evaluations: int
+    evaluations: int  # that the decision took; 0: the policy was given
     wall_s: float
     seed: int
-    best_reward: float | None = None  # None: the policy comes from no search
+    best_reward: float | None = None  # None: the policy was not scored
     # Spearman, between the reward and how near to the original the candidates come that are fine-tuned a little; None
     # where fewer than four were
     proxy_rank_correlation: float | None = None
@@ -84,6 +98,8 @@ class SearchFigures(Part):
     # Of the candidates' files, measured by predicted latency, both as shares of the original's (median)
     latency_error: float | None = None
     max_drop_trials: tuple[DropTrial, ...] = ()  # in their order; none unless the target has max_drop
+    proposals: tuple[ProposalFigures, ...] = ()  # of `autoprune apply`; that of the agent or the policy comes first
+    warnings: tuple[str, ...] = ()  # of `autoprune apply`: why what was given may not be what is wanted
 
     @property
     def kept_trial(self) -> DropTrial | None:

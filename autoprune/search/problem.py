@@ -300,6 +300,13 @@ def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
     return all(cost.of(limit.metric) <= limit.max_value * (1 + 1e-9) for limit in limits)
 
 
+def limit_ratios(problem: PruningProblem) -> dict[str, float]:
+    """The tightest limit of each metric as a share of the original's cost."""
+    original = problem.original_cost
+    loosest_first = sorted(problem.limits, key=lambda limit: -limit.max_value)
+    return {limit.metric: limit.max_value / original.of(limit.metric) for limit in loosest_first}
+
+
 def _below_floor(limit: Limit, floor: float, original: float) -> str:
     return (
         f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) is below "

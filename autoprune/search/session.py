@@ -23,7 +23,8 @@ class SearchSession:
 
     `max_evaluations` bounds the distinct policies asked for in this session; a repeated policy costs nothing, but
     `max_episodes` (default 4x) ends a search that has nothing new to ask. Whether a score came from the store does not
-    matter to the count, so a resumed search goes the same way as one that was never stopped.
+    matter to the count, so a resumed search goes the same way as one that was never stopped. With `races`, candidates
+    that fall behind are dropped after a coarse look; without, each is scored on all images.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class SearchSession:
         seed: int,
         max_evaluations: int,
         on_outcome: Callable[[Outcome], None] | None = None,
+        races: bool = True,
     ) -> None:
         self.problem, self.searcher, self.seed = problem, searcher, seed
         self.max_evaluations, self.max_episodes = max_evaluations, 4 * max_evaluations
@@ -42,7 +44,7 @@ class SearchSession:
         self._candidates: dict[PruningPolicy, Outcome] = {}
         # Rewards of the candidates that were looked at more closely after each look.
         self._passed: tuple[dict[PruningPolicy, float], ...] = tuple({} for _ in RIVALS)
-        self._on_outcome = on_outcome
+        self._on_outcome, self._races = on_outcome, races
 
     @property
     def groups(self) -> tuple[SearchGroup, ...]:
@@ -131,7 +133,9 @@ class SearchSession:
 
     def _bars(self) -> dict[int, Bar]:
         """After each look the last of as many rivals as count there; none while there are fewer."""
-        bars = {}
+        bars: dict[int, Bar] = {}
+        if not self._races:
+            return bars
         for look, (count, passed) in enumerate(zip(RIVALS, self._passed, strict=True)):
             if len(passed) >= count:
                 rival, reward = heapq.nlargest(count, passed.items(), key=lambda item: item[1])[-1]

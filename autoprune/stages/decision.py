@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.config import RunConfig
+from autoprune.errors import InputError
 from autoprune.policies.searcher import SearchResult, run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
@@ -21,7 +22,7 @@ from autoprune.ranks import spearman
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.search.earlier_run import check_start
-from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed
@@ -31,6 +32,7 @@ from autoprune.training.distill import finetune
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
+SOURCE_FACT = "applied"  # the agent or the policy that `autoprune apply` was given
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
 KNOWN_POLICIES = 6
 
@@ -45,6 +47,8 @@ class Decision:
 
 # From the prepared problem to a policy: a search, a trained agent, or a policy from a file.
 Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
+# What goes on under other limits.
+SearchOn = Callable[[SearchProblem], SearchResult]
 
 
 def check_search(config: RunConfig) -> None:
@@ -57,9 +61,15 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
     result = searched(problem, config, logger, max_evaluations=config.search.evaluations)
     if result.agent is not None:
-        target = ", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits)
-        model = config.model.name if config.problem == "model" else config.problem
-        result.agent.save(run_dir.agent, TrainingInfo(model, target, result.evaluations, float(result.best.reward)))
+        info = TrainingInfo(
+            model=config.model.name if config.problem == "model" else config.problem,
+            target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
+            evaluations=result.evaluations,
+            best_reward=float(result.best.reward),
+            ratios=limit_ratios(problem),
+            params=problem.original_cost.params,
+        )
+        result.agent.save(run_dir.agent, info)
     return result
 
 
@@ -97,11 +107,22 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
 
     def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
-        done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
-        if done is not None and run_dir.policy.is_file():
-            return Decision(load_policy(run_dir.policy), done)
+        if store.fact(SOURCE_FACT) is not None:
+            raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
+        if (done := stored_decision(run_dir, store)) is not None:
+            return done
         result = search_only(prepared.problem, config, run_dir, logger)
-        found, result = verified(prepared, result, config, logger, store)
+
+        def search_on(problem: SearchProblem) -> SearchResult:
+            return searched(
+                problem,
+                config,
+                logger,
+                max_evaluations=config.search.evaluations_from_known,
+                first_episode=len(result.outcomes) + 1,
+            )
+
+        found, result = verified(prepared, result, config, store, search_on)
         policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)
         save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
         summary = SearchFigures(
@@ -120,20 +141,34 @@ def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
     return decide
 
 
+def stored_decision(run_dir: RunDir, store: TrialStore) -> Decision | None:
+    """What a stopped run had decided."""
+    done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
+    if done is None or not run_dir.policy.is_file():
+        return None
+    return Decision(load_policy(run_dir.policy), done)
+
+
 def verified(
-    prepared: Prepared, result: SearchResult, config: RunConfig, logger: RunLogger, store: TrialStore
+    prepared: Prepared,
+    result: SearchResult,
+    config: RunConfig,
+    store: TrialStore,
+    search_on: SearchOn,
+    *,
+    of_few: bool = False,
 ) -> tuple[Finalists, SearchResult]:
     """The finalists of a search, and the search with what was added to it.
 
-    Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, the
-    search goes on under limits corrected by that, for `search.start_share` of the evaluations. A resumed run takes the
-    correction from `store`.
+    Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, it goes
+    on under limits corrected by that, as `search_on` does; with `of_few` candidates also where better ones were too
+    slow. A resumed run takes the correction from `store`.
     """
     stored = store.fact(ERROR_FACT)
     found: Finalists | None = None
     if stored is None:
         found = finalists(prepared, result.outcomes, config)
-        stored = json.dumps(found.error_to_correct)
+        stored = json.dumps(found.error_of_few if of_few else found.error_to_correct)
         store.set_fact(ERROR_FACT, stored)
     error = json.loads(stored)
     limits = corrected_limits(prepared.problem, error)
@@ -142,13 +177,7 @@ def verified(
         best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
         known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
         problem = prepared.problem.within(limits, store=store.part(CORRECTED), known=known)
-        more = searched(
-            problem,
-            config,
-            logger,
-            max_evaluations=config.search.evaluations_from_known,
-            first_episode=len(result.outcomes) + 1,
-        )
+        more = search_on(problem)
         feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
         result = replace(
             result,

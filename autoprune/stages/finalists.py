@@ -4,8 +4,8 @@ import itertools
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,11 +31,13 @@ class Finalists:
 
     `latency_error` is measured by predicted latency, both as shares of the original's: the median over the timed files;
     None without a latency target. `target_met` is false if no timed file met it; then there is one finalist.
+    `measured` is the latency of each timed file, divided by what the targets allow; the best reward comes first.
     """
 
     policies: tuple[PruningPolicy, ...]
     latency_error: float | None
     target_met: bool
+    measured: Mapping[PruningPolicy, float] = field(default_factory=dict)
 
     @property
     def error_to_correct(self) -> float | None:
@@ -43,6 +45,14 @@ class Finalists:
         if self.latency_error is None or (self.target_met and self.latency_error >= CLEARLY_FASTER):
             return None
         return self.latency_error
+
+    @property
+    def error_of_few(self) -> float | None:
+        """The same of so few candidates that the best which meets the target may be far worse than one that misses it:
+        the error is corrected too where one with a higher reward was too slow."""
+        if self.latency_error is not None and self.latency_error > 1 and next(iter(self.measured)) != self.policies[0]:
+            return self.latency_error
+        return self.error_to_correct
 
 
 def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig) -> Finalists:
@@ -75,11 +85,11 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
         share / predicted_share(prepared.problem, policy, targets) for policy, share in tried.items()
     )
     if chosen:
-        return Finalists(tuple(chosen), error, True)
+        return Finalists(tuple(chosen), error, True, tried)
     for policy in policies:
         if tried.get(policy, math.inf) <= 1:
-            return Finalists((policy,), error, True)
-    return Finalists((min(tried, key=lambda policy: tried[policy]),), error, False)
+            return Finalists((policy,), error, True, tried)
+    return Finalists((min(tried, key=lambda policy: tried[policy]),), error, False, tried)
 
 
 def corrected_limits(problem: SearchProblem, latency_error: float | None) -> tuple[Limit, ...] | None:
