@@ -16,8 +16,8 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
-        *("errors", "ranks", "seeding", "progress", "terminal", "files", "factories"),
-        *("config", "config_file", "policy", "run_dir"),
+        *("errors", "ranks", "seeding", "progress", "terminal", "paths", "scratch", "files", "factories"),
+        *("yaml_text", "config_section", "config", "config_file", "policy", "run_dir", "machine"),
     ),
     ("models", "data"),
     ("pruning",),

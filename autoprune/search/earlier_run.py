@@ -1,9 +1,9 @@
 """A search that starts from an earlier one, of any target: nothing that was measured is measured again."""
 
 import json
-from pathlib import Path
 
 from autoprune.errors import ConfigError
+from autoprune.paths import user_path
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.run_dir import RunDir
@@ -14,7 +14,7 @@ KNOWN_POLICIES = 6
 
 def check_start(start_from: str | None) -> None:
     """Raises `ConfigError` if the run to start from is no folder with trials."""
-    if start_from is not None and not RunDir(Path(start_from)).trials.is_file():
+    if start_from is not None and not RunDir(user_path(start_from, field="search.start_from")).trials.is_file():
         raise ConfigError(f"search.start_from: {start_from}: no folder of a run (trials.sqlite is missing)")
 
 
@@ -28,7 +28,7 @@ def earlier_policies(
     if start_from is None:
         return ()
     check_start(start_from)
-    earlier = TrialStore(RunDir(Path(start_from)).trials)
+    earlier = TrialStore(RunDir(user_path(start_from, field="search.start_from")).trials)
     policies = tuple(PruningPolicy.of(json.loads(key)) for key in earlier.best_policies(KNOWN_POLICIES))
     names = {group.name for group in elastic.groups}
     if not policies or any(policy.as_dict().keys() != names for policy in policies):
