@@ -9,6 +9,7 @@ from autoprune.errors import InputError, shown
 
 MOST_NAME_BYTES = 255  # of one part of a path, on all usual file systems
 MOST_PATH_BYTES = 4095
+MOST_OUTPUT_BYTES = 200  # of a file's name: the temporary file beside it has a longer one
 
 
 def user_path(path: Any, *, field: str) -> Path:
@@ -16,11 +17,14 @@ def user_path(path: Any, *, field: str) -> Path:
     text = checked_name(path, field=field)
     if not text.startswith("~"):
         return Path(text)
+    user = Path(text).parts[0]
     try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        user = text.partition("/")[0]
-        raise InputError(f"{field}: {shown(text)}: no user {user} has a home folder here; write the path out") from None
+        has_home = Path(user).expanduser().is_dir()  # system users are given one that nobody made
+    except (RuntimeError, OSError):
+        has_home = False
+    if not has_home:
+        raise InputError(f"{field}: {shown(text)}: {shown(user)} is no home folder here; write the path out")
+    return Path(text).expanduser()
 
 
 def checked_name(path: Any, *, field: str) -> str:
@@ -69,6 +73,8 @@ def require_writable_file(path: Path, *, field: str) -> None:
             raise InputError(f"{field} {path}: is a folder; name a file")
         if path.exists() and not path.is_file():
             raise InputError(f"{field} {path}: is a device or a pipe; name a file")
+        if len(os.fsencode(path.name)) > MOST_OUTPUT_BYTES:
+            raise InputError(f"{field} {path}: its name is longer than {MOST_OUTPUT_BYTES} bytes; choose a shorter one")
     except OSError as error:
         raise InputError(f"{field} {path}: cannot be reached ({error.strerror}); choose another file") from None
     require_writable_folder(path.parent, field=field)

@@ -109,28 +109,29 @@ class RunDir:
         return self.logs.is_dir()
 
 
-def check_run_dir(root: Path, config: RunConfig, *, resume: bool) -> RunDir:
-    """Whether a run with `config` may start or go on in `root`; nothing is written yet.
+def check_run_dir(root: Path, config: RunConfig, *, resume: bool, field: str = "--run-dir") -> RunDir:
+    """Whether a run with `config` may start or go on in `root`, which `field` names; nothing is written yet.
 
     Raises `InputError` if there is a run already (without `resume`), the disk is nearly full or cannot be written, or
     `root` is a file, and `ConfigError` if the run there has another configuration.
     """
     run_dir = RunDir(root)
+    resuming = "--resume" if field.startswith("-") else "resume=True"
     if root.exists() and not root.is_dir():
-        raise InputError(f"{root}: is a file, not a folder; choose another --run-dir")
+        raise InputError(f"{root}: is a file, not a folder; choose another {field}")
     if run_dir.config.is_file():
         if not resume:
-            raise InputError(f"{root}: holds a run already; go on with --resume, or choose another --run-dir")
+            raise InputError(f"{root}: holds a run already; go on with {resuming}, or choose another {field}")
         differing = _differing_keys(load_config(run_dir.config).model_dump(), config.model_dump())
         if differing:
             raise ConfigError(
                 f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "
-                f"resume it with its own, or choose another --run-dir"
+                f"resume it with its own, or choose another {field}"
             )
     elif root.is_dir() and not run_dir.is_bare:
-        raise InputError(f"{root}: is not empty and holds no run; choose another --run-dir")
+        raise InputError(f"{root}: is not empty and holds no run; choose another {field}")
     if not run_dir.finished and not run_dir.adaptive.is_file():  # those are only read back
-        require_writable_folder(root, field="--run-dir")
+        require_writable_folder(root, field=field)
     require_free_space(root)
     return run_dir
 

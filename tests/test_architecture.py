@@ -28,7 +28,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     (
         *("results", "reports", "inspection", "stages"),
-        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "api", "cli"),
+        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "arguments", "api", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
