@@ -53,8 +53,9 @@ class Section(BaseModel):
 
 
 def names_a_file(value: str | None, info: ValidationInfo) -> str | None:
-    """For keys that may name a file: what no file can be called is refused."""
-    if value is not None:
+    """For keys that may name a file: what no file can be called is refused. An empty `name` is for whoever knows all
+    names to refuse."""
+    if value is not None and (value.strip() or info.field_name != "name"):
         try:
             checked_name(value, field=str(info.field_name))
         except InputError as error:
