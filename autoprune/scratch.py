@@ -1,6 +1,6 @@
 """Temporary files and folders that say whose they are: what a killed process left behind, the next one removes.
 
-The owner holds a lock (`flock`) on its temporary file, or on the marker in its temporary folder, for as long as it
+The owner holds a lock (`flock`) on its temporary file, or on the file beside its temporary folder, for as long as it
 lives; the system takes the lock away when it dies, however. So what can be locked belongs to no one any more. A process
 number would tell less: they come again, and mean nothing in another container.
 """
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PREFIX = "autoprune-"
-MARKER = ".autoprune-lock"
+LOCK_SUFFIX = ".lock"
 RANDOM = r"[a-z0-9_]{8}"  # of `tempfile`
-FOLDER = re.compile(rf"{PREFIX}{RANDOM}")
+LOCK = re.compile(rf"{PREFIX}{RANDOM}{re.escape(LOCK_SUFFIX)}")
 # `.policy.json.autoprune-1a2b3c4d.json`; earlier versions left `autoprune-` out.
 FILE = re.compile(rf"\.(?P<name>.+)\.(?P<mark>{PREFIX})?{RANDOM}(?P<suffix>\.[^.]*)?")
 
@@ -72,22 +72,29 @@ def remove_if_orphaned(path: Path) -> None:
 def scratch_folder() -> Iterator[Path]:
     """A folder for temporary files, removed when the block ends. Those of processes that were killed are removed first.
 
-    Only folders that hold our marker, are this user's, and that nobody has locked: nothing else is touched.
+    Beside each folder lies its lock, which is there before the folder and after it: only folders with a lock that is
+    this user's, and that nobody holds, are removed.
     """
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        if FOLDER.fullmatch(left.name):
+        if LOCK.fullmatch(left.name):
             _remove_folder_if_orphaned(left)
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        marker = folder / MARKER
-        handle = os.open(marker, os.O_CREAT | os.O_RDWR, 0o600)
+        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=LOCK_SUFFIX)
+        lock = Path(name)
+        is_made = False
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_same(handle, marker):
-                yield folder
+            if _is_same(handle, lock):  # nobody took it for an orphan before it was locked
+                with contextlib.suppress(FileExistsError):
+                    lock.with_suffix("").mkdir(mode=0o700)
+                    is_made = True
+            if is_made:
+                yield lock.with_suffix("")
                 return
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if is_made:
+                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+            lock.unlink(missing_ok=True)
             os.close(handle)
 
 
@@ -106,23 +113,19 @@ def scratch_for_all() -> Iterator[Path]:
             tempfile.tempdir = before
 
 
-def _remove_folder_if_orphaned(folder: Path) -> None:
+def _remove_folder_if_orphaned(lock: Path) -> None:
+    """Remove the folder that `lock` is of, and then the lock: if this process is killed midway, the next one goes on."""
+    folder = lock.with_suffix("")
     with contextlib.suppress(OSError):
-        status = folder.lstat()
-        if folder.is_symlink() or status.st_uid != os.getuid():
-            return
-        handle = os.open(folder / MARKER, os.O_RDWR | os.O_NOFOLLOW)
+        handle = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The marker goes last: if this process is killed midway, the next one goes on.
-            for path in folder.iterdir():
-                if path.name == MARKER:
-                    continue
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink()
+            if os.fstat(handle).st_uid != os.getuid() or not _is_same(handle, lock):
+                return
+            if folder.is_symlink() or (folder.exists() and folder.stat().st_uid != os.getuid()):
+                return
             shutil.rmtree(folder, ignore_errors=True)
+            lock.unlink()
         finally:
             os.close(handle)
 

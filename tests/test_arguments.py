@@ -71,7 +71,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "lazy": (lazy, "0.weight has no values yet"),
     "sparse": (sparse, "1.weight is sparse"),
     "complex": (complex_buffer, "phase is torch.complex64; only float32"),
-    "empty": (lambda: "", "model.name: is empty"),
+    "empty": (lambda: "", "model.name=: unknown; built in are"),
     "long": (lambda: "x" * 100_000, "too long for a path"),
     "no home": (lambda: "~no-such-user/x.py:f", "is no home folder here"),
     "zero byte": (lambda: "a\0b", "holds a zero byte"),
@@ -81,7 +81,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
 OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "data none": ({"data": None}, "data: must be the name of a data set or a SearchData"),
     "data number": ({"data": 5}, "data: must be the name"),
-    "data empty": ({"data": ""}, "data.name: is empty"),
+    "data empty": ({"data": ""}, "data.name=: unknown"),
     "data no home": ({"data": "imagefolder:~no-such-user/x"}, "data.name: "),
     "data tensors": ({"data": (DATA.train.images, DATA.train.labels)}, "data: must be the name"),
     "train label above": ({"data": replace(DATA, train=labelled(DATA.train, 3))}, "data.train: has labels from 0 to 3"),

@@ -518,6 +518,7 @@ def test_the_processor_bounds_the_threads(config: Path, place: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ("data.search_images=1", "data.search_images: 1 images are fewer than the 3 classes"),
         ("data.search_images=2", "data.search_images: 2 images are fewer than the 3 classes"),
         ("data.max_train_images=2", "data.max_train_images: 2 images are fewer than the 3 classes"),
         ("data.search_images=600", "data.search_images=600 leaves nothing of the 600 training images"),

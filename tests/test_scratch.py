@@ -13,7 +13,6 @@ import pytest
 
 from autoprune.files import atomic_path, write_json, write_text
 from autoprune.scratch import (
-    MARKER,
     is_temporary,
     is_temporary_of,
     remove_orphans,
@@ -127,22 +126,27 @@ def test_a_scratch_folder_goes_when_its_block_ends(temporary: Path) -> None:
 
 
 def test_scratch_folders_of_the_killed_go_and_others_stay(temporary: Path) -> None:
-    strangers = temporary / "autoprune-ab12cd34"  # without our marker: nobody knows whose it is
+    strangers = temporary / "autoprune-ab12cd34"  # without a lock: nobody knows whose it is
     (strangers / "x").mkdir(parents=True)
     named = temporary / "autoprune-results"
     named.mkdir()
-    (named / MARKER).touch()
+    (temporary / "autoprune-results.lock").touch()
     (temporary / "autoprune-12345678").symlink_to(strangers)
+    (temporary / "autoprune-12345678.lock").touch()
     kept = names(temporary)
     with holding(WORKS, TMPDIR=str(temporary)):
         before = names(temporary)
-        assert len(before) == len(kept) + 1
+        assert len(before) == len(kept) + 2
         with scratch_folder():
             pass
         assert names(temporary) == before
     assert names(temporary) == before
     with scratch_folder() as folder:
-        assert names(temporary) == sorted([*kept, folder.name])
+        assert names(temporary) == sorted([*kept, folder.name, f"{folder.name}.lock"])
+    assert names(temporary) == kept
+    (temporary / "autoprune-lockonly.lock").touch()  # killed before the folder was made
+    with scratch_folder():
+        pass
     assert names(temporary) == kept
     assert (strangers / "x").is_dir()
 
