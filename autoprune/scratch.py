@@ -114,7 +114,7 @@ def scratch_for_all() -> Iterator[Path]:
 
 
 def _remove_folder_if_orphaned(lock: Path) -> None:
-    """Remove the folder that `lock` is of, and then the lock: if this process is killed midway, the next one goes on."""
+    """Remove the folder that `lock` is of, then the lock: if this process is killed midway, the next one goes on."""
     folder = lock.with_suffix("")
     with contextlib.suppress(OSError):
         handle = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
