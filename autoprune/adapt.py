@@ -5,13 +5,15 @@ from pathlib import Path
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.errors import InputError
+from autoprune.machine import check_machine
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import prepare
 from autoprune.reports.adaptive import read_adaptive, write_adaptive_report
 from autoprune.results.adaptive import AdaptiveResult
-from autoprune.run_dir import check_run_dir, opened
+from autoprune.run_dir import check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
 from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.amounts import check_amounts
 from autoprune.stages.decision import check_search
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.kept_levels import check_earlier_levels
@@ -29,13 +31,16 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         result = read_adaptive(run_dir)
         if not run_dir.adaptive_report.is_file():  # it was stopped between the two
             write_adaptive_report(run_dir)
+        clean_finished(run_dir)
         return result
+    check_machine(config)
     check_search(config)
     check_earlier_levels(config)
     sensor = find_energy_source(config)
     subject = load_subject(config)
     if not subject.is_trained:
         raise InputError("model.checkpoint: levels are taught by a trained model; make one with `autoprune train`")
+    check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))

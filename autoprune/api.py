@@ -9,15 +9,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from autoprune import pipeline
+from autoprune.arguments import check_data, check_model, check_run_folder, check_settings, check_target
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.config_file import parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
+from autoprune.machine import check_machine
 from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.policy import PruningPolicy, load_policy
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import RunResult
-from autoprune.run_dir import RunDir
+from autoprune.run_dir import RunDir, check_run_dir
 from autoprune.stages.subject import load_subject
 
 # As in a configuration: {"metric": "latency", "max_ratio": 0.5}, or "max_drop": 0.0; or several that must all hold.
@@ -50,12 +52,15 @@ def compress(
     `model` is a trained module, which is not changed, or a model's name with its `checkpoint`. `data` is a name, or
     your own `SearchData` with a `test` split, which is used once, at the end. `config` holds all other settings;
     `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for bad input,
-    before any work, and `RunError` if the run fails midway.
+    that names the argument, before any work, and `RunError` if the run fails midway.
     """
-    if isinstance(data, SearchData) and test is None:
-        raise InputError("test: data given as SearchData needs a test split, as in test=ImageSplit(images, labels)")
+    check_model(model)
+    check_data(data, test)
+    check_settings(config, checkpoint, resume, model)
+    paths = RunDir(check_run_folder(run_dir))
     settings = _settings(config or RunConfig(), model, data, test, target, checkpoint)
-    paths = RunDir(Path(run_dir))
+    check_run_dir(paths.root, settings, resume=resume, field="run_dir")
+    check_machine(settings)
     given_model = None if isinstance(model, str) else model
     subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
     report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
@@ -77,8 +82,6 @@ def _settings(
         raw["model"]["name"] = model
         raw["model"]["checkpoint"] = None if checkpoint is None else str(checkpoint)
     else:
-        if checkpoint is not None:
-            raise InputError("checkpoint: a model given as an object holds its weights; leave checkpoint out")
         check_weights(model, type(model).__name__)
         raw["model"] = {"name": f"{type(model).__name__} {_digest(tensor_state(model).values())}"}
     if isinstance(data, str):
@@ -91,14 +94,16 @@ def _settings(
             f"{data.info.name} {_digest(tensor for split in splits for tensor in (split.images, split.labels))}"
         )
     if target is not None:
-        targets = [target] if isinstance(target, TargetConfig | Mapping) else target
-        raw["target"] = [entry.model_dump() if isinstance(entry, TargetConfig) else dict(entry) for entry in targets]
+        raw["target"] = check_target(target)
     return parse_config(raw, where="compress")
 
 
-def _digest(tensors: Iterable[Tensor]) -> str:
+def _digest(values: Iterable[Any]) -> str:
     digest = hashlib.sha256()
-    for tensor in tensors:
+    for tensor in values:
+        if not isinstance(tensor, Tensor):  # a module's `get_extra_state`
+            digest.update(repr(tensor).encode())
+            continue
         digest.update(f"{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

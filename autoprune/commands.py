@@ -6,8 +6,10 @@ from pathlib import Path
 from autoprune.config import RunConfig, check_bounds
 from autoprune.errors import InputError
 from autoprune.files import require_free_space
+from autoprune.machine import check_machine
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.models import save_weights
+from autoprune.paths import require_writable_file
 from autoprune.policies.actor import load_actor
 from autoprune.policy import save_policy
 from autoprune.prepare import prepare
@@ -16,6 +18,7 @@ from autoprune.search.problem import Outcome
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
+from autoprune.stages.amounts import check_amounts
 from autoprune.stages.applied import agent_decision, policy_decision
 from autoprune.stages.decision import Decide, check_search, search_only
 from autoprune.stages.elastic import elastic_distilled
@@ -36,11 +39,14 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
     check_bounds(config)
     run_dir = check_run_dir(root, config, resume=resume)
+    check_machine(config)
     check_search(config)
     sensor = find_energy_source(config) if config.problem == "model" else None
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:
         raise InputError("model.checkpoint: a search needs a trained model; make one with `autoprune train`")
+    if subject is not None:
+        check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         if subject is None:
@@ -73,13 +79,16 @@ def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | No
 
 def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     """Train the configured model from scratch and write its weights to `out`."""
+    require_writable_file(out, field="--out")
     state_path = out.with_suffix(".state.pt")
     if out.exists():
         raise InputError(f"{out}: exists already; delete it or choose another --out")
     if state_path.exists() and not resume:
         raise InputError(f"{state_path}: a training was stopped here; go on with --resume or delete the file")
     require_free_space(out.parent)
+    check_machine(config)
     subject = load_subject(config)
+    check_amounts(config, subject)
     model = train_baseline(subject.model, subject.data, config.train, seed=config.seed, state_path=state_path)
     info = subject.data.info
     trained = TrainedBaseline(

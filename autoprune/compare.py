@@ -20,6 +20,7 @@ from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed, seed_everything
+from autoprune.stages.amounts import check_amounts
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
@@ -48,6 +49,8 @@ def compare(
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:
         raise InputError("model.checkpoint: a comparison needs a trained model; make one with `autoprune train`")
+    if subject is not None:
+        check_amounts(config, subject)
     prepared = None
     if subject is not None:
         prepared = prepare(config, subject.model, subject.data, store=store)

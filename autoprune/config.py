@@ -3,9 +3,19 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from autoprune.errors import ConfigError
+from autoprune.config_section import (
+    HEAVIEST,
+    HIGHEST_RATE,
+    LARGEST_SIZE,
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_MINUTES,
+    Section,
+    names_a_file,
+)
+from autoprune.errors import ConfigError, shown
 
 Metric = Literal["latency", "energy", "macs", "params"]
 # fmt: off
@@ -22,32 +32,6 @@ def _listed(values: tuple[float, ...] | None) -> str:
     return "nothing" if values is None else f"[{', '.join(f'{value:g}' for value in values)}]"
 
 
-class Section(BaseModel):
-    """A mapping of known keys; a section that is left empty in the file means its defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, raw: Any) -> Any:
-        if raw is None:
-            return {}
-        if isinstance(raw, cls):
-            return raw
-        if not isinstance(raw, dict):
-            raise ValueError(f"must be a section with the keys {', '.join(cls.model_fields)}, got {raw!r}")
-        if unknown := [str(key) for key in raw if key not in cls.model_fields]:
-            raise ValueError(f"unknown key {', '.join(unknown)}; allowed are {', '.join(cls.model_fields)}")
-        return raw
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError(f"must not be true or false, got {value!r}")
-        return value
-
-
 class ModelConfig(Section):
     name: str = Field("resnet20", description="built in, torchvision:NAME, timm:NAME, file.py:factory, package:factory")
     width: float = Field(1.0, gt=0, le=8, description="width multiplier of a built-in model")
@@ -60,16 +44,26 @@ class ModelConfig(Section):
             raise ValueError("checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out")
         return self
 
+    _names = field_validator("name", "checkpoint")(names_a_file)
+
 
 class DataConfig(Section):
     name: str = Field("fashion-mnist", description="fashion-mnist, imagefolder:DIR or path/file.py:factory")
-    search_images: int = Field(5000, gt=0, description="images cut from train for search and model selection")
-    split_seed: int = Field(0, ge=0, description="seed of that cut; independent of the run's seed")
+    search_images: int = Field(
+        5000, gt=0, le=MOST_IMAGES, description="images cut from train for search and model selection"
+    )
+    split_seed: int = Field(0, ge=0, lt=2**63, description="seed of that cut; independent of the run's seed")
     image_size: int | None = Field(None, ge=4, le=4096, description="scale and crop pictures to this many pixels")
     mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in 0..1; default: that of train")
     std: tuple[float, ...] | None = Field(None, description="the same; what a model was trained with goes here")
-    max_train_images: int | None = Field(None, gt=0, description="a stratified subset of train, for quick trials")
-    max_test_images: int | None = Field(None, gt=0, description="a stratified subset of test, for quick trials")
+    max_train_images: int | None = Field(
+        None, gt=1, le=MOST_IMAGES, description="a stratified subset of train, for quick trials"
+    )
+    max_test_images: int | None = Field(
+        None, gt=1, le=MOST_IMAGES, description="a stratified subset of test, for quick trials"
+    )
+
+    _names = field_validator("name")(names_a_file)
 
     @model_validator(mode="after")
     def _statistics(self) -> "DataConfig":
@@ -87,10 +81,12 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    crop_padding: int = Field(2, ge=0)
+    crop_padding: int = Field(2, ge=0, le=LARGEST_SIZE)
     flip: bool = True
-    erase_size: int = Field(0, ge=0, description="side of a square that is set to zero")
-    cutmix_size: int = Field(0, ge=0, description="side of a square that comes from another image, in its place")
+    erase_size: int = Field(0, ge=0, le=LARGEST_SIZE, description="side of a square that is set to zero")
+    cutmix_size: int = Field(
+        0, ge=0, le=LARGEST_SIZE, description="side of a square that comes from another image, in its place"
+    )
     square_prob: float = Field(1.0, gt=0, le=1, description="how often an image gets its square (CutMix on CIFAR: 0.5)")
 
     @model_validator(mode="after")
@@ -103,10 +99,10 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""
 
-    epochs: int = Field(30, gt=0)
-    batch_size: int = Field(256, gt=1)
-    learning_rate: float = Field(0.4, gt=0)
-    weight_decay: float = Field(5e-4, ge=0)
+    epochs: int = Field(30, gt=0, le=MOST_EPOCHS)
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES)
+    learning_rate: float = Field(0.4, gt=0, le=HIGHEST_RATE)
+    weight_decay: float = Field(5e-4, ge=0, le=1)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
     augment: AugmentConfig = AugmentConfig()
@@ -118,7 +114,7 @@ class TargetConfig(Section):
 
     metric: Metric
     max_ratio: float | None = Field(None, gt=0, le=1)
-    max_value: float | None = Field(None, gt=0)
+    max_value: float | None = Field(None, gt=0, le=1e18)
     unit: Literal["ms", "us", "mj", "count"] | None = None
     max_drop: float | None = Field(None, ge=0, lt=1)
 
@@ -148,15 +144,17 @@ class RewardConfig(Section):
     accuracy: Literal["kl", "cross_entropy", "top1"] = "kl"
     form: Literal["constrained", "weighted", "amc"] = "constrained"
     cost: Metric = "latency"
-    cost_weight: float = Field(0.0, ge=0)
+    cost_weight: float = Field(0.0, ge=0, le=HEAVIEST)
 
 
 class SearchConfig(Section):
     agent: Agent = "ddpg"
-    max_evaluations: int = Field(120, gt=0)
+    max_evaluations: int = Field(120, gt=0, le=20_000)
     importance: Literal["l2", "bn_scale", "taylor"] = "l2"
-    score_images: int = Field(1000, gt=0, description="images of the search split that score a candidate")
-    calibration_images: int = Field(256, gt=0, description="training images that recalibrate BatchNorm")
+    score_images: int = Field(
+        1000, gt=1, le=MOST_IMAGES, description="images of the search split that score a candidate"
+    )
+    calibration_images: int = Field(256, gt=1, le=MOST_IMAGES, description="training images that recalibrate BatchNorm")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
     start_from: str | None = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
@@ -166,16 +164,28 @@ class SearchConfig(Section):
     )
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
-    max_rungs: int = Field(8, gt=1, description="candidate widths per group, before the staircase thins them")
-    verify_top: int = Field(6, gt=0, description="best candidates whose exported files are timed before one is taken")
-    finalists: int = Field(
-        4, gt=0, description="so many of them are fine-tuned a little first; the more, the less unlike each other"
+    max_rungs: int = Field(8, gt=1, le=1000, description="candidate widths per group, before the staircase thins them")
+    verify_top: int = Field(
+        6, gt=0, le=1000, description="best candidates whose exported files are timed before one is taken"
     )
-    finalist_epochs: int = Field(1, gt=0, description="how long, before the best of the finalists is taken")
+    finalists: int = Field(
+        4,
+        gt=0,
+        le=1000,
+        description="so many of them are fine-tuned a little first; the more, the less unlike each other",
+    )
+    finalist_epochs: int = Field(
+        1, gt=0, le=MOST_EPOCHS, description="how long, before the best of the finalists is taken"
+    )
     max_drop_trials: int = Field(
-        5, gt=0, description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit"
+        5,
+        gt=0,
+        le=100,
+        description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit",
     )
     reward: RewardConfig = RewardConfig()
+
+    _names = field_validator("start_from")(names_a_file)
 
     @property
     def evaluations(self) -> int:
@@ -194,29 +204,39 @@ class ElasticConfig(Section):
     Batches, augmentation and loss are those of `finetune`.
     """
 
-    epochs: int = Field(0, ge=0, description="0: none; candidates are scored with the original's weights")
-    max_minutes: float | None = Field(None, gt=0, description="end it after so many minutes, if epochs are left then")
-    learning_rate: float | None = Field(None, gt=0, description="default: that of finetune")
-    cuts: int = Field(64, gt=0, description="so many cuts that meet the target are trained in turn")
+    epochs: int = Field(
+        0, ge=0, le=MOST_EPOCHS, description="0: none; candidates are scored with the original's weights"
+    )
+    max_minutes: float | None = Field(
+        None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
+    )
+    learning_rate: float | None = Field(None, gt=0, le=HIGHEST_RATE, description="default: that of finetune")
+    cuts: int = Field(64, gt=0, le=10_000, description="so many cuts that meet the target are trained in turn")
     ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
 
 
 class FinetuneConfig(Section):
-    epochs: int = Field(10, ge=0)
-    max_minutes: float | None = Field(None, gt=0, description="end it after so many minutes, if epochs are left then")
-    batch_size: int = Field(256, gt=1)
-    learning_rate: float | None = Field(None, gt=0, description="default: the baseline's divided by 10")
-    pruned_lr_factor: float = Field(2.0, gt=0, description="the learning rate of layers that lost channels, times this")
+    epochs: int = Field(10, ge=0, le=MOST_EPOCHS)
+    max_minutes: float | None = Field(
+        None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
+    )
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES)
+    learning_rate: float | None = Field(
+        None, gt=0, le=HIGHEST_RATE, description="default: the baseline's divided by 10"
+    )
+    pruned_lr_factor: float = Field(
+        2.0, gt=0, le=1000, description="the learning rate of layers that lost channels, times this"
+    )
     muon_step: float = Field(
         0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
     )
-    weight_decay: float = Field(1e-4, ge=0, description="less than a baseline's: a cut has less to be held back")
-    temperature: float = Field(4.0, gt=0)
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="less than a baseline's: a cut has less to be held back")
+    temperature: float = Field(4.0, ge=0.01, le=1000)
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
-    feature_weight: float = Field(0.0, ge=0, description="weight of the attention-transfer term (0: none)")
+    feature_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="weight of the attention-transfer term (0: none)")
     ema_decay: float = Field(0.998, ge=0, lt=1)
     cut_per_step: float | None = Field(
-        None, gt=0, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
+        None, ge=0.001, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
     )
     augment: AugmentConfig = AugmentConfig()
 
@@ -243,15 +263,23 @@ class AdaptiveConfig(Section):
         description="of the original's latency: of levels to try, ascending; 1: the original itself",
     )
     max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
-    epochs: int | None = Field(None, gt=0, description="of training the levels; null: as many as finetune.epochs")
-    trial_epochs: int = Field(2, gt=0, description="of training all levels together before some are chosen")
+    epochs: int | None = Field(
+        None, gt=0, le=MOST_EPOCHS, description="of training the levels; null: as many as finetune.epochs"
+    )
+    trial_epochs: int = Field(
+        2, gt=0, le=MOST_EPOCHS, description="of training all levels together before some are chosen"
+    )
     max_drop: float = Field(
         0.0, ge=0, lt=1, description="of accuracy on views of the search split, at which the router works"
     )
-    router_rounds: int = Field(40, gt=0, description="of training the learned router; its best state is kept")
+    router_rounds: int = Field(
+        40, gt=0, le=10_000, description="of training the learned router; its best state is kept"
+    )
     start_from: str | None = Field(
         None, description="folder of an earlier run: its trained levels are taken over, for another `max_drop`"
     )
+
+    _names = field_validator("start_from")(names_a_file)
 
     @field_validator("max_ratios")
     @classmethod
@@ -262,10 +290,10 @@ class AdaptiveConfig(Section):
 
 
 class MeasureConfig(Section):
-    threads: int = Field(1, gt=0)
-    batch_size: int = Field(1, gt=0)
-    rounds: int = Field(60, gt=4, description="interleaved rounds; the interval is bootstrapped over them")
-    runs_per_round: int = Field(20, gt=0)
+    threads: int = Field(1, gt=0, le=4096, description="at most as many as the machine has cores")
+    batch_size: int = Field(1, gt=0, le=4096, description="at most as many as there are test images")
+    rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds; the interval is bootstrapped over them")
+    runs_per_round: int = Field(20, gt=0, le=10_000)
     allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
 
 
@@ -290,7 +318,9 @@ class RunConfig(Section):
         if isinstance(value, dict | TargetConfig):
             return [value]
         if not isinstance(value, list | tuple) or not value:
-            raise ValueError(f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {value!r}")
+            raise ValueError(
+                f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {shown(value)}"
+            )
         return value
 
     @field_validator("target")

@@ -8,8 +8,11 @@ import yaml
 from pydantic import ValidationError
 
 from autoprune.config import RunConfig
-from autoprune.errors import ConfigError
+from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
+from autoprune.paths import user_path
+from autoprune.yaml_text import MOST_BYTES, parse_yaml
 
+MOST_PARTS = 10  # of a key; `train.augment.flip` has three
 _PACKAGE = Path(__file__).parent
 # A wheel holds them inside the package; a checkout has them in the folder above.
 SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
@@ -20,24 +23,31 @@ def find_config(name: str) -> Path:
 
     Raises `ConfigError` that lists the shipped ones.
     """
-    if Path(name).is_file():
-        return Path(name)
+    path = user_path(name, field="CONFIG")
+    if path.is_file():
+        return path
     shipped = {path.stem: path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml"))}
     stem = name.removeprefix("configs/").removesuffix(".yaml")
     if stem not in shipped:
-        raise ConfigError(f"{name}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}")
+        raise ConfigError(
+            f"{cut(name, LONGEST_VALUE)}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}"
+        )
     return shipped[stem]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read YAML, apply `key.sub=value` overrides, check everything; `ConfigError` names the key and the file."""
     try:
+        if (size := path.stat().st_size) > MOST_BYTES:
+            raise ConfigError(
+                f"{path}: {size:,} bytes; a configuration has at most {MOST_BYTES:,}, is it another file?"
+            )
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
-    raw = _parse_yaml(text, where=str(path))
+    raw = parse_yaml(text, where=str(path))
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -60,26 +70,19 @@ def dump_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _parse_yaml(text: str, *, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
-        raise ConfigError(f"{where}: not valid YAML ({line}{error.problem})") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
-
-
 def _overridden(raw: dict[str, Any], override: str) -> dict[str, Any]:
     key, separator, text = override.partition("=")
     parts = key.split(".")
+    where = f"-o {cut(override, LONGEST_VALUE)}"
     if not separator or not all(parts):
-        raise ConfigError(f"-o {override}: expected key=value, for example -o search.agent=ppo")
-    value = _parse_yaml(text, where=f"-o {override}")
+        raise ConfigError(f"{where}: expected key=value, for example -o search.agent=ppo")
+    if len(parts) > MOST_PARTS:
+        raise ConfigError(f"{where}: no key has {len(parts)} parts")
+    value = parse_yaml(text, where=where)
     try:
         changed: dict[str, Any] = _with_value(raw, parts, value)
     except LookupError as error:
-        raise ConfigError(f"-o {override}: {error.args[0]!r} is not a section") from None
+        raise ConfigError(f"{where}: {shown(error.args[0])} is not a section") from None
     return changed
 
 
@@ -88,7 +91,7 @@ def _with_value(node: Any, parts: Sequence[str], value: Any) -> Any:
     if not parts:
         return value
     first, *rest = parts
-    if isinstance(node, list) and first.isdecimal() and int(first) < len(node):
+    if isinstance(node, list) and first.isdecimal() and len(first) < 5 and int(first) < len(node):
         changed = _with_value(node[int(first)], rest, value)
         return [changed if index == int(first) else item for index, item in enumerate(node)]
     if node is None or isinstance(node, dict):
@@ -102,5 +105,5 @@ def _explain(problem: Any) -> str:
     elif problem["type"] == "missing":
         message = "is required"
     else:
-        message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {problem['input']!r}"
+        message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {shown(problem['input'])}"
     return ": ".join(part for part in (".".join(map(str, problem["loc"])), message) if part)

@@ -1,10 +1,21 @@
 """The errors that a user can mend; the command line turns each into one message and an exit code."""
 
+from typing import Any
+
+LONGEST_MESSAGE = 2000  # characters: more is a value that was echoed, or hundreds of mistakes
+LONGEST_VALUE = 160  # characters of a value that a message shows
+
 
 class AutopruneError(Exception):
-    """Something that the user can mend; `exit_code` is what the command line ends with."""
+    """Something that the user can mend; `exit_code` is what the command line ends with.
+
+    A very long message keeps its beginning, which names the field, and its end, which names the fix.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(cut(message, LONGEST_MESSAGE))
 
 
 class InputError(AutopruneError):
@@ -31,3 +42,19 @@ class TargetError(InputError):
 
 class RunError(AutopruneError):
     """The run failed midway; what was done so far is kept and `--resume` goes on."""
+
+
+def cut(text: str, limit: int) -> str:
+    """`text`, its middle left out if it has more than `limit` characters."""
+    if len(text) <= limit:
+        return text
+    ends = (limit - 2) // 2
+    return f"{text[:ends]} … {text[-ends:]} ({len(text):,} characters)"
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: its `repr`, cut; the type alone where it has none."""
+    try:
+        return cut(repr(value), LONGEST_VALUE)
+    except Exception:  # whole numbers of thousands of digits have no repr, other objects raise what they like
+        return f"a {type(value).__name__} that cannot be shown"

@@ -5,12 +5,13 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from autoprune.errors import InputError, RunError
+from autoprune.paths import nearest_existing, user_path
+from autoprune.scratch import temporary_beside
 
 FULL_BYTES = 2**20  # less than this is left when a write fails: then that is why
 MIN_FREE_BYTES = 100 * 2**20  # a run leaves about 10 MB; checkpoints of large models need more
@@ -20,24 +21,20 @@ MIN_FREE_BYTES = 100 * 2**20  # a run leaves about 10 MB; checkpoints of large m
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it to `path` when the block ends well, remove it otherwise.
 
-    Raises `RunError` if the disk is full.
+    What a killed process left of an earlier write to `path` is removed. Raises `RunError` if the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.replace(path)
-    except Exception as error:
-        if _is_disk_full(error, path.parent):
-            raise RunError(f"{path}: the disk is full; free some space and go on with --resume") from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    with temporary_beside(path) as temporary:
+        try:
+            yield temporary
+            temporary.chmod(0o644)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.replace(path)
+        except Exception as error:
+            if _is_disk_full(error, path.parent):
+                raise RunError(f"{path}: the disk is full; free some space and go on with --resume") from error
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,15 +63,12 @@ def read_json(path: Path) -> Any:
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/autoprune` or `~/.cache/autoprune`."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "autoprune"
+    return (user_path(base, field="XDG_CACHE_HOME") if base else Path.home() / ".cache") / "autoprune"
 
 
 def require_free_space(folder: Path, needed_bytes: int = MIN_FREE_BYTES) -> None:
     """Raise `InputError` before any work if the disk under `folder` cannot hold a run."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    free_bytes = shutil.disk_usage(existing).free
+    free_bytes = shutil.disk_usage(nearest_existing(folder)).free
     if free_bytes < needed_bytes:
         raise InputError(
             f"{folder}: the disk is nearly full ({free_bytes / 2**20:.0f} MiB free, a run needs "

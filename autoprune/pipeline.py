@@ -9,16 +9,18 @@ from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity, export_onnx
 from autoprune.files import read_json, write_json
+from autoprune.machine import check_machine
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import Prepared, prepare
 from autoprune.progress import say
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, parse_result
-from autoprune.run_dir import RunDir, check_run_dir, opened
+from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.amounts import check_amounts
 from autoprune.stages.decision import Decide, Decision, check_search, search_decision
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files, run_result
@@ -49,7 +51,9 @@ def run(
     if run_dir.finished:
         if not run_dir.report.is_file():  # it was stopped between the two
             write_report(root)
+        clean_finished(run_dir)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
+    check_machine(config)
     if decide is None:
         check_search(config)
     else:
@@ -58,6 +62,7 @@ def run(
         check_earlier_levels(config)
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
+    check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         model = _baseline(config, subject, run_dir, logger)

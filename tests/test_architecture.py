@@ -16,9 +16,9 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
-        *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "files", "factories"),
-        "onnx_runtime",
-        *("config", "config_file", "policy", "run_dir"),
+        *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "paths", "scratch", "files"),
+        *("factories", "onnx_runtime"),
+        *("yaml_text", "config_section", "config", "config_file", "policy", "run_dir", "machine"),
     ),
     ("models", "data"),
     ("tracing", "pruning"),
@@ -29,7 +29,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     (
         *("results", "reports", "inspection", "stages"),
-        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "api", "surgery", "cli"),
+        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "arguments", "api", "surgery", "cli"),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

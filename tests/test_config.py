@@ -223,20 +223,21 @@ def test_bad_overrides_are_named(tmp_path: Path, override: str, part: str) -> No
     assert part in str(caught.value)
 
 
+names = st.text(min_size=1, max_size=20).filter(lambda name: name.strip() and "\0" not in name and name.isprintable())
 configs = st.builds(
     lambda **raw: parse_config(raw, where="hypothesis"),
     seed=st.integers(0, 2**31 - 1),
-    model=st.fixed_dictionaries({"name": st.text(max_size=20), "checkpoint": st.none() | st.text(max_size=9)}),
+    model=st.fixed_dictionaries({"name": names, "checkpoint": st.none() | names}),
     train=st.fixed_dictionaries(
         {
-            "learning_rate": st.floats(1e-12, 1e12),
-            "weight_decay": st.floats(0, 1),
+            "learning_rate": st.floats(1e-12, 10),
+            "weight_decay": st.just(0) | st.floats(1e-12, 1),
             "augment": st.fixed_dictionaries({"flip": st.booleans(), "crop_padding": st.integers(0, 9)}),
         }
     ),
     target=st.lists(
-        st.builds(lambda ratio: {"metric": "latency", "max_ratio": ratio}, st.floats(0, 1, exclude_min=True))
-        | st.builds(lambda value: {"metric": "macs", "max_value": value, "unit": "count"}, st.floats(1e-300, 1e300)),
+        st.builds(lambda ratio: {"metric": "latency", "max_ratio": ratio}, st.floats(1e-12, 1))
+        | st.builds(lambda value: {"metric": "macs", "max_value": value, "unit": "count"}, st.floats(1e-12, 1e18)),
         min_size=1,
         max_size=3,
     ),

@@ -62,7 +62,7 @@ def test_the_file_says_what_it_wants(tmp_path: Path) -> None:
         "autoprune.input": "float32 (N, C, H, W): (pixel / 255 - mean) / std per channel",
         "autoprune.mean": "0.5,0.25",
         "autoprune.std": "0.125,0.125",
-        "autoprune.classes": "cat,dog",
+        "autoprune.classes": '["cat", "dog"]',
     }
     (given,), (made,) = make_session(path, threads=1).get_inputs(), make_session(path, threads=1).get_outputs()
     assert (given.name, given.type, given.shape) == (INPUT_NAME, "tensor(float)", ["batch", 2, 4, 6])

@@ -1,6 +1,5 @@
 """An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
 
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from autoprune.errors import AutopruneError, InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session
 from autoprune.progress import bar
+from autoprune.scratch import scratch_folder
 
 WARM_UP_IMAGES = 50
 REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
@@ -108,8 +108,8 @@ def measured_decision_ms(
     A median over the first images of `split`; 0 for a router that never stops.
     """
     shown = split.select(torch.arange(min(len(split), DECISION_IMAGES)))
-    with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder) / f"{number}.onnx" for number in range(len(routers))]
+    with scratch_folder() as folder:
+        files = [folder / f"{number}.onnx" for number in range(len(routers))]
         for file, nodes in zip(files, routers.values(), strict=True):
             export_adaptive(levels, nodes, file)
         smallest, *routed = measure_by_image([levels[0], *files], shown, info, threads=threads)

@@ -7,9 +7,12 @@ import numpy as np
 
 from autoprune.bench.backends import InputSpec, Runner
 from autoprune.errors import AutopruneError, InputError
+from autoprune.machine import require_memory
 from autoprune.measure.memory_limit import free_bytes, memory_limited
 from autoprune.measure.timing import Call
 
+BYTES_A_NUMBER = 16  # of memory for each number of an input: itself, a copy, and what a layer makes of it
+LONGEST_SHAPE = 100  # characters
 Array = np.ndarray[Any, Any]
 
 MADE_BYTES = 8  # of a value while it is made, at most
@@ -19,7 +22,7 @@ MOST_SHARE = 0.5  # of the free memory: the model needs some too
 def parse_shape(text: str) -> tuple[int, ...]:
     """`1,28,28` as (1, 28, 28): one image, without the batch."""
     try:
-        shape = tuple(int(part) for part in text.split(","))
+        shape = tuple(int(part) for part in text.split(",")) if len(text) <= LONGEST_SHAPE else ()
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
@@ -38,12 +41,13 @@ def resolve_shape(source: str, spec: InputSpec, *, batch_size: int, shape: tuple
         )
     inner = spec.dims[1:]
     if shape is None:
-        known = tuple(dim for dim in inner if dim is not None)
-        if len(known) < len(inner):
+        shape = tuple(dim for dim in inner if dim is not None)
+        if len(shape) < len(inner):
             raise InputError(f"{source}: takes inputs {_shown(spec)}; say which, for example --shape {_example(inner)}")
-        return (batch_size, *known)
     if len(shape) != len(inner) or any(fixed not in (None, given) for fixed, given in zip(inner, shape, strict=True)):
         raise InputError(f"{source}: takes inputs {_shown(spec)}; --shape {_joined(shape)} does not fit")
+    needed_bytes = batch_size * math.prod(shape) * BYTES_A_NUMBER
+    require_memory(needed_bytes, field=f"{source}: --batch {batch_size}", fix="lower it, or give a smaller --shape")
     return (batch_size, *shape)
 
 

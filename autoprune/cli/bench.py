@@ -1,13 +1,14 @@
 """`autoprune bench`: its options, and what it prints and writes."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoprune import progress, terminal
-from autoprune.cli.options import STDOUT, JsonTo, Quiet
+from autoprune.cli.options import STDOUT, JsonTo, Quiet, output_of, path_of
 from autoprune.errors import InputError, RunError
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
@@ -19,8 +20,21 @@ if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX
 
 EPILOG = "Example: `autoprune bench runs/demo/export/original.onnx runs/demo/export/model.onnx --plot bench.svg`"
 
+MOST_IMAGES = 65_536
+MOST_SECONDS = 86_400
+
+
+def model_file(text: str) -> str:
+    """What is to be timed, as it was given."""
+    path_of("FILE")(text)
+    return text
+
+
 Files = Annotated[
-    list[str], typer.Argument(help="ONNX files; for torch pruned folders or built-in models.", metavar="FILE...")
+    list[str],
+    typer.Argument(
+        parser=model_file, help="ONNX files; for torch pruned folders or built-in models.", metavar="FILE..."
+    ),
 ]
 
 
@@ -33,11 +47,13 @@ def bench(
         str | None, typer.Option(help="Execution provider. Default: the CPU's.", metavar="NAME")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of each session.", min=1)] = 1,
-    batch: Annotated[int, typer.Option(help="Images of a call.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images of a call.", min=1, max=MOST_IMAGES)] = 1,
     shape: Annotated[
         str | None, typer.Option(help="One image, e.g. 1,28,28. Default: what the file says.", metavar="C,H,W")
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Time for each file. Default: 5.", min=0.01)] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Time for each file. Default: 5.", min=0.01, max=MOST_SECONDS)
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A second for each file: wider intervals.")] = False,
     sweep: Annotated[bool, typer.Option("--sweep", help="Also throughput at batch 1, 2, 4 … 64.")] = False,
     roofline: Annotated[
@@ -47,14 +63,26 @@ def bench(
         bool, typer.Option("--energy", help="Also energy of a call, from RAPL or NVML, above idle and in all.")
     ] = False,
     json_to: JsonTo = None,
-    save: Annotated[Path | None, typer.Option(help="Keep the results for --against.", metavar="FILE")] = None,
-    against: Annotated[
-        Path | None, typer.Option(help="Compare with saved results; exit 1 if a file is slower now.", metavar="FILE")
+    save: Annotated[
+        Path | None, typer.Option(parser=output_of("--save"), help="Keep the results for --against.", metavar="FILE")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the distributions (.png or .svg).", metavar="FILE")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path_of("--against"),
+            help="Compare with saved results; exit 1 if a file is slower now.",
+            metavar="FILE",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=output_of("--plot"), help="Draw the distributions (.png or .svg).", metavar="FILE"),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure model files side by side: latency, speed-up with its interval, throughput, memory, size, load time."""
+    if seconds is not None and math.isnan(seconds):
+        raise InputError("--seconds nan: must be a number from 0.01")
     if quick and seconds is not None:
         raise InputError("--quick and --seconds: give one of the two")
     if roofline and (backend != "onnxruntime" or provider not in (None, "CPUExecutionProvider")):
@@ -71,7 +99,9 @@ def bench(
         prepare,
     )
     from autoprune.bench.result import results
+    from autoprune.machine import require_threads
 
+    require_threads(threads, field="--threads")
     settings = BenchSettings(
         backend=backend,
         provider=provider,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune import progress
-from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume
+from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, path_of
 
 DEFAULT_SEARCHERS = "ddpg,evolution,knapsack,sensitivity,global_magnitude,random,uniform"
 EPILOG = (
@@ -18,14 +18,17 @@ EPILOG = (
 def compare(
     config: ConfigArgument,
     searchers: Annotated[str, typer.Option(help="Names, separated by commas.", metavar="NAMES")] = DEFAULT_SEARCHERS,
-    seeds: Annotated[int, typer.Option(help="So many seeds, from 0.", min=1)] = 3,
+    seeds: Annotated[int, typer.Option(help="So many seeds, from 0.", min=1, max=1000)] = 3,
     finetune_epochs: Annotated[
         int | None,
-        typer.Option(help="For each winner. Default: as configured; 0: judge by reward alone.", min=0),
+        typer.Option(help="For each winner. Default: as configured; 0: judge by reward alone.", min=0, max=100_000),
     ] = None,
     override: Overrides = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG-compared`.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            parser=path_of("--run-dir"), help="Where results go. Default: `runs/CONFIG-compared`.", metavar="DIR"
+        ),
     ] = None,
     resume: Resume = False,
     quiet: Quiet = False,
@@ -35,14 +38,17 @@ def compare(
     from autoprune.compare import compare as compare_searchers
     from autoprune.config import check_bounds
     from autoprune.config_file import find_config, load_config
+    from autoprune.machine import check_machine
     from autoprune.reports.comparison import table, write_comparison_page
     from autoprune.run_dir import check_run_dir, opened
+    from autoprune.scratch import scratch_for_all
     from autoprune.search.earlier_run import check_start
 
     names = [name.strip() for name in searchers.split(",")]
     check_searchers(names)
     settings = load_config(find_config(config), override or [])
     check_bounds(settings)
+    check_machine(settings)
     check_start(settings.search.start_from)
     checked = check_run_dir(run_dir or Path("runs") / f"{Path(config).stem}-compared", settings, resume=resume)
 
@@ -51,7 +57,7 @@ def compare(
     progress.show(not quiet)
     torch.set_flush_denormal(True)
     epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
-    with opened(checked, settings):
+    with scratch_for_all(), opened(checked, settings):
         comparison = compare_searchers(settings, checked, searchers=names, seeds=seeds, finetune_epochs=epochs)
         page = checked.root / "comparison.html"
         write_comparison_page(comparison, page)

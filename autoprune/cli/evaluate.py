@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune import progress, terminal
-from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet
+from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet, path_of
 from autoprune.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,12 @@ EPILOG = (
 def evaluate(
     config: ConfigArgument,
     files: Annotated[
-        list[str], typer.Argument(help="Exported ONNX files; the first is what others compare with.", metavar="FILE...")
+        list[Path],
+        typer.Argument(
+            parser=path_of("FILE"),
+            help="Exported ONNX files; the first is what others compare with.",
+            metavar="FILE...",
+        ),
     ],
     split: Annotated[str, typer.Option(help="test, or search for what is still to be chosen from.")] = "test",
     override: Overrides = None,
@@ -39,13 +44,15 @@ def evaluate(
     from autoprune.data import load_search_data, load_test_split
     from autoprune.file_evaluation import check_files, evaluate_files
     from autoprune.files import write_json
+    from autoprune.machine import check_machine
 
     settings = load_config(find_config(config), override or [])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
+    check_machine(settings)
     progress.show(not quiet)
     data = load_search_data(settings.data)
-    checked = check_files(files, data.info)
+    checked = check_files([str(file) for file in files], data.info)
     images = load_test_split(settings.data) if split == "test" else data.search
     found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads)
     console = progress.console if json_to == STDOUT else terminal.stdout_console()

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune import terminal
+from autoprune.cli.options import path_of
 from autoprune.errors import InputError
+from autoprune.paths import require_writable_folder
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -21,15 +23,23 @@ EPILOG = (
 
 
 def front(
-    run_dirs: Annotated[list[Path], typer.Argument(help="Runs or searches of one model.", metavar="RUN_DIR...")],
+    run_dirs: Annotated[
+        list[Path],
+        typer.Argument(parser=path_of("RUN_DIR"), help="Runs or searches of one model.", metavar="RUN_DIR..."),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
     save: Annotated[
-        Path | None, typer.Option(help="Write the policies, as `1.json`, `2.json`, ..., into it.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            parser=path_of("--save"), help="Write the policies, as `1.json`, `2.json`, ..., into it.", metavar="DIR"
+        ),
     ] = None,
 ) -> None:
     """The Pareto front of all candidates that searches have evaluated: accuracy, latency, energy, parameters."""
-    if save is not None and save.exists() and not save.is_dir():
-        raise InputError(f"--save {save}: is a file, not a folder")
+    if save is not None:
+        if save.exists() and not save.is_dir():
+            raise InputError(f"--save {save}: is a file, not a folder")
+        require_writable_folder(save, field="--save")
 
     from autoprune.bounds import whole_number
     from autoprune.files import read_json

@@ -1,19 +1,24 @@
 """`autoprune inspect MODEL`: the command alone; what it needs is imported when it runs."""
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from autoprune import progress, terminal
-from autoprune.cli.options import Quiet
+from autoprune.cli.options import Quiet, output_of
 from autoprune.errors import InputError
+from autoprune.paths import user_path
 
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
 IMAGENET_SHAPE = (3, 224, 224)
 IMAGENET_SOURCES = ("torchvision", "timm")
+MOST_CLASSES = 100_000
+LARGEST_SIDE = 16_384
+BYTES_AN_INPUT = 64  # of memory for each number of the input: four bytes, and what layers make of it
 PIPE_COLUMNS = 160  # wide enough for the tables when nobody's window limits them
 
 
@@ -28,6 +33,9 @@ def inspect(
     checkpoint: Annotated[
         str | None, typer.Option(help="Its weights: safetensors, a torch file, or a shipped name.", metavar="FILE")
     ] = None,
+    checkpoint_key: Annotated[
+        str | None, typer.Option(help="Which weights of several in that file: `ema`.", metavar="KEY")
+    ] = None,
     input_shape: Annotated[
         str | None,
         typer.Option(
@@ -35,28 +43,41 @@ def inspect(
             metavar="C,H,W",
         ),
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Default: 10, or what your factory's model gives.", min=2)] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Default: 10, or what your factory's model gives.", min=2, max=MOST_CLASSES)
+    ] = None,
     width: Annotated[float, typer.Option(help="Width multiplier of a built-in model, or of your factory.")] = 1.0,
     threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.", min=1)] = 1,
-    batch: Annotated[int, typer.Option(help="Images in a call.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images in a call.", min=1, max=4096)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.", metavar="FILE")] = None,
+    html: Annotated[
+        Path | None, typer.Option(parser=output_of("--html"), help="Write one self-contained page.", metavar="FILE")
+    ] = None,
     no_latency: Annotated[
         bool, typer.Option("--no-latency", help="Measure no latency: groups, counts and floors in seconds.")
     ] = False,
     staircase: Annotated[
         str | None, typer.Option(help="Time by width of the group that this layer belongs to.", metavar="LAYER")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="The staircase as a picture: .png or .svg.", metavar="FILE")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(parser=output_of("--plot"), help="The staircase as a picture: .png or .svg.", metavar="FILE"),
+    ] = None,
     validate_latency: Annotated[
-        int | None, typer.Option(help="So many random policies, predicted and then measured.", min=2, metavar="N")
+        int | None,
+        typer.Option(help="So many random policies, predicted and then measured.", min=2, max=1000, metavar="N"),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option(help="Latency table to use. Default: in the cache folder.", metavar="FILE")
+        Path | None,
+        typer.Option(
+            parser=output_of("--table"), help="Latency table to use. Default: in the cache folder.", metavar="FILE"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """What can be pruned in a model, what it costs, how small it can get, and how long a search will take."""
+    from autoprune.machine import require_memory, require_threads
+
     shape = _input_shape(input_shape, model)
     if not 0 < width <= 8:
         raise InputError(f"--width {width:g}: must be above 0 and at most 8")
@@ -67,9 +88,12 @@ def inspect(
             raise InputError(f"{option}: needs latency; leave out --no-latency")
     if plot is not None and staircase is None:
         raise InputError(f"--plot {plot}: of what? Name a layer with --staircase LAYER")
-    for option, file in (("--html", html), ("--plot", plot), ("--table", table)):
-        if file is not None and file.is_dir():
-            raise InputError(f"{option} {file}: is a folder; name a file")
+    if checkpoint is not None:
+        user_path(checkpoint, field="--checkpoint")
+    require_threads(threads, field="--threads")
+    require_memory(
+        batch * math.prod(shape) * BYTES_AN_INPUT, field="--input-shape and --batch", fix="give smaller ones"
+    )
 
     import torch
 
@@ -79,22 +103,26 @@ def inspect(
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
+    from autoprune.scratch import scratch_for_all
 
     if plot is not None:
         check_plot_path(plot, field="--plot")
     progress.show(not quiet)
     torch.set_flush_denormal(True)
-    loaded, class_count = load_model(model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint)
-    facts = inspect_model(
-        loaded,
-        InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),
-        search=SearchConfig(),
-        measure=MeasureConfig(threads=threads, batch_size=batch),
-        with_latency=not no_latency,
-        table_path=table,
-        staircase_of=staircase,
-        validations=validate_latency or 0,
+    loaded, class_count = load_model(
+        model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint, checkpoint_key=checkpoint_key
     )
+    with scratch_for_all():
+        facts = inspect_model(
+            loaded,
+            InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),
+            search=SearchConfig(),
+            measure=MeasureConfig(threads=threads, batch_size=batch),
+            with_latency=not no_latency,
+            table_path=table,
+            staircase_of=staircase,
+            validations=validate_latency or 0,
+        )
     if html is not None:
         write_inspection_page(facts, html)
     if plot is not None:
@@ -109,6 +137,10 @@ def inspect(
             typer.echo(file)
 
 
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) < 9 and 0 < int(text) <= LARGEST_SIDE
+
+
 def _input_shape(text: str | None, model: str) -> tuple[int, int, int]:
     source, separator, _ = model.partition(":")
     if text is None:
@@ -116,7 +148,9 @@ def _input_shape(text: str | None, model: str) -> tuple[int, int, int]:
             return IMAGENET_SHAPE
         return DEFAULT_SHAPES.get(model, DEFAULT_SHAPE)
     parts = text.replace("x", ",").split(",")
-    if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"--input-shape {text}: must be channels, height and width, such as 3,32,32")
+    if len(parts) != 3 or not all(_is_size(part.strip()) for part in parts):
+        raise InputError(
+            f"--input-shape {text}: must be channels, height and width, such as 3,32,32, each up to {LARGEST_SIDE}"
+        )
     channels, height, wide = map(int, parts)
     return channels, height, wide

@@ -1,8 +1,11 @@
 """The command line. Exit codes: 0 done, 1 failed midway, 2 bad input."""
 
+import contextlib
 import errno
+import json
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -19,7 +22,7 @@ from autoprune.cli.evaluate import evaluate
 from autoprune.cli.front import EPILOG as FRONT_EPILOG
 from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
-from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed
+from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
 from autoprune.errors import AutopruneError, InputError
 from autoprune.plain import print_plainly
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:  # the commands import what they need: --help and bad usage an
     from autoprune.config import RunConfig
     from autoprune.results.run import RunResult
 
+NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # a name that no rights and no waiting would mend
 INTERRUPTED = 130  # what Typer ends with on Ctrl-C
 
 app = typer.Typer(
@@ -39,11 +43,12 @@ app = typer.Typer(
 )
 
 
-def main() -> None:
-    """The entry point: every error that a user can mend becomes one message and an exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The entry point, with the process's own arguments or those given: every error that a user can mend becomes one
+    message and an exit code."""
     print_plainly()
     try:
-        app(standalone_mode=True)
+        app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except AutopruneError as error:
         _fail(str(error), error.exit_code)
     except UnicodeEncodeError as error:  # a name from a file, such as a configuration, that no file can have here
@@ -52,7 +57,7 @@ def main() -> None:
         if error.errno == errno.ENOSPC:
             _fail(f"{error.filename or 'a file'}: the disk is full; free some space and go on with --resume", 1)
         if error.filename is not None:
-            _fail(f"{error.filename}: {error.strerror}", 1)
+            _fail(f"{error.filename}: {error.strerror}", 2 if error.errno in NO_PATH else 1)
         raise
     except SystemExit as stop:
         if stop.code == INTERRUPTED:
@@ -77,9 +82,10 @@ def run(
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune import pipeline
 
-    _prepare_process(quiet)
     folder = run_dir or _default_run_dir(config)
-    _summarise(pipeline.run(settings, folder, resume=resume), folder)
+    with _process_of_a_job(quiet):
+        result = pipeline.run(settings, folder, resume=resume)
+    _summarise(result, folder)
     if settings.adaptive.enabled:
         _summarise_adaptive(folder)
 
@@ -103,9 +109,9 @@ def adapt(
         raise InputError("problem: toy has no model to adapt")
     from autoprune import adapt as stage
 
-    _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
-    stage.adapt(settings, folder, resume=resume)
+    with _process_of_a_job(quiet):
+        stage.adapt(settings, folder, resume=resume)
     _summarise_adaptive(folder)
 
 
@@ -130,13 +136,13 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
-    chosen = [*(override or []), *([f"search.agent={agent}"] if agent is not None else [])]
+    chosen = [*(override or []), *([f"search.agent={_as_text(agent)}"] if agent is not None else [])]
     settings = _settings(config, chosen, seed)
     from autoprune import commands
 
-    _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{settings.search.agent}-seed{settings.seed}")
-    outcome = commands.search(settings, folder, resume=resume)
+    with _process_of_a_job(quiet):
+        outcome = commands.search(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
     typer.echo(folder / "policy.json")
@@ -151,9 +157,14 @@ def search(
 def apply(
     config: ConfigArgument,
     agent: Annotated[
-        Path | None, typer.Option(help="Folder of a trained agent, as a search leaves it.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            parser=path_of("--agent"), help="Folder of a trained agent, as a search leaves it.", metavar="DIR"
+        ),
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A stored `policy.json`.", metavar="FILE")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(parser=path_of("--policy"), help="A stored `policy.json`.", metavar="FILE")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Another model than the configuration's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Its weights (safetensors or a torch file).")] = None,
     checkpoint_key: Annotated[str | None, typer.Option(help="Which weights of several in that file: `ema`.")] = None,
@@ -170,16 +181,17 @@ def apply(
     is scored beside them too, but applied whatever comes out.
     """
     chosen = list(override or [])
-    chosen += [f"model.name={model}"] if model is not None else []
-    chosen += [f"model.checkpoint={checkpoint}"] if checkpoint is not None else []
-    chosen += [f"model.checkpoint_key={checkpoint_key}"] if checkpoint_key is not None else []
+    chosen += [f"model.name={_as_text(model)}"] if model is not None else []
+    chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
+    chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
     from autoprune import commands, pipeline
 
     decide = commands.applied_decision(settings, agent=agent, policy=policy)
-    _prepare_process(quiet)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
-    _summarise(pipeline.run(settings, folder, resume=resume, decide=decide), folder)
+    with _process_of_a_job(quiet):
+        result = pipeline.run(settings, folder, resume=resume, decide=decide)
+    _summarise(result, folder)
 
 
 @app.command(
@@ -187,7 +199,9 @@ def apply(
 )
 def train(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option(help="Where the weights go (safetensors).", metavar="FILE")],
+    out: Annotated[
+        Path, typer.Option(parser=output_of("--out"), help="Where the weights go (safetensors).", metavar="FILE")
+    ],
     override: Overrides = None,
     resume: Resume = False,
     seed: Seed = None,
@@ -197,8 +211,8 @@ def train(
     settings = _settings(config, override, seed)
     from autoprune import commands
 
-    _prepare_process(quiet)
-    trained = commands.train(settings, out, resume=resume)
+    with _process_of_a_job(quiet):
+        trained = commands.train(settings, out, resume=resume)
     progress.console.print(
         f"search accuracy {trained.search_accuracy:.4f}, test accuracy {trained.test_accuracy:.4f}, "
         f"{trained.epochs} epochs",
@@ -208,7 +222,9 @@ def train(
 
 
 @app.command(epilog="Example: `autoprune report runs/demo`")
-def report(run_dir: Annotated[Path, typer.Argument(help="A finished run.", metavar="RUN_DIR")]) -> None:
+def report(
+    run_dir: Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="A finished run.", metavar="RUN_DIR")],
+) -> None:
     """Write the HTML report of a finished run again, and that of its input-adaptive model."""
     from autoprune.reports.adaptive import write_adaptive_report
     from autoprune.reports.run import write_report
@@ -243,16 +259,27 @@ def _settings(config: str, overrides: list[str] | None, seed: int | None) -> "Ru
     return load_config(find_config(config), [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
 
 
+def _as_text(value: str) -> str:
+    """An option's value as YAML text, whatever it would mean unquoted (`null`, `[`, `1e3`)."""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _default_run_dir(config: str) -> Path:
     return Path("runs") / Path(config).stem
 
 
-def _prepare_process(quiet: bool) -> None:
+@contextlib.contextmanager
+def _process_of_a_job(quiet: bool) -> Iterator[None]:
+    """What holds for the whole process while a job runs in it."""
     import torch
+
+    from autoprune.scratch import scratch_for_all
 
     progress.show(not quiet)
     torch.set_flush_denormal(True)  # subnormal weights would slow training and scoring
-    warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
+    with warnings.catch_warnings(), scratch_for_all():
+        warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
+        yield
 
 
 def _summarise(result: "RunResult", folder: Path) -> None:

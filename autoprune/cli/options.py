@@ -1,21 +1,54 @@
 """Arguments and options that several commands have in common."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from autoprune.paths import require_writable_file, user_path
+
 STDOUT = "-"  # in place of a file's name
+
+
+def path_of(field: str) -> Callable[[str], Path]:
+    """A parser of the option or argument `field`: what can be no path is bad input."""
+
+    def parsed(text: str) -> Path:
+        return user_path(text, field=field)
+
+    return parsed
+
+
+def output_of(field: str) -> Callable[[str], Path]:
+    """The same for a file that is written at the end of the work: whether it can be is tried before."""
+
+    def parsed(text: str) -> Path:
+        path = user_path(text, field=field)
+        require_writable_file(path, field=field)
+        return path
+
+    return parsed
+
+
+def json_target(text: str) -> str:
+    """`-`, or a file that can be written."""
+    return text if text == STDOUT else str(output_of("--json")(text))
+
 
 ConfigArgument = Annotated[str, typer.Argument(help="YAML file, or a shipped name such as `demo`.", metavar="CONFIG")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--override", "-o", help="Change one key, e.g. `-o search.max_evaluations=40`.", metavar="KEY=VALUE"),
 ]
-RunDirOption = Annotated[Path | None, typer.Option(help="Where results go. Default: `runs/CONFIG`.", metavar="DIR")]
+RunDirOption = Annotated[
+    Path | None,
+    typer.Option(parser=path_of("--run-dir"), help="Where results go. Default: `runs/CONFIG`.", metavar="DIR"),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run was; repeats no evaluated trial.")]
 Seed = Annotated[int | None, typer.Option(help="Overrides the configuration's seed.", min=0)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
 JsonTo = Annotated[
-    str | None, typer.Option("--json", help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-")
+    str | None,
+    typer.Option("--json", parser=json_target, help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-"),
 ]

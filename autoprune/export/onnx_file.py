@@ -1,6 +1,7 @@
 """ONNX out: dynamic batch, subnormal weights flushed, checked, and equal to PyTorch on real images."""
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.files import atomic_path
 from autoprune.measure.latency import make_session
+from autoprune.models import extra_state_left_out
 
 OPSET = 17
 MOST_APART = 1e-3  # of logits, between a module and its file
@@ -42,7 +44,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
     example = torch.zeros(2, *info.input_shape)
     with atomic_path(path) as temporary:
         try:
-            with warnings.catch_warnings(), _silent_stdout():
+            with warnings.catch_warnings(), _silent_stdout(), extra_state_left_out(model):
                 # The exporter that this version calls is marked as old; the new one takes ten times as long.
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
@@ -123,5 +125,5 @@ def _metadata(info: DataInfo) -> dict[str, str]:
         "autoprune.input": "float32 (N, C, H, W): (pixel / 255 - mean) / std per channel",
         MEAN_KEY: ",".join(f"{value:.6g}" for value in info.mean),
         STD_KEY: ",".join(f"{value:.6g}" for value in info.std),
-        "autoprune.classes": ",".join(info.classes),
+        "autoprune.classes": json.dumps(info.classes, ensure_ascii=False),
     }

@@ -24,7 +24,7 @@ from autoprune.inspection.facts import (
     staircase_widths,
 )
 from autoprune.measure.timing import time_once_ms
-from autoprune.models import ModelSpec, build_model, load_weights
+from autoprune.models import ModelSpec, build_model, check_weights, load_weights
 from autoprune.prediction.latency_model import build_latency_model, group_staircase, with_branch_rung
 from autoprune.prediction.latency_validation import validate_latency
 from autoprune.prediction.staircase import candidate_widths, least_width
@@ -35,6 +35,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.importance import rank_channels
+from autoprune.pruning.plain import bake, check_module
 from autoprune.search.evaluate import Evaluator
 from autoprune.seeding import derive_seed, rng, seed_everything
 
@@ -47,7 +48,13 @@ JOINS = {"adds": "Add", "multiplies": "Mul"}  # the starts of autograd's names
 
 
 def load_model(
-    name: str, *, input_shape: tuple[int, int, int], classes: int | None, width: float, checkpoint: str | None
+    name: str,
+    *,
+    input_shape: tuple[int, int, int],
+    classes: int | None,
+    width: float,
+    checkpoint: str | None,
+    checkpoint_key: str | None = None,
 ) -> tuple[nn.Module, int]:
     """The model and its number of classes: `classes`, or what the model gives when that is None.
 
@@ -70,7 +77,10 @@ def load_model(
     if classes is not None and logits.shape[1] != classes:
         raise InputError(f"--classes {classes}: {name} gives {logits.shape[1]} values for each image")
     if checkpoint is not None:
-        load_weights(model, checkpoint)
+        load_weights(model, checkpoint, key=checkpoint_key)
+    check_weights(model, checkpoint or name)
+    check_module(model)
+    bake(model)
     return model, logits.shape[1]
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from autoprune.prediction.whole_models import Ladders, measure_cuts, whole_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import PrunableGroup
+from autoprune.scratch import scratch_folder
 from autoprune.search.trials import TrialStore
 
 FACT = "latency"
@@ -227,8 +227,8 @@ def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGra
 
 
 def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        file = Path(folder) / "original.onnx"
+    with scratch_folder() as folder:
+        file = folder / "original.onnx"
         export_onnx(elastic.original, file, info)
         return epilogues(onnx.load(str(file)), shapes.original)
 

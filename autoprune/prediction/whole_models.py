@@ -1,7 +1,6 @@
 """Whole models: random cuts, exported, loaded and timed, by which predictions are corrected and judged."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
 from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.scratch import scratch_folder
 from autoprune.seeding import rng
 
 WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
@@ -73,8 +73,8 @@ def measure_cuts(
 @contextlib.contextmanager
 def exported_cuts(elastic: ElasticModel, policies: Sequence[PruningPolicy], info: DataInfo) -> Iterator[list[Path]]:
     """The ONNX files of some cuts, while the block runs."""
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        files = [Path(folder) / f"{index}.onnx" for index in range(len(policies))]
+    with scratch_folder() as folder:
+        files = [folder / f"{index}.onnx" for index in range(len(policies))]
         with bar("exporting cuts", len(policies)) as progress:
             for file, policy in zip(files, policies, strict=True):
                 export_onnx(elastic.cut(policy), file, info)

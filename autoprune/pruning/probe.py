@@ -2,8 +2,8 @@
 
 A wrong map of channels (a permuted flatten, a shuffle, a number of features in the code) gives a network that runs and
 answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ,
-the groups are halved until those that fail are known. Weights are random for that, so that no channel is like another and
-none is silent, as a trained network's may be.
+the groups are halved until those that fail are known. Weights are random for that, so that no channel is like another
+and none is silent, as a trained network's may be.
 """
 
 import copy

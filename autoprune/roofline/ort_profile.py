@@ -4,9 +4,9 @@ The profiler cuts times to whole microseconds and costs some of them a node itse
 the nodes' sum into agreement with the whole, timed without the profiler.
 """
 
+import contextlib
 import json
 import math
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from autoprune.errors import InputError
 from autoprune.measure.device import CPU_PROVIDER
 from autoprune.onnx_runtime import onnxruntime
 from autoprune.roofline.onnx_cost import Attributes, TensorShape
+from autoprune.scratch import scratch_folder
 
 QUIET_SHARE = 0.1  # of a node's runs: the fastest ones, which no neighbour disturbed
 LEAST_QUIET_RUNS = 5
@@ -62,8 +63,9 @@ class NodeProfiler:
 
     def __init__(self, model: onnx.ModelProto, feed: Mapping[str, np.ndarray[Any, Any]], *, threads: int) -> None:
         self._model, self._feed = model, feed
-        self._folder = tempfile.TemporaryDirectory(prefix="autoprune-profile-")
-        self._optimised_file = Path(self._folder.name) / "optimised.onnx"
+        self._files = contextlib.ExitStack()
+        folder = self._files.enter_context(scratch_folder())
+        self._optimised_file = folder / "optimised.onnx"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -72,7 +74,7 @@ class NodeProfiler:
         # Its threads would spin on for a while, and slow the sessions that are run in turn with this one.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(self._folder.name) / "profile")
+        options.profile_file_prefix = str(folder / "profile")
         options.optimized_model_filepath = str(self._optimised_file)
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
 
@@ -81,7 +83,7 @@ class NodeProfiler:
 
     def __exit__(self, *exception: object) -> None:
         del self._session  # it would write its profile into the folder once more
-        self._folder.cleanup()
+        self._files.close()
 
     def run(self) -> None:
         self._session.run(None, self._feed)

@@ -1,9 +1,9 @@
 """A search that starts from an earlier one, of any target: nothing that was measured is measured again."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from autoprune.errors import ConfigError
+from autoprune.paths import user_path
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.run_dir import RunDir
@@ -16,7 +16,7 @@ def check_start(start_from: str | None) -> None:
     """Raises `ConfigError` if the run to start from is no folder with trials, `InputError` if those are broken."""
     if start_from is None:
         return
-    trials = RunDir(Path(start_from)).trials
+    trials = RunDir(user_path(start_from, field="search.start_from")).trials
     if not trials.is_file():
         raise ConfigError(f"search.start_from: {start_from}: no folder of a run (trials.sqlite is missing)")
     TrialStore(trials)
@@ -32,7 +32,7 @@ def earlier_policies(
     if start_from is None:
         return ()
     check_start(start_from)
-    earlier = TrialStore(RunDir(Path(start_from)).trials)
+    earlier = TrialStore(RunDir(user_path(start_from, field="search.start_from")).trials)
     policies = tuple(PruningPolicy.of_key(key) for key in earlier.best_policies(KNOWN_POLICIES))
     channels = {group.name: group.channels for group in elastic.groups}
     if not policies or not all(_fits(policy, channels) for policy in policies):

@@ -3,10 +3,8 @@
 import itertools
 import math
 import statistics
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
@@ -16,6 +14,7 @@ from autoprune.measure.latency import Latency, measure_interleaved
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared
 from autoprune.pruning.groups import PrunableGroup
+from autoprune.scratch import scratch_folder
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
@@ -177,10 +176,10 @@ def share_of_allowed(
 def _timed(prepared: Prepared, policies: list[PruningPolicy], config: RunConfig) -> list[Latency]:
     """The exported files of the original and of `policies`, timed in turn."""
     elastic, info = prepared.elastic, prepared.evaluator.info
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+    with scratch_folder() as folder:
         files = []
         for index, policy in enumerate([elastic.full_policy, *policies]):
-            files.append(Path(folder) / f"{index}.onnx")
+            files.append(folder / f"{index}.onnx")
             export_onnx(elastic.cut(policy), files[-1], info)
         images = torch.zeros(config.measure.batch_size, *info.input_shape).numpy()
         return measure_interleaved(

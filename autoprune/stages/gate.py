@@ -1,6 +1,5 @@
 """What is asked of a model before any work: that it can be followed, and that its file answers as it does."""
 
-import tempfile
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from autoprune.export.onnx_file import check_parity, export_onnx
 from autoprune.progress import say
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module
+from autoprune.scratch import scratch_folder
 from autoprune.training.memory_format import keep_channels_first, runs_channels_last
 
 BATCHES = (1, 2, 5, 16)  # of real images, the first of the search split
@@ -38,8 +38,8 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
     guessed_groups(model, (shown[:2],))
     if not runs_channels_last(model, shown[:2]):
         keep_channels_first(model)
-    with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-        path = Path(folder) / "original.onnx"
+    with scratch_folder() as folder:
+        path = folder / "original.onnx"
         try:
             export_onnx(model, path, data.info)
         except RunError as error:
@@ -55,8 +55,8 @@ def _check_batch(model: nn.Module, path: Path, images: Tensor, name: str) -> Non
     except RunError as error:
         raise ModelError(
             f"{name}: its exported file does not answer as it does on {len(images)} images ({_without(error, path)}): "
-            f"control flow that depends on the input, or on the batch's size, cannot be exported; use tensor operations, "
-            f"and x.shape[0] for len(x)"
+            f"control flow that depends on the input, or on the batch's size, cannot be exported; use tensor "
+            f"operations, and x.shape[0] for len(x)"
         ) from None
 
 

@@ -1,11 +1,10 @@
 """Levels on disk: a run keeps those that it trained, and another starts from them without a search or a training."""
 
-from pathlib import Path
-
 from autoprune.adaptive.shared_weights import layer_cuts
 from autoprune.config import RunConfig
 from autoprune.config_file import load_config
 from autoprune.errors import ConfigError
+from autoprune.paths import user_path
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
@@ -26,7 +25,7 @@ def check_earlier_levels(config: RunConfig) -> None:
     start = config.adaptive.start_from
     if start is None:
         return
-    earlier = RunDir(Path(start))
+    earlier = RunDir(user_path(start, field="adaptive.start_from"))
     if not earlier.adaptive.is_file() or not (earlier.level(0) / STRUCTURE_FILE).is_file():
         raise ConfigError(
             f"adaptive.start_from: {start}: no finished run with levels (adaptive.json or levels/0 is missing)"
@@ -39,7 +38,7 @@ def check_earlier_levels(config: RunConfig) -> None:
 
 def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, LevelModels]:
     """The levels of the run in `start`. `ConfigError` if they are no cuts of this model."""
-    earlier, elastic = RunDir(Path(start)), prepared.elastic
+    earlier, elastic = RunDir(user_path(start, field="adaptive.start_from")), prepared.elastic
     found = read_adaptive(earlier).levels
     policy = AdaptivePolicy(tuple(PruningPolicy.of(level.channels) for level in found))
     if any(level.as_dict().keys() != elastic.full_policy.as_dict().keys() for level in policy.levels):

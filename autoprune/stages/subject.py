@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.data import DataInfo, ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.errors import DataError, ModelError
-from autoprune.models import ModelSpec, build_model, check_classifier, load_weights
+from autoprune.data import ImageSplit, SearchData, check_augmentation, check_split, load_search_data, load_test_split
+from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.gate import check_answers, made_plain
@@ -37,9 +35,9 @@ def load_subject(
     Raises `DataError` or `ModelError` for whatever does not exist, load or fit.
     """
     data = load_search_data(config.data) if data is None else data
-    test = load_test_split(config.data) if test is None else test
+    test = load_test_split(config.data, classes=data.info.classes) if test is None else test
     for split, where in ((data.train, "the train split"), (data.search, "the search split"), (test, "the test split")):
-        _check_split(split, data.info, where)
+        check_split(split, data.info, where)
     spec, is_trained = None, True
     if model is None:
         spec = ModelSpec(config.model.name, data.info.num_classes, data.info.in_channels, config.model.width)
@@ -47,25 +45,16 @@ def load_subject(
         model = build_model(spec)
         is_trained = config.model.checkpoint is not None
     else:
+        check_weights(model, config.model.name)  # first: a model of another type takes no images at all
         model = own_copy(model)
     check_module(model)
     check_classifier(model, config.model.name, data.info.input_shape, data.info.num_classes)
     if config.model.checkpoint is not None:
-        load_weights(model, config.model.checkpoint)
-    _check_finite(model, config.model.checkpoint or config.model.name)
+        load_weights(model, config.model.checkpoint, key=config.model.checkpoint_key)
+    check_weights(model, config.model.checkpoint or config.model.name)
+    check_augmentation(config.finetune.augment, data.info, "finetune.augment")
+    if not is_trained:
+        check_augmentation(config.train.augment, data.info, "train.augment")
     made_plain(model)
     check_answers(model, data, config.model.name)
     return Subject(model, spec, data, test, is_trained)
-
-
-def _check_split(split: ImageSplit, info: DataInfo, where: str) -> None:
-    if tuple(split.images.shape[1:]) != info.input_shape:
-        raise DataError(f"{where} has images of {tuple(split.images.shape[1:])}, its data of {info.input_shape}")
-    if len(split) == 0 or not 0 <= int(split.labels.min()) <= int(split.labels.max()) < info.num_classes:
-        raise DataError(f"{where} must hold images with labels in 0..{info.num_classes - 1}")
-
-
-def _check_finite(model: nn.Module, where: str) -> None:
-    for name, tensor in model.state_dict().items():
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{where}: {name} holds NaN or infinity; give the weights of a training that went well")

@@ -1,8 +1,5 @@
 """Answers of a network that does not change, from ONNX Runtime."""
 
-import tempfile
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +7,7 @@ from autoprune.data import DataInfo
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.measure.latency import make_session
 from autoprune.onnx_runtime import onnxruntime
+from autoprune.scratch import scratch_folder
 
 
 class OnnxAnswers:
@@ -30,7 +28,7 @@ class OnnxAnswers:
         return torch.from_numpy(logits)
 
     def _made(self) -> onnxruntime.InferenceSession:
-        with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
-            file = Path(folder) / "model.onnx"
+        with scratch_folder() as folder:
+            file = folder / "model.onnx"
             export_onnx(self._model, file, self._info)
             return make_session(file.read_bytes(), threads=torch.get_num_threads(), gives_way=True)

@@ -1,0 +1,63 @@
+"""What all sections of a configuration have in common: known keys, and no number or name that breaks a run midway."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from autoprune.errors import InputError, shown
+from autoprune.paths import checked_name
+
+# Bounds of what any job could want: beyond them a number is a slip, and would run for ever, overflow or be read as 0.
+SMALLEST = 1e-12  # of numbers that are not 0: smaller ones vanish where subnormal numbers count as zero
+MOST_EPOCHS = 100_000
+MOST_IMAGES = 10**9
+MOST_MINUTES = 525_600.0  # a year
+HIGHEST_RATE = 10.0  # of learning
+HEAVIEST = 1e6  # weight of a term beside others
+LARGEST_SIZE = 4096  # pixels
+
+
+class Section(BaseModel):
+    """A mapping of known keys; a section that is left empty in the file means its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, raw: Any) -> Any:
+        if raw is None:
+            return {}
+        if isinstance(raw, cls):
+            return raw
+        if not isinstance(raw, dict):
+            raise ValueError(f"must be a section with the keys {', '.join(cls.model_fields)}, got {shown(raw)}")
+        if unknown := [key for key in raw if key not in cls.model_fields]:
+            named = ", ".join(key if isinstance(key, str) and key.isidentifier() else shown(key) for key in unknown[:5])
+            raise ValueError(f"unknown key {named}; allowed are {', '.join(cls.model_fields)}")
+        return raw
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _switch_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"must not be true or false, got {value!r}")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_vanishing_number(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and 0 < abs(number) < SMALLEST:
+                raise ValueError(f"must be 0 or at least {SMALLEST:g}, got {number!r}")
+        return value
+
+
+def names_a_file(value: str | None, info: ValidationInfo) -> str | None:
+    """For keys that may name a file: what no file can be called is refused. An empty `name` is for whoever knows all
+    names to refuse."""
+    if value is not None and (value.strip() or info.field_name != "name"):
+        try:
+            checked_name(value, field=str(info.field_name))
+        except InputError as error:
+            raise ValueError(str(error).removeprefix(f"{info.field_name}: ")) from None
+    return value
