@@ -16,20 +16,21 @@ from autoprune.pruning.forward_pass import evaluation_mode
 class Zero(Tensor):
     """A zero without a shape. Something may be added to it in place, too, which gives what is added."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # what is worked out with it is a plain tensor
+    # What is worked out with it is a plain tensor.
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     def __iadd__(self, other: Tensor) -> Tensor:  # type: ignore[misc,override]
-        return other + self.as_subclass(Tensor)  # type: ignore[arg-type]
+        return other + self.as_subclass(Tensor)
 
     def add_(self, other: Tensor, *, alpha: float = 1) -> Tensor:  # type: ignore[override]
-        return alpha * other + self.as_subclass(Tensor)  # type: ignore[arg-type]
+        return alpha * other + self.as_subclass(Tensor)
 
 
 class Nothing(nn.Module):
     """In place of a layer that is gone: a zero, without a shape, so that what it is added to stays as it is."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.new_zeros(()).as_subclass(Zero)  # type: ignore[arg-type]
+        return x.new_zeros(()).as_subclass(Zero)
 
 
 def remove_layers(model: nn.Module, names: Iterable[str]) -> None:

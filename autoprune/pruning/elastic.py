@@ -137,7 +137,9 @@ def state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
     assert kind is not None, type(module)
     if kind is DEPTHWISE:  # several filters may read each channel
         filters = int(module.out_channels) // int(module.groups)  # type: ignore[arg-type]
-        module.out_channels, module.in_channels, module.groups = channels, channels // filters, channels // filters
+        for attribute, size in (("out_channels", channels), ("in_channels", channels // filters)):
+            setattr(module, attribute, size)
+        setattr(module, "groups", channels // filters)  # noqa: B010
         return
     for attribute in kind.sizes[axis]:
         setattr(module, attribute, channels)

@@ -2,6 +2,7 @@
 
 import copy
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -41,7 +42,7 @@ def check_module(model: nn.Module) -> None:
         if type(module).__name__ == "OptimizedModule":
             raise ModelError(f"model: {name or 'it'} was compiled; give the module before torch.compile")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if torch.nn.parameter.is_lazy(tensor):
             raise ModelError(f"model: {name} has no shape yet; run the lazy network on an input once")
         if tensor.is_meta:
             raise ModelError(f"model: {name} is a meta tensor without values; load the weights first")
@@ -57,7 +58,7 @@ def bake(model: nn.Module) -> list[str]:
             baked.append(name)
             shared = type(module)  # made for the original, which must keep its own
             module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))
-            for field in list(module.parametrizations):  # type: ignore[union-attr]
+            for field in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, field, leave_parametrized=True)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
@@ -65,7 +66,7 @@ def bake(model: nn.Module) -> list[str]:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)
+                prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
             else:
                 continue
             baked.append(name)

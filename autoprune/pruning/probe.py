@@ -49,9 +49,8 @@ def proven_groups(
     failed: dict[str, str] = {}
     held = probe.holding(tuple(groups), failed)
     while failed and held and (fault := probe.fault(held)) is not None:  # each alone, but not together
-        *held, last = held
+        held, last = held[:-1], held[-1]
         failed[last.name] = f"it cannot be cut together with the groups before it ({fault})"
-        held = tuple(held)
     return Proof(held, failed)
 
 

@@ -96,7 +96,7 @@ class Labels:
 
         Channels of one that only ever meet places of the other that belong to none must stay: `reason`.
         """
-        a, b = (labels.reshape(-1) for labels in torch.broadcast_tensors(first, second))
+        a, b = (labels.reshape(-1) for labels in torch.broadcast_tensors(first, second))  # type: ignore[no-untyped-call]
         both = (a > 0) & (b > 0)
         self.unite(a[both], b[both])
         for labels, others in ((a, b), (b, a)):
@@ -142,7 +142,7 @@ class Labels:
         if not others:
             return labels
         kept = labels.amax(others, keepdim=True)  # any of them stands for all, once they are one class
-        a, b = (tensor.reshape(-1) for tensor in torch.broadcast_tensors(labels, kept))
+        a, b = (tensor.reshape(-1) for tensor in torch.broadcast_tensors(labels, kept))  # type: ignore[no-untyped-call]
         self.unite(a[a > 0], b[a > 0])
         return kept
 

@@ -108,7 +108,7 @@ def concatenated(call: Call) -> Slots:
         ]
         for own in beside:
             call.labels.pin_slots(own[1:], FIXED)
-        widest = torch.broadcast_shapes(*(_without(part.shape, axis) for part in labels))
+        widest = torch.broadcast_shapes(*(_without(part.shape, axis) for part in labels))  # type: ignore[no-untyped-call]
         full = [
             part.expand(*widest[:axis], shape[axis], *widest[axis + 1 :])
             for part, shape in zip(labels, shapes, strict=True)
@@ -277,7 +277,8 @@ def _dims(dim: Any, rank: int) -> set[int]:
 
 
 def _rank(out: Any) -> int:
-    return (out[0] if isinstance(out, list | tuple) else out).dim()
+    first: Tensor = out[0] if isinstance(out, list | tuple) else out
+    return first.dim()
 
 
 def _without(shape: Sequence[int], axis: int) -> tuple[int, ...]:

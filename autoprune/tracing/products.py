@@ -1,5 +1,7 @@
 """Convolutions and matrix products: the channels that they make are new, those that they read are theirs to lose."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from autoprune.tracing.call import FIXED, GIVEN, MIXED, Call
@@ -43,7 +45,7 @@ def convolution(call: Call) -> Slots:
     if not is_filterwise or reads is None:
         _made(call, makers, by=x)
     bias = call.given.get("bias")
-    parts = [((Slot(makes.view(shape), makers[0].side),), call.out.shape)]
+    parts: list[tuple[Slots, Sequence[int]]] = [((Slot(makes.view(shape), makers[0].side),), call.out.shape)]
     if isinstance(bias, Tensor):
         parts.append((tuple(Slot(s.labels.view(shape), s.side) for s in call.slots(bias)), [1, len(bias), *shape[2:]]))
     return call.labels.join(parts, FIXED)
@@ -94,8 +96,10 @@ def _read(call: Call, reads: Tensor | None, weights: Tensor | None, *, size: int
             call.labels.read(labels)
     if reads is not None and weights is not None:
         call.labels.couple(reads, weights, FIXED)
-    elif reads is not None or weights is not None:
-        call.labels.pin(weights if reads is None else reads, GIVEN if reads is None else FIXED)
+    elif reads is not None:
+        call.labels.pin(reads, FIXED)
+    elif weights is not None:
+        call.labels.pin(weights, GIVEN)
 
 
 def _made(call: Call, makers: list[Slot], *, by: Tensor) -> None:

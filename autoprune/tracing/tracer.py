@@ -75,9 +75,9 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     return found
 
 
-class _Follower(TorchDispatchMode):
+class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, inputs: Inputs, found: Trace, split: Split) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._found, self._split = found, split
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -135,7 +135,7 @@ class _Follower(TorchDispatchMode):
                 self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
 
     def _of(self, tensor: Tensor) -> _Known:
-        known: _Known = self._known.get(tensor, NOTHING)
+        known: _Known = self._known.get(tensor, NOTHING)  # type: ignore[no-untyped-call]
         return known
 
     def _follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
