@@ -6,6 +6,7 @@ alike, on two batches of other sizes.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,7 @@ def with_distinct_values(model: nn.Module, seed: int = 0) -> nn.Module:
         for tensor in (*model.parameters(), *(one for one in statistics if one is not None)):
             size = math.prod(tensor.shape[1:]) or 1
             order = torch.randperm(tensor.numel(), generator=generator).view(tensor.shape)
-            even = (order + 0.5) / tensor.numel()  # 0..1, all different
+            even = (order + 0.7) / tensor.numel()  # 0..1, all different
             if id(tensor) in scales or tensor.dim() == 0:
                 tensor.copy_(even + 0.5)
             else:
@@ -35,13 +36,16 @@ def with_distinct_values(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def kept_indices(original: Tensor, cut: Tensor) -> list[Tensor]:
     """For each dimension the indices of `original` that `cut` kept; fails if it is no selection of it."""
-    places = {value: place for place, value in enumerate(original.flatten().tolist())}
-    assert len(places) == original.numel(), "values are not distinct"
-    found = torch.tensor([places[value] for value in cut.flatten().tolist()]).view(cut.shape)
+    values = original.flatten().tolist()
+    often = Counter(values)
+    places = {value: place for place, value in enumerate(values) if often[value] == 1}  # masks make zeros
+    found = torch.tensor([places.get(value, -1) for value in cut.flatten().tolist()]).view(cut.shape)
     kept, selected = [], original
     for dim, size in enumerate(original.shape):
         step = math.prod(original.shape[dim + 1 :])
-        index = (found // step % size).movedim(dim, 0).reshape(cut.shape[dim], -1)[:, 0]
+        along = torch.where(found >= 0, found // step % size, -1)
+        index = along.movedim(dim, 0).reshape(cut.shape[dim], -1).amax(1)
+        assert int(index.min()) >= 0, "a row of zeros alone"
         kept.append(index)
         selected = selected.index_select(dim, index)
     assert torch.equal(selected, cut), "no selection of rows and columns"
@@ -56,12 +60,12 @@ def answers(model: nn.Module, inputs: Sequence[Tensor]) -> list[Tensor]:
 def distance(cut: nn.Module, original: nn.Module, inputs: Sequence[Tensor]) -> float:
     """The largest difference between `cut` and `original` with what `cut` left out at zero, of an output's spread."""
     twin = copy.deepcopy(original)
-    own = dict(cut.named_parameters(remove_duplicate=False))
+    own, theirs = (dict(model.named_parameters(remove_duplicate=False)) for model in (cut, original))
     with torch.no_grad():
         for name, parameter in twin.named_parameters(remove_duplicate=False):
             if name not in own or own[name].shape == parameter.shape or parameter.dim() < 2:
                 continue
-            for dim, index in enumerate(kept_indices(dict(original.named_parameters())[name], own[name])):
+            for dim, index in enumerate(kept_indices(theirs[name], own[name])):
                 gone = torch.ones(parameter.shape[dim], dtype=torch.bool)
                 gone[index] = False
                 parameter.index_fill_(dim, torch.nonzero(gone).squeeze(1), 0.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -22,6 +23,7 @@ from autoprune.tracing.operators import REDUCTIONS, RULES, elementwise, reduced
 
 # What turns a tensor into a number of Python's: code may then choose by it.
 VALUES = ("_local_scalar_dense", "is_nonzero", "equal", "item", "allclose")
+EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 Inputs = tuple[Tensor, ...]
 
@@ -69,10 +71,26 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     """Follow `model` on `inputs` (tensors with the batch first); raises whatever the model raises."""
     found = Trace()
     follower = _Follower(model, inputs, found, split)
-    with _plain_kernels(model), torch.no_grad(), follower.places(), follower:
+    with _plain_kernels(model), torch.no_grad(), follower.places(), _Watcher(follower), follower:
         found.outputs = model(*inputs)
     follower.end()
     return found
+
+
+class _Watcher(TorchFunctionMode):
+    """Sees what leaves PyTorch without an operation: values as lists and arrays, and `x.data`."""
+
+    def __init__(self, follower: "_Follower") -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._follower = follower
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in EXITS:
+            self._follower.values_leave(args[0])
+        elif func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
+            self._follower.is_same(out, args[0])
+        return out
 
 
 class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -133,6 +151,13 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in tree_leaves(self._found.outputs):
             if isinstance(tensor, Tensor):
                 self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
+
+    def values_leave(self, tensor: Tensor) -> None:
+        if self._of(tensor).depends:
+            self._found.by_value.append(self._here)
+
+    def is_same(self, tensor: Tensor, other: Tensor) -> None:
+        self._known[tensor] = self._of(other)
 
     def _of(self, tensor: Tensor) -> _Known:
         known: _Known = self._known.get(tensor, NOTHING)  # type: ignore[no-untyped-call]
