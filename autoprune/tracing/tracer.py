@@ -81,7 +81,7 @@ class _Watcher(TorchFunctionMode):
     """Sees what leaves PyTorch without an operation: values as lists and arrays, and `x.data`."""
 
     def __init__(self, follower: "_Follower") -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._follower = follower
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
