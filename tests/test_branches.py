@@ -268,3 +268,39 @@ def test_nothing_is_a_zero_of_the_type_it_is_given() -> None:
     remove_layers(model, ["0", "1.0"])
     assert isinstance(model[0], Nothing)
     assert list(model.parameters()) == []
+
+
+class AddsInPlace(nn.Module):
+    """Two residual blocks, one of which adds its input in place, one in place to its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 3)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(6, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6))
+            for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        out = self.blocks[0](x)
+        out += x
+        x = torch.relu_(out)
+        x += self.blocks[1](x)
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_branches_that_are_added_in_place_go_whole(tmp_path: Path) -> None:
+    model = AddsInPlace().eval()
+    groups = find_groups(model, (1, 8, 8)).prunable
+    assert {group.name for group in groups if group.branch} == {"blocks.0.0", "blocks.1.0"}
+    elastic = ElasticModel(model, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    cut = elastic.cut(without(elastic, "blocks.0.0", "blocks.1.0"))
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        expected = model.head(torch.relu(model.stem(images)).mean((2, 3)))
+        torch.testing.assert_close(cut(images), expected)
+    file = tmp_path / "cut.onnx"
+    export_onnx(cut, file, DataInfo("test", tuple("abc"), 1, 8, 8, mean=(0.0,), std=(1.0,)))
+    assert parity_max_abs(cut, file, images) < 1e-5
+    assert "Add" not in {node.op_type for node in onnx.load(str(file)).graph.node}

@@ -116,3 +116,15 @@ def test_a_failed_export_keeps_the_file_before_it(tmp_path: Path) -> None:
         export_onnx(Unexportable(), path, info())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kernel", [3, 4, (2, 5)])
+def test_padding_that_keeps_the_size_is_stated_in_numbers(kernel: int | tuple[int, int], tmp_path: Path) -> None:
+    """ONNX Runtime refuses `auto_pad` beside a dilation."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, kernel, padding="same", dilation=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    ).eval()
+    info = DataInfo("test", ("a", "b"), 1, 9, 9, mean=(0.0,), std=(1.0,))
+    file = tmp_path / "model.onnx"
+    export_onnx(model, file, info)
+    assert parity_max_abs(model, file, torch.randn(3, 1, 9, 9)) < 1e-5

@@ -16,7 +16,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
-from autoprune.training.repair import RIDGE, InputMoments, WeightRepair, input_moments, repaired
+from autoprune.training.repair import RIDGE, InputMoments, WeightRepair, _windows, input_moments, repaired
 
 
 def test_a_kept_input_takes_over_for_its_double() -> None:
@@ -152,3 +152,15 @@ def test_repair_brings_cuts_of_a_trained_network_nearer_to_it() -> None:
     kls = np.array([[made.score(policy).kl for policy in policies] for made in (plain, fixed)])
     assert (kls[1] < kls[0]).all()
     assert kls[1].mean() < 0.5 * kls[0].mean()  # a cut that hardly harms has little to be repaired
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("padding", [1, "same"])
+def test_windows_are_padded_as_the_layer_pads(mode: str, padding: int | str) -> None:
+    """All filters' outputs are what their weights make of the windows."""
+    layer = nn.Conv2d(2, 3, 3, padding=padding, padding_mode=mode, dilation=2 if padding == "same" else 1)
+    images = torch.randn(4, 2, 6, 7)
+    with torch.no_grad():
+        windows = _windows(layer, images, most=10_000)
+        found = windows @ layer.weight.flatten(1).T + layer.bias
+        torch.testing.assert_close(found.view(4, -1, 3).mT, layer(images).flatten(2))

@@ -1,0 +1,122 @@
+"""A model is asked before any work whether it can be followed and whether its file answers as it does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_job import CLASSES, SIZE, bars
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
+
+from autoprune import progress
+from autoprune.data import DataInfo, ImageSplit, SearchData
+from autoprune.errors import ModelError, RunError
+from autoprune.export.onnx_file import check_parity, export_onnx, parity_max_abs
+from autoprune.stages.gate import check_answers, made_plain
+from autoprune.training.memory_format import is_channels_first, keep_channels_first, laid_out, runs_channels_last
+
+INFO = DataInfo("bars", CLASSES, 1, SIZE, SIZE, (0.4,), (0.2,))
+
+
+@pytest.fixture(scope="module")
+def data() -> SearchData:
+    images, labels, _ = bars("train")
+    split = ImageSplit(torch.from_numpy(images), torch.from_numpy(np.asarray(labels)).long())
+    return SearchData(INFO, split.select(torch.arange(400)), split.select(torch.arange(400, 600)))
+
+
+class Small(nn.Module):
+    """A convolution, a head, and something in between."""
+
+    def __init__(self, between: str = "") -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1, stride=4)
+        self.head, self.between = nn.Linear(6 * 16, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        if self.between == "values" and x.mean() > 0.3:
+            x = -x
+        if self.between == "tracing" and torch.jit.is_tracing():
+            x = x + 1
+        x = torch.relu(self.second(x))
+        if self.between == "length":
+            return self.head(x.reshape(len(x), -1))  # type: ignore[no-any-return]
+        if self.between == "view":
+            return self.head(x.view(-1, 96))  # type: ignore[no-any-return]
+        if self.between == "eigenvalues":
+            x = x + torch.linalg.eigvals(x[..., :2, :2]).real.mean()
+        return self.head(x.flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("between", "message"),
+    [
+        ("values", "control flow of the model depends on the values of its inputs"),
+        ("tracing", "its exported file does not answer as it does on 1 images"),
+        ("length", "its exported file does not answer as it does on 1 images"),
+        ("eigenvalues", "the model cannot be exported to ONNX"),
+    ],
+)
+def test_a_model_whose_file_would_answer_otherwise_is_refused(
+    between: str, message: str, data: SearchData, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        check_answers(Small(between).eval(), data, "mine")
+    assert len(str(caught.value)) < 900
+    assert "graph(" not in capfd.readouterr().out  # which the exporter likes to print
+
+
+@pytest.mark.parametrize("between", ["", "view"])
+def test_a_model_whose_file_answers_as_it_does_passes(between: str, data: SearchData) -> None:
+    model = Small(between).eval()
+    check_answers(model, data, "mine")
+    assert is_channels_first(model) == (between == "view")
+
+
+def test_a_view_needs_its_channels_first_and_gets_them_in_every_copy() -> None:
+    model = Small("view").eval()
+    images = torch.randn(4, 1, SIZE, SIZE)
+    last = images.contiguous(memory_format=torch.channels_last)
+    last = last.as_strided(last.shape, (SIZE * SIZE, 1, SIZE, 1))  # as what is loaded by rows of pixels lies
+    assert not runs_channels_last(model, images)
+    assert runs_channels_last(Small().eval(), images)
+    expected = model(images)
+    keep_channels_first(model)
+    keep_channels_first(model)
+    assert len(model._forward_pre_hooks) == 1
+    torch.testing.assert_close(laid_out(model)(last), expected)
+    assert laid_out(Small()).second.weight.is_contiguous(memory_format=torch.channels_last)  # type: ignore[union-attr,operator]
+
+
+def test_a_file_of_other_weights_has_no_parity(tmp_path: Path) -> None:
+    model, other = Small().eval(), Small().eval()
+    file = tmp_path / "model.onnx"
+    export_onnx(model, file, INFO)
+    images = torch.randn(5, 1, SIZE, SIZE)
+    assert check_parity(model, file, images) == parity_max_abs(model, file, images) < 1e-4
+    with pytest.raises(RunError, match="answers otherwise than the module that it was made of, by up to"):
+        check_parity(other, file, images)
+
+
+def test_weights_made_of_others_are_baked_in_and_frozen_ones_thawed(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Small()
+    parametrizations.weight_norm(model.first)
+    prune.l1_unstructured(model.second, "weight", amount=0.5)
+    model.head.requires_grad_(False)
+    images = torch.randn(2, 1, SIZE, SIZE)
+    expected = model(images)
+    progress.show(True)
+    try:
+        made_plain(model)
+    finally:
+        progress.show(False)
+    torch.testing.assert_close(model(images), expected)
+    assert {name for name, _ in model.named_parameters()} == {
+        f"{layer}.{field}" for layer in ("first", "second", "head") for field in ("weight", "bias")
+    }
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    said = capsys.readouterr().err
+    assert "parametrised weights are baked in, as they act: first, second" in said
+    assert "2 frozen parameters are thawed for fine-tuning: head.weight, head.bias" in said
