@@ -24,7 +24,7 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
             module = importlib.import_module(place)
     except FileNotFoundError:
         raise InputError(f"{field}={spec}: {place}: no such file") from None
-    except Exception as error:  # the user's code may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # the user's code may raise anything while it is imported
         raise InputError(f"{field}={spec}: cannot import {place} ({type(error).__name__}: {error})") from error
     factory = getattr(module, name, None)
     if not callable(factory):
@@ -39,6 +39,9 @@ def _run_file(path: Path) -> ModuleType:
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[name] = module
+    beside = str(path.parent)
+    if beside not in sys.path:  # it may import its neighbours, now or when it is called, as it could as a script
+        sys.path.append(beside)
     try:
         module_spec.loader.exec_module(module)
     except BaseException:

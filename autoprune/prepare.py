@@ -59,7 +59,7 @@ def prepare(
     has no bound.
     """
     check_bounds(config)
-    model = model.eval()
+    model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored))

@@ -1,7 +1,8 @@
 """The floor to stand on: `inspect` says what can be cut in any network, and what not and why; `cut` does it."""
 
+import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,14 +44,7 @@ def inspect(model: nn.Module, example_inputs: ExampleInputs) -> Structure:
     looks at their values, or that is wrapped, scripted or without values.
     """
     inputs = _checked(example_inputs)
-    structure, _ = _read(plain_copy(model), inputs)
-    return Structure(
-        structure.groups,
-        structure.skipped,
-        structure.macs,
-        sum(parameter.numel() for parameter in model.parameters()),
-        structure.uncounted,
-    )
+    return replace(_read(plain_copy(model), inputs), params=_params(model))
 
 
 def cut(model: nn.Module, example_inputs: ExampleInputs, keep: float | Mapping[str, int]) -> nn.Module:
@@ -64,19 +58,27 @@ def cut(model: nn.Module, example_inputs: ExampleInputs, keep: float | Mapping[s
     """
     inputs = _checked(example_inputs)
     plain = plain_copy(model)
-    structure, _ = _read(plain, inputs)
+    structure = _read(copy.deepcopy(plain), inputs)  # a pass may change what a model keeps
     channels = _channels(structure.groups, keep)
     scores = {group.name: l2_norm(plain, group) for group in structure.groups}
     elastic = ElasticModel(plain, structure.groups, ranking_of(scores))
-    return elastic.cut(PruningPolicy.of(channels)).eval()
+    smaller = elastic.cut(PruningPolicy.of(channels))
+    smaller.eval()  # which a model's own `train` may not return from
+    return smaller
 
 
-def _read(plain: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Structure, nn.Module]:
+def _read(plain: nn.Module, inputs: tuple[Tensor, ...]) -> Structure:
+    for name, parameter in plain.named_parameters():
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            raise ModelError(f"model: {name} holds NaN or infinity; give the weights of a training that went well")
     with torch.random.fork_rng(devices=[]), evaluation_mode(plain):
         found, traced = read_groups(plain, inputs)
-    params = sum(parameter.numel() for parameter in plain.parameters())
     uncounted = tuple(dict.fromkeys(traced.uncounted))
-    return Structure(found.prunable, found.skipped, traced.macs, params, uncounted), plain
+    return Structure(found.prunable, found.skipped, traced.macs, _params(plain), uncounted)
+
+
+def _params(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _checked(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
@@ -84,6 +86,10 @@ def _checked(example_inputs: ExampleInputs) -> tuple[Tensor, ...]:
     if not isinstance(inputs, Sequence) or not inputs or not all(isinstance(tensor, Tensor) for tensor in inputs):
         raise InputError("example_inputs: give a tensor, or a tuple of tensors, as the model takes them")
     for number, tensor in enumerate(inputs):
+        if tensor.is_meta or tensor.is_nested or tensor.layout is not torch.strided:
+            raise InputError(
+                f"example_inputs[{number}]: give a plain tensor with values, not a meta, nested or sparse one"
+            )
         if tensor.dim() == 0 or not len(tensor):
             raise InputError(f"example_inputs[{number}]: it has no samples; the first dimension is the batch")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -13,8 +13,10 @@ from autoprune import progress
 from autoprune.data import DataInfo, ImageSplit, SearchData
 from autoprune.errors import ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx, parity_max_abs
-from autoprune.stages.gate import check_answers, made_plain
+from autoprune.models import save_weights
+from autoprune.stages.gate import check_answers, made_plain, tell_accuracy
 from autoprune.training.memory_format import is_channels_first, keep_channels_first, laid_out, runs_channels_last
+from autoprune.training.scores import accuracy
 
 INFO = DataInfo("bars", CLASSES, 1, SIZE, SIZE, (0.4,), (0.2,))
 
@@ -120,3 +122,22 @@ def test_weights_made_of_others_are_baked_in_and_frozen_ones_thawed(capsys: pyte
     said = capsys.readouterr().err
     assert "parametrised weights are baked in, as they act: first, second" in said
     assert "2 frozen parameters are thawed for fine-tuning: head.weight, head.bias" in said
+
+
+def test_an_original_that_does_worse_than_its_checkpoint_says_is_told(
+    data: SearchData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Small().eval()
+    weights = tmp_path / "net.pth"
+    found = accuracy(model, data.search, INFO)
+    progress.show(True)
+    try:
+        for noted, is_told in (({"best_acc": 100 * found + 7}, True), ({"acc1": found}, False), ({"epoch": 90}, False)):
+            torch.save({"state_dict": model.state_dict(), **noted}, weights)
+            tell_accuracy(model, data, str(weights))
+            assert ("on the search split it is" in capsys.readouterr().err) == is_told
+        save_weights(model, tmp_path / "net.safetensors", {"search_accuracy": f"{found + 0.06:.4f}"})
+        tell_accuracy(model, data, str(tmp_path / "net.safetensors"))
+        assert "data.mean=[0.4] and data.std=[0.2]?" in capsys.readouterr().err
+    finally:
+        progress.show(False)

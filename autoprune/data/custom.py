@@ -23,7 +23,7 @@ def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
         images, labels, names = factory(split)
         classes = class_names(names if isinstance(names, Set | Mapping) else tuple(names), "class_names")
         loaded = ImageSplit(torch.tensor(_array(images, "images")), _integers(_array(labels, "labels")))
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise DataError(
             f"data.name={spec}: the factory must take {split!r} and return (images, labels, class_names) with images "
             f"uint8 (N, C, H, W) and whole labels (N,) ({type(error).__name__}: {error})"
@@ -32,6 +32,11 @@ def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
         raise DataError(f"data.name={spec}: {split!r} has {len(classes)} class(es); a classifier needs at least two")
     if len(loaded) == 0 or int(loaded.labels.min()) < 0 or int(loaded.labels.max()) >= len(classes):
         raise DataError(f"data.name={spec}: {split!r} must hold images with labels in 0..{len(classes) - 1}")
+    if split == "train" and (empty := sorted(set(range(len(classes))) - set(loaded.labels.tolist()))):
+        names_of = ", ".join(classes[number] for number in empty[:5])
+        raise DataError(
+            f"data.name={spec}: 'train' has no image of class {names_of}; give some, or leave the class out"
+        )
     return loaded, classes
 
 

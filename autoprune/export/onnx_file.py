@@ -47,8 +47,9 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
             with warnings.catch_warnings(), _silent_stdout(), extra_state_left_out(model):
                 # The exporter that this version calls is marked as old; the new one takes ten times as long.
                 warnings.simplefilter("ignore")
+                model.eval()
                 torch.onnx.export(
-                    model.eval(),
+                    model,
                     (example,),
                     str(temporary),
                     input_names=[INPUT_NAME],
@@ -105,8 +106,9 @@ def check_parity(model: nn.Module, path: Path, images: Tensor) -> float:
 
 def _parity(model: nn.Module, path: Path, images: Tensor) -> tuple[float, float]:
     """The largest difference, and the standard deviation of the module's logits."""
+    model.eval()
     with torch.inference_mode():
-        expected = model.eval()(images).numpy()
+        expected = model(images).numpy()
     try:
         actual = np.asarray(make_session(path, threads=1).run(None, {INPUT_NAME: images.contiguous().numpy()})[0])
     except Exception as error:  # the runtime raises kinds of its own
@@ -117,7 +119,8 @@ def _parity(model: nn.Module, path: Path, images: Tensor) -> tuple[float, float]
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return line.partition(" Please feel free")[0][:300]
 
 
 def _metadata(info: DataInfo) -> dict[str, str]:

@@ -9,7 +9,9 @@ from autoprune.models.checkpoint import (
     save_weights,
     tensor_state,
 )
+from autoprune.models.stated_accuracy import stated_accuracy
 from autoprune.models.weight_checks import check_weights
+from autoprune.models.weight_files import weights_path
 
 __all__ = [
     "BUILT_IN",
@@ -23,5 +25,7 @@ __all__ = [
     "load_tensor_state",
     "load_weights",
     "save_weights",
+    "stated_accuracy",
     "tensor_state",
+    "weights_path",
 ]

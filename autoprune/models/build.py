@@ -83,7 +83,7 @@ def _call_factory(factory: Callable[..., Any], spec: ModelSpec) -> Any:
     try:
         accepted = inspect.signature(factory).parameters
         return factory(**{key: value for key, value in offered.items() if key in accepted})
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise ModelError(
             f"model.name={spec.name}: the factory failed ({type(error).__name__}: {error}); "
             f"it is called with those of num_classes, in_channels and width that it names"

@@ -59,11 +59,20 @@ def gone_with(model: nn.Module, layers: Sequence[str], ends: Sequence[str], imag
         except Exception:  # a network that needs these layers may raise anything
             return ()
         _, always_idle = _idle_layers(model, images)
-    if idle is None or found.shape != expected.shape:
+    if idle is None or not _alike(found, expected):
         return ()
-    if not torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())):
+    gone = tuple(dict.fromkeys((*layers, *(name for name in idle if name not in (always_idle or ())))))
+    try:
+        with evaluation_mode(model), _without(model, gone), torch.no_grad():
+            return gone if _alike(model(images), expected) else ()
+    except Exception:
         return ()
-    return tuple(dict.fromkeys((*layers, *(name for name in idle if name not in (always_idle or ())))))
+
+
+def _alike(found: Tensor, expected: Tensor) -> bool:
+    if found.shape != expected.shape:
+        return False
+    return torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -84,7 +93,8 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     owners = {name.rpartition(".")[0]: False for name in required}
     for name, parameter in model.named_parameters():
         owners[name.rpartition(".")[0]] |= id(parameter) in known
-    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read)
+    leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())} - {""}
+    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read and owner in leaves)
 
 
 def _leaves(answers: Tensor) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
-from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.forward_pass import evaluation_mode, first_input
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
 from autoprune.tracing.tracer import Trace, trace
@@ -106,7 +106,10 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
             )  # fmt: skip
 
     handles = [
-        module.register_forward_hook(lambda module, args, y, name=name: record(name, module, args[0], y))
+        module.register_forward_hook(
+            lambda module, args, given, y, name=name: record(name, module, first_input(args, given), y),
+            with_kwargs=True,
+        )
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
     ]
@@ -168,6 +171,9 @@ class CutShapes:
             for name in self.original
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
+        self._elastic, self._input_shape = elastic, input_shape
+        self._counted: dict[PruningPolicy, Cost] = {}
+        self._is_exact = all(self._summed(policy) == self._count(policy) for policy in _trial_policies(elastic))
 
     def _loose_params(self, model: nn.Module, cut: "_CutDimensions") -> tuple[list[_Part], int]:
         """Parameters beside those of the layers with shapes: those that depend on a policy, and the number of others.
@@ -177,11 +183,12 @@ class CutShapes:
         covered = {id(tensor) for name in self.original for tensor in _own_weights(model, name)}
         parts: Counter[tuple[str, tuple[tuple[str, Axis], ...]]] = Counter()
         others = 0
+        in_branches = {name for _, branch in self._branches for name in branch}
         counted: set[int] = set()
         for name, parameter in model.named_parameters():
             if id(parameter) not in covered:
                 each, sides = cut.of(parameter)
-                if sides:
+                if sides or name.rpartition(".")[0] in in_branches:
                     parts[name.rpartition(".")[0], sides] += each
                 else:
                     others += each
@@ -234,6 +241,18 @@ class CutShapes:
         return frozenset().union(*(branch for group, branch in self._branches if not channels[group]))
 
     def cost(self, policy: PruningPolicy) -> Cost:
+        """By arithmetic, or counted on the cut itself where that gave something else for some policies (a layer over
+        positions that are another's channels, a weight that is worked out of two)."""
+        if self._is_exact:
+            return self._summed(policy)
+        if policy not in self._counted:
+            self._counted[policy] = self._count(policy)
+        return self._counted[policy]
+
+    def _count(self, policy: PruningPolicy) -> Cost:
+        return count_cost(self._elastic.cut(policy), self._input_shape)
+
+    def _summed(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()
         macs, params = 0, self._other_params
         gone = self.gone_layers(channels)
@@ -256,6 +275,17 @@ class CutShapes:
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))
         return self._fixed[name, axis] + brought
+
+
+def _trial_policies(elastic: ElasticModel) -> tuple[PruningPolicy, ...]:
+    """The whole, and all groups at two thirds and at a third of their channels."""
+    return (
+        elastic.full_policy,
+        *(
+            PruningPolicy.of({group.name: max(1, group.channels * thirds // 3) for group in elastic.groups})
+            for thirds in (2, 1)
+        ),
+    )
 
 
 class _CutDimensions:

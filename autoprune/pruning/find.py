@@ -11,6 +11,7 @@ from autoprune.pruning.branches import branch_outputs, gone_with
 from autoprune.pruning.forward_pass import normalised_layers
 from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels
 from autoprune.pruning.layers import RECURRENT
+from autoprune.pruning.plain import own_copy
 from autoprune.pruning.probe import proven_groups
 from autoprune.tracing.call import Split
 from autoprune.tracing.tracer import Inputs, Trace
@@ -23,7 +24,7 @@ def find_groups(model: nn.Module, input_shape: tuple[int, int, int]) -> ModelGro
 
     Raises `ModelError` if the model does not run, looks at the values of its inputs, or has no prunable group at all.
     """
-    found, _ = read_groups(model, (torch.zeros(2, *input_shape),))
+    found, _ = read_groups(own_copy(model), (torch.zeros(2, *input_shape),))  # a pass may change what a model keeps
     if not found.prunable:
         reasons = sorted({group.reason for group in found.skipped})
         raise ModelError(f"the model has no prunable group ({'; '.join(reasons) or 'no convolution or linear layer'})")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
@@ -93,17 +94,33 @@ def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -
     """
     try:
         with evaluation_mode(model):
-            found = trace(model, one_sample(inputs), split=split)
+            try:
+                found = trace(model, one_sample(inputs), split=split)
+            except Exception:  # code may be written for the batch that is given
+                found = trace(model, inputs, split=split)
     except Exception as error:  # the user's model may raise anything
+        if "HigherOrderOperator" in str(error):
+            torch.compiler.reset()  # or the model itself would not run any more
+            raise ModelError(
+                "the model uses torch.cond or another operator that takes functions, which is not followed; write it "
+                "with torch.where"
+            ) from error
         raise ModelError(
             f"the model does not run on its example inputs ({type(error).__name__}: {_short(error)}); "
             f"give inputs of the shapes and types that it is made for, with the batch first"
         ) from error
+    if found.foreign:
+        places = ", ".join(dict.fromkeys(found.foreign))
+        raise ModelError(
+            f"the model uses parameters that are not its own ({places}): they lie in a plain list, or belong to "
+            f"another copy of it that a function kept as an attribute refers to; make them attributes, ParameterLists "
+            f"or modules, and call them through self"
+        )
     if found.by_value:
         places = ", ".join(dict.fromkeys(found.by_value))
         raise ModelError(
-            f"control flow of the model depends on the values of its inputs ({places} turns a tensor into a number): "
-            f"no file can hold that, and no cut be checked; write it with torch.where, or without a branch"
+            f"control flow of the model depends on the values of its inputs ({places} turns values into a number or a "
+            f"size): no file can hold that, and no cut be checked; write it with torch.where, or without a branch"
         )
     return _Reading(model, found).groups(), found
 
@@ -117,10 +134,15 @@ class _Reading:
         self._owners = _owners(model)
         self._classes = found.labels.classes()
         self._pinned: dict[int, str] = {}
+        for name in _unstored(model):
+            places = [np.arange(s.first, s.first + s.size) for s in found.labels.sides if s.tensor == name]
+            for own in places:
+                found.labels.pin(own, "a buffer that no checkpoint holds goes along with it")
         for numbers, reason in found.labels.pins:
             for number in np.unique(self._classes[numbers]).tolist():
                 self._pinned.setdefault(number, reason)
         self._ran = set(found.ran)
+        self._used = found.used
         self._is_read = set(found.labels.read_classes().tolist())
 
     def groups(self) -> ModelGroups:
@@ -155,7 +177,10 @@ class _Reading:
             kind = kind_of(module)
             if kind is None or not any(field in kind.tensors.get("in", ()) for field in tensors_of(module)):
                 continue
-            if name not in self._ran:
+            fields = tensors_of(module)
+            if name not in self._ran and not any(
+                (f"{name}.{field}" if name else field) in self._used for field in fields
+            ):
                 yield SkippedGroup(name, max(1, layer_sides(module)[0]), IDLE)
             elif "out" in kind.sizes and layer_sides(module)[0] == 1:
                 yield SkippedGroup(name, 1, ALONE)
@@ -235,6 +260,15 @@ def _owners(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
             name = names.setdefault(id(tensor), f"{prefix}.{field}" if prefix else field)
             found.setdefault(name, []).append((prefix, field))
     return found
+
+
+def _unstored(model: nn.Module) -> list[str]:
+    """Buffers that are in no state dict."""
+    return [
+        f"{name}.{field}" if name else field
+        for name, module in model.named_modules()
+        for field in module._non_persistent_buffers_set
+    ]
 
 
 def _short(error: Exception) -> str:

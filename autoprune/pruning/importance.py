@@ -32,7 +32,7 @@ def bn_scale(model: nn.Module, group: PrunableGroup) -> Tensor:
     for member in group.members:
         module = None if member.axis.startswith("dim") else model.get_submodule(member.module)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            scores += _to_root(module.weight.detach().abs(), member, group.channels)
+            scores += _to_root(module.weight.detach().float().abs(), member, group.channels)
             found = True
     return scores if found else l2_norm(model, group)
 
@@ -105,7 +105,7 @@ def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = 
             if tensor.dim() < 2 or id(tensor) in seen:  # a tied weight counts once
                 continue
             seen.add(id(tensor))
-            weight = tensor.detach()
+            weight = tensor.detach().float()
             if with_gradient:
                 weight = torch.zeros_like(weight) if tensor.grad is None else weight * tensor.grad
             found.append((member, weight.movedim(dim, 0)))

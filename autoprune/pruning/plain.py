@@ -9,6 +9,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from autoprune.errors import ModelError
+from autoprune.tracing.structures import tensors_in
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -26,7 +27,13 @@ def plain_copy(model: nn.Module) -> nn.Module:
 def own_copy(model: nn.Module) -> nn.Module:
     """A deep copy, of modules too that keep tensors which autograd made. Raises as `check_module` does."""
     check_module(model)
-    return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
+    except Exception as error:  # whatever it keeps may not be copied
+        raise ModelError(
+            f"model: it cannot be copied ({type(error).__name__}: {str(error)[:200]}); take what is no weight of it, "
+            f"such as a file, a lock or a generator, out of its attributes"
+        ) from None
 
 
 def check_module(model: nn.Module) -> None:
@@ -77,9 +84,8 @@ def _computed(model: nn.Module) -> list[Tensor]:
     """Tensors that modules keep though autograd made them: `deepcopy` refuses those."""
     found = []
     for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                found.append(value)
+        own = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_modules")}
+        found += [tensor for tensor in tensors_in(own) if not tensor.is_leaf]
     return found
 
 

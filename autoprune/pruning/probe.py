@@ -7,13 +7,13 @@ and none is silent, as a trained network's may be.
 """
 
 import copy
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.policy import PruningPolicy
@@ -21,12 +21,16 @@ from autoprune.pruning.elastic import ElasticModel, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.layers import Axis, tensors_of
+from autoprune.tracing.structures import tensors_in
 from autoprune.tracing.tracer import Inputs
 
 ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summation, stays a hundred times below
 VALUES = 20_000  # of an input, at least, unless that takes more samples than `MOST_SAMPLES`
 MOST_SAMPLES = 8
-SECONDS = 120.0  # for all groups of a network
+FEW_CUTS = 3  # while groups are halved; most faults show in the first one
+LATE = "there was no time to prove that it may be cut"
+RANDOM = "the model answers otherwise each time that it is asked, so that no cut can be checked"
+SECONDS = 300.0  # for all groups of a network
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -46,11 +50,20 @@ def proven_groups(
     What was not looked at after `seconds` counts as failed. Raises `ModelError` if the network gives no finite numbers.
     """
     probe = _Probe(model, inputs, deadline=time.monotonic() + seconds)
+    if probe.is_random:
+        return Proof((), dict.fromkeys((group.name for group in groups), RANDOM))
+    if probe.fault(tuple(groups)) is None:
+        return Proof(tuple(groups), {})
     failed: dict[str, str] = {}
-    held = probe.holding(tuple(groups), failed)
-    while failed and held and (fault := probe.fault(held)) is not None:  # each alone, but not together
+    held = probe.holding(tuple(groups), failed, thorough=False)
+    if held and probe.fault(held) is not None:  # what a few cuts did not show
+        held = probe.holding(held, failed, thorough=True)
+    while held and (fault := probe.fault(held)) is not None:  # each alone, but not together
         held, last = held[:-1], held[-1]
         failed[last.name] = f"it cannot be cut together with the groups before it ({fault})"
+        if probe.is_late:
+            failed |= dict.fromkeys((group.name for group in held), LATE)
+            held = ()
     return Proof(held, failed)
 
 
@@ -60,15 +73,39 @@ class _Probe:
         self._model = distinct(model, generator)
         self._inputs = _samples(inputs, generator)
         self._deadline = deadline
-        with evaluation_mode(model):
+        with evaluation_mode(model), torch.random.fork_rng(devices=[]):
             if not self._is_usable():  # code may be written for one size of batch
                 self._inputs = tuple(other_values(tensor, len(tensor), generator) for tensor in inputs)
             if not self._is_usable():  # random weights do not suit every network
-                self._model = copy.deepcopy(model).eval()
+                self._model = copy.deepcopy(model)
             if not _is_finite(answers(self._model, self._inputs)):
                 raise ModelError(
                     "the model answers with NaN or infinity; give the weights of a training that went well"
                 )
+            if not any(
+                tensor.is_floating_point() or tensor.is_complex() for tensor in answers(self._model, self._inputs)
+            ):
+                raise ModelError(
+                    "the model answers with no tensor of numbers by which cuts of it could be compared; let its "
+                    "forward return its logits, in a tensor, tuple, list or dict"
+                )
+            first, second = (answers(self._model, self._inputs) for _ in range(2))
+            if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in first):
+                raise ModelError(
+                    "the model answers with no tensor of numbers by which cuts of it could be compared; let its "
+                    "forward return its logits, in a tensor, tuple, list or dict"
+                )
+            self.is_random = difference(first, second) > ALIKE
+            self._trains = self._runs_in_training()
+
+    def _runs_in_training(self) -> bool:
+        try:
+            trained = copy.deepcopy(self._model)
+            trained.train()
+            answers(trained, self._inputs)
+        except Exception:  # the user's model may raise anything
+            return False
+        return True
 
     def _is_usable(self) -> bool:
         try:
@@ -76,28 +113,42 @@ class _Probe:
         except Exception:  # the user's model may raise anything
             return False
 
-    def holding(self, groups: tuple[PrunableGroup, ...], failed: dict[str, str]) -> tuple[PrunableGroup, ...]:
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def holding(
+        self, groups: tuple[PrunableGroup, ...], failed: dict[str, str], *, thorough: bool
+    ) -> tuple[PrunableGroup, ...]:
         """Those that hold, by halving; the reasons of the others go into `failed`."""
         if not groups:
             return ()
-        if time.monotonic() > self._deadline:
-            failed |= dict.fromkeys((group.name for group in groups), "there was no time to prove that it may be cut")
+        if self.is_late:
+            failed |= dict.fromkeys((group.name for group in groups), LATE)
             return ()
-        fault = self.fault(groups)
+        fault = self.fault(groups, thorough=thorough)
         if fault is None:
             return groups
         if len(groups) == 1:
             failed[groups[0].name] = fault
             return ()
         middle = len(groups) // 2
-        return (*self.holding(groups[:middle], failed), *self.holding(groups[middle:], failed))
+        return (
+            *self.holding(groups[:middle], failed, thorough=thorough),
+            *self.holding(groups[middle:], failed, thorough=thorough),
+        )
 
-    def fault(self, groups: tuple[PrunableGroup, ...]) -> str | None:
-        """What is wrong with cuts of these groups; None if nothing is."""
-        for elastic, policy in cuts(self._model, groups):
+    def fault(self, groups: tuple[PrunableGroup, ...], *, thorough: bool = True) -> str | None:
+        """What is wrong with cuts of these groups, all or just a few of them; None if nothing is."""
+        made = cuts(self._model, groups)
+        for number, (elastic, policy) in enumerate(made if thorough else itertools.islice(made, FEW_CUTS)):
             try:
                 kept = elastic.kept_channels(policy)
-                found = answers(elastic.cut_to(kept), self._inputs)
+                cut = elastic.cut_to(kept)
+                found = answers(cut, self._inputs)
+                if number == 0 and self._trains:
+                    cut.train()
+                    answers(cut, self._inputs)  # what runs in training alone may read channels, too
             except Exception as error:  # the user's code with fewer channels than it was written for
                 return f"the network does not run without some of its channels ({type(error).__name__}: {_line(error)})"
             expected = answers(masked(self._model, kept), self._inputs)
@@ -119,6 +170,7 @@ def cuts(model: nn.Module, groups: Sequence[PrunableGroup]) -> Iterator[tuple[El
         chosen = {name: [(number >> place % digits[name]) & 1 == 1 for number in own] for name, own in numbers.items()}
         yield _keeping(model, groups, chosen)
     yield _keeping(model, groups, {name: [number % 2 == 0 for number in own] for name, own in numbers.items()})
+    yield _keeping(model, groups, {name: [number == 0 for number in own] for name, own in numbers.items()})
     yield _keeping(model, groups, {name: [number > 0 for number in own] for name, own in numbers.items()})
     yield _keeping(model, groups, {name: [number % 3 == 0 for number in own] for name, own in numbers.items()})
 
@@ -138,13 +190,13 @@ def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Modu
     """A copy of `model` in which all channels but `kept`, of each side of its layers, are zero.
 
     They are zero where a layer makes them and where one reads them: whatever becomes of a zero in between, as in a
-    sigmoid, is not read. Bare tensors stay as they are: something may be divided by them.
+    sigmoid, is not read. Bare vectors stay as they are: something may be divided by them.
     """
     silent = copy.deepcopy(model)
     with torch.no_grad():
         for (name, axis), indices in kept.items():
             for _, _, tensor, dim in sliced_fields(silent, name, axis):
-                if axis.startswith("dim") and not _is_weight(tensor):
+                if axis.startswith("dim") and tensor.numel() == tensor.shape[dim]:
                     continue
                 gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
                 gone[indices] = False
@@ -154,7 +206,8 @@ def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Modu
 
 def distinct(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy with random parameters and statistics of about the usual sizes; buffers of no norm stay as they are."""
-    fresh = copy.deepcopy(model).eval()
+    fresh = copy.deepcopy(model)
+    fresh.eval()
     with torch.no_grad():
         for module in fresh.modules():
             is_norm = isinstance(module, NORMS)
@@ -174,9 +227,16 @@ def distinct(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def other_values(tensor: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """So many samples of random numbers; of what is no floating point, those that were given, again and again."""
+    """So many samples of numbers drawn from a given input's, so that they are as code expects them to be.
+
+    Where all are alike they are random; of what is no floating point the samples themselves come again and again.
+    """
     if not tensor.is_floating_point():
         return tensor[torch.arange(samples) % len(tensor)]
+    given = tensor.reshape(-1)
+    if bool((given != given[0]).any()):
+        places = torch.randint(len(given), (samples, *tensor.shape[1:]), generator=generator)
+        return given[places]
     return torch.randn((samples, *tensor.shape[1:]), generator=generator, dtype=tensor.dtype)
 
 
@@ -191,7 +251,7 @@ def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     """All tensors that a model answers, in order."""
     with torch.no_grad():
         outputs = model(*(tensor.clone() for tensor in inputs))
-    return [leaf.detach() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [tensor.detach() for tensor in tensors_in(outputs)]
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -200,7 +260,12 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         return float("inf")
     worst = 0.0
     for ours, theirs in zip(found, expected, strict=True):
-        if not theirs.is_floating_point() or not theirs.numel():
+        if not theirs.numel():
+            continue
+        if theirs.is_complex():
+            ours, theirs = torch.view_as_real(ours), torch.view_as_real(theirs)
+        if not theirs.is_floating_point():
+            worst = worst if torch.equal(ours, theirs) else float("inf")
             continue
         spread = theirs.std(correction=0) if theirs.numel() > 1 else theirs.abs().max()
         off = float((ours - theirs).abs().max() / spread.clamp_min(torch.finfo(theirs.dtype).tiny))
@@ -210,10 +275,6 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 def _is_finite(outputs: Sequence[Tensor]) -> bool:
     return all(bool(torch.isfinite(tensor).all()) for tensor in outputs if tensor.is_floating_point())
-
-
-def _is_weight(tensor: Tensor) -> bool:
-    return tensor.dim() >= 2
 
 
 def _line(error: Exception) -> str:

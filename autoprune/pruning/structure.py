@@ -85,7 +85,8 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
             put_tensor(module, name.rpartition(".")[2], tensor.new_zeros(shape))
     _tie(model, ties)
     load_weights(model, str(folder / WEIGHTS_FILE))
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _read(path: Path) -> _Structure:
@@ -135,7 +136,7 @@ def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
     """Raises `ModelError` for what is no cut of this architecture."""
     modules = dict(unpruned.named_modules())
     for name in structure.gone:
-        if name not in modules or kind_of(modules[name]) is None or name in structure.layers:
+        if not name or name not in modules or name in structure.layers:
             raise ModelError(f"{path}: layer {name}, which is gone, does not fit the architecture")
     for name, (out_channels, in_channels) in structure.layers.items():
         module = modules.get(name)

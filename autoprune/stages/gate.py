@@ -8,12 +8,16 @@ from torch import Tensor, nn
 from autoprune.data import SearchData, normalise
 from autoprune.errors import ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx
+from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
 from autoprune.progress import say
 from autoprune.pruning.groups import guessed_groups
-from autoprune.pruning.plain import bake, check_module
+from autoprune.pruning.plain import bake, check_module, own_copy
 from autoprune.scratch import scratch_folder
 from autoprune.training.memory_format import keep_channels_first, runs_channels_last
+from autoprune.training.scores import accuracy
 
+JUDGED_IMAGES = 1000
+CLEARLY_WORSE = 0.05  # of all images; the search split is not the one that the checkpoint speaks of
 BATCHES = (1, 2, 5, 16)  # of real images, the first of the search split
 
 
@@ -36,6 +40,7 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
     """
     shown = normalise(data.search.images[: max(BATCHES)], data.info)
     guessed_groups(model, (shown[:2],))
+    check_training(model, shown, data.info.num_classes, name)
     if not runs_channels_last(model, shown[:2]):
         keep_channels_first(model)
     with scratch_folder() as folder:
@@ -46,6 +51,42 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
             raise ModelError(f"{name}: {_without(error, path)}; write it with operations that ONNX has") from None
         for size in BATCHES:
             _check_batch(model, path, shown[:size], name)
+
+
+def check_training(model: nn.Module, images: Tensor, classes: int, name: str) -> None:
+    """Raise `ModelError` unless a copy of `model` in training mode answers `images` (N, C, H, W) with (N, classes)."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            trained = own_copy(model)
+            trained.train()
+            answer = trained(images)
+        except Exception as error:  # the user's model may raise anything
+            raise ModelError(
+                f"{name}: does not run in training mode ({type(error).__name__}: {str(error)[:200]}); fine-tuning "
+                f"needs a forward that takes images alone"
+            ) from None
+    if not isinstance(answer, Tensor) or answer.shape != (len(images), classes):
+        given = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise ModelError(
+            f"{name}: answers {given} in training mode, not ({len(images)}, {classes}); take auxiliary heads off "
+            f"(torchvision: aux_logits=False, aux_loss=None) and return the logits alone"
+        )
+
+
+def tell_accuracy(model: nn.Module, data: SearchData, checkpoint: str) -> None:
+    """Say so if `model` does clearly worse on the search split than its checkpoint says: it may see other images."""
+    stated = stated_accuracy(weights_path(checkpoint, SHIPPED_CHECKPOINTS))
+    if stated is None:
+        return
+    some = data.search.select(torch.arange(min(len(data.search), JUDGED_IMAGES)))
+    found = accuracy(model, some, data.info)
+    if found < stated - CLEARLY_WORSE:
+        mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (data.info.mean, data.info.std))
+        say(
+            f"{checkpoint}: says {stated:.1%} of the images are right, on the search split it is {found:.1%}: was it "
+            f"trained on other images, sizes or classes, or normalised otherwise than with data.mean=[{mean}] and "
+            f"data.std=[{std}]?"
+        )
 
 
 def _check_batch(model: nn.Module, path: Path, images: Tensor, name: str) -> None:

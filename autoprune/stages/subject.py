@@ -9,7 +9,7 @@ from autoprune.data import ImageSplit, SearchData, check_augmentation, check_spl
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
 from autoprune.seeding import derive_seed, seed_everything
-from autoprune.stages.gate import check_answers, made_plain
+from autoprune.stages.gate import check_answers, made_plain, tell_accuracy
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def load_subject(
         check_weights(model, config.model.name)  # first: a model of another type takes no images at all
         model = own_copy(model)
     check_module(model)
+    check_weights(model, config.model.name)
     check_classifier(model, config.model.name, data.info.input_shape, data.info.num_classes)
     if config.model.checkpoint is not None:
         load_weights(model, config.model.checkpoint, key=config.model.checkpoint_key)
@@ -57,4 +58,6 @@ def load_subject(
         check_augmentation(config.train.augment, data.info, "train.augment")
     made_plain(model)
     check_answers(model, data, config.model.name)
+    if config.model.checkpoint is not None:
+        tell_accuracy(model, data, config.model.checkpoint)
     return Subject(model, spec, data, test, is_trained)

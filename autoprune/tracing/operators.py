@@ -26,8 +26,7 @@ def moved(call: Call) -> Slots:
         after = _run_on(call, tensor, slot.full(tensor.shape))
         made = call.labels.compact(after, slot.side)
         made = tuple(Slot(_taken_apart(call, one.labels, slot.axes), one.side) for one in made)
-        _check_left(call, made, slot)
-        found += made
+        found += _left(call, made, slot)
     return tuple(found)
 
 
@@ -60,9 +59,7 @@ def pieces(call: Call) -> list[Slots]:
             else:
                 call.labels.pin(slot.labels, FIXED)
         for own, part in zip(made, parts, strict=True):
-            compacted = call.labels.compact(part, slot.side)
-            _check_left(call, compacted, slot)
-            own += compacted
+            own += _left(call, call.labels.compact(part, slot.side), slot)
     return [tuple(slots) for slots in made]
 
 
@@ -247,10 +244,11 @@ def _taken_apart(call: Call, labels: Tensor, before: Sequence[int]) -> Tensor:
     return call.labels.over(labels, axes[-1:] if call.split == "last" else axes[:1])
 
 
-def _check_left(call: Call, made: Slots, before: Slot) -> None:
-    """A single channel that was taken out by its number."""
-    if before.axes and any(not slot.axes for slot in made):
+def _left(call: Call, made: Slots, before: Slot) -> Slots:
+    """The slots that tell places apart; where none does, a single channel was taken out by its number."""
+    if any(not slot.axes for slot in made):
         call.labels.pin(before.labels, NUMBERED)
+    return tuple(slot for slot in made if slot.axes)
 
 
 def _apart(call: Call, tensor: Tensor, axes: set[int], reason: str) -> Slots:

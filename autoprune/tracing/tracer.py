@@ -20,10 +20,15 @@ from torch.utils.weak import WeakIdKeyDictionary
 from autoprune.tracing.call import OUTPUT, Call, Split
 from autoprune.tracing.labels import Labels, Slot, Slots
 from autoprune.tracing.operators import REDUCTIONS, RULES, elementwise, reduced
+from autoprune.tracing.structures import tensors_in
 
 # What turns a tensor into a number of Python's: code may then choose by it.
 VALUES = ("_local_scalar_dense", "is_nonzero", "equal", "item", "allclose")
 EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
+MOST_SLOTS = 6  # of a tensor: what is taken apart and joined time and again has ever more
+MASKS = (torch.bool, torch.uint8)
+CHECKED = (torch.nn.functional.one_hot,)  # they look at values to check their range
+UNCOUNTED = ("mv", "addmv", "dot", "vdot", "_trilinear", "cdist", "_cdist_forward", "addbmm", "addr", "outer")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 Inputs = tuple[Tensor, ...]
 
@@ -41,7 +46,7 @@ class Product:
 class Trace:
     """What one forward pass told. `products` are in order of execution; `uncounted` names what has no weights.
 
-    `by_value` are the places (modules) where values of the inputs were turned into numbers of Python's.
+    `by_value` are the places (modules) where values of the inputs became numbers of Python's or the size of something.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -49,12 +54,17 @@ class Trace:
     uncounted: list[str] = field(default_factory=list)
     by_value: list[str] = field(default_factory=list)
     ran: list[str] = field(default_factory=list)
+    used: set[str] = field(default_factory=set)  # names of parameters and buffers
+    foreign: list[str] = field(default_factory=list)  # places where a parameter is used that is not the model's own
+    unforeseen: list[str] = field(default_factory=list)  # operations whose rule failed, so that they were not followed
+    samples: int = 1
     is_split: bool = False  # whether code takes an axis with channels apart
     outputs: Any = None
 
     @property
     def macs(self) -> int:
-        return sum(product.macs for product in self.products)
+        """Of one sample."""
+        return sum(product.macs for product in self.products) // self.samples
 
 
 @dataclass(frozen=True)
@@ -69,9 +79,17 @@ NOTHING = _Known((), False, False)
 
 def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     """Follow `model` on `inputs` (tensors with the batch first); raises whatever the model raises."""
-    found = Trace()
+    found = Trace(samples=len(inputs[0]))
     follower = _Follower(model, inputs, found, split)
-    with _plain_kernels(model), torch.no_grad(), follower.places(), _Watcher(follower), follower:
+    # Inference mode would hand over whole functions, not the operations that they consist of.
+    with (
+        _plain_kernels(model),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        follower.places(),
+        _Watcher(follower),
+        follower,
+    ):
         found.outputs = model(*inputs)
     follower.end()
     return found
@@ -85,7 +103,8 @@ class _Watcher(TorchFunctionMode):
         self._follower = follower
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
+            out = func(*args, **(kwargs or {}))
         if func in EXITS:
             self._follower.values_leave(args[0])
         elif func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
@@ -100,6 +119,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._place: list[str] = []
+        self._is_checking = False
+        self._written_to: dict[int, Tensor] = {}  # by address, kept alive so that it is not given to another
         self._weights: dict[int, str] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             sides = [
@@ -148,12 +169,40 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
         """What reaches the outputs stays."""
-        for tensor in tree_leaves(self._found.outputs):
-            if isinstance(tensor, Tensor):
-                self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
+        for tensor in tensors_in(self._found.outputs):
+            self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
+
+    def _depends(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the inputs, or something that does was written into its memory."""
+        if self._of(tensor).depends:
+            return True
+        return bool(self._written_to) and tensor.untyped_storage().data_ptr() in self._written_to
+
+    def _is_sized_by_values(self, func: Any, call: Call) -> bool:
+        """Whether the shape of what is made depends on values, as that of all places where a mask is true."""
+        if call.name == "index":
+            masks = [one for one in call.given["indices"] if isinstance(one, Tensor) and one.dtype in MASKS]
+            return any(self._depends(mask) for mask in masks)
+        return torch.Tag.dynamic_output_shape in func.tags
+
+    def _note_weights(self, tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            if (name := self._weights.get(id(tensor))) is not None:
+                self._found.used.add(name)
+            elif isinstance(tensor, nn.Parameter):
+                self._found.foreign.append(self._here)
+
+    @contextlib.contextmanager
+    def checking(self) -> Iterator[None]:
+        """While the block runs, values are only looked at to check that they are in range."""
+        before, self._is_checking = self._is_checking, True
+        try:
+            yield
+        finally:
+            self._is_checking = before
 
     def values_leave(self, tensor: Tensor) -> None:
-        if self._of(tensor).depends:
+        if self._depends(tensor):
             self._found.by_value.append(self._here)
 
     def is_same(self, tensor: Tensor, other: Tensor) -> None:
@@ -174,14 +223,15 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out=out,
             labels=self._found.labels,
             slots=lambda tensor: self._of(tensor).slots,
-            depends=lambda tensor: self._of(tensor).depends,
+            depends=self._depends,
             split=self._split,
             run=lambda changed: _run(func, changed),
         )
         tensors = call.tensors()
-        depends = any(self._of(tensor).depends for tensor in tensors)
+        self._note_weights(tensors)
+        depends = any(self._depends(tensor) for tensor in tensors)
         is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
-        if call.name in VALUES and depends:
+        if depends and (call.name in VALUES or self._is_sized_by_values(func, call)) and not self._is_checking:
             self._found.by_value.append(self._here)
         self._count(call)
         if not tensors:
@@ -190,9 +240,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = self._slots_made(func, call) if has_slots else ()
         if is_inplace and has_slots:
             made = self._written(given, tensors[0], made)
+        if is_inplace and depends and not self._depends(tensors[0]):
+            self._written_to[tensors[0].untyped_storage().data_ptr()] = tensors[0]
         outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         for number, tensor in enumerate(outputs):
             own = made[number] if isinstance(made, list) else made
+            if len(own) > MOST_SLOTS:
+                self._found.labels.pin_slots(own, f"too many channels meet ({self._here})")
+                own = ()
             self._known[tensor] = _Known(tuple(slot for slot in own if _fits(slot, tensor)), depends, is_weight)
 
     def _slots_made(self, func: Any, call: Call) -> Slots | list[Slots]:
@@ -207,6 +262,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             made: Slots | list[Slots] = rule(call)
         except Exception:  # a use of an operation that its rule did not foresee
+            self._found.unforeseen.append(call.name)
             return self._not_followed(call)
         if call.name in (
             "view",
@@ -255,10 +311,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._add(weight, places.numel() * weight[0].numel())
         elif call.name in PRODUCTS:
             a, b = call.tensors()[-2:]
-            if self._of(a).is_weight != self._of(b).is_weight:
+            if self._of(a).is_weight and self._of(b).is_weight:
+                self._found.uncounted.append(f"a product of weights ({self._here})")
+            elif self._of(a).is_weight or self._of(b).is_weight:
                 self._add(a if self._of(a).is_weight else b, call.out.numel() * a.shape[-1])
             elif call.depends(a) or call.depends(b):
                 self._found.uncounted.append(f"a product without weights ({self._here})")
+        elif call.name in UNCOUNTED:
+            self._found.uncounted.append(f"{call.name} ({self._here})")
         elif call.name.startswith("_scaled_dot_product"):
             self._found.uncounted.append(f"attention's products ({self._here})")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
+from autoprune.pruning.forward_pass import evaluation_mode, first_input, normalised_layers
 from autoprune.pruning.layers import Axis, is_plain
 from autoprune.training.batchnorm import even_batches
 
@@ -119,7 +119,9 @@ def input_moments(
         sums[name] = (count + len(windows), origin, first + windows.sum(0), second + windows.T @ windows)
 
     handles = [
-        layer.register_forward_pre_hook(lambda layer, args, name=name: gather(name, layer, args[0]))
+        layer.register_forward_pre_hook(
+            lambda layer, args, given, name=name: gather(name, layer, first_input(args, given)), with_kwargs=True
+        )
         for name, layer in layers.items()
     ]
     try:
