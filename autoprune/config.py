@@ -41,7 +41,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _key_of_a_file(self) -> "ModelConfig":
         if self.checkpoint_key is not None and self.checkpoint is None:
-            raise ValueError("checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out")
+            raise ValueError(
+                "model.checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out"
+            )
         return self
 
     _names = field_validator("name", "checkpoint")(names_a_file)
@@ -72,7 +74,8 @@ class DataConfig(Section):
             return self
         if mean is None or std is None or not mean or len(mean) != len(std):
             raise ValueError(
-                f"give mean and std together, a number per channel each; got mean {_listed(mean)}, std {_listed(std)}"
+                f"give data.mean and data.std together, a number per channel each; got mean {_listed(mean)}, "
+                f"std {_listed(std)}"
             )
         for key, values, least in (("mean", mean, 0), ("std", std, LEAST_STD)):
             if not all(least <= value <= 1 for value in values):

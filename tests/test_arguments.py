@@ -84,27 +84,6 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "data empty": ({"data": ""}, "data.name=: unknown"),
     "data no home": ({"data": "imagefolder:~no-such-user/x"}, "data.name: "),
     "data tensors": ({"data": (DATA.train.images, DATA.train.labels)}, "data: must be the name"),
-    "train label above": ({"data": replace(DATA, train=labelled(DATA.train, 3))}, "data.train: has labels from 0 to 3"),
-    "train label below": ({"data": replace(DATA, train=labelled(DATA.train, -1))}, "data.train: has labels from -1"),
-    "search label": ({"data": replace(DATA, search=labelled(DATA.search, 9))}, "data.search: has labels from 0 to 9"),
-    "no search images": ({"data": replace(DATA, search=empty(DATA.search))}, "data.search: holds no images"),
-    "no train images": ({"data": replace(DATA, train=empty(DATA.train))}, "data.train: holds no images"),
-    "search shape": ({"data": replace(DATA, search=lower(DATA.search))}, "data.search has images of (1, 8, 16)"),
-    "train shape": ({"data": replace(DATA, train=lower(DATA.train))}, "data.train has images of (1, 8, 16)"),
-    "search none": ({"data": replace(DATA, search=None)}, "data.search: must be an ImageSplit"),  # type: ignore[arg-type]
-    "few search images": (
-        {"data": replace(DATA, search=DATA.search.select(torch.arange(2)))},
-        "data.search_images: 2 images are fewer than the 3 classes",
-    ),
-    "std zero": ({"data": info(std=(0.0,))}, "data.info.std: must be 1 finite numbers"),
-    "std nan": ({"data": info(std=(float("nan"),))}, "data.info.std"),
-    "mean infinite": ({"data": info(mean=(float("inf"),))}, "data.info.mean"),
-    "three means": ({"data": info(mean=(0.0, 0.0, 0.0))}, "data.info.mean"),
-    "one class": ({"data": info(classes=("a",))}, "data.info.classes"),
-    "a text of classes": ({"data": info(classes="abc")}, "data.info.classes"),
-    "no info": ({"data": replace(DATA, info=None)}, "data.info: must be a DataInfo"),  # type: ignore[arg-type]
-    "height": ({"data": info(height=8)}, "data.info says (1, 8, 16)"),
-    "height zero": ({"data": info(height=0)}, "data.info: channels, height and width must be positive"),
     "test text": ({"test": "x"}, "test: must be an ImageSplit"),
     "test none": ({"test": None}, "test: data given as SearchData needs a test split"),
     "test empty": ({"test": empty(TEST)}, "test: holds no images"),
@@ -146,6 +125,29 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+# Data that cannot be: refused where it is made, or at the latest where it is given.
+WRONG_DATA: dict[str, tuple[Callable[[], Any], str]] = {
+    "train label above": (lambda: replace(DATA, train=labelled(DATA.train, 3)), "train"),
+    "train label below": (lambda: replace(DATA, train=labelled(DATA.train, -1)), "train"),
+    "search label": (lambda: replace(DATA, search=labelled(DATA.search, 9)), "search"),
+    "no search images": (lambda: replace(DATA, search=empty(DATA.search)), "search"),
+    "no train images": (lambda: replace(DATA, train=empty(DATA.train)), "train"),
+    "search shape": (lambda: replace(DATA, search=lower(DATA.search)), "search"),
+    "train shape": (lambda: replace(DATA, train=lower(DATA.train)), "train"),
+    "search none": (lambda: replace(DATA, search=None), "search"),
+    "few search images": (lambda: replace(DATA, search=DATA.search.select(torch.arange(2))), "search_images"),
+    "std zero": (lambda: info(std=(0.0,)), "std"),
+    "std nan": (lambda: info(std=(float("nan"),)), "std"),
+    "mean infinite": (lambda: info(mean=(float("inf"),)), "mean"),
+    "three means": (lambda: info(mean=(0.0, 0.0, 0.0)), "mean"),
+    "one class": (lambda: info(classes=("a",)), "class|labels"),
+    "a text of classes": (lambda: info(classes="abc"), "classes"),
+    "no info": (lambda: replace(DATA, info=None), "info"),
+    "height": (lambda: info(height=8), "1, 8, 16"),
+    "height zero": (lambda: info(height=0), "height"),
+}
+
+
 def refused(folder: Path, **changes: Any) -> str:
     run_dir = folder / "run"
     given = {"model": net(3), "data": DATA, "test": TEST, "run_dir": run_dir, "config": SETTINGS, **changes}
@@ -153,6 +155,14 @@ def refused(folder: Path, **changes: Any) -> str:
         autoprune.compress(**given)
     assert list(folder.iterdir()) == []
     return str(caught.value)
+
+
+@pytest.mark.parametrize("case", WRONG_DATA)
+def test_data_that_cannot_be_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    make, word = WRONG_DATA[case]
+    with pytest.raises(InputError, match=word):
+        autoprune.compress(net(3), make(), test=TEST, run_dir=tmp_path / "run", config=SETTINGS)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("case", MODELS)

@@ -347,6 +347,7 @@ BAD: dict[str, tuple[str, ...]] = {  # by option; those of folders and files are
     "--policy": (*NOT_A_PATH, "nowhere", "folder", "file.txt", "/dev/null", "/dev/null/x"),
     "--model": NAMES,
     "--checkpoint": (*NOT_A_PATH, "nowhere", "folder", "file.txt", "/dev/null", "/dev/null/x"),
+    "--checkpoint-key": ("no such key", "x" * 5000, "state_dict"),
     "--out": NO_NEW_FILE,
     "--json": NO_NEW_FILE,
     "--html": NO_NEW_FILE,

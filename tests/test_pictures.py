@@ -230,7 +230,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_search_data(config)
 
 
-@pytest.mark.parametrize("name", ["imagefolder:~nobody/x", "imagefolder:" + "x" * 5000, "imagefolder:a\0b", "x" * 5000])
+@pytest.mark.parametrize("name", ["imagefolder:~nobody/x", "imagefolder:" + "x" * 200, "x" * 200])
 def test_names_that_are_no_folders_get_one_message(name: str) -> None:
     for load in (load_search_data, load_test_split):
         with pytest.raises(DataError) as caught:

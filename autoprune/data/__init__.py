@@ -80,11 +80,6 @@ def _check(config: DataConfig) -> None:
         )
     if config.image_size is not None and _folder(config) is None:
         raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")
-    if (folder := _folder(config)) is not None and not imagefolder.has_split(folder, "train"):
-        missing = folder / "train"
-        raise DataError(
-            f"data.name={config.name}: {missing}: no such folder; an image folder holds train/CLASS/* and test/CLASS/*"
-        )
 
 
 def _check_same_shape(split: ImageSplit, train: ImageSplit, where: str) -> None:

@@ -62,6 +62,8 @@ class DataInfo:
 
     def __post_init__(self) -> None:
         """Lists become tuples; `DataError` names the field that cannot be."""
+        if isinstance(self.classes, str):
+            raise DataError(f"DataInfo.classes: must be a list of names, got the text {self.classes[:50]!r}")
         object.__setattr__(self, "classes", class_names(self.classes, "DataInfo.classes"))
         if not self.classes:
             raise DataError("DataInfo.classes: must name at least one class")

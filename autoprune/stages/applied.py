@@ -1,5 +1,6 @@
 """Decisions without a search: the best of what a trained agent and simple heuristics propose, or a stored policy."""
 
+import json
 from pathlib import Path
 
 from autoprune.config import RunConfig
@@ -98,12 +99,12 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
 
 def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Decision | None:
     """What was decided before from the same source; `InputError` if the run there began with another."""
-    begun = store.fact(SOURCE_FACT)
+    begun = store.parsed_fact(SOURCE_FACT, json.loads)
     if begun is not None and begun != source:
         theirs, ours = begun.split()[0], source.split()[0]
         article = "another" if theirs == ours else "an" if theirs == "agent" else "a"
         raise InputError(f"{run_dir.root}: the run there applies {article} {theirs}; choose another --run-dir")
-    store.set_fact(SOURCE_FACT, source)
+    store.set_fact(SOURCE_FACT, json.dumps(source))
     return None if begun is None else stored_decision(run_dir, store)
 
 
