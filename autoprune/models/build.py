@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -135,7 +136,7 @@ def _imported(library: str) -> Any:
         _import_torchvision()
         return importlib.import_module(library)
     except ModuleNotFoundError as error:
-        missing = library if error.name == library else f"{library} needs {error.name}, which"
+        missing = library if importlib.util.find_spec(library) is None else f"{library} needs {error.name}, which"
         raise ModelError(f"{missing} is not installed; pip install 'autoprune[vision]'") from None
     except Exception as error:  # libraries that do not fit this torch fail in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
