@@ -90,6 +90,10 @@ def inspect(
         raise InputError(f"--plot {plot}: of what? Name a layer with --staircase LAYER")
     if checkpoint is not None:
         user_path(checkpoint, field="--checkpoint")
+    elif checkpoint_key is not None:
+        raise InputError(
+            "--checkpoint-key: chooses among the weights in a file: give --checkpoint too, or leave it out"
+        )
     require_threads(threads, field="--threads")
     require_memory(
         batch * math.prod(shape) * BYTES_AN_INPUT, field="--input-shape and --batch", fix="give smaller ones"
