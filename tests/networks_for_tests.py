@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from habits_for_tests import Adapted, Answers, Inferring, Named, Scales, Teaches, Together
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -334,5 +335,12 @@ CASES: dict[str, Case] = {
     "softmax": Case(lambda: Between(lambda x: x.softmax(1)), least=0.3),
     "gated": Case(lambda: Between(lambda x: F.glu(x, 1), 4), least=0.5),
     "unfolded": Case(lambda: Between(lambda x: F.pixel_unshuffle(x, 2), 32), least=0.6),
+    "called by name": Case(Named, least=0.6),
+    "answers an object": Case(Answers, least=0.4),
+    "scales in no checkpoint": Case(Scales, least=0.4),
+    "teaches in training": Case(Teaches, least=0.35),
+    "not both together": Case(Together, least=0.4),
+    "adapted": Case(Adapted, least=0.5),
+    "inferring": Case(Inferring, least=0.6),
     "folded": Case(lambda: Between(lambda x: F.pixel_shuffle(x, 2), 2), least=0.3),
 }

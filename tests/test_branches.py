@@ -304,3 +304,32 @@ def test_branches_that_are_added_in_place_go_whole(tmp_path: Path) -> None:
     export_onnx(cut, file, DataInfo("test", tuple("abc"), 1, 8, 8, mean=(0.0,), std=(1.0,)))
     assert parity_max_abs(cut, file, images) < 1e-5
     assert "Add" not in {node.op_type for node in onnx.load(str(file)).graph.node}
+
+
+class NormedFirst(nn.Module):
+    """A block that norms what it reads (He et al. 2016b): its norm has its readers' channels, not its makers'."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 6, 3, padding=1), nn.Linear(6, 3)
+        self.branch = nn.Sequential(
+            *(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            nn.Conv2d(8, 6, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x + self.branch(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_branch_that_norms_first_goes_with_its_norm_and_comes_back_from_a_file(tmp_path: Path) -> None:
+    model = NormedFirst().eval()
+    groups = find_groups(model, (1, 8, 8)).prunable
+    assert [group.name for group in groups if group.branch] == ["branch.2"]
+    elastic = ElasticModel(model, groups, {group.name: tuple(range(group.channels)) for group in groups})
+    cut = elastic.cut(without(elastic, "branch.2", base=PruningPolicy.of({"stem": 4, "branch.2": 8}))).eval()
+    assert not list(cut.branch.parameters())
+    save_pruned(tmp_path, cut, None)
+    images = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_pruned(tmp_path, architecture=NormedFirst())(images), cut(images))

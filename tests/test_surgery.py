@@ -30,17 +30,29 @@ def check_program(program: Program, keep: float) -> float:
     return share_gone(cut, model)
 
 
-@settings(UNTIMED, max_examples=12)
-@given(program=programs(), keep=st.sampled_from((0.25, 0.5, 0.8)))
-def test_cuts_of_random_programs_are_right(program: Program, keep: float) -> None:
-    check_program(program, keep)
+def check_programs(count: int, keeps: tuple[float, ...]) -> list[float]:
+    """The shares of parameters that went, one for each program."""
+    shares: list[float] = []
+
+    @settings(UNTIMED, max_examples=count)
+    @given(program=programs(), keep=st.sampled_from(keeps))
+    def check(program: Program, keep: float) -> None:
+        shares.append(check_program(program, keep))
+
+    check()
+    return shares
+
+
+def test_cuts_of_random_programs_are_right() -> None:
+    shares = check_programs(12, (0.25, 0.5))
+    assert sum(shares) / len(shares) > 0.2  # and it is no safety by leaving all as it is
 
 
 @pytest.mark.slow
-@settings(UNTIMED, max_examples=400)
-@given(program=programs(), keep=st.sampled_from((0.2, 0.34, 0.5, 0.7, 0.9)))
-def test_cuts_of_hundreds_of_random_programs_are_right(program: Program, keep: float) -> None:
-    check_program(program, keep)
+def test_cuts_of_hundreds_of_random_programs_are_right() -> None:
+    shares = check_programs(400, (0.2, 0.34, 0.5, 0.7, 0.9))
+    assert len(shares) >= 300
+    assert sum(shares) / len(shares) > 0.2
 
 
 @pytest.mark.parametrize("name", CASES)

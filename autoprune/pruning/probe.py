@@ -6,6 +6,7 @@ the groups are halved until those that fail are known. Weights are random for th
 and none is silent, as a trained network's may be.
 """
 
+import bisect
 import copy
 import itertools
 import time
@@ -58,12 +59,15 @@ def proven_groups(
     held = probe.holding(tuple(groups), failed, thorough=False)
     if held and probe.fault(held) is not None:  # what a few cuts did not show
         held = probe.holding(held, failed, thorough=True)
-    while held and (fault := probe.fault(held)) is not None:  # each alone, but not together
-        held, last = held[:-1], held[-1]
-        failed[last.name] = f"it cannot be cut together with the groups before it ({fault})"
+    while held and probe.fault(held) is not None:  # each alone, but not all together
         if probe.is_late:
             failed |= dict.fromkeys((group.name for group in held), LATE)
-            held = ()
+            return Proof((), failed)
+        beginnings = [held[: count + 1] for count in range(len(held))]
+        place = bisect.bisect_left(beginnings[:-1], True, key=lambda some: probe.fault(some) is not None)
+        fault = probe.fault(beginnings[place])
+        failed[held[place].name] = f"it cannot be cut together with the groups before it ({fault})"
+        held = (*held[:place], *held[place + 1 :])
     return Proof(held, failed)
 
 
@@ -81,13 +85,6 @@ class _Probe:
             if not _is_finite(answers(self._model, self._inputs)):
                 raise ModelError(
                     "the model answers with NaN or infinity; give the weights of a training that went well"
-                )
-            if not any(
-                tensor.is_floating_point() or tensor.is_complex() for tensor in answers(self._model, self._inputs)
-            ):
-                raise ModelError(
-                    "the model answers with no tensor of numbers by which cuts of it could be compared; let its "
-                    "forward return its logits, in a tensor, tuple, list or dict"
                 )
             first, second = (answers(self._model, self._inputs) for _ in range(2))
             if not any(tensor.is_floating_point() or tensor.is_complex() for tensor in first):

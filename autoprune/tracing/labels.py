@@ -80,6 +80,13 @@ class Labels:
         """The representative of every label, by label."""
         return self.find(np.arange(len(self._parent)))
 
+    def are_same(self, first: Tensor, second: Tensor) -> bool:
+        """Whether the labels at each place are of one class; both of the same shape, or they broadcast."""
+        a, b = (
+            torch.from_numpy(self.find(labels.reshape(-1).numpy())).view(labels.shape) for labels in (first, second)
+        )
+        return bool((a == b).all())
+
     def unite(self, first: Tensor, second: Tensor) -> None:
         """Labels at the same place go together; both (n,), positive."""
         a, b = first.numpy(), second.numpy()

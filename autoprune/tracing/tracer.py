@@ -18,18 +18,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.tracing.call import OUTPUT, Call, Split
+from autoprune.tracing.counting import counted
 from autoprune.tracing.labels import Labels, Slot, Slots
-from autoprune.tracing.operators import REDUCTIONS, RULES, elementwise, reduced
+from autoprune.tracing.operators import SPLITS, SPREADS, rule_of
 from autoprune.tracing.structures import tensors_in
 
-# What turns a tensor into a number of Python's: code may then choose by it.
-VALUES = ("_local_scalar_dense", "is_nonzero", "equal", "item", "allclose")
 EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 MOST_SLOTS = 6  # of a tensor: what is taken apart and joined time and again has ever more
 MASKS = (torch.bool, torch.uint8)
 CHECKED = (torch.nn.functional.one_hot,)  # they look at values to check their range
-UNCOUNTED = ("mv", "addmv", "dot", "vdot", "_trilinear", "cdist", "_cdist_forward", "addbmm", "addr", "outer")
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 Inputs = tuple[Tensor, ...]
 
 
@@ -139,6 +136,9 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func._can_decompose():  # a block in inference mode hands over whole functions
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, out)
         return out
@@ -178,12 +178,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         return bool(self._written_to) and tensor.untyped_storage().data_ptr() in self._written_to
 
-    def _is_sized_by_values(self, func: Any, call: Call) -> bool:
-        """Whether the shape of what is made depends on values, as that of all places where a mask is true."""
+    def _is_by_value(self, func: Any, call: Call) -> bool:
+        """Whether values become a number of Python's, by which code may choose, or the shape of what is made."""
         if call.name == "index":
             masks = [one for one in call.given["indices"] if isinstance(one, Tensor) and one.dtype in MASKS]
             return any(self._depends(mask) for mask in masks)
-        return torch.Tag.dynamic_output_shape in func.tags
+        return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
     def _note_weights(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
@@ -231,7 +231,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._note_weights(tensors)
         depends = any(self._depends(tensor) for tensor in tensors)
         is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
-        if depends and (call.name in VALUES or self._is_sized_by_values(func, call)) and not self._is_checking:
+        if depends and self._is_by_value(func, call) and not self._is_checking:
             self._found.by_value.append(self._here)
         self._count(call)
         if not tensors:
@@ -251,30 +251,15 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._known[tensor] = _Known(tuple(slot for slot in own if _fits(slot, tensor)), depends, is_weight)
 
     def _slots_made(self, func: Any, call: Call) -> Slots | list[Slots]:
-        if torch.Tag.pointwise in func.tags:
-            rule: Any = elementwise if call.name not in ("clone", "contiguous") else RULES["clone"]
-        elif call.name in RULES:
-            rule = RULES[call.name]
-        elif call.name in REDUCTIONS or torch.Tag.reduction in func.tags:
-            rule = reduced
-        else:
+        rule = rule_of(func, call.name)
+        if rule is None:
             return self._not_followed(call)
         try:
-            made: Slots | list[Slots] = rule(call)
+            made = rule(call)
         except Exception:  # a use of an operation that its rule did not foresee
             self._found.unforeseen.append(call.name)
             return self._not_followed(call)
-        if call.name in (
-            "view",
-            "_unsafe_view",
-            "reshape",
-            "slice",
-            "split",
-            "split_with_sizes",
-            "chunk",
-            "unsafe_split",
-        ):
-            self._found.is_split |= self._takes_apart(call, made)
+        self._found.is_split |= _takes_apart(call, made)
         return made
 
     def _not_followed(self, call: Call) -> Slots:
@@ -282,21 +267,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             call.labels.pin_slots(call.slots(tensor), f"{call.name} is not followed ({self._here})")
         return ()
 
-    def _takes_apart(self, call: Call, made: Slots | list[Slots]) -> bool:
-        if call.name in ("view", "_unsafe_view", "reshape"):
-            return isinstance(made, tuple) and any(len(slot.axes) > 1 for slot in made)
-        axis = int(call.given.get("dim", 0)) % call.first().dim()
-        return any(axis in slot.axes for slot in call.slots(call.first()))
-
     def _written(self, given: dict[str, Any], target: Tensor, made: Slots | list[Slots]) -> Slots:
         """What a tensor holds after it was written to; a view of another one, or other labels, stay as they are."""
         before = self._of(target).slots
         after = made if isinstance(made, tuple) else ()
         labels = self._found.labels
-        if [slot.axes for slot in before] == [slot.axes for slot in after]:
-            pairs = zip(before, after, strict=True)
-            if all(bool((labels_of(labels, a) == labels_of(labels, b)).all()) for a, b in pairs):
-                return before
+        is_alike = [slot.axes for slot in before] == [slot.axes for slot in after]
+        if is_alike and all(labels.are_same(a.labels, b.labels) for a, b in zip(before, after, strict=True)):
+            return before
         reason = f"something else is written over it ({self._here})"
         labels.pin_slots((*before, *after), reason)
         for value in given.values():
@@ -305,36 +283,27 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return after
 
     def _count(self, call: Call) -> None:
-        if call.name == "convolution":
-            weight = call.given["weight"]
-            places = call.given["input"] if call.given["transposed"] else call.out
-            self._add(weight, places.numel() * weight[0].numel())
-        elif call.name in PRODUCTS:
-            a, b = call.tensors()[-2:]
-            if self._of(a).is_weight and self._of(b).is_weight:
-                self._found.uncounted.append(f"a product of weights ({self._here})")
-            elif self._of(a).is_weight or self._of(b).is_weight:
-                self._add(a if self._of(a).is_weight else b, call.out.numel() * a.shape[-1])
-            elif call.depends(a) or call.depends(b):
-                self._found.uncounted.append(f"a product without weights ({self._here})")
-        elif call.name in UNCOUNTED:
-            self._found.uncounted.append(f"{call.name} ({self._here})")
-        elif call.name.startswith("_scaled_dot_product"):
-            self._found.uncounted.append(f"attention's products ({self._here})")
-
-    def _add(self, weight: Tensor, macs: int) -> None:
-        slots = self._of(weight).slots
-        sides = [slot.side for slot in slots if slot.side is not None]
-        name = self._found.labels.sides[sides[0]].tensor if sides else None
-        self._found.products.append(Product(self._here, name, macs))
+        weight, macs, uncounted = counted(call, is_weight=lambda tensor: self._of(tensor).is_weight)
+        if uncounted:
+            self._found.uncounted.append(f"{uncounted} ({self._here})")
+        if weight is not None:
+            sides = [slot.side for slot in self._of(weight).slots if slot.side is not None]
+            name = self._found.labels.sides[sides[0]].tensor if sides else None
+            self._found.products.append(Product(self._here, name, macs))
 
     @property
     def _here(self) -> str:
         return self._place[-1] if self._place and self._place[-1] else "the model's forward"
 
 
-def labels_of(labels: Labels, slot: Slot) -> Tensor:
-    return torch.from_numpy(labels.find(slot.labels.reshape(-1).numpy())).view(slot.labels.shape)
+def _takes_apart(call: Call, made: Slots | list[Slots]) -> bool:
+    """Whether an axis with channels is cut into pieces, or spread over several axes."""
+    if call.name in SPREADS:
+        return isinstance(made, tuple) and any(len(slot.axes) > 1 for slot in made)
+    if call.name not in SPLITS:
+        return False
+    axis = int(call.given.get("dim", 0)) % call.first().dim()
+    return any(axis in slot.axes for slot in call.slots(call.first()))
 
 
 def _fits(slot: Slot, tensor: Tensor) -> bool:
