@@ -297,9 +297,9 @@ def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
     path = tmp_path / "table.sqlite"
     store = TableStore(path, DEVICE.key)
     with store.measuring() as recorder:
-        recorder.add({LayerInGraph(shape, ("Relu",)): -1.0 for shape in shapes.original.values()})
+        recorder.add({LayerInGraph(shape, ("Relu",)): 1e6 for shape in shapes.original.values()})
     table = LatencyTable(DEVICE, store=store)
     path.write_bytes(b"no table")
     predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0))
-    assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [-4.0] * 3
+    assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [4e6] * 3
     assert path.read_bytes() == b"no table"

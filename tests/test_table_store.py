@@ -1,6 +1,7 @@
 """The shared table: by device, for two processes at once, and whole whatever kills one of them."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -28,6 +29,7 @@ from autoprune.prediction.table_store import TABLE_VARIABLE, TableStore, default
 from autoprune.pruning.cost import LayerShape
 
 DEVICE = this_device(threads=1, batch_size=1)
+FIT = '{"offset_ms": 0.1, "scale": 1.0}'
 MEASURE = """
 import sys
 from pathlib import Path
@@ -47,6 +49,10 @@ table.ensure(
 )
 print(sorted(table.entries.values()), flush=True)
 """
+
+
+def fit_of(ms: float) -> str:
+    return json.dumps({"offset_ms": ms, "scale": 1.0})
 
 
 def layer(width: int) -> LayerInGraph:
@@ -91,13 +97,13 @@ def test_devices_are_never_mixed(tmp_path: Path) -> None:
     others = [replace(DEVICE, cpu="another"), replace(DEVICE, threads=2), replace(DEVICE, runtime="onnxruntime 0.1")]
     with TableStore(path, DEVICE.key).measuring() as recorder:
         recorder.add({layer(1): 0.25})
-        recorder.add_fit("model", "{}")
+        recorder.add_fit("model", FIT)
     for other in others:
         store = TableStore(path, other.key)
         assert store.layers() == {}
         assert store.fit("model") is None
     assert TableStore(path, DEVICE.key).layers() == {layer(1): 0.25}
-    assert TableStore(path, DEVICE.key).fit("model") == "{}"
+    assert TableStore(path, DEVICE.key).fit("model") == FIT
 
 
 def test_what_fails_midway_is_not_kept(tmp_path: Path) -> None:
@@ -123,6 +129,36 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
         TableStore(tmp_path / "newer.sqlite", DEVICE.key)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE layers SET ms = 'fast'", "table layers, row .*: ms is broken .'fast'."),
+        ("UPDATE layers SET ms = -1", "table layers, row .*: ms is broken .-1.0."),
+        ("UPDATE layers SET ms = 9e999", "table layers, row .*: ms is broken .inf."),
+        ("UPDATE layers SET layer = '[1]'", r"table layers, row '\[1\]': layer is broken"),
+        ("UPDATE layers SET layer = '{}'", "table layers, row '{}': layer is broken"),
+        ("UPDATE layers SET layer = x'00'", "table layers, row .*: layer is broken"),
+        ("UPDATE fits SET fit = '{}'", "table fits, row 'model': fit is broken"),
+        ("UPDATE fits SET fit = replace(fit, '1.0', 'NaN')", "table fits, row 'model': fit is broken"),
+        ("UPDATE fits SET fit = 3", "table fits, row 'model': fit is broken"),
+    ],
+)
+def test_a_broken_row_is_named(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "table.sqlite"
+    with TableStore(path, DEVICE.key).measuring() as recorder:
+        recorder.add({layer(1): 0.25})
+        recorder.add_fit("model", FIT)
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change)
+    store = TableStore(path, DEVICE.key)
+    with pytest.raises(InputError, match=message):
+        store.fit("model")
+        store.layers()
+    with pytest.raises(InputError, match=message), store.measuring() as recorder:
+        recorder.fit("model")
+        store.layers()
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lock in vain fails at once instead of in a quarter of an hour."""
@@ -135,12 +171,12 @@ def test_readers_do_not_wait_for_a_measurement(tmp_path: Path) -> None:
     path = tmp_path / "table.sqlite"
     with TableStore(path, DEVICE.key).measuring() as recorder:
         recorder.add({layer(1): 0.5})
-        recorder.add_fit("a model", "{}")
+        recorder.add_fit("a model", FIT)
     with TableStore(path, DEVICE.key).measuring() as recorder:
         recorder.add({layer(2): 0.25})
         reader = TableStore(path, DEVICE.key)
         assert reader.layers() == {layer(1): 0.5}
-        assert reader.fit("a model") == "{}"
+        assert reader.fit("a model") == FIT
         with pytest.raises(InputError, match=r"table\.sqlite: .*locked"), reader.measuring():
             pass
     assert reader.layers() == {layer(1): 0.5, layer(2): 0.25}
@@ -152,13 +188,13 @@ def test_who_waits_finds_what_was_measured_meanwhile(tmp_path: Path) -> None:
     table = LatencyTable(DEVICE, store=store)
     waiting = threading.Thread(target=table.ensure, args=([layer(1), layer(2)],))
     with store.measuring() as recorder:
-        recorder.add({layer(1): -1.0})
+        recorder.add({layer(1): 1e6})
         waiting.start()
         waiting.join(timeout=0.5)
         assert waiting.is_alive()
         assert table.entries == {}
     waiting.join(timeout=300)
-    assert table.entries[layer(1)] == -1.0
+    assert table.entries[layer(1)] == 1e6
     assert table.entries[layer(2)] >= 0
     assert store.layers() == table.entries
 
@@ -190,10 +226,10 @@ def test_what_is_recorded_comes_back(tmp_path: Path) -> None:
     with store.measuring() as recorder:
         assert recorder.known([layer(1), layer(2)]) == {}
         recorder.add({layer(1): 0.1 + 0.2, layer(2): 1e-6})
-        recorder.add_fit("a", '{"scale": 1}')
+        recorder.add_fit("a", FIT)
         assert recorder.known([layer(2), layer(3)]) == {layer(2): 1e-6}
     assert TableStore(store.path, DEVICE.key).layers() == {layer(1): 0.1 + 0.2, layer(2): 1e-6}
-    assert (store.fit("a"), store.fit("b")) == ('{"scale": 1}', None)
+    assert (store.fit("a"), store.fit("b")) == (FIT, None)
 
 
 def test_another_method_shares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,14 +239,14 @@ def test_another_method_shares_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         with TableStore(path, device.key).measuring() as recorder:
             assert recorder.known([layer(1)]) == {}
             recorder.add({layer(1): ms})
-            recorder.add_fit("model", str(ms))
+            recorder.add_fit("model", fit_of(ms))
     monkeypatch.setattr(table_store, "METHOD", table_store.METHOD + 1)
     newer = TableStore(path, DEVICE.key)
     assert (newer.layers(), newer.fit("model")) == ({}, None)
     monkeypatch.undo()
     for device, ms in ((DEVICE, 1.0), (other, 2.0)):
         store = TableStore(path, device.key)
-        assert (store.layers(), store.fit("model")) == ({layer(1): ms}, str(ms))
+        assert (store.layers(), store.fit("model")) == ({layer(1): ms}, fit_of(ms))
     assert [file.name for file in tmp_path.iterdir()] == ["table.sqlite"]
 
 

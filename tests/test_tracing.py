@@ -1,4 +1,4 @@
-"""What is known of operations: the table names those that PyTorch runs as they stand, and its rules hold on networks."""
+"""What is known of operations: the table names those that PyTorch runs as they stand; its rules hold on networks."""
 
 import pytest
 import torch

@@ -6,18 +6,22 @@ other's timing: the second one waits and then finds what the first has measured.
 
 import contextlib
 import json
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from autoprune.bounds import shown
 from autoprune.errors import InputError
 from autoprune.files import cache_folder
 from autoprune.prediction.layer_bench import METHOD, LayerInGraph
 from autoprune.prediction.lock_holder import lock_holder
 from autoprune.progress import say
+from autoprune.search.facts import check_fact
 
 TABLE_VARIABLE = "AUTOPRUNE_LATENCY_TABLE"
 ANOTHER_FILE = f"name another file in {TABLE_VARIABLE}"
@@ -66,16 +70,16 @@ class TableStore:
             self._device_id = self._find_device(connection)
 
     def layers(self) -> dict[LayerInGraph, float]:
-        """Milliseconds of all layers measured on this device."""
+        """Milliseconds of all layers measured on this device. Raises `InputError` for a row that holds no such time."""
         with self._connection() as connection:
             rows = connection.execute("SELECT layer, ms FROM layers WHERE device_id = ?", (self._device_id,)).fetchall()
-        return {LayerInGraph.from_key(layer): float(ms) for layer, ms in rows}
+        return {_layer(self.path, key): _milliseconds(self.path, key, ms) for key, ms in rows}
 
     def fit(self, model: str) -> str | None:
         query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         with self._connection() as connection:
             row = connection.execute(query, (self._device_id, model)).fetchone()
-        return str(row[0]) if row else None
+        return _fit(self.path, model, row[0]) if row else None
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator["Recorder"]:
@@ -83,7 +87,7 @@ class TableStore:
         with self._connection() as connection:
             self._begin(connection)
             try:
-                yield Recorder(connection, self._device_id)
+                yield Recorder(self.path, connection, self._device_id)
             except BaseException:
                 if connection.in_transaction:  # a full disk has ended it already
                     connection.execute("ROLLBACK")
@@ -154,8 +158,8 @@ class TableStore:
 class Recorder:
     """What the holder of the write lock reads and writes."""
 
-    def __init__(self, connection: sqlite3.Connection, device_id: int) -> None:
-        self._connection, self._device_id = connection, device_id
+    def __init__(self, path: Path, connection: sqlite3.Connection, device_id: int) -> None:
+        self._path, self._connection, self._device_id = path, connection, device_id
 
     def known(self, layers: Iterable[LayerInGraph]) -> dict[LayerInGraph, float]:
         """Those of `layers` that are stored by now."""
@@ -164,7 +168,7 @@ class Recorder:
         for layer in layers:
             row = self._connection.execute(query, (self._device_id, layer.key)).fetchone()
             if row:
-                found[layer] = float(row[0])
+                found[layer] = _milliseconds(self._path, layer.key, row[0])
         return found
 
     def add(self, times_ms: Mapping[LayerInGraph, float]) -> None:
@@ -176,12 +180,40 @@ class Recorder:
     def fit(self, model: str) -> str | None:
         query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         row = self._connection.execute(query, (self._device_id, model)).fetchone()
-        return str(row[0]) if row else None
+        return _fit(self._path, model, row[0]) if row else None
 
     def add_fit(self, model: str, fit: str) -> None:
         self._connection.execute(
             "INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?)", (self._device_id, model, fit, _now())
         )
+
+
+def _layer(path: Path, key: Any) -> LayerInGraph:
+    try:
+        return LayerInGraph.from_key(key)
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise _broken(path, "layers", key, "layer", key) from None
+
+
+def _milliseconds(path: Path, key: str, ms: Any) -> float:
+    if not isinstance(ms, int | float) or not 0 <= ms < math.inf:
+        raise _broken(path, "layers", key, "ms", ms)
+    return float(ms)
+
+
+def _fit(path: Path, model: str, fit: Any) -> str:
+    try:
+        check_fact("latency_fit", fit)
+    except (TypeError, ValueError):
+        raise _broken(path, "fits", model, "fit", fit) from None
+    return str(fit)
+
+
+def _broken(path: Path, table: str, row: object, column: str, value: object) -> InputError:
+    return InputError(
+        f"{path}: table {table}, row {shown(row)}: {column} is broken ({shown(value)}); delete the file, and it is "
+        f"measured again, or {ANOTHER_FILE}"
+    )
 
 
 def _now() -> str:

@@ -63,6 +63,7 @@ class _Epoch(_Form):
 # them (`TrialStore.parsed_fact`); here they have to be JSON.
 FORMS: Mapping[str, TypeAdapter[Any]] = {
     "latency": TypeAdapter(_Latency),
+    "latency_fit": TypeAdapter(_Fit),
     "ladders": TypeAdapter(Ladders),
     "energy": TypeAdapter(dict[str, Finite]),
     "latency_error": TypeAdapter(Positive | None),
