@@ -68,7 +68,8 @@ class Levels(nn.Module):
         with torch.no_grad():
             for name, tensor in self._slices(level).items():
                 model.get_parameter(name).copy_(tensor)
-        return model.eval().requires_grad_(True)
+        model.eval()
+        return model.requires_grad_(True)
 
     @property
     def layer_cuts(self) -> tuple[Cuts, ...]:

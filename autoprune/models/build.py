@@ -58,7 +58,8 @@ def build_model(spec: ModelSpec) -> nn.Module:
     model = _call_factory(load_factory(spec.name, field="model.name"), spec)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model.name={spec.name}: the factory returned {type(model).__name__}, not an nn.Module")
-    return model.eval()
+    model.eval()  # which a model's own `train` may not return from
+    return model
 
 
 def check_classifier(model: nn.Module, name: str, input_shape: tuple[int, int, int], num_classes: int) -> None:

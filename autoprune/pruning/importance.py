@@ -117,7 +117,8 @@ def _to_root(local_scores: Tensor, member: Member, channels: int) -> Tensor:
 
 
 def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
-    model = copy.deepcopy(model).eval()
+    model = copy.deepcopy(model)
+    model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for start in range(0, len(images), TAYLOR_BATCH):

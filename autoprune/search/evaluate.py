@@ -38,7 +38,8 @@ class Evaluator:
         self.calibration = normalise(calibrated.images, data.info)
         self.calibration_labels = calibrated.labels
         self.repair = WeightRepair(elastic, self.calibration) if repairs else None
-        self.reference = _log_probabilities(elastic.original.eval(), self.images)  # (N, classes)
+        elastic.original.eval()
+        self.reference = _log_probabilities(elastic.original, self.images)  # (N, classes)
         self.calibration_reference = _log_probabilities(elastic.original, self.calibration)
         self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
 
@@ -84,7 +85,8 @@ class Evaluator:
 
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
-        return _score(_log_probabilities(model.eval(), self.images), self.reference, self.labels)
+        model.eval()
+        return _score(_log_probabilities(model, self.images), self.reference, self.labels)
 
     def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
         """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""

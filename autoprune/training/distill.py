@@ -123,7 +123,8 @@ def stage_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[s
     """The last convolution or BatchNorm at each resolution: where stages end."""
     last: dict[tuple[int, ...], str] = {}
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
-    with torch.no_grad(), _Features(model.eval(), names) as features:
+    model.eval()
+    with torch.no_grad(), _Features(model, names) as features:
         model(torch.zeros(1, *input_shape))
     for name, output in features.outputs.items():
         last[tuple(output.shape[2:])] = name

@@ -30,7 +30,8 @@ class Teacher:
         self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
     ) -> None:
         """`answers` are the model's, where something gives them faster than it does itself."""
-        self.model = model.eval()
+        model.eval()
+        self.model = model
         self._answers = answers
         self._images, self._classes = images, classes
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None

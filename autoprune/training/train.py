@@ -227,7 +227,8 @@ def fit(
                 on_epoch(logs[-1])
             if steps < steps_per_epoch:
                 break
-    return best.eval()
+    best.eval()
+    return best
 
 
 def _parameter_groups(
