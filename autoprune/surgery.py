@@ -1,6 +1,5 @@
 """The floor to stand on: `inspect` says what can be cut in any network, and what not and why; `cut` does it."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,12 +8,14 @@ from torch import Tensor, nn
 
 from autoprune.errors import InputError, ModelError
 from autoprune.policy import PruningPolicy
+from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import read_groups
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import PrunableGroup, SkippedGroup
 from autoprune.pruning.importance import l2_norm, ranking_of
 from autoprune.pruning.plain import plain_copy
+from autoprune.pruning.probe import cut_fault, masked
 
 ExampleInputs = Tensor | Sequence[Tensor]
 
@@ -54,16 +55,23 @@ def cut(model: nn.Module, example_inputs: ExampleInputs, keep: float | Mapping[s
     has the names); the other groups stay whole. The model is left as it was and shares no memory with the copy, in
     which weight norm, pruning masks and other parametrisations are baked in.
 
-    Raises `InputError` for a `keep` that fits no group, and whatever `inspect` raises.
+    Raises `InputError` for a `keep` that fits no group, whatever `inspect` raises, and `ModelError` if this cut does
+    not answer as the model without its channels, as where code does something else at just these widths.
     """
     inputs = _checked(example_inputs)
     plain = plain_copy(model)
-    structure = _read(copy.deepcopy(plain), inputs)  # a pass may change what a model keeps
+    structure = _read(copied(plain), inputs)  # a pass may change what a model keeps
     channels = _channels(structure.groups, keep)
     scores = {group.name: l2_norm(plain, group) for group in structure.groups}
     elastic = ElasticModel(plain, structure.groups, ranking_of(scores))
-    smaller = elastic.cut(PruningPolicy.of(channels))
+    kept = elastic.kept_channels(PruningPolicy.of(channels))
+    smaller = elastic.cut_to(kept)
     smaller.eval()  # which a model's own `train` may not return from
+    plain.eval()
+    if (fault := cut_fault(copied(smaller), masked(plain, kept), inputs)) is not None:
+        raise ModelError(
+            f"these channels cannot be cut together, though others can: {fault}; give `keep` other numbers"
+        )
     return smaller
 
 

@@ -116,3 +116,76 @@ class Borrowed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.hidden[0](self.stem(x)).mean((2, 3)))
+
+
+class Keeps(nn.Module):
+    """Parameters kept in a plain list as well: read from there, and for a penalty."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = unit(2, 8), unit(8, 10), nn.Linear(10, 3)
+        self.kept = [self.head.bias, self.stem[0].weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(self.stem(x)).mean((2, 3)), self.head.weight, self.kept[0])
+
+
+class Logs(nn.Module):
+    """A hook closed over the network, which keeps what a layer answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = unit(2, 8), unit(8, 10), nn.Linear(10, 3)
+        self.log: list[Tensor] = []
+        self.stem.register_forward_hook(lambda _module, _args, out: self.log.append(out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+class Sampled(nn.Module):
+    """Random numbers in between, as a variational autoencoder draws them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mean, self.read, self.head = unit(2, 8), nn.Conv2d(8, 4, 1), unit(4, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.mean(self.stem(x))
+        return self.head(self.read(mean + torch.randn_like(mean)).mean((2, 3))), mean
+
+
+class MaskedAnswers(nn.Module):
+    """Answers that must not be given are minus infinity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = unit(2, 8), unit(8, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(self.body(self.stem(x)).mean((2, 3)))
+        return logits.masked_fill(torch.tensor([False, True, False]), float("-inf"))
+
+
+class Chances(nn.Module):
+    """Answers a distribution, whose arguments PyTorch checks by their values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = unit(2, 8), unit(8, 10), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> torch.distributions.Categorical:
+        return torch.distributions.Categorical(logits=self.head(self.body(self.stem(x)).mean((2, 3))))
+
+
+class ByWidth(nn.Module):
+    """Adds where two widths are equal, and puts side by side where they are not: at two channels it is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = unit(2, 8), unit(10, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        y = x + y if y.shape == x.shape else torch.cat([x, y], 1)
+        return self.head(self.body(y).mean((2, 3)))

@@ -9,7 +9,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from habits_for_tests import Adapted, Answers, Inferring, Named, Scales, Teaches, Together
+from habits_for_tests import (
+    Adapted,
+    Answers,
+    ByWidth,
+    Inferring,
+    Keeps,
+    Logs,
+    MaskedAnswers,
+    Named,
+    Sampled,
+    Scales,
+    Teaches,
+    Together,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
@@ -289,6 +302,21 @@ def crossed(x: Tensor) -> Tensor:
     return shuffled(torch.cat([second, first.flip(2)], 1), 4)
 
 
+def pooled_and_back(x: Tensor) -> Tensor:
+    pooled, places = F.max_pool2d(x, 2, return_indices=True)
+    return F.max_unpool2d(pooled, places, 2)
+
+
+def blurred(x: Tensor) -> Tensor:
+    """One kernel for each channel, made for as many as there are."""
+    return F.conv2d(x, torch.tensor([[0.2, 0.5, 0.3]]).expand(x.shape[1], 1, 1, 3), groups=x.shape[1])
+
+
+def warped(x: Tensor) -> Tensor:
+    turn = torch.tensor([[[0.8, 0.3, 0.1], [-0.3, 0.8, 0.0]]]).expand(len(x), 2, 3)
+    return F.grid_sample(x, F.affine_grid(turn, list(x.shape), align_corners=False), align_corners=False)
+
+
 @dataclass(frozen=True)
 class Case:
     build: Callable[[], nn.Module]
@@ -342,5 +370,20 @@ CASES: dict[str, Case] = {
     "not both together": Case(Together, least=0.4),
     "adapted": Case(Adapted, least=0.5),
     "inferring": Case(Inferring, least=0.6),
+    "keeps its parameters": Case(Keeps, least=0.6),
+    "logs": Case(Logs, least=0.6),
+    "sampled": Case(Sampled, least=0.4),
+    "masked answers": Case(MaskedAnswers, least=0.6),
+    "by width": Case(ByWidth, least=0.2),
+    "enlarged": Case(lambda: Between(lambda x: F.interpolate(x, scale_factor=2.0)), least=0.6),
+    "enlarged exactly": Case(lambda: Between(lambda x: F.interpolate(x, (9, 9), mode="nearest-exact")), least=0.6),
+    "enlarged smoothly": Case(lambda: Between(lambda x: F.interpolate(x, (9, 9), mode="bilinear")), least=0.6),
+    "round the edges": Case(lambda: Between(lambda x: F.pad(x, (1, 1, 1, 1), mode="circular")), least=0.6),
+    "mirrored at the edges": Case(lambda: Between(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")), least=0.6),
+    "pooled and back": Case(lambda: Between(pooled_and_back), least=0.6),
+    "blurred": Case(lambda: Between(blurred), least=0.6),
+    "channel shuffle": Case(lambda: Between(nn.ChannelShuffle(2)), least=0.6),
+    "warped": Case(lambda: Between(warped), least=0.6),
+    "quantised for show": Case(lambda: Between(lambda x: torch.fake_quantize_per_tensor_affine(x, 0.01, 0, -128, 127))),
     "folded": Case(lambda: Between(lambda x: F.pixel_shuffle(x, 2), 2), least=0.3),
 }

@@ -10,7 +10,7 @@ from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, rand
 from torch import nn
 
 from autoprune.policy import PruningPolicy
-from autoprune.pruning.elastic import ElasticModel, changed_layers, resize_layer
+from autoprune.pruning.elastic import ElasticModel, changed_layers, resized
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.layers import layer_sides
 
@@ -193,6 +193,8 @@ def test_a_policy_that_does_not_fit_is_refused(change: dict[str, int | None], me
     ],
 )
 def test_layers_are_resized(module: nn.Module, wanted: tuple[int, int], shape: tuple[int, ...]) -> None:
-    resize_layer(module, out_channels=wanted[0], in_channels=wanted[1])
-    assert layer_sides(module) == wanted
-    assert tuple(module.get_parameter("weight").shape) == shape
+    before = layer_sides(module)
+    smaller = resized(nn.Sequential(module), {"0": wanted}, {})[0]  # type: ignore[index]
+    assert layer_sides(smaller) == wanted
+    assert tuple(smaller.get_parameter("weight").shape) == shape
+    assert layer_sides(module) == before

@@ -1,9 +1,13 @@
 """`autoprune.inspect` and `autoprune.cut` on random programs: what is cut is right, whatever the program does."""
 
+import collections
 import copy
+import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
+from habits_for_tests import Chances
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from judge_for_tests import answers, assert_right, share_gone, with_distinct_values
@@ -78,6 +82,93 @@ def test_tied_weights_stay_one_tensor() -> None:
     cut = autoprune.cut(case.build(), case.inputs(), 0.5)
     assert cut.one.weight is cut.two.weight
     assert cut.one.bias is not cut.two.bias
+
+
+def test_what_a_network_keeps_of_its_parameters_are_those_of_the_cut() -> None:
+    cut = autoprune.cut(CASES["keeps its parameters"].build(), images(), 0.5)
+    assert cut.kept[0] is cut.head.bias
+    assert cut.kept[1] is cut.stem[0].weight
+
+
+def test_a_hook_that_keeps_answers_keeps_those_of_its_own_network() -> None:
+    model = CASES["logs"].build().eval()
+    cut = autoprune.cut(model, images(), 0.5)
+    assert model.log == cut.log == []
+    cut(*images())
+    assert model.log == []
+    assert [tensor.shape[1] for tensor in cut.log] == [4]
+
+
+def test_distributions_are_answers() -> None:
+    model = with_distinct_values(Chances())
+    cut = autoprune.cut(model, images(), 0.5)
+    assert share_gone(cut, model) > 0.6
+    assert autoprune.inspect(cut, images()).groups
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    features: Tensor
+
+
+WRAPS = {
+    "slots": Slotted,
+    "deque": lambda x: collections.deque([x]),
+    "values": lambda x: {"x": x}.values(),
+    "generator": lambda x: (one for one in [x]),
+    "zip": lambda x: zip([1], [x], strict=True),
+    "function": lambda x: lambda: x,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_what_is_answered_stays_whatever_it_is_wrapped_in(wrap: str) -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, object]:
+            x = self.conv(x)
+            return self.head(x.mean((2, 3))), WRAPS[wrap](x)
+
+    seen = autoprune.inspect(Wrapped(), images())
+    assert {group.name: group.reason for group in seen.skipped}["conv"] == "it is the model's output"
+
+
+@pytest.mark.parametrize(
+    "made", [Tensor.to_sparse, Tensor.to_sparse_csr, lambda x: torch.nested.as_nested_tensor(list(x))]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_answers_that_are_no_plain_tensors_are_refused(made: Callable[[Tensor], Tensor]) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(2, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return made(self.head(self.conv(x).mean((2, 3))))
+
+    with pytest.raises(ModelError, match="sparse, nested or quantised tensor; let its forward return plain ones"):
+        autoprune.inspect(Odd(), images())
+
+
+class AtFive(nn.Module):
+    """Something else at exactly five channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(2, 12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.head((x if x.shape[1] != 5 else -x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_cut_at_whose_widths_the_code_does_something_else_is_refused() -> None:
+    assert autoprune.cut(AtFive(), images(), {"stem": 4}).stem.out_channels == 4
+    with pytest.raises(ModelError, match=r"answers something else .* give `keep` other numbers"):
+        autoprune.cut(AtFive(), images(), {"stem": 5})
 
 
 def test_every_run_of_a_layer_is_counted() -> None:

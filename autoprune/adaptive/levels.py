@@ -4,7 +4,6 @@ Each level has BatchNorms of its own: the statistics of a channel depend on how 
 switchable batch normalisation).
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from autoprune.adaptive.shared_weights import Cuts, layer_cuts
 from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.policy import PruningPolicy, check_nested
+from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
@@ -64,7 +64,7 @@ class Levels(nn.Module):
 
     def extracted(self, level: int) -> nn.Module:
         """A level as a model of its own, in evaluation mode; it shares nothing."""
-        model = copy.deepcopy(self.cuts[level])
+        model = copied(self.cuts[level])
         with torch.no_grad():
             for name, tensor in self._slices(level).items():
                 model.get_parameter(name).copy_(tensor)

@@ -1,7 +1,6 @@
 """The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
 
-import copy
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,8 +8,11 @@ from torch import Tensor, nn
 
 from autoprune.policy import PruningPolicy
 from autoprune.pruning.branches import remove_layers
+from autoprune.pruning.copies import copy_with
 from autoprune.pruning.groups import Member, PrunableGroup, owner_of, side_channels
 from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, layer_sides, tensors_of
+
+SIDES: tuple[Axis, Axis] = ("out", "in")
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,17 @@ class ElasticModel:
         """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
         return self.cut_to(self.kept_channels(policy))
 
-    def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
-        """`cut`, of what `kept_channels` says of a policy."""
-        tensors = {id(tensor): tensor for tensor in (*self.original.parameters(), *self.original.buffers())}
-        smaller = copy.deepcopy(self.original, dict(tensors))  # no tensor is copied: most of them are sliced next
+    def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor], *, shares: bool = False) -> nn.Module:
+        """`cut`, of what `kept_channels` says of a policy; if it `shares` the parameters that stay whole, it is quick
+        to make, and not to be trained."""
         gone = self.gone_layers(kept)
-        remove_layers(smaller, gone)
         left = {side: indices for side, indices in kept.items() if side[0] not in gone}
-        _slice_tensors(smaller, left)
+        shared = {id(tensor): tensor for tensor in self.original.parameters()} if shares else {}
+        smaller = copy_with(self.original, shared | _sliced_tensors(self.original, left))
+        remove_layers(smaller, gone)
         for (name, axis), indices in left.items():
             if not axis.startswith("dim"):
                 state_channels(smaller.get_submodule(name), axis, len(indices))
-        _own_tensors(smaller, shared=tensors.keys())
         return smaller
 
     def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
@@ -117,18 +118,36 @@ def changed_layers(original: nn.Module, smaller: nn.Module) -> set[str]:
     }
 
 
-def resize_layer(module: nn.Module, *, out_channels: int, in_channels: int) -> None:
-    """Give a layer its pruned shape, with meaningless weights: the first step of loading a pruned model."""
-    if layer_sides(module) == (out_channels, in_channels):
-        return
-    kind = kind_of(module)
-    assert kind is not None
-    for axis, size in (("out", out_channels), ("in", in_channels)):
-        for field, dim in kind.tensors.get(axis, {}).items():
-            if (tensor := tensors_of(module).get(field)) is not None:
-                put_tensor(module, field, tensor.detach().index_select(dim, torch.zeros(size, dtype=torch.long)))
-        if axis in kind.sizes:
-            state_channels(module, axis, size)
+def resized(
+    model: nn.Module, layers: Mapping[str, tuple[int, int]], tensors: Mapping[str, tuple[int, ...]]
+) -> nn.Module:
+    """A copy of pruned shape with meaningless weights: the first step of loading a pruned model.
+
+    `layers` are (out, in) channels by name, `tensors` the shapes of bare tensors.
+    """
+    shapes: dict[int, tuple[Tensor, list[int]]] = {}
+    changed: list[tuple[str, Axis, int]] = []
+    for name, sides in layers.items():
+        module = model.get_submodule(name)
+        kind = kind_of(module)
+        assert kind is not None
+        for axis, size, before in zip(SIDES, sides, layer_sides(module), strict=True):
+            if size == before:
+                continue
+            for field, dim in kind.tensors.get(axis, {}).items():
+                if (tensor := tensors_of(module).get(field)) is not None:
+                    shapes.setdefault(id(tensor), (tensor, list(tensor.shape)))[1][dim] = size
+            if axis in kind.sizes:
+                changed.append((name, axis, size))
+    for name, shape in tensors.items():
+        tensor = owner_of(model, name)[1]
+        if tensor.shape != shape:
+            shapes[id(tensor)] = (tensor, list(shape))
+    made = {key: alike(tensor, tensor.detach().new_zeros(shape)) for key, (tensor, shape) in shapes.items()}
+    smaller = copy_with(model, made)
+    for name, axis, size in changed:
+        state_channels(smaller.get_submodule(name), axis, size)
+    return smaller
 
 
 def state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
@@ -170,38 +189,21 @@ def sliced_fields(model: nn.Module, name: str, axis: Axis) -> Iterator[tuple[str
             yield name, field, own[field], dim
 
 
-def _slice_tensors(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> None:
-    """Keep these indices of each side, in place; a tensor of several modules is sliced once and stays one."""
-    wanted: dict[int, dict[int, Tensor]] = {}
+def _sliced_tensors(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> dict[int, Tensor]:
+    """By the identity of a tensor of the model's, what is left of it: these indices of each side."""
+    wanted: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
     for (name, axis), indices in kept.items():
         for _, _, tensor, dim in sliced_fields(model, name, axis):
-            wanted.setdefault(id(tensor), {})[dim] = indices
+            wanted.setdefault(id(tensor), (tensor, {}))[1][dim] = indices
     made: dict[int, Tensor] = {}
-    for module in model.modules():
-        for field, tensor in tensors_of(module).items():
-            if id(tensor) not in wanted:
-                continue
-            if id(tensor) not in made:
-                taken = tensor.detach()
-                for dim, indices in wanted[id(tensor)].items():
-                    taken = taken.index_select(dim, indices)
-                put_tensor(module, field, taken)  # a recurrent layer notices that, and keeps its own list
-                made[id(tensor)] = tensors_of(module)[field]
-            else:
-                setattr(module, field, made[id(tensor)])
+    for tensor, dims in wanted.values():
+        taken = tensor.detach()
+        for dim, indices in dims.items():
+            taken = taken.index_select(dim, indices)
+        made[id(tensor)] = alike(tensor, taken)
+    return made
 
 
-def _own_tensors(model: nn.Module, *, shared: Collection[int]) -> None:
-    """Copy what `model` shares with another, by identity; what two of its modules share, they still share."""
-    copies: dict[int, Tensor] = {}
-    for module in model.modules():
-        for field, tensor in tensors_of(module).items():
-            if id(tensor) in shared:
-                setattr(module, field, copies.setdefault(id(tensor), copy.deepcopy(tensor)))
-
-
-def put_tensor(module: nn.Module, field: str, values: Tensor) -> None:
-    """Give a module other values in place of a parameter or buffer of its own."""
-    tensor = tensors_of(module)[field]
-    is_parameter = isinstance(tensor, nn.Parameter)
-    setattr(module, field, nn.Parameter(values, requires_grad=tensor.requires_grad) if is_parameter else values)
+def alike(tensor: Tensor, values: Tensor) -> Tensor:
+    """A parameter of these values in place of a parameter, the values themselves in place of a buffer."""
+    return nn.Parameter(values, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else values

@@ -37,7 +37,8 @@ def read_groups(model: nn.Module, inputs: Inputs) -> tuple[ModelGroups, Trace]:
     Raises `ModelError` if the model does not run or looks at the values of its inputs.
     """
     guess, found = guessed_groups(model, inputs)
-    proof = proven_groups(model, guess.prunable, inputs)
+    fixed = [tensor.shape[1] for tensor in inputs if tensor.dim() > 1] + [group.channels for group in guess.skipped]
+    proof = proven_groups(model, guess.prunable, inputs, fixed=fixed)
     held, failed = list(proof.proven), dict(proof.failed)
     skipped = {group.name: group for group in guess.skipped}
     for split in OTHER_SPLITS if found.is_split and failed else ():
@@ -45,7 +46,7 @@ def read_groups(model: nn.Module, inputs: Inputs) -> tuple[ModelGroups, Trace]:
         retried = [group for group in other.prunable if group.name in failed and _is_apart(group, held)]
         if not retried:
             continue
-        proof = proven_groups(model, (*held, *retried), inputs)
+        proof = proven_groups(model, (*held, *retried), inputs, fixed=fixed)
         held = list(proof.proven)
         failed = {name: reason for name, reason in failed.items() if name not in {group.name for group in held}}
     channels = {group.name: group.channels for group in guess.prunable}

@@ -1,6 +1,5 @@
 """How much each channel of a group matters: higher scores are kept longer."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -8,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
+from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup
 
@@ -117,7 +117,7 @@ def _to_root(local_scores: Tensor, member: Member, channels: int) -> Tensor:
 
 
 def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
-    model = copy.deepcopy(model)
+    model = copied(model)
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)

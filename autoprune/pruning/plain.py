@@ -1,7 +1,5 @@
 """A copy of a model to work on: weights that are made of others are made once and for all, and nothing is shared."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
@@ -9,6 +7,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from autoprune.errors import ModelError
+from autoprune.pruning.copies import copy_with
 from autoprune.tracing.structures import tensors_in
 
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -28,7 +27,7 @@ def own_copy(model: nn.Module) -> nn.Module:
     """A deep copy, of modules too that keep tensors which autograd made. Raises as `check_module` does."""
     check_module(model)
     try:
-        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
+        return copy_with(model, {id(tensor): tensor.detach().clone() for tensor in _computed(model)})
     except Exception as error:  # whatever it keeps may not be copied
         raise ModelError(
             f"model: it cannot be copied ({type(error).__name__}: {str(error)[:200]}); take what is no weight of it, "

@@ -7,9 +7,9 @@ and none is silent, as a trained network's may be.
 """
 
 import bisect
-import copy
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.policy import PruningPolicy
-from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.copies import copied, copy_with
+from autoprune.pruning.elastic import ElasticModel, alike, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.layers import Axis, tensors_of
@@ -28,6 +29,7 @@ from autoprune.tracing.tracer import Inputs
 ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summation, stays a hundred times below
 VALUES = 20_000  # of an input, at least, unless that takes more samples than `MOST_SAMPLES`
 MOST_SAMPLES = 8
+MOST_FIXED = 4
 FEW_CUTS = 3  # while groups are halved; most faults show in the first one
 LATE = "there was no time to prove that it may be cut"
 RANDOM = "the model answers otherwise each time that it is asked, so that no cut can be checked"
@@ -44,13 +46,19 @@ class Proof:
 
 
 def proven_groups(
-    model: nn.Module, groups: Sequence[PrunableGroup], inputs: Inputs, *, seconds: float = SECONDS
+    model: nn.Module,
+    groups: Sequence[PrunableGroup],
+    inputs: Inputs,
+    *,
+    fixed: Sequence[int] = (),
+    seconds: float = SECONDS,
 ) -> Proof:
     """Those of `groups` whose cuts answer like the masked network; `model` is left as it was.
 
+    `fixed` are widths that stay, of inputs and of other layers: code may do something else where one meets its equal.
     What was not looked at after `seconds` counts as failed. Raises `ModelError` if the network gives no finite numbers.
     """
-    probe = _Probe(model, inputs, deadline=time.monotonic() + seconds)
+    probe = _Probe(model, inputs, fixed=fixed, deadline=time.monotonic() + seconds)
     if probe.is_random:
         return Proof((), dict.fromkeys((group.name for group in groups), RANDOM))
     if probe.fault(tuple(groups)) is None:
@@ -72,7 +80,8 @@ def proven_groups(
 
 
 class _Probe:
-    def __init__(self, model: nn.Module, inputs: Inputs, *, deadline: float) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, *, fixed: Sequence[int], deadline: float) -> None:
+        self._fixed = tuple(width for width, _ in Counter(fixed).most_common(MOST_FIXED))
         generator = torch.Generator().manual_seed(0)
         self._model = distinct(model, generator)
         self._inputs = _samples(inputs, generator)
@@ -81,7 +90,7 @@ class _Probe:
             if not self._is_usable():  # code may be written for one size of batch
                 self._inputs = tuple(other_values(tensor, len(tensor), generator) for tensor in inputs)
             if not self._is_usable():  # random weights do not suit every network
-                self._model = copy.deepcopy(model)
+                self._model = copied(model)
             if not _is_finite(answers(self._model, self._inputs)):
                 raise ModelError(
                     "the model answers with NaN or infinity; give the weights of a training that went well"
@@ -97,7 +106,7 @@ class _Probe:
 
     def _runs_in_training(self) -> bool:
         try:
-            trained = copy.deepcopy(self._model)
+            trained = copied(self._model)
             trained.train()
             answers(trained, self._inputs)
         except Exception:  # the user's model may raise anything
@@ -137,28 +146,46 @@ class _Probe:
 
     def fault(self, groups: tuple[PrunableGroup, ...], *, thorough: bool = True) -> str | None:
         """What is wrong with cuts of these groups, all or just a few of them; None if nothing is."""
-        made = cuts(self._model, groups)
+        made = cuts(self._model, groups, fixed=self._fixed)
         for number, (elastic, policy) in enumerate(made if thorough else itertools.islice(made, FEW_CUTS)):
             try:
                 kept = elastic.kept_channels(policy)
-                cut = elastic.cut_to(kept)
-                found = answers(cut, self._inputs)
+                silent = masked(self._model, kept)
+                cut = elastic.cut_to(kept, shares=True)
+                if (fault := cut_fault(cut, silent, self._inputs)) is not None:
+                    return fault
                 if number == 0 and self._trains:
                     cut.train()
                     answers(cut, self._inputs)  # what runs in training alone may read channels, too
             except Exception as error:  # the user's code with fewer channels than it was written for
-                return f"the network does not run without some of its channels ({type(error).__name__}: {_line(error)})"
-            expected = answers(masked(self._model, kept), self._inputs)
-            if (off := difference(found, expected)) > ALIKE:
-                return f"a cut of it answers something else than the network without these channels (by {off:.2g})"
+                return _not_run(error)
         return None
 
 
-def cuts(model: nn.Module, groups: Sequence[PrunableGroup]) -> Iterator[tuple[ElasticModel, PruningPolicy]]:
+def cut_fault(cut: nn.Module, silent: nn.Module, inputs: Inputs) -> str | None:
+    """What is wrong with a cut, by the network in which the same channels are zero; None if nothing is."""
+    try:
+        found = answers(cut, inputs)
+    except Exception as error:  # the user's code with fewer channels than it was written for
+        return _not_run(error)
+    off = difference(found, answers(silent, inputs))
+    if off <= ALIKE:
+        return None
+    return f"a cut of it answers something else than the network without these channels (by {off:.2g})"
+
+
+def _not_run(error: Exception) -> str:
+    return f"the network does not run without some of its channels ({type(error).__name__}: {_line(error)})"
+
+
+def cuts(
+    model: nn.Module, groups: Sequence[PrunableGroup], *, fixed: Sequence[int] = ()
+) -> Iterator[tuple[ElasticModel, PruningPolicy]]:
     """Cuts that keep, of any two channels of a group, at least once one without the other, and leave each out once.
 
     The channels of a group are numbered at random; each cut keeps those whose number has one binary digit set. So a map
-    that takes one channel for another is met by a cut that tells the two apart. The last ones are of odd widths.
+    that takes one channel for another is met by a cut that tells the two apart. The others are of odd widths, and of
+    the `fixed` ones.
     """
     generator = torch.Generator().manual_seed(1)
     numbers = {group.name: torch.randperm(group.channels, generator=generator).tolist() for group in groups}
@@ -170,6 +197,8 @@ def cuts(model: nn.Module, groups: Sequence[PrunableGroup]) -> Iterator[tuple[El
     yield _keeping(model, groups, {name: [number == 0 for number in own] for name, own in numbers.items()})
     yield _keeping(model, groups, {name: [number > 0 for number in own] for name, own in numbers.items()})
     yield _keeping(model, groups, {name: [number % 3 == 0 for number in own] for name, own in numbers.items()})
+    for width in fixed:
+        yield _keeping(model, groups, {name: [number < width for number in own] for name, own in numbers.items()})
 
 
 def _keeping(
@@ -184,26 +213,27 @@ def _keeping(
 
 
 def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
-    """A copy of `model` in which all channels but `kept`, of each side of its layers, are zero.
+    """A copy of `model` in which all channels but `kept`, of each side of its layers, are zero; what is not cut it
+    shares with the model.
 
     They are zero where a layer makes them and where one reads them: whatever becomes of a zero in between, as in a
     sigmoid, is not read. Bare vectors stay as they are: something may be divided by them.
     """
-    silent = copy.deepcopy(model)
-    with torch.no_grad():
-        for (name, axis), indices in kept.items():
-            for _, _, tensor, dim in sliced_fields(silent, name, axis):
-                if axis.startswith("dim") and tensor.numel() == tensor.shape[dim]:
-                    continue
-                gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-                gone[indices] = False
-                tensor.index_fill_(dim, torch.nonzero(gone).squeeze(1), 0.0)
-    return silent
+    silent: dict[int, Tensor] = {}
+    for (name, axis), indices in kept.items():
+        for _, _, tensor, dim in sliced_fields(model, name, axis):
+            if axis.startswith("dim") and tensor.numel() == tensor.shape[dim]:
+                continue
+            gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
+            gone[indices] = False
+            values = silent.get(id(tensor), tensor).detach()
+            silent[id(tensor)] = alike(tensor, values.index_fill(dim, torch.nonzero(gone).squeeze(1), 0.0))
+    return copy_with(model, {id(tensor): tensor for tensor in model.parameters()} | silent)
 
 
 def distinct(model: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy with random parameters and statistics of about the usual sizes; buffers of no norm stay as they are."""
-    fresh = copy.deepcopy(model)
+    fresh = copied(model)
     fresh.eval()
     with torch.no_grad():
         for module in fresh.modules():
@@ -245,10 +275,20 @@ def _samples(inputs: Inputs, generator: torch.Generator) -> Inputs:
 
 
 def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
-    """All tensors that a model answers, in order."""
-    with torch.no_grad():
+    """All tensors that a model answers, in order, with the same random numbers each time.
+
+    Raises `ModelError` for one that is not plain.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
         outputs = model(*(tensor.clone() for tensor in inputs))
-    return [tensor.detach() for tensor in tensors_in(outputs)]
+    found = [tensor.detach() for tensor in tensors_in(outputs, opened=True)]
+    for tensor in found:
+        if tensor.is_nested or tensor.is_quantized or tensor.layout is not torch.strided:
+            raise ModelError(
+                "the model answers with a sparse, nested or quantised tensor; let its forward return plain ones"
+            )
+    return found
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -264,14 +304,23 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         if not theirs.is_floating_point():
             worst = worst if torch.equal(ours, theirs) else float("inf")
             continue
-        spread = theirs.std(correction=0) if theirs.numel() > 1 else theirs.abs().max()
-        off = float((ours - theirs).abs().max() / spread.clamp_min(torch.finfo(theirs.dtype).tiny))
+        unlike = ours != theirs  # both may be infinite, as where logits are masked
+        if not bool(unlike.any()):
+            continue
+        numbers = theirs[torch.isfinite(theirs)]
+        spread = numbers.std(correction=0) if numbers.numel() > 1 else theirs.abs().max()
+        off = float((ours - theirs)[unlike].abs().max() / spread.clamp_min(torch.finfo(theirs.dtype).tiny))
         worst = max(worst, off if off == off else float("inf"))
     return worst
 
 
 def _is_finite(outputs: Sequence[Tensor]) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in outputs if tensor.is_floating_point())
+    """Whether all are numbers, but for what is minus infinity, as masked logits are, beside some that are."""
+    floats = [tensor for tensor in outputs if tensor.is_floating_point() and tensor.numel()]
+    return all(
+        bool((torch.isfinite(tensor) | tensor.isneginf()).all()) and bool(torch.isfinite(tensor).any())
+        for tensor in floats
+    )
 
 
 def _line(error: Exception) -> str:

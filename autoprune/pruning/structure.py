@@ -13,8 +13,7 @@ from autoprune.errors import InputError, ModelError
 from autoprune.files import read_json, write_json
 from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
 from autoprune.pruning.branches import Nothing, remove_layers
-from autoprune.pruning.elastic import put_tensor, resize_layer
-from autoprune.pruning.groups import owner_of
+from autoprune.pruning.elastic import resized
 from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of
 from autoprune.pruning.plain import plain_copy
 
@@ -74,16 +73,8 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     else:
         _check_fits(architecture, structure, path)
         model = plain_copy(architecture)
-    modules = dict(model.named_modules())
-    ties = _ties(model)
+    model = resized(model, structure.layers, structure.tensors)
     remove_layers(model, structure.gone)
-    for name, (out_channels, in_channels) in structure.layers.items():
-        resize_layer(modules[name], out_channels=out_channels, in_channels=in_channels)
-    for name, shape in structure.tensors.items():
-        module, tensor = owner_of(model, name)
-        if tensor.shape != shape:
-            put_tensor(module, name.rpartition(".")[2], tensor.new_zeros(shape))
-    _tie(model, ties)
     load_weights(model, str(folder / WEIGHTS_FILE))
     model.eval()
     return model
@@ -156,21 +147,3 @@ def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
 def _is_cut_of(module: nn.Module, out_channels: int, in_channels: int) -> bool:
     most_out, most_in = layer_sides(module)
     return min(1, most_out) <= out_channels <= most_out and min(1, most_in) <= in_channels <= most_in
-
-
-def _ties(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """The places of each tensor that several modules share."""
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for field, tensor in tensors_of(module).items():
-            places.setdefault(id(tensor), []).append((module, field))
-    return [shared for shared in places.values() if len(shared) > 1]
-
-
-def _tie(model: nn.Module, ties: list[list[tuple[nn.Module, str]]]) -> None:
-    """Let what was one tensor be one again; layers that are gone have none."""
-    left = set(map(id, model.modules()))
-    for shared in ties:
-        (first, field), *others = [place for place in shared if id(place[0]) in left] or [shared[0]]
-        for module, other in others:
-            setattr(module, other, tensors_of(first)[field])

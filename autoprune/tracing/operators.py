@@ -12,9 +12,11 @@ import torch
 from autoprune.tracing.products import bmm, convolution, mm
 from autoprune.tracing.rules import (
     Rule,
+    as_its_first,
     attention,
     batch_norm,
     concatenated,
+    constant,
     elementwise,
     embedded,
     gated,
@@ -25,15 +27,19 @@ from autoprune.tracing.rules import (
     normalised_along,
     pieces,
     reduced,
+    sampled,
+    shuffled,
     sliced,
     taken,
+    transformed,
+    unpooled,
     windows,
 )
 
 MOVES = (
     *("view", "_unsafe_view", "permute", "t", "transpose", "expand", "squeeze", "unsqueeze", "flip", "roll", "rot90"),
     *("constant_pad_nd", "clone", "_to_copy", "detach", "alias", "repeat", "select", "lift_fresh", "view_copy"),
-    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "_reshape_alias", "_reshape_copy", "diagonal", "unfold"),
+    *("pixel_shuffle", "pixel_unshuffle", "_reshape_alias", "_reshape_copy", "diagonal", "unfold"),
     *("tril", "triu"),
 )
 ELEMENTWISE_WITHOUT_TAG = ("hardswish", "_prelu_kernel", "rsub", "masked_fill", "log_sigmoid_forward",
@@ -56,9 +62,11 @@ BATCH_NORMS = ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_n
                "_batch_norm_no_update", "_batch_norm_with_update")  # fmt: skip
 ATTENTIONS = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention",
               "_scaled_dot_product_efficient_attention", "_native_multi_head_attention")  # fmt: skip
+FAKE_QUANTISERS = ("fake_quantize_per_tensor_affine_cachemask",
+                   "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")  # fmt: skip
 RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVES, moved),
-    **dict.fromkeys(("index", "index_select"), taken),
+    **dict.fromkeys(("index", "index_select", "_unsafe_index"), taken),
     **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind"), pieces),
     "slice": sliced,
     **dict.fromkeys(("cat", "stack"), concatenated),
@@ -68,9 +76,15 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_group_norm": group_norm,
     "native_layer_norm": layer_norm,
+    "channel_shuffle": shuffled,
+    **{f"max_unpool{n}d": unpooled(n) for n in (2, 3)},
+    **{f"grid_sampler_{n}d": sampled(n) for n in (2, 3)},
+    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), transformed),
+    **dict.fromkeys(FAKE_QUANTISERS, as_its_first),
     "glu": gated,
     "embedding": embedded,
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), like),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), constant),
     **dict.fromkeys(ATTENTIONS, attention),
     "convolution": convolution,
     "mm": mm,

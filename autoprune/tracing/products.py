@@ -32,8 +32,8 @@ def convolution(call: Call) -> Slots:
                 call.labels.pin(makes, GIVEN)
             else:
                 call.labels.couple(each, reads[:, None], FIXED)
-        elif reads is not None:
-            call.labels.pin(reads, FIXED)
+        elif reads is not None:  # one made for as many channels as there are: then its cut runs, or is found out
+            makes = reads.repeat_interleave(call.out.shape[1] // groups)
     else:
         reason = f"a grouped convolution ({groups} groups)"
         for labels in (reads, makes):
@@ -45,7 +45,8 @@ def convolution(call: Call) -> Slots:
     if not is_filterwise or reads is None:
         _made(call, makers, by=x)
     bias = call.given.get("bias")
-    parts: list[tuple[Slots, Sequence[int]]] = [((Slot(makes.view(shape), makers[0].side),), call.out.shape)]
+    side = makers[0].side if makers else None
+    parts: list[tuple[Slots, Sequence[int]]] = [((Slot(makes.view(shape), side),), call.out.shape)]
     if isinstance(bias, Tensor):
         parts.append((tuple(Slot(s.labels.view(shape), s.side) for s in call.slots(bias)), [1, len(bias), *shape[2:]]))
     return call.labels.join(parts, FIXED)

@@ -158,6 +158,59 @@ def windows(trailing: int) -> Rule:
     return rule
 
 
+def unpooled(trailing: int) -> Rule:
+    """Each channel of the input goes to the places that the same channel of the indices names."""
+
+    def rule(call: Call) -> Slots:
+        tensor, indices = call.tensors()[:2]
+        together = call.labels.join([(call.slots(one), one.shape) for one in (tensor, indices)], FIXED)
+        leading = range(tensor.dim() - trailing)
+        call.labels.pin_slots((slot for slot in together if not set(slot.axes) & set(leading)), MIXED)
+        kept = (slot for slot in together if set(slot.axes) & set(leading))
+        return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
+
+    return rule
+
+
+def sampled(trailing: int) -> Rule:
+    """The input at places that a grid names, whose coordinates are no channels."""
+
+    def rule(call: Call) -> Slots:
+        call.labels.pin_slots(call.slots(call.given["grid"]), FIXED)
+        return windows(trailing)(call)  # type: ignore[return-value]
+
+    return rule
+
+
+def transformed(call: Call) -> Slots:
+    """Fourier transforms: along some axes each place changes all others."""
+    tensor = call.first()
+    return _apart(call, tensor, {int(axis) % tensor.dim() for axis in call.given["dim"]}, MIXED)
+
+
+def as_its_first(call: Call) -> Slots:
+    """Element by element, with one number for all: what else it reads are no channels."""
+    tensor, *others = call.tensors()
+    for other in others:
+        call.labels.pin_slots(call.slots(other), FIXED)
+    return call.slots(tensor)
+
+
+def shuffled(call: Call) -> Slots:
+    """`channel_shuffle`: as many channels in each of the groups, whose number is fixed."""
+    tensor, groups = call.first(), int(call.given["groups"])
+    for slot in call.slots(tensor):
+        if 1 in slot.axes:
+            labels = call.labels.over(slot.labels, (1,)).reshape(groups, -1)
+            call.labels.couple(labels, labels[:1], FIXED)
+    return moved(call)
+
+
+def constant(call: Call) -> Slots:
+    """A constant of a shape that is given in numbers."""
+    return ()
+
+
 def batch_norm(call: Call) -> Slots:
     tensor = call.given["input"]
     parts: list[tuple[Slots, Sequence[int]]] = [(call.slots(tensor), tensor.shape)]

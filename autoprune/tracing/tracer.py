@@ -6,7 +6,7 @@ network is made of: layers, functions, bare parameters, views.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from autoprune.tracing.call import OUTPUT, Call, Split
 from autoprune.tracing.counting import counted
 from autoprune.tracing.labels import Labels, Slot, Slots
 from autoprune.tracing.operators import SPLITS, SPREADS, rule_of
+from autoprune.tracing.rules import Rule, windows
 from autoprune.tracing.structures import tensors_in
 
 EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
@@ -81,6 +82,7 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     # Inference mode would hand over whole functions, not the operations that they consist of.
     with (
         _plain_kernels(model),
+        _no_validation(),
         torch.inference_mode(False),
         torch.no_grad(),
         follower.places(),
@@ -100,8 +102,13 @@ class _Watcher(TorchFunctionMode):
         self._follower = follower
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.pad and "circular" in (*args, kwargs.get("mode")):
+            given = dict(zip(("input", "pad"), args, strict=False)) | kwargs
+            rule = windows(len(given["pad"]) // 2)
+            return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
         with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
-            out = func(*args, **(kwargs or {}))
+            out = func(*args, **kwargs)
         if func in EXITS:
             self._follower.values_leave(args[0])
         elif func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
@@ -116,7 +123,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._place: list[str] = []
-        self._is_checking = False
+        self._is_checking, self._is_paused = False, False
         self._written_to: dict[int, Tensor] = {}  # by address, kept alive so that it is not given to another
         self._weights: dict[int, str] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -136,11 +143,14 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # a block in inference mode hands over whole functions
+        name, is_inplace = _named(func)
+        # A block in inference mode hands over whole functions.
+        if not self._is_paused and rule_of(func, name) is None and func._can_decompose():
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        self._follow(func, args, kwargs, out)
+        if not self._is_paused:
+            self._follow(func, self._call(name, func, args, kwargs, out), is_inplace=is_inplace)
         return out
 
     @contextlib.contextmanager
@@ -169,7 +179,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def end(self) -> None:
         """What reaches the outputs stays."""
-        for tensor in tensors_in(self._found.outputs):
+        for tensor in tensors_in(self._found.outputs, opened=True):
             self._found.labels.pin_slots(self._of(tensor).slots, OUTPUT)
 
     def _depends(self, tensor: Tensor) -> bool:
@@ -212,14 +222,26 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known: _Known = self._known.get(tensor, NOTHING)  # type: ignore[no-untyped-call]
         return known
 
-    def _follow(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        schema = func._schema
-        given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | dict(kwargs)
-        name = schema.name.partition("::")[2]
-        is_inplace = name.endswith("_") and not name.startswith("__")
-        call = Call(
-            name=name.rstrip("_") if is_inplace else name,
-            given=given,
+    def followed_whole(self, name: str, rule: Rule, run: Callable[[], Tensor], **given: Any) -> Tensor:
+        """What `run` gives, followed as one operation of this rule, whatever it consists of."""
+        before, self._is_paused = self._is_paused, True
+        try:
+            out = run()
+        finally:
+            self._is_paused = before
+        call = self._call(name, None, (), given, out)
+        tensors = call.tensors()
+        self._note_weights(tensors)
+        made = rule(call)
+        assert isinstance(made, tuple)
+        self._known[out] = _Known(made, any(self._depends(tensor) for tensor in tensors), False)
+        return out
+
+    def _call(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> Call:
+        arguments = () if func is None else func._schema.arguments
+        return Call(
+            name=name,
+            given=dict(zip((argument.name for argument in arguments), args, strict=False)) | dict(kwargs),
             out=out,
             labels=self._found.labels,
             slots=lambda tensor: self._of(tensor).slots,
@@ -227,6 +249,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             split=self._split,
             run=lambda changed: _run(func, changed),
         )
+
+    def _follow(self, func: Any, call: Call, *, is_inplace: bool) -> None:
         tensors = call.tensors()
         self._note_weights(tensors)
         depends = any(self._depends(tensor) for tensor in tensors)
@@ -239,10 +263,10 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         has_slots = any(self._of(tensor).slots for tensor in tensors)
         made = self._slots_made(func, call) if has_slots else ()
         if is_inplace and has_slots:
-            made = self._written(given, tensors[0], made)
+            made = self._written(call.given, tensors[0], made)
         if is_inplace and depends and not self._depends(tensors[0]):
             self._written_to[tensors[0].untyped_storage().data_ptr()] = tensors[0]
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        outputs = [leaf for leaf in tree_leaves(call.out) if isinstance(leaf, Tensor)]
         for number, tensor in enumerate(outputs):
             own = made[number] if isinstance(made, list) else made
             if len(own) > MOST_SLOTS:
@@ -312,6 +336,13 @@ def _fits(slot: Slot, tensor: Tensor) -> bool:
     )
 
 
+def _named(func: Any) -> tuple[str, bool]:
+    """An operation's name, without the underscore of what works in place, and whether it does."""
+    name = func._schema.name.partition("::")[2]
+    is_inplace = name.endswith("_") and not name.startswith("__")
+    return name.rstrip("_") if is_inplace else name, is_inplace
+
+
 def _run(func: Any, given: dict[str, Any]) -> Any:
     positional = [
         given[argument.name]
@@ -339,6 +370,17 @@ def _plain_kernels(model: nn.Module) -> Iterator[None]:
                 yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _no_validation() -> Iterator[None]:
+    """Distributions as they are: to check their arguments is no choice by value."""
+    before = torch.distributions.Distribution._validate_args
+    torch.distributions.Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def one_sample(inputs: Sequence[Tensor]) -> Inputs:

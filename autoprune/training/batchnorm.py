@@ -1,6 +1,5 @@
 """BatchNorm of a cut: statistics measured anew, and the whole normalisation folded into the layers before it."""
 
-import copy
 from collections.abc import Sequence
 from typing import cast
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from autoprune.pruning.branches import Nothing
+from autoprune.pruning.copies import copied
 from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
 from autoprune.training.fast_batchnorm import fast_batchnorm
 
@@ -47,7 +47,7 @@ def foldable_layers(model: nn.Module, images: Tensor) -> dict[str, str]:
     It does not where something else reads a layer's output too, before it is normalised.
     """
     pairs = normalised_layers(model, images[:1])
-    folded = copy.deepcopy(model)
+    folded = copied(model)
     fold_batchnorm(folded, pairs)
     with evaluation_mode(model), torch.inference_mode():
         before, after = model(images), folded(images)

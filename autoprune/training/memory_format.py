@@ -4,11 +4,12 @@ Code that takes `x.view(n, -1)` after a convolution runs only where channels com
 images, and keeps its weights, in that order.
 """
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from autoprune.pruning.copies import copied
 
 
 class _ChannelsFirst:
@@ -25,7 +26,7 @@ def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
     """Whether `model` runs on `images` (N, C, H, W), N > 1, when they and its weights are channels-last."""
     try:
         with torch.no_grad():
-            copy.deepcopy(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+            copied(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
                 images.contiguous(memory_format=torch.channels_last)
             )
     except Exception:  # the user's model may raise anything

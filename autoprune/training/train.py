@@ -1,6 +1,5 @@
 """Training: one loop for baselines and fine-tuning, resumable after each epoch, bound by the network alone."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from autoprune.errors import RunError
 from autoprune.files import atomic_path
 from autoprune.models import load_tensor_state, tensor_state
 from autoprune.progress import bar
+from autoprune.pruning.copies import copied
 from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
@@ -147,8 +147,8 @@ def fit(
         nesterov=True,
     )
     score = score or (lambda model: accuracy(model, data.search, data.info))
-    averaged = copy.deepcopy(model)
-    best = copy.deepcopy(model)
+    averaged = copied(model)
+    best = copied(model)
     first_epoch, spent_s = 0, 0.0
     best_accuracy: float | None = None
     logs: list[EpochLog] = []
