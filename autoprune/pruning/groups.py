@@ -141,6 +141,7 @@ class _Reading:
         for numbers, reason in found.labels.pins:
             for number in np.unique(self._classes[numbers]).tolist():
                 self._pinned.setdefault(number, reason)
+        self._learnt = {name for name, _ in model.named_parameters()}
         self._ran = set(found.ran)
         self._used = found.used
         self._is_read = set(found.labels.read_classes().tolist())
@@ -158,7 +159,8 @@ class _Reading:
             every = list(dict.fromkeys(root for number in named for root in self._of(sides[number]).tolist()))
             roots = [root for root in every if root not in self._pinned and root in self._is_read]
             if len(roots) < 2:
-                skipped.append(SkippedGroup(name, size, self._reason(every, roots)))
+                if any(sides[number].tensor in self._learnt for number in named):  # a constant has no channels to lose
+                    skipped.append(SkippedGroup(name, size, self._reason(every, roots)))
                 continue
             channel = {root: index for index, root in enumerate(roots)}
             touched = dict.fromkeys(side for root in roots for side in holders[root])
