@@ -53,6 +53,18 @@ class PruningPolicy:
 
 
 @dataclass(frozen=True)
+class StoredPolicy:
+    """What `policy.json` holds: a policy, the model that it was found for, and the widths of its groups there.
+
+    What a file does not say of them is left out.
+    """
+
+    policy: PruningPolicy
+    model: str | None
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class AdaptivePolicy:
     """Levels of one elastic model from the smallest to the largest, each a nested cut of the next."""
 
@@ -81,12 +93,22 @@ def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapp
 
 
 def load_policy(path: Path) -> PruningPolicy:
+    """Read the policy alone; `InputError` names the file and what is wrong with it."""
+    return load_stored_policy(path).policy
+
+
+def load_stored_policy(path: Path) -> StoredPolicy:
     """Read `policy.json`; `InputError` names the file and what is wrong with it."""
     raw = read_json(path)
     try:
         if raw["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")
-        return PruningPolicy.of({name: _whole_number(entry["kept"]) for name, entry in raw["groups"].items()})
+        groups = raw["groups"].items()
+        return StoredPolicy(
+            PruningPolicy.of({name: _whole_number(entry["kept"]) for name, entry in groups}),
+            raw["model"] if isinstance(raw.get("model"), str) else None,
+            {name: _whole_number(entry["of"]) for name, entry in groups if "of" in entry},
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not a pruning policy ({error!r})") from None
 
