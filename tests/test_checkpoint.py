@@ -1,7 +1,12 @@
 """Weights come back bit for bit; broken, foreign and malicious files are refused and nothing in them is run."""
 
 import argparse
+import gzip
+import json
 import os
+import pickle
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,15 @@ from torch import Tensor, nn
 
 from autoprune import progress
 from autoprune.errors import ModelError
-from autoprune.models import ModelSpec, build_model, extra_state_left_out, load_weights, save_weights, tensor_state
+from autoprune.models import (
+    ModelSpec,
+    build_model,
+    extra_state_left_out,
+    load_weights,
+    save_weights,
+    stated_accuracy,
+    tensor_state,
+)
 from autoprune.models.checkpoint import read_tensors
 
 
@@ -373,6 +386,95 @@ def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     save_weights(net(), tmp_path / "net.safetensors")
     (tmp_path / "net.safetensors").rename(tmp_path / "net.bin")
     assert same(read_tensors(tmp_path / "net.bin"), net().state_dict())
+
+
+def test_a_torch_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    torch.save(net().state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.pt").rename(tmp_path / "net.safetensors")
+    assert same(read_tensors(tmp_path / "net.safetensors"), net().state_dict())
+    assert stated_accuracy(tmp_path / "net.safetensors") is None
+
+
+def numpy_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+
+
+def numpy_archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, weight=np.ones(3))
+
+
+def plain_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"weight": 1}))
+
+
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("net.pt", b"1")
+
+
+def tar(path: Path) -> None:
+    path.with_name("inner").write_bytes(b"1")
+    with tarfile.open(path, "w") as file:
+        file.add(path.with_name("inner"))
+
+
+def index(path: Path) -> None:
+    path.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+
+
+def program(path: Path) -> None:
+    images = (torch.zeros(1, 2),)
+    torch.export.save(torch.export.export(nn.Linear(2, 2), images), path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (numpy_array, "is a NumPy array"),
+        (numpy_archive, r"is a NumPy archive; make a state dict of it: torch\.save\("),
+        (plain_pickle, r"is a pickle that torch\.save did not write"),
+        (archive, r"is a zip archive, not weights; unpack it .* \(net\.pt\)"),
+        (tar, "is a tar archive, not weights; unpack it"),
+        (lambda path: path.write_bytes(gzip.compress(b"1" * 99)), "is a gzip archive, not weights; unpack it"),
+        (index, r"index of weights that lie in 2 other files \(model-1\.safetensors, model-2\.saf\S+\); join them"),
+        (program, r"is an exported program, which is never run; .*torch\.export\.load\('net\.pt'\)"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 99), "is an HDF5 file"),
+        (lambda path: path.write_bytes(b""), "is empty; copy"),
+        (lambda path: path.write_bytes(b"P"), r"is too short to hold weights; copy"),
+        (lambda path: path.write_bytes(b"{" * 99), "is text, not weights"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "is a web page"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + b"0" * 99), "is cut off or damaged"),
+        (lambda path: path.write_bytes(b"0" * 99), "is neither safetensors nor what torch.save writes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning")
+def test_files_of_other_kinds_are_told_with_the_way_out(
+    tmp_path: Path, make: Callable[[Path], object], part: str
+) -> None:
+    path = tmp_path / "net.pt"
+    make(path)
+    with pytest.raises(ModelError, match=rf"net\.pt: .*{part}") as caught:
+        read_tensors(path)
+    assert "weights_only" not in str(caught.value) and "miniz" not in str(caught.value)
+
+
+def test_records_that_unpack_to_more_than_the_file_are_refused_unread(tmp_path: Path) -> None:
+    path, small = tmp_path / "net.pt", tmp_path / "small.pt"
+    torch.save({"weight": torch.zeros(10_000)}, path)
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in file.namelist():
+            other.writestr(name, file.read(name))
+    with pytest.raises(ModelError, match=r"small\.pt: is compressed, which torch\.save never does"):
+        read_tensors(small)
+    with zipfile.ZipFile(path, "a") as file:
+        file.filelist *= 3
+        file.writestr("archive/more", b"")
+    with pytest.raises(ModelError, match=r"net\.pt: is damaged: its records would need more bytes than the file has"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 5000, "~nobody/x", "~no-such-person/x", "/dev/null", "a\0b", "FIFO"])
