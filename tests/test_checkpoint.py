@@ -16,6 +16,7 @@ import pytest
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from autoprune import progress
 from autoprune.errors import ModelError
@@ -269,6 +270,188 @@ def test_counters_are_left_out_and_a_missing_batch_count_is_zero(tmp_path: Path)
     model = net(1)
     model.get_buffer("bn1.num_batches_tracked").fill_(7)
     assert same(loaded(bare_state, tmp_path / "net.pt", model=model).state_dict(), state)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What was said since the last call."""
+    monkeypatch.setattr(progress, "_shown", True)
+    return lambda: capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beginning", ["backbone.", "0.", "base_model.model.", "student._orig_mod.", "ema_model."])
+def test_a_beginning_that_all_names_share_is_taken_off_and_said(
+    tmp_path: Path, beginning: str, said: Callable[[], str]
+) -> None:
+    state = net().state_dict()
+    content = {"state_dict": prefixed(beginning, state) | {"other.head.weight": torch.zeros(3)}}
+    assert same(loaded(content, tmp_path / "net.pt").state_dict(), state)
+    words = said()
+    assert f"its names are read without '{beginning}'" in words
+    assert "left out, as the model has none of that name: other.head.weight" in words
+
+
+def test_the_numbers_of_a_sequence_may_have_a_number_before_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    other = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    loaded(prefixed("0.", model.state_dict()), tmp_path / "net.pt", model=other)
+    assert same(other.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_what_a_training_keeps_beside_a_whole_set_is_left_out_and_said(
+    tmp_path: Path, prefix: str, said: Callable[[], str]
+) -> None:
+    state = net().state_dict()
+    beside = {"criterion.weight": torch.ones(3), "train_acc.tp": torch.zeros(2), "best_acc": torch.tensor(0.5)}
+    for more in (beside, prefixed("ema_model.", net(2).state_dict())):
+        assert same(loaded(prefixed(prefix, state) | more, tmp_path / "net.pt").state_dict(), state)
+        assert f"left out, as the model has none of that name: {min(more)}, " in said()
+    copies = prefixed("module.", net(2).state_dict())
+    assert same(loaded(state | copies, tmp_path / "net.pt").state_dict(), state)
+    assert "none of that name: module.bn1.bias" in said()
+
+
+@pytest.mark.parametrize("name", ["conv1.bias", "layer1.9.conv1.weight", "head2.weight", "extra.conv1.weight"])
+def test_weights_of_layers_that_the_model_lacks_are_not_left_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=rf"does not fit the model \({name} unexpected; 1 in all\)"):
+        loaded(net().state_dict() | {name: torch.zeros(4)}, tmp_path / "net.pt")
+
+
+def test_missing_and_unexpected_names_are_both_shown(tmp_path: Path) -> None:
+    state = {name.replace("conv1", "first"): value for name, value in net().state_dict().items()}
+    with pytest.raises(ModelError, match=r"\(conv1\.weight missing; \S+ missing; first\.weight unexpected; \S+ unex"):
+        loaded(state, tmp_path / "net.pt")
+
+
+def test_of_sets_under_unknown_names_a_key_must_choose(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "net.pt", net(2).state_dict(), net(3).state_dict()
+    nested = {"teacher": first, "student": second}
+    flat = prefixed("teacher.", first) | prefixed("student.", second)
+    for content, at in ((nested, ""), (flat, ""), ({"state_dict": flat}, "state_dict.")):
+        with pytest.raises(
+            ModelError, match=rf"'{at}(teacher|student)', '{at}(student|teacher)': model\.checkpoint_key"
+        ):
+            loaded(content, path)
+        assert same(loaded(content, path, key=f"{at}student").state_dict(), second)
+    assert same(loaded(nested | {"model": second}, path).state_dict(), second)
+    assert same(loaded({"optimizer": {"exp_avg": first}, "mine": second}, path).state_dict(), second)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+
+def test_tied_weights_of_which_one_was_saved_are_filled(tmp_path: Path, said: Callable[[], str]) -> None:
+    model, other = Tied(), Tied()
+    safetensors.torch.save_model(model, str(tmp_path / "net.safetensors"))
+    load_weights(other, str(tmp_path / "net.safetensors"))
+    assert same(other.state_dict(), model.state_dict())
+    assert "second.weight is first.weight, to which the model ties it" in said()
+
+
+def masked(layer: nn.Module) -> nn.Module:
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    prune.random_unstructured(layer, "bias", amount=0.5)
+    return layer
+
+
+PARAMETRISED: list[Callable[[nn.Module], nn.Module]] = [
+    masked,
+    weight_norm,
+    lambda layer: weight_norm(layer, dim=None),
+    parametrizations.weight_norm,
+    spectral_norm,
+    parametrizations.spectral_norm,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("parametrise", PARAMETRISED)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Linear(4, 4), (1, 4)),
+        (lambda: nn.ConvTranspose2d(4, 4, 3), (1, 4, 5, 5)),
+        (lambda: nn.Conv1d(2, 3, 3), (1, 2, 5)),
+    ],
+)
+def test_parametrised_weights_are_baked_in_and_said(
+    tmp_path: Path,
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    parametrise: Callable[[nn.Module], nn.Module],
+    said: Callable[[], str],
+) -> None:
+    model, other = nn.Sequential(parametrise(make())), nn.Sequential(make())
+    images = torch.rand(shape)
+    with torch.no_grad():
+        next(model.parameters()).mul_(3)
+    for _ in range(5):  # which spectral norms need
+        model(images)
+    loaded(prefixed("module.", model.eval().state_dict()), tmp_path / "net.pt", model=other)
+    torch.testing.assert_close(other(images), model(images))
+    assert "parametrised weights are baked in, as they act: " in said()
+
+
+def test_parametrised_weights_of_other_kinds_name_the_call_that_removes_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Tanh())
+    with pytest.raises(
+        ModelError, match=r"0\.parametrizations\.weight\.original unexpected; .*remove_parametrizations\("
+    ):
+        loaded(model.state_dict(), tmp_path / "net.pt", model=nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.timeout(20)
+def test_files_that_hold_themselves_are_read_at_once(tmp_path: Path) -> None:
+    itself: dict[str, Any] = net().state_dict() | {"weight": torch.zeros(1)}
+    itself |= dict.fromkeys((f"k{number}" for number in range(400)), itself)
+    torch.save(itself, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"does not fit the model \(weight unexpected; 1 in all\)$"):
+        load_weights(net(), str(tmp_path / "net.pt"))
+    del itself["weight"]
+    assert same(loaded(itself, tmp_path / "net.pt").state_dict(), net().state_dict())
+    assert same(loaded(itself, tmp_path / "net.pt", key="k7").state_dict(), net().state_dict())
+    many = {f"epoch{number}": {"weight": torch.zeros(1)} for number in range(1001)}
+    with pytest.raises(ModelError, match="holds more than 1000 sets of tensors"):
+        loaded(many, tmp_path / "net.pt")
+
+
+def test_names_are_escaped_and_cut_in_messages(tmp_path: Path, said: Callable[[], str]) -> None:
+    state, path = net().state_dict(), tmp_path / "net.pt"
+    for name, part in (("a\n\x1b[31m", r"'a\\n\\x1b\[31m' unexpected"), ("x" * 5000, r"'x{99}\.\.\. \(5,002 ch")):
+        for content in (
+            state | {name: torch.zeros(1)},
+            {name: {"weight": torch.zeros(1)}, "model": {name: torch.zeros(1)}},
+        ):
+            with pytest.raises(ModelError, match=part.removesuffix(" unexpected")) as caught:
+                loaded(content, path)
+            assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+    loaded({"\x1b[2J" + "k" * 5000: state, "model": state | {"n_averaged": torch.tensor(1)}}, path)
+    assert r"'\x1b[2Jkkk" in (words := said()) and len(words) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ([{"a": torch.zeros(1)}], r"a list of 1 values; save the one .*torch\.load\(FILE\)\[0\]"),
+        ({"models": ({"a": torch.zeros(1)},)}, r"a tuple of 1 values; save .*torch\.load\(FILE\)\['models'\]\[0\]"),
+        ({"ema": {"shadow_params": [torch.zeros(1)]}}, r"without their names \(shadow_params\); .*copy_to"),
+        (torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(), "the state of an optimizer; where the model"),
+        ({0: torch.zeros(1)}, "under names that are no texts; where the model"),
+        ({"a": np.zeros(1)}, r"NumPy arrays; .*torch\.from_numpy"),
+        ({}, "nothing; where the model was made"),
+        (None, "a NoneType alone; where the model"),
+    ],
+)
+def test_what_a_file_holds_instead_of_weights_is_told(tmp_path: Path, content: object, part: str) -> None:
+    torch.save(content, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=rf"net\.pt: holds no state dict of tensors but .*{part}"):
+        read_tensors(tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
