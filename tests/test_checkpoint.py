@@ -397,6 +397,16 @@ def test_parametrised_weights_are_baked_in_and_said(
     assert "parametrised weights are baked in, as they act: " in said()
 
 
+def test_parts_of_another_shape_are_not_multiplied_out(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**12)
+    with pytest.raises(ModelError, match=r"0\.weight missing; 0\.weight_mask unexpected; 0\.weight_orig unexpected"):
+        loaded(
+            {"0.bias": torch.zeros(2), "0.weight_orig": huge, "0.weight_mask": huge},
+            tmp_path / "net.pt",
+            model=nn.Sequential(nn.Linear(2, 2)),
+        )
+
+
 def test_parametrised_weights_of_other_kinds_name_the_call_that_removes_them(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(2, 2))
     torch.nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Tanh())

@@ -1,6 +1,6 @@
 """Weights that a file has in parts (`weight_norm`, `spectral_norm`, masks), made into what a plain model has."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Mapping
 
 import torch
 from torch import Tensor
@@ -8,18 +8,20 @@ from torch import Tensor
 from autoprune.models.weight_sets import WeightSet
 
 
-def baked(wanted: Iterable[str], own: Container[str], tensors: WeightSet) -> tuple[WeightSet, tuple[str, ...]]:
+def baked(wanted: Mapping[str, Tensor], own: Container[str], tensors: WeightSet) -> tuple[WeightSet, tuple[str, ...]]:
     """`tensors` with those that are `wanted` made of their parts, as they act in evaluation, and the names of these.
 
-    Parts that the model has itself (`own`) stay; so do those that do not go together.
+    Parts that the model has itself (`own`) stay; so do those that do not go together, or make another shape.
     """
     made, names = dict(tensors), []
-    for name in wanted:
+    for name, like in wanted.items():
         for parts, act in _styles(name):
             if name in made or not all(part in made and part not in own for part in parts):
                 continue
             values = [made[part] for part in parts]
-            if not all(_is_plain(value) for value in values) or (weight := act(*values)) is None:
+            if not all(_is_plain(value) for value in values) or not any(value.shape == like.shape for value in values):
+                continue
+            if (weight := act(*values)) is None:
                 continue
             made = {key: value for key, value in made.items() if key not in parts} | {name: weight}
             names.append(name)

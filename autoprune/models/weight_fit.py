@@ -162,15 +162,16 @@ def _tied(expected: Mapping[str, Any]) -> dict[str, list[str]]:
     """By name, the other names of the same weight in the model's state."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, value in expected.items():
-        if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta and value.numel():
+        if isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_nested):
             alike.setdefault((value.data_ptr(), value.shape, value.stride(), value.dtype), []).append(name)
-    return {name: names for names in alike.values() if len(names) > 1 for name in names}
+    # Tensors without values lie nowhere, and are alike to none.
+    return {name: names for names in alike.values() if len(names) > 1 and expected[names[0]].numel() for name in names}
 
 
 def _compared(expected: Mapping[str, Any], tensors: WeightSet, tied: Mapping[str, list[str]]) -> Fit:
     weights = {name for name in expected if _last(name) != EXTRA_STATE}  # extra state may be of any shape
-    filled, made = baked([name for name in expected if name in weights and name not in tensors], expected, tensors)
-    said = [f"parametrised weights are baked in, as they act: {some(made)}"] if made else []
+    filled, made = baked({name: expected[name] for name in weights - tensors.keys()}, expected, tensors)
+    said = [f"parametrised weights are baked in, as they act: {some(sorted(made))}"] if made else []
     for name, value in expected.items():
         if name not in filled and (given := next((other for other in tied.get(name, ()) if other in filled), None)):
             filled[name] = filled[given]

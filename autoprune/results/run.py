@@ -160,9 +160,9 @@ class RunResult(Part):
         if found * classes > HARDLY_BETTER:
             return ()
         return (
-            f"the original is right on {found:.1%} of the test images, guessing among {classes} classes on "
-            f"{1 / classes:.1%}: it has learnt nothing of this data, and what is said of its cuts means as little; "
-            f"give model.checkpoint weights that were trained on it",
+            f"the original is right on {found:.1%} of the test images, hardly more than guessing among {classes} "
+            f"classes is ({1 / classes:.1%}): it has learnt next to nothing of this data, and what is said of its cuts "
+            f"means as little; give model.checkpoint weights that were trained on it",
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def _tell_chance(found: float, labels: Tensor, classes: int, checkpoint: str) ->
         return False
     say(
         f"warning: {checkpoint}: is right on {found:.1%} of {count} images of the search split, no more than guessing "
-        f"is ({chance:.1%}): all that follows is about a network that has learnt nothing of this data; give "
+        f"is ({chance:.1%}): it has learnt nothing of this data, and what is cut from it means as little; give "
         f"model.checkpoint weights that were trained on it, or none: a baseline is trained first"
     )
     return True
