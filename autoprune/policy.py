@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from autoprune.bounds import whole_number
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json
 
@@ -94,21 +96,26 @@ def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapp
 
 def load_policy(path: Path) -> PruningPolicy:
     """Read the policy alone; `InputError` names the file and what is wrong with it."""
-    return load_stored_policy(path).policy
+    return _policy_of(read_json(path), path)
 
 
 def load_stored_policy(path: Path) -> StoredPolicy:
-    """Read `policy.json`; `InputError` names the file and what is wrong with it."""
+    """Read all of `policy.json`; `InputError` names the file and what is wrong with it."""
     raw = read_json(path)
+    policy = _policy_of(raw, path)
+    widths = {
+        name: whole_number(f"{path}: groups.{name}.of", entry["of"], least=0)
+        for name, entry in raw["groups"].items()
+        if "of" in entry
+    }
+    return StoredPolicy(policy, raw["model"] if isinstance(raw.get("model"), str) else None, widths)
+
+
+def _policy_of(raw: Any, path: Path) -> PruningPolicy:
     try:
         if raw["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")
-        groups = raw["groups"].items()
-        return StoredPolicy(
-            PruningPolicy.of({name: _whole_number(entry["kept"]) for name, entry in groups}),
-            raw["model"] if isinstance(raw.get("model"), str) else None,
-            {name: _whole_number(entry["of"]) for name, entry in groups if "of" in entry},
-        )
+        return PruningPolicy.of({name: _whole_number(entry["kept"]) for name, entry in raw["groups"].items()})
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: not a pruning policy ({error!r})") from None
 
