@@ -5,7 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from autoprune.bounds import whole_number
 from autoprune.errors import InputError
 from autoprune.files import read_json, write_json
 
@@ -53,6 +55,18 @@ class PruningPolicy:
 
 
 @dataclass(frozen=True)
+class StoredPolicy:
+    """What `policy.json` holds: a policy, the model that it was found for, and the widths of its groups there.
+
+    What a file does not say of them is left out.
+    """
+
+    policy: PruningPolicy
+    model: str | None
+    widths: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class AdaptivePolicy:
     """Levels of one elastic model from the smallest to the largest, each a nested cut of the next."""
 
@@ -81,8 +95,23 @@ def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapp
 
 
 def load_policy(path: Path) -> PruningPolicy:
-    """Read `policy.json`; `InputError` names the file and what is wrong with it."""
+    """Read the policy alone; `InputError` names the file and what is wrong with it."""
+    return _policy_of(read_json(path), path)
+
+
+def load_stored_policy(path: Path) -> StoredPolicy:
+    """Read all of `policy.json`; `InputError` names the file and what is wrong with it."""
     raw = read_json(path)
+    policy = _policy_of(raw, path)
+    widths = {
+        name: whole_number(f"{path}: groups.{name}.of", entry["of"], least=0)
+        for name, entry in raw["groups"].items()
+        if "of" in entry
+    }
+    return StoredPolicy(policy, raw["model"] if isinstance(raw.get("model"), str) else None, widths)
+
+
+def _policy_of(raw: Any, path: Path) -> PruningPolicy:
     try:
         if raw["schema"] != SCHEMA:
             raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")

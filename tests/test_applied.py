@@ -16,18 +16,30 @@ def test_a_poor_policy_is_applied_as_it_was_given_and_what_would_be_better_is_to
 ) -> None:
     poor, applied = tmp_path / "poor.json", tmp_path / "applied"
     groups = {"0": {"kept": 32, "of": 32}, "3": {"kept": 2, "of": 48}, "6": {"kept": 2, "of": 64}}
-    poor.write_text(json.dumps({"schema": 1, "model": "net", "groups": groups}))
+    poor.write_text(json.dumps({"schema": 1, "model": "resnet56", "groups": groups}))
     ended = small_job.autoprune("apply", small_config, "--policy", poor, "--run-dir", applied, "--quiet")
     assert ended.returncode == 0, ended.stderr
     said = " ".join(ended.stderr.split())
     assert "warning: the proposal of stored policy is not the best here" in said
     assert "it is applied all the same" in said
+    assert "the policy was found for 'resnet56', and is applied to " in said
+    assert "was found for &#39;resnet56&#39;" in (applied / "report.html").read_text()
     assert "applied is that of stored policy" in said
     for name in ("uniform", "global_magnitude", "knapsack", "stored policy"):
         assert name in said
         assert name in (applied / "report.html").read_text()
     kept = json.loads((applied / "policy.json").read_text())["groups"]
     assert {name: group["kept"] for name, group in kept.items()} == {"0": 32, "3": 2, "6": 2}
+
+
+def test_a_policy_of_other_widths_is_refused(small_config: Path, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    groups = {"0": {"kept": 4, "of": 32}, "3": {"kept": 4, "of": 40}, "6": {"kept": 4, "of": 64}}
+    policy.write_text(json.dumps({"schema": 1, "model": "elsewhere/small_job.py:net", "groups": groups}))
+    ended = small_job.autoprune("apply", small_config, "--policy", policy, "--run-dir", tmp_path / "run", "--quiet")
+    assert ended.returncode == 2
+    assert "does not fit" in ended.stderr and "(3 has 48 channels, the policy is of 40; 1 in all)" in ended.stderr
+    assert "the policy was found for" not in ended.stderr
 
 
 def test_a_killed_apply_goes_on_and_repeats_no_evaluation(

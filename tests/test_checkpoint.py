@@ -1,7 +1,12 @@
 """Weights come back bit for bit; broken, foreign and malicious files are refused and nothing in them is run."""
 
 import argparse
+import gzip
+import json
 import os
+import pickle
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,19 @@ import pytest
 import safetensors
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from autoprune import progress
 from autoprune.errors import ModelError
-from autoprune.models import ModelSpec, build_model, extra_state_left_out, load_weights, save_weights, tensor_state
+from autoprune.models import (
+    ModelSpec,
+    build_model,
+    extra_state_left_out,
+    load_weights,
+    save_weights,
+    stated_accuracy,
+    tensor_state,
+)
 from autoprune.models.checkpoint import read_tensors
 
 
@@ -258,6 +272,198 @@ def test_counters_are_left_out_and_a_missing_batch_count_is_zero(tmp_path: Path)
     assert same(loaded(bare_state, tmp_path / "net.pt", model=model).state_dict(), state)
 
 
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """What was said since the last call."""
+    monkeypatch.setattr(progress, "_shown", True)
+    return lambda: capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beginning", ["backbone.", "0.", "base_model.model.", "student._orig_mod.", "ema_model."])
+def test_a_beginning_that_all_names_share_is_taken_off_and_said(
+    tmp_path: Path, beginning: str, said: Callable[[], str]
+) -> None:
+    state = net().state_dict()
+    content = {"state_dict": prefixed(beginning, state) | {"other.head.weight": torch.zeros(3)}}
+    assert same(loaded(content, tmp_path / "net.pt").state_dict(), state)
+    words = said()
+    assert f"its names are read without '{beginning}'" in words
+    assert "left out, as the model has none of that name: other.head.weight" in words
+
+
+def test_the_numbers_of_a_sequence_may_have_a_number_before_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    other = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    loaded(prefixed("0.", model.state_dict()), tmp_path / "net.pt", model=other)
+    assert same(other.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_what_a_training_keeps_beside_a_whole_set_is_left_out_and_said(
+    tmp_path: Path, prefix: str, said: Callable[[], str]
+) -> None:
+    state = net().state_dict()
+    beside = {"criterion.weight": torch.ones(3), "train_acc.tp": torch.zeros(2), "best_acc": torch.tensor(0.5)}
+    for more in (beside, prefixed("ema_model.", net(2).state_dict())):
+        assert same(loaded(prefixed(prefix, state) | more, tmp_path / "net.pt").state_dict(), state)
+        assert f"left out, as the model has none of that name: {min(more)}, " in said()
+    copies = prefixed("module.", net(2).state_dict())
+    assert same(loaded(state | copies, tmp_path / "net.pt").state_dict(), state)
+    assert "none of that name: module.bn1.bias" in said()
+
+
+@pytest.mark.parametrize("name", ["conv1.bias", "layer1.9.conv1.weight", "head2.weight", "extra.conv1.weight"])
+def test_weights_of_layers_that_the_model_lacks_are_not_left_out(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelError, match=rf"does not fit the model \({name} unexpected; 1 in all\)"):
+        loaded(net().state_dict() | {name: torch.zeros(4)}, tmp_path / "net.pt")
+
+
+def test_missing_and_unexpected_names_are_both_shown(tmp_path: Path) -> None:
+    state = {name.replace("conv1", "first"): value for name, value in net().state_dict().items()}
+    with pytest.raises(ModelError, match=r"\(conv1\.weight missing; \S+ missing; first\.weight unexpected; \S+ unex"):
+        loaded(state, tmp_path / "net.pt")
+
+
+def test_of_sets_under_unknown_names_a_key_must_choose(tmp_path: Path) -> None:
+    path, first, second = tmp_path / "net.pt", net(2).state_dict(), net(3).state_dict()
+    nested = {"teacher": first, "student": second}
+    flat = prefixed("teacher.", first) | prefixed("student.", second)
+    for content, at in ((nested, ""), (flat, ""), ({"state_dict": flat}, "state_dict.")):
+        with pytest.raises(
+            ModelError, match=rf"'{at}(teacher|student)', '{at}(student|teacher)': model\.checkpoint_key"
+        ):
+            loaded(content, path)
+        assert same(loaded(content, path, key=f"{at}student").state_dict(), second)
+    assert same(loaded(nested | {"model": second}, path).state_dict(), second)
+    assert same(loaded({"optimizer": {"exp_avg": first}, "mine": second}, path).state_dict(), second)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+
+
+def test_tied_weights_of_which_one_was_saved_are_filled(tmp_path: Path, said: Callable[[], str]) -> None:
+    model, other = Tied(), Tied()
+    safetensors.torch.save_model(model, str(tmp_path / "net.safetensors"))
+    load_weights(other, str(tmp_path / "net.safetensors"))
+    assert same(other.state_dict(), model.state_dict())
+    assert "second.weight is first.weight, to which the model ties it" in said()
+
+
+def masked(layer: nn.Module) -> nn.Module:
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    prune.random_unstructured(layer, "bias", amount=0.5)
+    return layer
+
+
+PARAMETRISED: list[Callable[[nn.Module], nn.Module]] = [
+    masked,
+    weight_norm,
+    lambda layer: weight_norm(layer, dim=None),
+    parametrizations.weight_norm,
+    spectral_norm,
+    parametrizations.spectral_norm,
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*:FutureWarning")
+@pytest.mark.parametrize("parametrise", PARAMETRISED)
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda: nn.Linear(4, 4), (1, 4)),
+        (lambda: nn.ConvTranspose2d(4, 4, 3), (1, 4, 5, 5)),
+        (lambda: nn.Conv1d(2, 3, 3), (1, 2, 5)),
+    ],
+)
+def test_parametrised_weights_are_baked_in_and_said(
+    tmp_path: Path,
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    parametrise: Callable[[nn.Module], nn.Module],
+    said: Callable[[], str],
+) -> None:
+    model, other = nn.Sequential(parametrise(make())), nn.Sequential(make())
+    images = torch.rand(shape)
+    with torch.no_grad():
+        next(model.parameters()).mul_(3)
+    for _ in range(5):  # which spectral norms need
+        model(images)
+    loaded(prefixed("module.", model.eval().state_dict()), tmp_path / "net.pt", model=other)
+    torch.testing.assert_close(other(images), model(images))
+    assert "parametrised weights are baked in, as they act: " in said()
+
+
+def test_parts_of_another_shape_are_not_multiplied_out(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(10**12)
+    with pytest.raises(ModelError, match=r"0\.weight missing; 0\.weight_mask unexpected; 0\.weight_orig unexpected"):
+        loaded(
+            {"0.bias": torch.zeros(2), "0.weight_orig": huge, "0.weight_mask": huge},
+            tmp_path / "net.pt",
+            model=nn.Sequential(nn.Linear(2, 2)),
+        )
+
+
+def test_parametrised_weights_of_other_kinds_name_the_call_that_removes_them(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    torch.nn.utils.parametrize.register_parametrization(model[0], "weight", nn.Tanh())
+    with pytest.raises(
+        ModelError, match=r"0\.parametrizations\.weight\.original unexpected; .*remove_parametrizations\("
+    ):
+        loaded(model.state_dict(), tmp_path / "net.pt", model=nn.Sequential(nn.Linear(2, 2)))
+
+
+@pytest.mark.timeout(20)
+def test_files_that_hold_themselves_are_read_at_once(tmp_path: Path) -> None:
+    itself: dict[str, Any] = net().state_dict() | {"weight": torch.zeros(1)}
+    itself |= dict.fromkeys((f"k{number}" for number in range(400)), itself)
+    torch.save(itself, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=r"does not fit the model \(weight unexpected; 1 in all\)$"):
+        load_weights(net(), str(tmp_path / "net.pt"))
+    del itself["weight"]
+    assert same(loaded(itself, tmp_path / "net.pt").state_dict(), net().state_dict())
+    assert same(loaded(itself, tmp_path / "net.pt", key="k7").state_dict(), net().state_dict())
+    many = {f"epoch{number}": {"weight": torch.zeros(1)} for number in range(1001)}
+    with pytest.raises(ModelError, match="holds more than 1000 sets of tensors"):
+        loaded(many, tmp_path / "net.pt")
+
+
+def test_names_are_escaped_and_cut_in_messages(tmp_path: Path, said: Callable[[], str]) -> None:
+    state, path = net().state_dict(), tmp_path / "net.pt"
+    for name, part in (("a\n\x1b[31m", r"'a\\n\\x1b\[31m' unexpected"), ("x" * 5000, r"'x{99}\.\.\. \(5,002 ch")):
+        for content in (
+            state | {name: torch.zeros(1)},
+            {name: {"weight": torch.zeros(1)}, "model": {name: torch.zeros(1)}},
+        ):
+            with pytest.raises(ModelError, match=part.removesuffix(" unexpected")) as caught:
+                loaded(content, path)
+            assert len(str(caught.value)) < 1000 and str(caught.value).isprintable()
+    loaded({"\x1b[2J" + "k" * 5000: state, "model": state | {"n_averaged": torch.tensor(1)}}, path)
+    assert r"'\x1b[2Jkkk" in (words := said()) and len(words) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ([{"a": torch.zeros(1)}], r"a list of 1 values; save the one .*torch\.load\(FILE\)\[0\]"),
+        ({"models": ({"a": torch.zeros(1)},)}, r"a tuple of 1 values; save .*torch\.load\(FILE\)\['models'\]\[0\]"),
+        ({"ema": {"shadow_params": [torch.zeros(1)]}}, r"without their names \(shadow_params\); .*copy_to"),
+        (torch.optim.Adam(nn.Linear(1, 1).parameters()).state_dict(), "the state of an optimizer; where the model"),
+        ({0: torch.zeros(1)}, "under names that are no texts; where the model"),
+        ({"a": np.zeros(1)}, r"NumPy arrays; .*torch\.from_numpy"),
+        ({}, "nothing; where the model was made"),
+        (None, "a NoneType alone; where the model"),
+    ],
+)
+def test_what_a_file_holds_instead_of_weights_is_told(tmp_path: Path, content: object, part: str) -> None:
+    torch.save(content, tmp_path / "net.pt")
+    with pytest.raises(ModelError, match=rf"net\.pt: holds no state dict of tensors but .*{part}"):
+        read_tensors(tmp_path / "net.pt")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_floats_are_cast_and_it_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
@@ -373,6 +579,95 @@ def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     save_weights(net(), tmp_path / "net.safetensors")
     (tmp_path / "net.safetensors").rename(tmp_path / "net.bin")
     assert same(read_tensors(tmp_path / "net.bin"), net().state_dict())
+
+
+def test_a_torch_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    torch.save(net().state_dict(), tmp_path / "net.pt")
+    (tmp_path / "net.pt").rename(tmp_path / "net.safetensors")
+    assert same(read_tensors(tmp_path / "net.safetensors"), net().state_dict())
+    assert stated_accuracy(tmp_path / "net.safetensors") is None
+
+
+def numpy_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.ones(3))
+
+
+def numpy_archive(path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez(file, weight=np.ones(3))
+
+
+def plain_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"weight": 1}))
+
+
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("net.pt", b"1")
+
+
+def tar(path: Path) -> None:
+    path.with_name("inner").write_bytes(b"1")
+    with tarfile.open(path, "w") as file:
+        file.add(path.with_name("inner"))
+
+
+def index(path: Path) -> None:
+    path.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}))
+
+
+def program(path: Path) -> None:
+    images = (torch.zeros(1, 2),)
+    torch.export.save(torch.export.export(nn.Linear(2, 2), images), path.with_suffix(".pt2"))
+    path.with_suffix(".pt2").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (numpy_array, "is a NumPy array"),
+        (numpy_archive, r"is a NumPy archive; make a state dict of it: torch\.save\("),
+        (plain_pickle, r"is a pickle that torch\.save did not write"),
+        (archive, r"is a zip archive, not weights; unpack it .* \(net\.pt\)"),
+        (tar, "is a tar archive, not weights; unpack it"),
+        (lambda path: path.write_bytes(gzip.compress(b"1" * 99)), "is a gzip archive, not weights; unpack it"),
+        (index, r"index of weights that lie in 2 other files \(model-1\.safetensors, model-2\.saf\S+\); join them"),
+        (program, r"is an exported program, which is never run; .*torch\.export\.load\('net\.pt'\)"),
+        (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 99), "is an HDF5 file"),
+        (lambda path: path.write_bytes(b""), "is empty; copy"),
+        (lambda path: path.write_bytes(b"P"), r"is too short to hold weights; copy"),
+        (lambda path: path.write_bytes(b"{" * 99), "is text, not weights"),
+        (lambda path: path.write_bytes(b"<!DOCTYPE html>"), "is a web page"),
+        (lambda path: path.write_bytes(b"version https://git-lfs.github.com/spec/v1"), "git lfs pull"),
+        (lambda path: path.write_bytes(b"PK\x03\x04" + b"0" * 99), "is cut off or damaged"),
+        (lambda path: path.write_bytes(b"0" * 99), "is neither safetensors nor what torch.save writes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning")
+def test_files_of_other_kinds_are_told_with_the_way_out(
+    tmp_path: Path, make: Callable[[Path], object], part: str
+) -> None:
+    path = tmp_path / "net.pt"
+    make(path)
+    with pytest.raises(ModelError, match=rf"net\.pt: .*{part}") as caught:
+        read_tensors(path)
+    assert "weights_only" not in str(caught.value) and "miniz" not in str(caught.value)
+
+
+def test_records_that_unpack_to_more_than_the_file_are_refused_unread(tmp_path: Path) -> None:
+    path, small = tmp_path / "net.pt", tmp_path / "small.pt"
+    torch.save({"weight": torch.zeros(10_000)}, path)
+    with zipfile.ZipFile(path) as file, zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in file.namelist():
+            other.writestr(name, file.read(name))
+    with pytest.raises(ModelError, match=r"small\.pt: is compressed, which torch\.save never does"):
+        read_tensors(small)
+    with zipfile.ZipFile(path, "a") as file:
+        file.filelist *= 3
+        file.writestr("archive/more", b"")
+    with pytest.raises(ModelError, match=r"net\.pt: is damaged: its records would need more bytes than the file has"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 5000, "~nobody/x", "~no-such-person/x", "/dev/null", "a\0b", "FIFO"])

@@ -232,8 +232,8 @@ def test_target_below_the_floor_says_the_floor_and_leaves_nothing(
 
 def test_apply_of_a_policy_of_another_model(small_config: Path, tmp_path: Path) -> None:
     policy = tmp_path / "policy.json"
-    kept = {"conv1": 8, "0": 64, "3": 0, "6": 8}
-    groups = {name: {"kept": channels, "of": 64} for name, channels in kept.items()}
+    kept = {"conv1": (8, 64), "0": (64, 32), "3": (0, 48), "6": (8, 64)}
+    groups = {name: {"kept": channels, "of": width} for name, (channels, width) in kept.items()}
     policy.write_text(json.dumps({"schema": 1, "model": "other", "groups": groups}), encoding="utf-8")
     said = refused("apply", small_config, "--policy", policy, "--run-dir", tmp_path / "run", "--quiet")
     assert "the policy does not fit " in said

@@ -124,11 +124,71 @@ def test_weights_made_of_others_are_baked_in_and_frozen_ones_thawed(capsys: pyte
     assert "2 frozen parameters are thawed for fine-tuning: head.weight, head.bias" in said
 
 
+class Judge(nn.Module):
+    """As the brightness of the halves tells, each class `shift` further; without a shift always the same class."""
+
+    def __init__(self, shift: int | None) -> None:
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.shift is None:
+            return torch.zeros(len(x), 3)
+        halves = x.mean((1, 3)).unflatten(1, (2, -1)).mean(2)  # (N, 2): upper, lower
+        answers = torch.cat([halves, halves.mean(1, keepdim=True) + 0.05], 1) - 0.4 * halves.min(1).values[:, None]
+        return answers.roll(self.shift, 1)
+
+
+def test_an_original_that_does_as_guessing_does_is_told_and_one_of_other_classes_is_refused(
+    data: SearchData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(tmp_path / "net.pth")
+    torch.save({"state_dict": {}, "best_acc": 0.99}, weights)
+    progress.show(True)
+    try:
+        tell_accuracy(Judge(None), data, weights)
+        said = capsys.readouterr().err
+        assert "of 200 images of the search split, no more than guessing is (33.5%)" in said
+        assert "says 99.0%" not in said
+        tell_accuracy(Judge(0), data, weights)
+        assert "guessing" not in capsys.readouterr().err
+        with pytest.raises(
+            ModelError, match=r"^model\.checkpoint=\S+net\.pth: is right on \d\.\d% of 200 images .*order"
+        ):
+            tell_accuracy(Judge(1), data, weights)
+    finally:
+        progress.show(False)
+
+
+def test_guessing_is_to_answer_the_commonest_class(data: SearchData, capsys: pytest.CaptureFixture[str]) -> None:
+    first = torch.arange(200)[data.search.labels == 0]
+    at = torch.cat([first, torch.arange(200)[data.search.labels == 1][:7]])  # 66 and 7
+    few = SearchData(data.info, data.train, data.search.select(at))
+    progress.show(True)
+    try:
+        tell_accuracy(Judge(None), few, "resnet20-fashion-mnist")
+        assert "no more than guessing is (90.4%)" in capsys.readouterr().err
+    finally:
+        progress.show(False)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [1e30, 3e38])
+def test_answers_that_overflow_are_refused_before_any_work(data: SearchData, factor: float) -> None:
+    model = Small().eval()
+    with torch.no_grad():
+        model.head.weight.mul_(factor)
+    with pytest.raises(ModelError, match=r"^mine: the model's answers are not finite on the data's images"):
+        check_answers(model, data, "mine")
+
+
 def test_an_original_that_does_worse_than_its_checkpoint_says_is_told(
     data: SearchData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Small().eval()
+    model = Judge(0).eval()
     weights = tmp_path / "net.pth"
+    labels = torch.cat([data.search.labels[:60].roll(1), data.search.labels[60:]])  # a third of them are wrong
+    data = SearchData(data.info, data.train, ImageSplit(data.search.images, labels))
     found = accuracy(model, data.search, INFO)
     progress.show(True)
     try:

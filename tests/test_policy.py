@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.errors import InputError
-from autoprune.policy import PruningPolicy, load_policy, save_policy
+from autoprune.policy import PruningPolicy, load_policy, load_stored_policy, save_policy
 
 
 @given(st.dictionaries(st.text(max_size=12), st.integers(0, 4096), max_size=8))
@@ -27,6 +27,18 @@ def test_the_file_says_what_is_kept_of_what(tmp_path: Path) -> None:
     save_policy(path, PruningPolicy.of({"layer1": 8, "fc": 3}), model="net", original={"layer1": 16, "fc": 4})
     groups = {"layer1": {"kept": 8, "of": 16}, "fc": {"kept": 3, "of": 4}}
     assert json.loads(path.read_text()) == {"schema": 1, "model": "net", "groups": groups}
+
+
+def test_the_model_and_the_widths_come_back_where_the_file_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text('{"schema": 1, "model": "net", "groups": {"a": {"kept": 3, "of": 4}, "b": {"kept": 2}}}')
+    stored = load_stored_policy(path)
+    assert (stored.policy.as_dict(), stored.model, stored.widths) == ({"a": 3, "b": 2}, "net", {"a": 4})
+    path.write_text('{"schema": 1, "model": 7, "groups": {}}')
+    assert load_stored_policy(path).model is None
+    path.write_text('{"schema": 1, "groups": {"a": {"kept": 3, "of": "4"}}}')
+    with pytest.raises(InputError, match=r"policy\.json: groups\.a\.of: must be a whole number"):
+        load_stored_policy(path)
 
 
 def test_keys_are_equal_for_equal_policies_only() -> None:

@@ -397,6 +397,20 @@ def test_summary_table_prints_before_after_and_ratio() -> None:
     assert "Energy per inference (estimated) 3.1 mJ 1.55 mJ 0.50" in lines
 
 
+def test_an_original_at_chance_is_told_in_result_report_and_terminal(tmp_path: Path) -> None:
+    shape = {"shape": [1, 4, 4], "mean": [0.5], "std": [0.2], "classes": ["a", "b", "c"]}
+    good = make_result() | {"input": shape}
+    assert parse_result(good, where="result").as_json()["warnings"] == []
+    poor = good | {"original": good["original"] | {"test_accuracy": 0.36}}
+    (warning,) = parse_result(poor, where="result").as_json()["warnings"]
+    assert warning.startswith("the original is right on 36.0% of the test images, hardly more than guessing among 3")
+    assert warning[:70] in report_of(make_run(tmp_path, result=poor)).text
+    console = Console(width=400, file=None)
+    with console.capture() as capture:
+        console.print(summary_table(poor))
+    assert f"warning: {warning}" in capture.get()
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "result.json", "policy.json", "trials.sqlite"])
 @pytest.mark.parametrize("content", [None, b"\x00\xffnot what it should be{"])
 def test_a_missing_or_corrupt_file_is_named(tmp_path: Path, name: str, content: bytes | None) -> None:

@@ -8,39 +8,61 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from autoprune.bounds import shown
 from autoprune.errors import ModelError
 from autoprune.files import atomic_path
 from autoprune.models.weight_checks import cast_types, check_shapes_known, converted
 from autoprune.models.weight_files import read_content, weights_path
 from autoprune.models.weight_fit import Fit, common, fit
-from autoprune.models.weight_sets import EXTRA_STATE, WeightSet, chosen_set, tensors_in, weight_sets
+from autoprune.models.weight_sets import (
+    EXTRA_STATE,
+    LISTED,
+    LONGEST_NAME,
+    WeightSet,
+    chosen_set,
+    distinct,
+    some,
+    tensors_in,
+    undecided,
+    weight_sets,
+)
 from autoprune.progress import say
 
 _FOLDER = Path(__file__).parent.parent / "checkpoints"
 SHIPPED_CHECKPOINTS: dict[str, Path] = {
     "resnet20-fashion-mnist": _FOLDER / "resnet20_fashion_mnist.safetensors",
 }
-LISTED = 8  # names in a message
+WRONG_LISTED = 6  # of what does not fit, in a message
+UNBAKED = "; bake them in where it was made: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
 
 
 def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -> None:
     """Load a shipped name or a file into `model`, which is changed only if all fits.
 
     Names that a wrapper or a compiler put around the weights' are read as if they were not there. Of several sets in
-    one file `key` chooses, or else the first that fits; which one it was is said. float16, bfloat16 and float64 become
-    the model's type. Raises `ModelError` that names the file and what is missing, does not fit or cannot be weights.
+    one file `key` chooses, or else the first known name whose set fits; which one it was is said, as is what is left
+    out, filled or baked in. float16, bfloat16 and float64 become the model's type. Raises `ModelError` that names the
+    file and what is missing, does not fit, cannot be weights, or leaves open which weights are meant.
     """
     path = weights_path(checkpoint, SHIPPED_CHECKPOINTS)
-    sets = _read_sets(path)
+    sets = weight_sets(read_content(path), path)
     if key is not None:
         sets = chosen_set(sets, key, path)
     check_shapes_known(model, str(path))
     expected = _state(model, str(path))
+    sets = distinct(sets)
     fits = {name: fit(expected, tensors) for name, tensors in sets.items()}
-    name = next((name for name, made in fits.items() if not made.wrong), None)
-    if name is None:
+    fitting = [name for name, made in fits.items() if not made.wrong]
+    if not fitting:
         name = max(sets, key=lambda name: common(expected, sets[name]))
         raise ModelError(_misfit(path, name, sets, fits[name]))
+    name = fitting[0]
+    if undecided(fitting):
+        raise ModelError(f"{path}: weights that fit are under {_listed(fitting)}: model.checkpoint_key chooses")
+    if choices := [f"{name}.{start}" if name else start for start in fits[name].choices]:
+        raise ModelError(
+            f"{path}: names of weights that fit begin with {_listed(choices)}: model.checkpoint_key chooses"
+        )
     given = fits[name].tensors
     ready = converted(model, expected, given, str(path))
     kept = [name for name in expected if name not in ready]
@@ -49,10 +71,12 @@ def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -
     except Exception as error:  # the model's own hooks and extra state may raise anything
         raise ModelError(f"{path}: the model does not take its weights ({' '.join(str(error).split())})") from None
     _tell(path, name, [other for other in sets if other != name and common(expected, sets[other])])
+    for done in fits[name].said:
+        say(f"{path}: {done}")
     if types := cast_types(expected, given):
         say(f"{path}: its {' and '.join(types)} weights are computed with in the model's float32")
     if kept:
-        say(f"{path}: {', '.join(kept)} stays as the model has it: it is no tensor in the file")
+        say(f"{path}: {some(kept)} stays as the model has it: it is no tensor in the file")
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -99,14 +123,8 @@ def read_tensors(path: Path) -> WeightSet:
     Raises `ModelError` if the file is missing, corrupt, or holds anything but tensors and plain values; nothing in it
     is run.
     """
-    return next(iter(_read_sets(weights_path(str(path), {})).values()))
-
-
-def _read_sets(path: Path) -> dict[str, WeightSet]:
-    sets = weight_sets(read_content(path))
-    if not sets:
-        raise ModelError(f"{path}: holds no state dict of tensors")
-    return sets
+    found = weights_path(str(path), {})
+    return next(iter(weight_sets(read_content(found), found).values()))
 
 
 def _state(model: nn.Module, where: str) -> dict[str, Any]:
@@ -117,16 +135,19 @@ def _state(model: nn.Module, where: str) -> dict[str, Any]:
 
 
 def _misfit(path: Path, name: str, sets: dict[str, WeightSet], made: Fit) -> str:
-    under = f" under {name!r}" if name else ""
+    under = f" under {shown(name)}" if name else ""
     others = [other for other in sets if other and other != name]
     hint = f"; it also holds {_listed(others)}: model.checkpoint_key chooses" if others else ""
-    return f"{path}: does not fit the model{under} ({'; '.join(made.wrong[:3])}; {len(made.wrong)} in all){hint}"
+    unbaked = UNBAKED if any(".parametrizations." in f".{each}" for each in made.unexpected) else ""
+    listed = "; ".join(made.wrong[:WRONG_LISTED])
+    return f"{path}: does not fit the model{under} ({listed}; {len(made.wrong)} in all){unbaked}{hint}"
 
 
 def _tell(path: Path, name: str, others: list[str]) -> None:
     if others:
-        say(f"{path}: weights under {name!r} are taken; {_listed(others)} is there too: model.checkpoint_key chooses")
+        taken = f"weights under {shown(name)} are taken"
+        say(f"{path}: {taken}; {_listed(others)} is there too: model.checkpoint_key chooses")
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join([*map(repr, names[:LISTED]), *(["…"] if len(names) > LISTED else [])])
+    return ", ".join([*(shown(name, LONGEST_NAME) for name in names[:LISTED]), *(["…"] if len(names) > LISTED else [])])

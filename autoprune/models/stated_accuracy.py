@@ -9,6 +9,7 @@ import safetensors
 from torch import Tensor
 
 from autoprune.models.weight_files import read_content
+from autoprune.models.weight_kinds import is_safetensors
 
 # Of the held-out images, the search split of our own trainings first.
 NAMES = (
@@ -24,7 +25,7 @@ def stated_accuracy(path: Path) -> float | None:
     """
     content = read_content(path)
     noted: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         with safetensors.safe_open(str(path), framework="pt") as file:
             noted = file.metadata() or {}
     return next((share for name in NAMES if (share := _share(noted.get(name))) is not None), None)

@@ -3,7 +3,7 @@
 import argparse
 import re
 import types
-import zipfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 
 from autoprune.errors import ModelError
 from autoprune.files import named_path, shortened
+from autoprune.models.weight_kinds import AGAIN, HOW_TO_SAVE, is_safetensors, unreadable
 
-HOW_TO_SAVE = "where the model was made, save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
-HEADER_BYTES = 9  # of safetensors: the length of the JSON in 8 bytes, then the JSON
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+# Of torch's own messages: what advises to run the file's code, and what speaks of torch's insides.
+UNWANTED = re.compile("weights_only|weights only|miniz|enforce fail|enhancement|PytorchStreamReader", re.IGNORECASE)
 # What trainings keep beside weights and what holds values only: making one of these runs no code of the file's choice.
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
 PLAIN_TYPES: list[Any] = [
@@ -45,38 +46,27 @@ def weights_path(checkpoint: str, shipped: dict[str, Path]) -> Path:
 
 
 def read_content(path: Path) -> Any:
-    """Whatever a `.safetensors` or torch file holds, of tensors and plain values.
+    """Whatever a safetensors or torch file holds, of tensors and plain values; which it is, its content tells.
 
-    Raises `ModelError` if it cannot be read, is corrupt, or holds code or objects; nothing in it is run.
+    Raises `ModelError` if it cannot be read, is corrupt or of another kind, or holds code or objects; nothing in it is
+    run.
     """
     try:
-        if _is_safetensors(path):
+        if (kind := unreadable(path)) is not None:
+            raise ModelError(f"{path}: {kind}")
+        if is_safetensors(path):
             return safetensors.torch.load_file(path)
-        if _is_torchscript(path):
-            raise ModelError(
-                f"{path}: holds more than tensors: it is a TorchScript program, which is never run; save its weights "
-                f"alone: torch.save(torch.jit.load('{path.name}').state_dict(), 'weights.pt')"
-            )
-        with torch.serialization.safe_globals(PLAIN_TYPES):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN_TYPES), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles of other versions
+            with path.open("rb") as file:  # of a path, torch would go by the name's end
+                return torch.load(file, map_location="cpu", weights_only=True)
     except ModelError:
         raise
     except Exception as error:  # the readers raise almost anything on broken bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        fix = ""
         if (named := GLOBAL.search(str(error))) is not None:
-            reason, fix = f"a pickled {named[1]}", f"; {HOW_TO_SAVE}"
-        raise ModelError(f"{path}: corrupt checkpoint, or one that holds more than tensors ({reason}){fix}") from None
-
-
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.read(HEADER_BYTES)
-    return path.suffix == ".safetensors" or header[8:] == b"{"
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+            reason, fix = f" (a pickled {named[1]})", HOW_TO_SAVE
+        else:
+            first = str(error).splitlines()[0] if str(error) else ""
+            reason = f" ({first})" if first and not UNWANTED.search(first) else ""
+            fix = f"{AGAIN}, or {HOW_TO_SAVE}"
+        raise ModelError(f"{path}: corrupt checkpoint, or one that holds more than tensors{reason}; {fix}") from None

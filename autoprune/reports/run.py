@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from autoprune.config import TargetConfig
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
@@ -88,7 +89,8 @@ def summary_table(result: dict[str, Any]) -> Group:
         table.add_column(column, justify="right")
     for row in comparison_rows(parsed):
         table.add_row(row.label, row.before, row.after, row.ratio)
-    return titled(headline(parsed), table)
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in parsed.warnings]
+    return Group(titled(headline(parsed), table), *warnings)
 
 
 def headline(result: RunResult) -> str:

@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from autoprune.errors import InputError
+
+HARDLY_BETTER = 1.2  # times what guessing among the classes gets right
 
 
 class Part(BaseModel):
@@ -147,6 +149,21 @@ class RunResult(Part):
     adaptive: AdaptiveFigures | None = None
     input: InputFigures | None = None
     environment: dict[str, str] = {}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What takes the meaning from the figures: an original that does hardly better than guessing."""
+        if self.input is None:
+            return ()
+        found, classes = self.original.test_accuracy, len(self.input.classes)
+        if found * classes > HARDLY_BETTER:
+            return ()
+        return (
+            f"the original is right on {found:.1%} of the test images, hardly more than guessing among {classes} "
+            f"classes is ({1 / classes:.1%}): it has learnt next to nothing of this data, and what is said of its cuts "
+            f"means as little; give model.checkpoint weights that were trained on it",
+        )
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)

@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+from autoprune.bounds import shown
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
 from autoprune.policies.actor import Actor, roll_out
 from autoprune.policies.searcher import SearchResult
-from autoprune.policy import PruningPolicy, load_policy, save_policy
+from autoprune.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.progress import say
 from autoprune.results.run import SearchFigures
@@ -71,9 +72,12 @@ def agent_decision(config: RunConfig, actor: Actor) -> Decide:
 def policy_decision(config: RunConfig, path: Path) -> Decide:
     """Apply the policy in `path`, whatever it is worth: heuristics are scored beside it only to tell if they do better.
 
-    Raises `InputError` if the file holds no policy, and when deciding if the policy does not fit the model.
+    Raises `InputError` if the file holds no policy, and when deciding if the policy does not fit the model. That it
+    was found for a model of another name is said: its groups may be the same.
     """
-    stored = load_policy(path)
+    stored = load_stored_policy(path)
+    if (strange := _of_another_model(stored, config)) is not None:
+        say(strange)
 
     def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
         ordered = _checked(prepared, stored, config, run_dir)
@@ -90,7 +94,7 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
             seed=config.seed,
             best_reward=proposals[0].reward,
             proposals=proposals,
-            warnings=() if own is None else (own,),
+            warnings=tuple(text for text in (strange, own) if text is not None),
         )
         return _noted(Decision(ordered, figures), prepared, config, run_dir, store)
 
@@ -108,14 +112,26 @@ def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Decision | None
     return None if begun is None else stored_decision(run_dir, store)
 
 
-def _checked(prepared: Prepared, policy: PruningPolicy, config: RunConfig, run_dir: RunDir) -> PruningPolicy:
-    """`policy` in the order of the model's groups; `InputError` if it is none of this model, or of the run there."""
+def _of_another_model(stored: StoredPolicy, config: RunConfig) -> str | None:
+    """What to say of a policy that was found for a model of another name; of a file, the name in it counts."""
+    if stored.model is None or stored.model.rpartition("/")[2] == config.model.name.rpartition("/")[2]:
+        return None
+    return f"the policy was found for {shown(stored.model)}, and is applied to {config.model.name}"
+
+
+def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_dir: RunDir) -> PruningPolicy:
+    """The policy in the order of the model's groups; `InputError` if it is none of this model, or of the run there."""
     original = prepared.elastic.full_policy.as_dict()
-    channels = policy.as_dict()
+    channels = stored.policy.as_dict()
     wrong = [f"the model has no group {name}" for name in channels.keys() - original.keys()]
     wrong += [f"{name} is missing" for name in original.keys() - channels.keys()]
     wrong += [
         f"{name} keeps {kept} of {original[name]}" for name, kept in channels.items() if kept > original.get(name, kept)
+    ]
+    wrong += [
+        f"{name} has {original[name]} channels, the policy is of {width}"
+        for name, width in stored.widths.items()
+        if width != original.get(name, width)
     ]
     wrong += [
         f"{group.name} keeps nothing, and no branch goes with it"

@@ -1,5 +1,6 @@
 """What is asked of a model before any work: that it can be followed, and that its file answers as it does."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -17,6 +18,8 @@ from autoprune.training.memory_format import keep_channels_first, runs_channels_
 from autoprune.training.scores import accuracy
 
 JUDGED_IMAGES = 1000
+BY_LUCK = 2.0  # standard errors above guessing that a network which learnt nothing may reach
+CLEARLY_BELOW = 0.5  # of what guessing gets right: whoever has that few has learnt something, about other classes
 CLEARLY_WORSE = 0.05  # of all images; the search split is not the one that the checkpoint speaks of
 BATCHES = (1, 2, 5, 16)  # of real images, the first of the search split
 
@@ -39,6 +42,7 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
     last in memory is made to keep them first.
     """
     shown = normalise(data.search.images[: max(BATCHES)], data.info)
+    _check_finite(model, shown, name)
     guessed_groups(model, (shown[:2],))
     check_training(model, shown, data.info.num_classes, name)
     if not runs_channels_last(model, shown[:2]):
@@ -51,6 +55,20 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
             raise ModelError(f"{name}: {_without(error, path)}; write it with operations that ONNX has") from None
         for size in BATCHES:
             _check_batch(model, path, shown[:size], name)
+
+
+def _check_finite(model: nn.Module, images: Tensor, name: str) -> None:
+    """Raise `ModelError` unless `model` answers `images` (N, C, H, W) with numbers whose squares are finite."""
+    try:
+        with torch.no_grad():
+            answer = model(images)
+    except Exception as error:  # the user's model may raise anything
+        raise ModelError(f"{name}: does not take {len(images)} images of the data ({str(error)[:200]})") from None
+    if not torch.isfinite(answer.square().sum()):
+        raise ModelError(
+            f"{name}: the model's answers are not finite on the data's images, or their squares are not; give weights "
+            f"of a training that went well, and images normalised as in it (data.mean, data.std)"
+        )
 
 
 def check_training(model: nn.Module, images: Tensor, classes: int, name: str) -> None:
@@ -74,19 +92,48 @@ def check_training(model: nn.Module, images: Tensor, classes: int, name: str) ->
 
 
 def tell_accuracy(model: nn.Module, data: SearchData, checkpoint: str) -> None:
-    """Say so if `model` does clearly worse on the search split than its checkpoint says: it may see other images."""
-    stated = stated_accuracy(weights_path(checkpoint, SHIPPED_CHECKPOINTS))
-    if stated is None:
-        return
+    """Say so if `model` does no better on the search split than guessing, or clearly worse than its checkpoint says.
+
+    Raises `ModelError` if it does clearly worse than guessing: then its classes are not those of the data.
+    """
     some = data.search.select(torch.arange(min(len(data.search), JUDGED_IMAGES)))
     found = accuracy(model, some, data.info)
-    if found < stated - CLEARLY_WORSE:
+    if _tell_chance(found, some.labels, data.info.num_classes, checkpoint):
+        return
+    stated = stated_accuracy(weights_path(checkpoint, SHIPPED_CHECKPOINTS))
+    if stated is not None and found < stated - CLEARLY_WORSE:
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (data.info.mean, data.info.std))
         say(
             f"{checkpoint}: says {stated:.1%} of the images are right, on the search split it is {found:.1%}: was it "
             f"trained on other images, sizes or classes, or normalised otherwise than with data.mean=[{mean}] and "
             f"data.std=[{std}]?"
         )
+
+
+def _tell_chance(found: float, labels: Tensor, classes: int, checkpoint: str) -> bool:
+    """Whether the share `found` of the right answers to `labels` (N,) is one that guessing reaches; that is said."""
+    count = len(labels)
+    blind = 1 / classes
+    commonest = int(torch.bincount(labels, minlength=classes).max()) / count
+    chance = max(blind, commonest)
+    if found < CLEARLY_BELOW * blind and found < blind - BY_LUCK * _standard_error(blind, count):
+        raise ModelError(
+            f"model.checkpoint={checkpoint}: is right on {found:.1%} of {count} images of the search split, guessing "
+            f"on {blind:.1%}: its classes are not those of data.name, or in another order; give the data the order "
+            f"that it was trained with, or a checkpoint of these classes"
+        )
+    if found > chance + BY_LUCK * _standard_error(chance, count):
+        return False
+    say(
+        f"warning: {checkpoint}: is right on {found:.1%} of {count} images of the search split, no more than guessing "
+        f"is ({chance:.1%}): it has learnt nothing of this data, and what is cut from it means as little; give "
+        f"model.checkpoint weights that were trained on it, or none: a baseline is trained first"
+    )
+    return True
+
+
+def _standard_error(share: float, count: int) -> float:
+    return math.sqrt(share * (1 - share) / count)
 
 
 def _check_batch(model: nn.Module, path: Path, images: Tensor, name: str) -> None:
