@@ -42,11 +42,15 @@ def evaluate(
         raise InputError(f"--split {split}: must be test or search")
     from autoprune.config_file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split
-    from autoprune.file_evaluation import check_files, evaluate_files
+    from autoprune.file_evaluation import KIND, check_files, evaluate_files
     from autoprune.files import write_json
     from autoprune.machine import check_machine
+    from autoprune.outputs import check_outputs, json_output
 
-    settings = load_config(find_config(config), override or [])
+    configuration = find_config(config)
+    settings = load_config(configuration, override or [])
+    if json_to not in (None, STDOUT):
+        check_outputs([json_output("--json", Path(json_to), kind=KIND)], [configuration, *files])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
     check_machine(settings)

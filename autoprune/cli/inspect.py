@@ -107,10 +107,14 @@ def inspect(
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
+    from autoprune.outputs import check_outputs, page_output, picture_output
     from autoprune.scratch import scratch_for_all
 
     if plot is not None:
         check_plot_path(plot, field="--plot")
+    outputs = [page_output("--html", html)] if html is not None else []
+    outputs += [picture_output("--plot", plot)] if plot is not None else []
+    check_outputs(outputs, [checkpoint, table, model.partition(":")[0]])
     progress.show(not quiet)
     torch.set_flush_denormal(True)
     loaded, class_count = load_model(
