@@ -41,7 +41,7 @@ def evaluate(
     if split not in ("test", "search"):
         raise InputError(f"--split {split}: must be test or search")
     from autoprune.config_file import find_config, load_config
-    from autoprune.data import load_search_data, load_test_split
+    from autoprune.data import load_search_data, load_test_split, tell_repeated
     from autoprune.file_evaluation import KIND, check_files, evaluate_files
     from autoprune.files import write_json
     from autoprune.machine import check_machine
@@ -57,7 +57,10 @@ def evaluate(
     progress.show(not quiet)
     data = load_search_data(settings.data)
     checked = check_files([str(file) for file in files], data.info)
-    images = load_test_split(settings.data) if split == "test" else data.search
+    images = data.search
+    if split == "test":
+        images = load_test_split(settings.data)
+        tell_repeated(data, images)
     found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads)
     console = progress.console if json_to == STDOUT else terminal.stdout_console()
     console.print(_table(found))  # before anything is written: a full disk loses no measurement

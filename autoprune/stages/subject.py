@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.data import ImageSplit, SearchData, check_augmentation, check_split, load_search_data, load_test_split
+from autoprune.data import (
+    ImageSplit,
+    SearchData,
+    check_augmentation,
+    check_split,
+    check_varied,
+    load_search_data,
+    load_test_split,
+    tell_repeated,
+)
+from autoprune.files import shortened
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
 from autoprune.seeding import derive_seed, seed_everything
@@ -38,6 +48,8 @@ def load_subject(
     test = load_test_split(config.data, classes=data.info.classes) if test is None else test
     for split, where in ((data.train, "the train split"), (data.search, "the search split"), (test, "the test split")):
         check_split(split, data.info, where)
+        check_varied(split, f"data.name={shortened(data.info.name)}: {where}")
+    tell_repeated(data, test)
     spec, is_trained = None, True
     if model is None:
         spec = ModelSpec(config.model.name, data.info.num_classes, data.info.in_channels, config.model.width)
