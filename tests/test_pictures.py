@@ -162,7 +162,7 @@ def test_one_hot_pixel_does_not_set_the_scale_of_all(tmp_path: Path) -> None:
         write_png16(path, pixels)
 
     config = folder_of(tmp_path, write)
-    with pytest.raises(DataError, match=r"^data\.name: .*train: 4 of 4 .*train/b/1\.png holds .* 65535, .*a/0\.png up to 200"):
+    with pytest.raises(DataError, match=r"^data\.name: .*b/1\.png holds .* 65535, .*a/0\.png up to 200"):
         load_search_data(config)
 
 

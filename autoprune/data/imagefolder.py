@@ -1,6 +1,5 @@
 """Any folder of pictures: `DIR/train/CLASS/*`, `DIR/test/CLASS/*`, and `DIR/search/CLASS/*` if it is there."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from autoprune.data.picture_files import PictureFiles, find_classes, find_pictur
 from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
+from autoprune.machine import free_memory_bytes
 from autoprune.progress import say
 
 BLACK_SHARE = 0.5  # of the deep pictures of a split: where so many come out black, the scale is wrong
@@ -24,7 +24,8 @@ TOLD: dict[Note, str] = {
     "turned": "are turned upright, as their EXIF orientation says",
     "first": "hold several frames or pages, of which the first alone is read",
 }
-MEMORY_SHARE = 0.7  # of the machine's, that the pictures of a split may take
+MEMORY_SHARE = 0.7  # of what is free, that the pictures of a split may take
+COPIES = 2  # of them while the search split is cut from train
 
 class_names = find_classes
 T = TypeVar("T")
@@ -170,12 +171,12 @@ def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, 
 
 
 def _check_memory(count: int, shape: tuple[int, ...], where: Path) -> None:
-    needed = count * int(np.prod(shape))
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > MEMORY_SHARE * there:
+    needed = COPIES * count * int(np.prod(shape))
+    there = free_memory_bytes()
+    if there is not None and needed > MEMORY_SHARE * there:
         channels, height, width = shape
         raise DataError(
             f"{where.parent}: {count:,} pictures of {width}x{height} in {channels} channel(s) take "
-            f"{needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; set a smaller "
+            f"{needed / 2**30:.1f} GiB of memory, and {there / 2**30:.1f} are free; set a smaller "
             f"data.image_size"
         )
