@@ -364,9 +364,7 @@ def test_only_tables_are_read(tmp_path: Path, statements: tuple[str, ...], kind:
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
-    with pytest.raises(
-        InputError, match=rf"not a trials database \({kind}, not a table\); move it away"
-    ):
+    with pytest.raises(InputError, match=rf"not a trials database \({kind}, not a table\); move it away"):
         TrialStore(path)
 
 
