@@ -78,7 +78,7 @@ def test_memory_of_an_image_is_counted() -> None:
     assert counted.largest == 2 * planes  # in and out of ReLU
     assert counted.total == (image + planes + 2 * planes + 2 * planes + planes) // 2
     assert activation_bytes(net(3).eval(), (1, 16, 16)).total < 2**20
-    assert counted.of_table(100) == 100 * 12 * counted.total  # sessions of many widths are open together
+    assert counted.of_table(100) == 100 * 24 * counted.total  # sessions of many widths are open together
 
 
 def test_training_batches_are_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

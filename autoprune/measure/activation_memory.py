@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 # Of all activations at once: a latency table keeps sessions of a layer's widths open together, each with its own.
-TABLE_COPIES = 12
+TABLE_COPIES = 24
 
 
 @dataclass(frozen=True)

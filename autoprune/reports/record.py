@@ -43,7 +43,7 @@ def read_run(run_dir: Path) -> RunRecord:
             f"{run_dir}`, or make a run of it with `autoprune apply CONFIG --policy {policy}`"
         )
     result = parse_result(read_json(run_dir / "result.json"), where=str(run_dir / "result.json"))
-    if not store_path.is_file():  # opening it would make an empty one
+    if not store_path.exists():  # opening it would make an empty one
         raise InputError(f"{store_path}: no such file")
     try:
         store = TrialStore(store_path)
