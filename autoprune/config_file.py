@@ -1,5 +1,6 @@
 """A configuration from one YAML file and changes to it, checked whole before anything starts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from autoprune.bounds import LARGEST_WHOLE
 from autoprune.config import RunConfig
 from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
 from autoprune.paths import user_path
@@ -106,4 +108,15 @@ def _explain(problem: Any) -> str:
         message = "is required"
     else:
         message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {shown(problem['input'])}"
+        message += _whole_hint(problem)
     return ": ".join(part for part in (".".join(map(str, problem["loc"])), message) if part)
+
+
+def _whole_hint(problem: Any) -> str:
+    """`1e3`, which YAML takes for a text, where a whole number belongs."""
+    value = problem["input"]
+    try:
+        number = float(value) if problem["type"] == "int_parsing" and isinstance(value, str) else math.nan
+    except ValueError:
+        return ""
+    return f"; write {int(number)}" if abs(number) <= LARGEST_WHOLE and number.is_integer() else ""

@@ -4,18 +4,21 @@ from typing import Any
 
 LONGEST_MESSAGE = 2000  # characters: more is a value that was echoed, or hundreds of mistakes
 LONGEST_VALUE = 160  # characters of a value that a message shows
+CONTROLS = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # the last turn text
+UNSEEN = {chr(code): repr(chr(code))[1:-1] for code in CONTROLS if not chr(code).isspace()}
 
 
 class AutopruneError(Exception):
     """Something that the user can mend; `exit_code` is what the command line ends with.
 
-    A very long message keeps its beginning, which names the field, and its end, which names the fix.
+    A very long message keeps its beginning, which names the field, and its end, which names the fix. What would move a
+    terminal's cursor or turn its text round, in a name from a file, is written out.
     """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(cut(message, LONGEST_MESSAGE))
+        super().__init__(cut(visible(message), LONGEST_MESSAGE))
 
 
 class InputError(AutopruneError):
@@ -42,6 +45,11 @@ class TargetError(InputError):
 
 class RunError(AutopruneError):
     """The run failed midway; what was done so far is kept and `--resume` goes on."""
+
+
+def visible(text: str) -> str:
+    """`text` with control characters, other than white space, as escapes: `\\x1b`."""
+    return "".join(UNSEEN.get(character, character) for character in text)
 
 
 def cut(text: str, limit: int) -> str:

@@ -31,7 +31,7 @@ def read_front(run_dirs: Sequence[Path]) -> tuple[EpisodeRow, ...]:
     rows: list[EpisodeRow] = []
     for folder in run_dirs:
         trials = RunDir(folder).trials
-        if not trials.is_file():  # opening it would make an empty one
+        if not trials.exists():  # opening it would make an empty one
             raise InputError(f"{trials}: no such file; give the folder of a run")
         rows += TrialStore(trials).episodes()
     if len({tuple(row.channels) for row in rows}) > 1:

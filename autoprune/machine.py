@@ -1,6 +1,7 @@
 """What a configuration asks of this machine: its processor, and paths that exist here. Asked before any work, and not
 when a configuration is read: that of a run made elsewhere must stay readable."""
 
+import math
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from autoprune.paths import user_path
 
 VARIABLES = ("AUTOPRUNE_DATA", "AUTOPRUNE_LATENCY_TABLE", "XDG_CACHE_HOME")  # each names a file or folder
 MEMORY = Path("/proc/meminfo")
+BYTES_AN_INPUT = 64  # of memory for each number of the input: four bytes, and what layers make of it at the least
 
 
 def check_machine(config: RunConfig) -> None:
@@ -37,6 +39,24 @@ def require_threads(threads: int, *, field: str) -> None:
     cores = usable_cores()
     if threads > cores:
         raise InputError(f"{field}: {threads} threads, but there are {cores} cores here; give at most {cores}")
+
+
+def training_batches(config: RunConfig, *, is_trained: bool) -> dict[str, int]:
+    """The batch sizes that the training of a run uses, each under its key."""
+    learns = config.finetune.epochs > 0 or config.elastic.epochs > 0 or config.adaptive.enabled
+    baseline = {} if is_trained else {"train.batch_size": config.train.batch_size}
+    return baseline | ({"finetune.batch_size": config.finetune.batch_size} if learns else {})
+
+
+def require_batches(config: RunConfig, images: int, input_shape: tuple[int, int, int], *, is_trained: bool) -> None:
+    """Raise `ConfigError` if a training batch, of `images` (C, H, W) in all, cannot fit whatever the model is."""
+    size = config.data.image_size
+    for field, batch in training_batches(config, is_trained=is_trained).items():
+        require_memory(
+            min(batch, images) * math.prod(input_shape) * BYTES_AN_INPUT,
+            field=f"{field}={batch}" if size is None else f"data.image_size={size} and {field}={batch}",
+            fix="lower it" if size is None else "lower them",
+        )
 
 
 def usable_cores() -> int:

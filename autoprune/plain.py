@@ -3,13 +3,16 @@
 # ruff: noqa: RUF001 (characters that look like others are what this is about)
 
 import codecs
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
 HANDLER, KEEPING_BYTES = "autoprune.plain", "autoprune.plain_keeping_bytes"
 UNKNOWN = "?"
+LAST_STREAM = 2  # the number of stderr
 
 REPLACEMENTS: Mapping[str, str] = {
     **dict.fromkeys("‐‑‒–—−─━╌╍┄┅┈┉╴╶╸╺═", "-"),
@@ -29,6 +32,19 @@ BOX_CORNERS = range(0x2500, 0x2580)  # those of a box that are no straight line
 def plain(text: str) -> str:
     """`text` in ASCII: `×` is `x`, a letter loses its accent, a corner of a table is `+`; what is left is `?`."""
     return "".join(character if character.isascii() else _plain_character(character) for character in text)
+
+
+def open_streams() -> None:
+    """Where the process was started with stdout or stderr closed (`>&-`), what is printed goes nowhere.
+
+    Their numbers are taken too, or the next file that is opened would get them, and what libraries print with it.
+    """
+    while (null := os.open(os.devnull, os.O_RDWR)) <= LAST_STREAM:
+        pass
+    os.close(null)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (open to the end)
 
 
 def print_plainly() -> None:

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from autoprune.errors import visible
+
 LOG_INTERVAL_S = 15.0
 
 console = Console(stderr=True, highlight=False, emoji=False)
@@ -31,7 +33,7 @@ def show(shown: bool) -> None:
 def say(message: str) -> None:
     """One line on stderr, as it stands: square brackets are no markup and long lines are not wrapped."""
     if _shown:
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(visible(message), markup=False, soft_wrap=True)
 
 
 class Bar:

@@ -1,5 +1,6 @@
 """YAML as a configuration may hold it: of bounded size, each key once."""
 
+import re
 from typing import Any
 
 import yaml
@@ -8,6 +9,8 @@ from autoprune.errors import ConfigError, shown
 
 MOST_BYTES = 200_000  # of a configuration file; a whole one has 4,000
 MOST_VALUES = 10_000  # with each alias written out
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)?(\.[0-9_]*)?([eE][-+][0-9]+)?$|[-+]?\.(inf|nan)$", re.IGNORECASE)
 LONGEST_SCALAR = 10_000  # characters; no path or name is so long
 
 
@@ -50,6 +53,13 @@ def _parts(node: yaml.Node, where: str) -> list[yaml.Node]:
     if isinstance(node, yaml.ScalarNode):
         if len(node.value) > LONGEST_SCALAR:
             raise _refusal(node, where, f"a value of {len(node.value):,} characters; at most {LONGEST_SCALAR:,}")
+        if node.tag in NUMBERS and node.value[:1] != "." and not DECIMAL.match(node.value):
+            read = yaml.safe_load(node.value)
+            raise _refusal(
+                node,
+                where,
+                f"{shown(node.value)} would be read as {shown(read)}; write a decimal number, or quote a text",
+            )
         return []
     if not isinstance(node, yaml.MappingNode):
         return list(node.value)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
-from autoprune.envs.misuse import continuous_action, reset_needed
+from autoprune.envs.misuse import checked_problem, continuous_action, reset_needed
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
 from autoprune.search.problem import PruningProblem
 
@@ -16,15 +16,16 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
     """Decide on the groups of `problem` from first to last (AMC, He et al. 2018).
 
     Observation: `(len(OBSERVATION_FIELDS),)` float32 in [-1, 1]. Action: `(1,)` float32 in [-1, 1], a keep ratio that
-    is snapped to a rung and clipped so that every limit can still be met. The reward is 0 until the last group is
-    decided; then the candidate is evaluated, its reward is the problem's and `info["outcome"]` its `Outcome`. Errors of
-    `problem.evaluate`, such as `BudgetSpent`, pass through `step` and end the episode. Nothing here is random.
+    is snapped to a rung and clipped so that every limit can still be met; one beyond the range is taken for the nearer
+    end. The reward is 0 until the last group is decided; then the candidate is evaluated, its reward is the problem's
+    and `info["outcome"]` its `Outcome`. Errors of `problem.evaluate`, such as `BudgetSpent`, pass through `step` and
+    end the episode. Nothing here is random. Raises `InputError` for what is no problem.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
 
     def __init__(self, problem: PruningProblem) -> None:
-        self.problem = problem
+        self.problem = checked_problem(problem)
         self.observation_space = gymnasium.spaces.Box(-1.0, 1.0, (len(OBSERVATION_FIELDS),), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._decided: tuple[int, ...] = ()

@@ -151,11 +151,13 @@ def test_labels_that_arrive_later_move_images_to_larger_levels_or_back(cascade: 
     before = session.run(images)
     assert session.worth_of_going_on == (1.0, 1.0)
     for _ in range(20):
-        session.learn(before, (before.logits.argmax(1) + 1) % 4)  # all of them wrong
+        found = session.run(images)
+        session.learn(found, (found.logits.argmax(1) + 1) % 4)  # all of them wrong
     assert session.worth_of_going_on[0] > 1.2
     assert session.run(images).levels.sum() > before.levels.sum()
     for _ in range(200):
-        session.learn(before, before.logits.argmax(1))  # all of them right after all
+        found = session.run(images)
+        session.learn(found, found.logits.argmax(1))  # all of them right after all
     assert session.worth_of_going_on[0] < 0.5
     assert session.run(images).levels.sum() < before.levels.sum()
 
@@ -207,6 +209,7 @@ def test_bad_images_are_errors_and_nothing_is_counted(adaptive: Path) -> None:
         (good[0], r"got \(1, 8, 8\)"),
         (good.astype(np.float64), "got float64"),
         (good.tolist(), "got list"),
+        (np.full_like(good, 200), "hold values from 200 to 200, where black is .* normalise them as "),
     ):
         with pytest.raises(InputError, match=message):
             session.run(images)
@@ -397,7 +400,20 @@ def test_graphs_that_are_spoilt_are_refused_when_opened(
 
 def test_answers_of_another_session_teach_nothing(adaptive: Path, cascade: Path) -> None:
     session, other = AdaptiveSession(cascade), AdaptiveSession(adaptive)
-    for answers in (other.run(all_images()), None):
+    for answers in (other.run(all_images()), AdaptiveSession(cascade).run(all_images()), None):
         with pytest.raises(InputError, match="answers: must be what `run` of this session gave"):
             session.learn(answers, np.zeros(IMAGES, dtype=np.int64))  # type: ignore[arg-type]
     assert session.worth_of_going_on == (1.0, 1.0)
+
+
+def test_a_label_is_learned_from_once(cascade: Path) -> None:
+    session = AdaptiveSession(cascade)
+    found = session.run(all_images())
+    labels = found.logits.argmax(1)
+    early = np.where(np.arange(IMAGES) < 10, labels, -1)
+    session.learn(found, early)
+    worth = session.worth_of_going_on
+    with pytest.raises(InputError, match="those of 10 of these images were learned from before; give -1 for them"):
+        session.learn(found, labels)
+    assert session.worth_of_going_on == worth
+    session.learn(found, np.where(early < 0, labels, -1))  # the others' may arrive later

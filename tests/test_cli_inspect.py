@@ -155,6 +155,7 @@ def test_built_in_models_have_shapes_of_their_own() -> None:
         ((*SMALL, "--validate-latency", "3", "--no-latency"), "--validate-latency: needs latency"),
         ((*SMALL, "--plot", "a.png"), "--plot a.png: of what? Name a layer with --staircase LAYER"),
         ((*SMALL, "--staircase", "3", "--plot", "a.gif"), "--plot a.gif: must end in .png or .svg"),
+        ((NET, "--input-shape", "1,64,64", "--batch", "4096"), "--batch 4096: needs about "),
         ((*SMALL, "--html", "."), "--html .: is a folder; name a file"),
         ((*SMALL, "--width", "0"), "--width 0: must be above 0 and at most 8"),
         (("torchvision:resnet18", "--width", "0.5"), "--width 0.5: torchvision:resnet18 has no width multiplier"),

@@ -12,6 +12,7 @@ from autoprune import config_file
 from autoprune.config import FinetuneConfig, RunConfig, SearchConfig, TargetConfig, check_bounds
 from autoprune.config_file import dump_config, find_config, load_config, parse_config
 from autoprune.errors import ConfigError
+from autoprune.yaml_text import parse_yaml
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -78,6 +79,7 @@ def test_a_bound_that_is_to_be_found() -> None:
         ({"search": {"agent": "dqn"}}, ["search.agent: must be 'ddpg'", "'uniform'", "got 'dqn'"]),
         ({"search": 5}, ["search: must be a section", "max_evaluations", "got 5"]),
         ({"train": {"epochs": "many"}}, ["train.epochs: must be a valid integer", "got 'many'"]),
+        ({"train": {"epochs": "1e3"}}, ["train.epochs: must be a valid integer", "got '1e3'; write 1000"]),
         ({"train": {"epochs": 1.5}}, ["train.epochs: must be a valid integer", "got 1.5"]),
         ({"train": {"epochs": 0}}, ["train.epochs: must be greater than 0, got 0"]),
         ({"train": {"epochs": True}}, ["train.epochs: must not be true or false, got True"]),
@@ -153,6 +155,11 @@ def test_which_keys_need_energy() -> None:
         ("\x00", "not valid YAML ("),
         ("seed: 2026-99-99", "not valid YAML ("),
         ("a: &a [*a", "not valid YAML ("),
+        ("seed: 010", "not valid YAML (line 1: '010' would be read as 8; write a decimal number, or quote a text)"),
+        ("a: 1\nseed: 1:30", "not valid YAML (line 2: '1:30' would be read as 90; write a decimal number"),
+        ("seed: 0x10", "'0x10' would be read as 16"),
+        ("seed: [-0b11]", "'-0b11' would be read as -3"),
+        ("seed: 1:30.5", "'1:30.5' would be read as 90.5"),
     ],
 )
 def test_what_is_no_configuration_is_refused(
@@ -164,6 +171,14 @@ def test_what_is_no_configuration_is_refused(
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("-12", -12), ("1_000", 1000), (".5", 0.5), ("1.", 1.0), ("1.5e-3", 0.0015), ("'010'", "010")],
+)
+def test_decimal_numbers_are_what_they_look_like(text: str, value: object) -> None:
+    assert parse_yaml(text, where="x") == value
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

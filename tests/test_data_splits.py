@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_job import bars, net
 
+from autoprune import progress
+from autoprune.config import RunConfig
 from autoprune.data import DataInfo, SearchData
-from autoprune.data.splits import ImageSplit, cut_search_split, stratified_indices
+from autoprune.data.splits import ImageSplit, check_varied, count_repeated, cut_search_split, stratified_indices
 from autoprune.errors import DataError
+from autoprune.stages.subject import load_subject
 
 
 def numbered(labels: list[int]) -> ImageSplit:
@@ -173,3 +177,36 @@ def test_facts_that_cannot_be_are_named(changes: dict[str, Any], part: str) -> N
 def test_lists_become_tuples() -> None:
     info = DataInfo("x", ["a,b", "😀"], 1, 8, 8, mean=[0.5], std=[1])  # type: ignore[arg-type]
     assert (info.classes, info.mean, info.std) == (("a,b", "😀"), (0.5,), (1.0,))
+
+
+@pytest.mark.parametrize(("lowest", "highest", "passes"), [(0, 0, False), (7, 9, False), (7, 10, True)])
+def test_images_in_which_nothing_can_be_seen_are_refused(lowest: int, highest: int, passes: bool) -> None:
+    images = torch.full((4, 3, 2, 2), lowest, dtype=torch.uint8)
+    images[1, 2, 0, 0] = highest
+    split = ImageSplit(images, torch.tensor([0, 1, 0, 1]))
+    if passes:
+        check_varied(split, "here")
+        return
+    with pytest.raises(DataError, match=f"^here: all 4 images are one and the same plain {lowest}, {lowest}, "):
+        check_varied(split, "here")
+
+
+def test_images_that_are_known_already_are_counted() -> None:
+    images = torch.arange(6 * 4, dtype=torch.uint8).reshape(6, 1, 2, 2)
+    assert count_repeated(images[2:], [images[:3], images[5:]]) == 2
+    assert count_repeated(images, []) == 0
+
+
+def test_a_run_says_what_of_its_test_split_is_no_test(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels, names = bars("train")
+    whole = ImageSplit(torch.as_tensor(images[:30]), torch.as_tensor(labels[:30]))
+    info = DataInfo("bars", tuple(names), *whole.images.shape[1:], (0.5,), (0.5,))
+    data = SearchData(info, whole.select(torch.arange(20)), whole.select(torch.arange(20, 30)))
+    monkeypatch.setattr(progress, "_shown", True)
+    load_subject(RunConfig(), model=net(3, 1).eval(), data=data, test=whole.select(torch.arange(15, 25)))
+    assert "bars: 10 of 10 test images are training images too, pixel by pixel" in capsys.readouterr().err
+    black = ImageSplit(torch.zeros_like(whole.images), whole.labels)
+    with pytest.raises(DataError, match=r"^data\.name=bars: the test split: all 30 images are one"):
+        load_subject(RunConfig(), model=net(3, 1).eval(), data=data, test=black)

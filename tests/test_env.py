@@ -16,6 +16,7 @@ from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
 from autoprune.errors import InputError, RunError
 from autoprune.policy import PruningPolicy
+from autoprune.search.problem import SearchProblem
 from autoprune.search.session import BudgetSpent, SearchSession
 from autoprune.search.toy import toy_optimum, toy_problem
 
@@ -118,6 +119,23 @@ def test_a_step_outside_of_an_episode_says_what_to_call() -> None:
     assert issubclass(ResetNeeded, gymnasium.error.ResetNeeded)
 
 
+@pytest.mark.parametrize("problem", [None, "toy", 5, object(), SearchProblem])
+def test_what_is_no_problem_is_refused_when_the_environment_is_made(problem: object) -> None:
+    with pytest.raises(InputError, match=r"^problem: must be a PruningProblem, as autoprune\.search\.toy\.toy_problem"):
+        gymnasium.make(LAYERWISE_PRUNING, problem=problem)
+
+
+@pytest.mark.parametrize(("beyond", "end"), [(5.0, 1.0), (-5.0, -1.0)])
+def test_an_action_beyond_the_range_is_taken_for_the_nearer_end(beyond: float, end: float) -> None:
+    found = []
+    for action in (beyond, end):
+        env = LayerwisePruningEnv(toy_problem())
+        env.reset()
+        observation, *_, info = env.step(np.array([action]))
+        found.append((observation.tolist(), info))
+    assert found[0] == found[1]
+
+
 WRONG_NUMBERS = [float("nan"), float("inf"), -float("inf")]
 WRONG_ACTIONS = st.one_of(
     st.sampled_from(WRONG_NUMBERS).map(lambda number: np.array([number], dtype=np.float32)),
@@ -133,7 +151,7 @@ WRONG_ACTIONS = st.one_of(
 def test_a_wrong_action_raises_and_decides_nothing(action: object) -> None:
     env = LayerwisePruningEnv(toy_problem())
     env.reset()
-    with pytest.raises(InvalidAction, match=r"action: must be one finite number in \[-1, 1\], shape \(1,\), got "):
+    with pytest.raises(InvalidAction, match=r"action: must be one finite number, shape \(1,\) \(beyond .*, got "):
         env.step(action)  # type: ignore[arg-type]
     *_, info = env.step(np.array([-1.0]))
     assert info["channels"] == env.problem.groups[0].ladder[0]

@@ -72,6 +72,20 @@ def test_what_is_no_run_is_refused(searched: Path, tmp_path: Path) -> None:
     assert autoprune("front", searched, "--save", other).returncode == 2
 
 
+def test_only_its_own_policies_are_overwritten(searched: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.json").write_text('{"mine": 1}')
+    ended = autoprune("front", searched, "--save", tmp_path)
+    assert ended.returncode == 2
+    assert f"--save {tmp_path / '1.json'}: there is a file already, and no policy of autoprune" in ended.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["1.json"]
+    assert (tmp_path / "1.json").read_text() == '{"mine": 1}'
+    ended = autoprune("front", searched, "--save", searched)
+    assert ended.returncode == 2
+    assert f"--save {searched}: is the folder of a run; choose another folder" in ended.stderr
+    for _ in range(2):  # the second time over those of the first
+        done("front", searched, "--save", tmp_path / "front")
+
+
 @pytest.mark.parametrize("of", [None, "4", -1, 1.5])
 def test_a_policy_that_does_not_say_what_it_is_cut_from_is_refused(searched: Path, tmp_path: Path, of: object) -> None:
     run_dir = shutil.copytree(searched, tmp_path / "run")

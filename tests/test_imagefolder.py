@@ -61,7 +61,7 @@ def test_statistics_by_hand(tmp_path: Path) -> None:
 def test_rgb_pictures_keep_their_channels_in_order(tmp_path: Path) -> None:
     for split in ("train", "test"):
         picture(tmp_path / split / "a" / "0.png", (1, 2, 3), mode="RGB")
-        picture(tmp_path / split / "b" / "0.png", (4, 5, 6, 128), mode="RGBA")
+        picture(tmp_path / split / "b" / "0.png", (4, 5, 6, 255), mode="RGBA")
     loaded = imagefolder.load(tmp_path, "train", image_size=None)
     assert loaded.images.shape == (2, 3, 6, 8)
     assert loaded.images[:, :, 0, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
@@ -116,7 +116,7 @@ def test_mixed_sizes_need_image_size(tmp_path: Path) -> None:
 def test_scaling_gives_the_size_asked_for(width: int, height: int, image_size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = picture(Path(folder) / "x.png", 77, size=(width, height))
-        array = pictures.decode(path, image_size=image_size, mode="L")
+        array = pictures.decode(path, image_size=image_size, mode="L").pixels
     assert array.shape == (image_size, image_size)
     assert (array == 77).all()
 

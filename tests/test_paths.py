@@ -7,10 +7,11 @@ import torch
 from small_job import net
 
 from autoprune import machine
+from autoprune.config import DataConfig, FinetuneConfig, RunConfig, TrainConfig
 from autoprune.errors import ConfigError, InputError
-from autoprune.machine import free_memory_bytes, require_memory, require_threads, usable_cores
+from autoprune.machine import free_memory_bytes, require_batches, require_memory, require_threads, usable_cores
+from autoprune.measure.activation_memory import activation_bytes
 from autoprune.paths import require_writable_file, require_writable_folder, user_path
-from autoprune.stages.amounts import activation_bytes
 
 
 def test_paths_are_taken_as_they_are_and_homes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +78,16 @@ def test_memory_of_an_image_is_counted() -> None:
     assert counted.largest == 2 * planes  # in and out of ReLU
     assert counted.total == (image + planes + 2 * planes + 2 * planes + planes) // 2
     assert activation_bytes(net(3).eval(), (1, 16, 16)).total < 2**20
+    assert counted.of_table(100) == 100 * 24 * counted.total  # sessions of many widths are open together
+
+
+def test_training_batches_are_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    described = tmp_path / "meminfo"
+    described.write_text("MemAvailable: 1048576 kB\n")
+    monkeypatch.setattr(machine, "MEMORY", described)
+    data = DataConfig(name="imagefolder:x", image_size=1000)
+    config = RunConfig(data=data, train=TrainConfig(batch_size=16), finetune=FinetuneConfig(epochs=0))
+    require_batches(config, 5, (3, 1000, 1000), is_trained=False)  # 5 * 3 * 1000 * 1000 * 64 bytes
+    require_batches(config, 10**6, (3, 1000, 1000), is_trained=True)  # nothing is trained
+    with pytest.raises(ConfigError, match=r"^data\.image_size=1000 and train\.batch_size=16: needs about 1\.1 GiB"):
+        require_batches(config, 6, (3, 1000, 1000), is_trained=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from autoprune import progress
 from autoprune.config import DataConfig
@@ -82,8 +82,12 @@ def test_deep_png_pixels_are_read_whole(tmp_path: Path, channels: int) -> None:
     write_png16(tmp_path / "x.png", pixels)
     header = pictures.read_header(tmp_path / "x.png")
     assert (header.is_grey, header.deep) == (channels < 3, "whole")
-    expected = pixels if channels > 2 else pixels[..., 0]
-    assert np.array_equal(pictures._deep_pixels(tmp_path / "x.png"), expected)
+    found = pictures._deep_pixels(tmp_path / "x.png")
+    assert np.array_equal(found.colours, pixels[..., :3] if channels > 2 else pixels[..., 0])
+    if channels in (2, 4):
+        assert np.array_equal(found.alpha, pixels[..., -1] >> 8)
+    else:
+        assert found.alpha is None
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -92,7 +96,7 @@ def test_deep_tiff_pixels_are_read_whole(tmp_path: Path, order: str, compressed:
     pixels = RNG.integers(0, 2**16, (6, 8, 3))
     write_tiff16(tmp_path / "x.tif", pixels, order=order, compressed=compressed)
     assert pictures.read_header(tmp_path / "x.tif").deep == "whole"
-    assert np.array_equal(pictures._deep_pixels(tmp_path / "x.tif"), pixels)
+    assert np.array_equal(pictures._deep_pixels(tmp_path / "x.tif").colours, pixels)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +142,117 @@ def test_test_pictures_of_another_scale_are_refused(tmp_path: Path) -> None:
     write_png16(tmp_path / "test" / "b" / "1.png", np.full((4, 5, 1), 40_000))
     with pytest.raises(DataError, match=r"1\.png: holds pixels up to 40000, the training pictures up to 150"):
         load_test_split(config)
+
+
+def test_a_test_split_on_another_scale_is_refused_and_not_black(tmp_path: Path) -> None:
+    def write(path: Path, number: int) -> None:
+        top = 65_535 if "train" in path.parts else 255
+        write_png16(path, np.linspace(0, top, 20).astype(int).reshape(4, 5, 1))
+
+    config = folder_of(tmp_path, write)
+    load_search_data(config)
+    with pytest.raises(DataError, match=r"test: 4 of 4 .* come out black: .*train/.* up to 65535, .*0\.png up to 255"):
+        load_test_split(config)
+
+
+def test_one_hot_pixel_does_not_set_the_scale_of_all(tmp_path: Path) -> None:
+    def write(path: Path, number: int) -> None:
+        pixels = np.full((8, 8, 1), 200)
+        pixels[0, 0] = 65_535 if number == 3 else 0
+        write_png16(path, pixels)
+
+    config = folder_of(tmp_path, write)
+    with pytest.raises(DataError, match=r"^data\.name: .*b/1\.png holds .* 65535, .*a/0\.png up to 200"):
+        load_search_data(config)
+
+
+def test_a_black_picture_among_others_is_named(tmp_path: Path, said: Callable[[], str]) -> None:
+    config = folder_of(tmp_path, lambda path, number: write_png16(path, np.full((4, 5, 1), 20_000 * number)))
+    load_search_data(config)
+    assert "1 of 4 pictures of more than 8 bits come out black" in said()
+
+
+def test_how_opaque_a_deep_picture_is_sets_no_scale(tmp_path: Path) -> None:
+    def write(path: Path, number: int) -> None:
+        pixels = np.full((4, 5, 4), 60 + 60 * number)
+        pixels[..., 3] = 65_535
+        write_png16(path, pixels)
+
+    folder_of(tmp_path, write)
+    assert imagefolder.load(tmp_path, "train", image_size=None).images[:, 0, 0, 0].tolist() == [60, 120, 180, 240]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "deep"])
+def test_transparent_parts_are_shown_on_white(tmp_path: Path, said: Callable[[], str], mode: str) -> None:
+    def write(path: Path, number: int) -> None:
+        alpha = np.full((4, 5), 255, dtype=np.uint8)
+        alpha[0] = 0  # of a black picture the first row cannot be seen
+        if mode == "deep":
+            pixels = np.zeros((4, 5, 4))
+            pixels[..., 3] = alpha * 257.0
+            write_png16(path, pixels)
+        elif mode == "P":
+            picture = Image.fromarray((alpha == 0).astype(np.uint8))
+            picture.putpalette([0] * 768)
+            picture.save(path, transparency=1)
+        else:
+            picture = Image.new(mode, (5, 4))
+            picture.putalpha(Image.fromarray(alpha))
+            picture.save(path)
+
+    folder_of(tmp_path, write)
+    images = imagefolder.load(tmp_path, "train", image_size=None).images
+    assert images[:, :, 0].unique().tolist() == [255]
+    assert images[:, :, 1:].unique().tolist() == [0]
+    assert f"{tmp_path}/train: 4 of 4 pictures have transparent parts, which are shown on white" in said()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_pictures_are_turned_upright_and_it_is_said(tmp_path: Path, said: Callable[[], str], suffix: str) -> None:
+    gradient = Image.fromarray(np.add.outer(np.arange(6) * 40, np.arange(4) * 10).astype(np.uint8))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[pictures.ORIENTATION_TAG] = orientation
+        gradient.save(tmp_path / f"x.{suffix}", exif=exif)
+        with Image.open(tmp_path / f"x.{suffix}") as there:
+            expected = np.asarray(ImageOps.exif_transpose(there))
+        found = pictures.decode(tmp_path / f"x.{suffix}", mode="L", image_size=None)
+        assert np.array_equal(found.pixels, expected)
+    folder_of(tmp_path / "all", lambda path, number: gradient.save(path, exif=exif), suffix="jpg")
+    imagefolder.load(tmp_path / "all", "train", image_size=None)
+    assert "4 of 4 pictures are turned upright, as their EXIF orientation says" in said()
+
+
+def test_a_deep_picture_is_turned_upright_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION_TAG] = 6
+    pixels = np.arange(24, dtype=np.uint16).reshape(4, 6) * 2730
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    deep = pictures.Deep(is_whole=True, peak=65_535, peak_in=tmp_path)
+    found = pictures.decode(tmp_path / "x.png", mode="L", image_size=None, deep=deep)
+    assert np.array_equal(found.pixels, np.rot90(pixels >> 8, -1))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tif"])
+def test_of_several_frames_the_first_is_read_and_it_is_said(
+    tmp_path: Path, said: Callable[[], str], suffix: str
+) -> None:
+    def write(path: Path, number: int) -> None:
+        frames = [Image.new("L", (5, 4), value) for value in (10 * number, 200, 250)]
+        frames[0].save(path, save_all=number > 0, append_images=frames[1:])
+
+    folder_of(tmp_path, write, suffix=suffix)
+    images = imagefolder.load(tmp_path, "train", image_size=None).images
+    assert images[:, 0, 0, 0].tolist() == [0, 10, 20, 30]
+    assert "3 of 4 pictures hold several frames or pages, of which the first alone is read" in said()
+
+
+def test_pictures_that_are_enlarged_are_counted(tmp_path: Path, said: Callable[[], str]) -> None:
+    folder_of(tmp_path, small)
+    imagefolder.load(tmp_path, "train", image_size=32)
+    assert "4 of 4 pictures are enlarged to data.image_size=32, the smallest from 6 pixels" in said()
+    imagefolder.load(tmp_path, "train", image_size=6)
+    assert "enlarged" not in said()
 
 
 def small(path: Path, number: int) -> None:
@@ -248,7 +363,7 @@ def test_a_folder_without_splits_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_large_jpeg_is_decoded_small_and_right(tmp_path: Path) -> None:
     gradient = np.tile(np.linspace(0, 255, 3000).astype(np.uint8), (2000, 1))
     Image.fromarray(gradient).convert("RGB").save(tmp_path / "x.jpg", quality=95)
-    array = pictures.decode(tmp_path / "x.jpg", mode="L", image_size=50)
+    array = pictures.decode(tmp_path / "x.jpg", mode="L", image_size=50).pixels
     # The centre square: columns 500 to 2500 of 3000.
     assert np.abs(array.mean(0) - np.linspace(255 * 520 / 3000, 255 * 2480 / 3000, 50)).max() < 3
 

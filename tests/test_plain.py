@@ -51,6 +51,18 @@ def test_any_text_can_be_written(encoding: str, handler: str, text: str) -> None
     text.encode(encoding, handler)
 
 
+def test_a_process_without_stdout_and_stderr_prints_nowhere() -> None:
+    program = (
+        "import os, sys; assert sys.stdout is sys.stderr is None; from autoprune.cli.main import main\n"
+        "try: main(['--version'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "sys.stdout.flush(); sys.stderr.flush(); print(1); print(2, file=sys.stderr); os.write(1, b'3')\n"
+        "assert os.open(os.devnull, os.O_RDONLY) > 2"
+    )
+    closed = ["bash", "-c", 'exec "$0" -c "$1" >&- 2>&-', sys.executable, program]
+    assert subprocess.run(closed, env=environment(), check=False).returncode == 0
+
+
 def test_bytes_that_are_no_text_come_out_as_they_came_in() -> None:
     name = b"caf\xc3\xa9 \xff".decode("ascii", "surrogateescape")
     assert name.encode("ascii", KEEPING_BYTES) == b"caf\xc3\xa9 \xff"

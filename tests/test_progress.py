@@ -28,12 +28,13 @@ def test_a_library_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_log_gets_whole_lines_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
     long = "runs/[red]/[/x] " + "word " * 50 + "end"
     progress.say(long)
+    progress.say("red\x1b[31m \u202ekcab é")
     with progress.bar("work [1/2]", 2) as bar:
         bar.advance()
         bar.advance(1, "accuracy 0.9")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.splitlines() == [long, "work [1/2] 2/2 accuracy 0.9"]
+    assert err.splitlines() == [long, r"red\x1b[31m \u202ekcab é", "work [1/2] 2/2 accuracy 0.9"]
 
 
 @pytest.mark.usefixtures("shown")

@@ -77,7 +77,11 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], type[AutopruneError]
     "no model": (lambda raw: raw.pop("model"), InputError, "not the structure of a pruned model"),
     "half a model": (lambda raw: raw["model"].pop("width"), InputError, "not the structure of a pruned model"),
     "a wide model": (lambda raw: raw["model"].update(width="x"), InputError, "not the structure of a pruned model"),
-    "unknown model": (lambda raw: raw["model"].update(name="resnet21"), ModelError, "unknown"),
+    "unknown model": (
+        lambda raw: raw["model"].update(name="resnet\x1b[31m"),
+        ModelError,
+        rf"{STRUCTURE_FILE}: model\.name=resnet\\x1b\[31m: unknown",
+    ),
     "layer unknown": (
         lambda raw: raw["layers"].update(conv9={"out_channels": 1, "in_channels": 1}),
         ModelError,
@@ -106,6 +110,15 @@ def test_a_broken_structure_is_named(case: str, folder: Path) -> None:
     edit(folder, change)
     with pytest.raises(kind, match=message):
         load_pruned(folder)
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", ""])
+def test_what_is_no_folder_or_model_is_named(value: Any, folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^folder: "):
+        load_pruned(value)
+    if value is not None:
+        with pytest.raises(InputError, match=r"^architecture: must be the model before it was pruned, an nn"):
+            load_pruned(folder, architecture=value)
 
 
 def test_broken_files_are_named(folder: Path, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
     assert store.episodes() == []
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e308, 1e7, -0.5])
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     with pytest.raises(RunError, match=r"the candidate .* has no finite score"):
@@ -205,7 +205,7 @@ def test_a_lock_that_another_process_holds_is_named(tmp_path: Path, monkeypatch:
 
 
 def test_a_path_that_cannot_be_a_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="unable to open database file"):
+    with pytest.raises(InputError, match="is a folder, and no trials database; move it away"):
         TrialStore(tmp_path)
 
 
@@ -228,6 +228,7 @@ def test_whatever_is_stored_can_be_opened_again(tmp_path: Path) -> None:
 
 
 NO_NUMBERS = ("abc", b"\x00", "", "nan", "1e999", float("inf"))
+NO_LOSSES = (*NO_NUMBERS, -0.5, 1e308, 1.1e6)
 NO_COUNTS = (*NO_NUMBERS, -1, 1.5)
 NO_TEXTS = ("", b"\xff\xfe")
 NO_POLICIES = (
@@ -237,10 +238,10 @@ NO_POLICIES = (
 )
 WRONG: dict[str, dict[str, tuple[object, ...]]] = {
     "trials": {
-        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "kl": NO_NUMBERS, "cross_entropy": NO_NUMBERS,
-        "top1": (*NO_NUMBERS, 1.5, -0.1), "images": (*NO_COUNTS, 0), "kl_se": (*NO_NUMBERS, -0.1),
-        "cross_entropy_se": (*NO_NUMBERS, -0.1), "look": NO_COUNTS, "complete": (*NO_COUNTS, 2),
-        "wall_s": (*NO_NUMBERS, -1.0), "created_at": NO_TEXTS,
+        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "kl": NO_LOSSES, "cross_entropy": NO_LOSSES,
+        "top1": (*NO_NUMBERS, 1.5, -0.1), "images": (*NO_COUNTS, 0), "kl_se": NO_LOSSES,
+        "cross_entropy_se": NO_LOSSES, "look": NO_COUNTS, "complete": (*NO_COUNTS, 2),
+        "wall_s": (*NO_NUMBERS, -1.0, 1e300), "created_at": NO_TEXTS,
     },
     "episodes": {
         "searcher": NO_TEXTS, "seed": NO_COUNTS, "episode": (*NO_COUNTS, 0), "trial_id": (*NO_COUNTS, 77),
@@ -344,6 +345,29 @@ def test_a_database_without_its_tables_is_named_and_left(tmp_path: Path, stateme
     assert path.read_bytes() == spoilt
 
 
+RECURSIVE = (
+    "CREATE VIEW trials AS WITH RECURSIVE c (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x AS id FROM c"
+)
+
+
+@pytest.mark.parametrize(
+    ("statements", "kind"),
+    [
+        (("ALTER TABLE trials RENAME TO hidden", RECURSIVE), "'trials' is a view"),
+        (("CREATE TRIGGER t AFTER INSERT ON trials BEGIN DELETE FROM trials; END",), "'t' is a trigger"),
+        (("CREATE VIRTUAL TABLE v USING fts5 (a)",), "'v' is a virtual table"),
+    ],
+)
+def test_only_tables_are_read(tmp_path: Path, statements: tuple[str, ...], kind: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    filled(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    with pytest.raises(InputError, match=rf"not a trials database \({kind}, not a table\); move it away"):
+        TrialStore(path)
+
+
 def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     done("search", "toy", "-o", "search.max_evaluations=4", "--run-dir", run_dir, "--agent", "evolution")
@@ -356,7 +380,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         finished = autoprune(*command)
         assert finished.returncode == 2, finished.stderr
         assert finished.stderr.startswith(
-            f"error: {path}: table trials, row 2: kl: must be a finite number, got 'abc'; "
+            f"error: {path}: table trials, row 2: kl: must be a finite number from 0 to 1e+06, got 'abc'; "
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt

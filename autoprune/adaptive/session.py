@@ -7,7 +7,7 @@ level with its router is a graph of its own, run for those images of a batch tha
 import math
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up
 GAIN = 0.02  # change of the price's logarithm for an image whose latency is off by all of the budget
 MOST_CHANGE = 0.3  # of the logarithm in one batch
 WARM_UP_RUNS, TIMED_RUNS = 5, 15
+FAR = 8.0  # so many times what lies between black and white, beyond either, no normalised pixel lies; bytes do
 CHUNK_VALUES = 2**21  # of the images that a level runs at once: what it computes in between takes far more memory
 CHUNK_IMAGES = (8, 256)  # least and most: from some dozens on a larger batch is no faster
 
@@ -40,6 +41,8 @@ class AdaptiveAnswers:
     logits: NDArray[np.float32]  # (N, classes)
     levels: NDArray[np.int64]  # (N,) the level that answered
     by_level: NDArray[np.int64]  # (levels, N) the class that each level gave, -1 where it did not run
+    session: object = field(default=None, repr=False, compare=False)  # a mark of the session that gave them
+    learned: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)  # (N,) whose labels it has had
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class AdaptiveSession:
         self._path = Path(path)
         file = read_session_file(self._path)
         self.levels, self.max_price, self.input_shape = len(file.parts), file.max_price, file.input_shape
-        self._classes = file.classes
+        self._classes, self._pixels = file.classes, file.pixels
+        self._mark = object()
         parts = [make_session(part.SerializeToString(), threads=threads) for part in file.parts]
         self._parts: tuple[onnxruntime.InferenceSession, ...] = tuple(parts)
         self._price = file.default_price if price is None else price
@@ -130,7 +134,8 @@ class AdaptiveSession:
     def run(self, images: Images) -> AdaptiveAnswers:
         """Answer normalised images (N, C, H, W), float32, some hundred at a time: memory does not grow with N.
 
-        Raises `InputError` for no image, another shape or type, or values that are not finite, and counts nothing then.
+        Raises `InputError` for no image, another shape or type, values that are not finite, or far from what pixels
+        are once they are normalised, and counts nothing then.
         """
         self._check(images)
         started = time.perf_counter()
@@ -140,6 +145,8 @@ class AdaptiveSession:
             np.concatenate([chunk.logits for chunk in chunks]),
             np.concatenate([chunk.levels for chunk in chunks]),
             np.concatenate([chunk.by_level for chunk in chunks], axis=1),
+            self._mark,
+            np.zeros(len(images), dtype=bool),
         )
         seconds = time.perf_counter() - started
         with self._lock:
@@ -196,11 +203,11 @@ class AdaptiveSession:
 
         A level that has become surer than it should be then hands more images on, and one whose errors larger levels no
         longer set right fewer; with a budget the mean latency is held all the same. Raises `InputError` for labels that
-        do not fit, and for a file that says nothing of what its levels were like.
+        do not fit or have been taken in before, and for a file that says nothing of what its levels were like.
         """
         if self._calibration is None:
             raise InputError(f"{self._path}: says nothing of its levels' calibration; export it again to learn")
-        if not isinstance(answers, AdaptiveAnswers) or answers.by_level.shape[0] != self.levels:
+        if not isinstance(answers, AdaptiveAnswers) or answers.session is not self._mark or answers.learned is None:
             raise InputError("answers: must be what `run` of this session gave")
         try:
             labels = np.asarray(labels)
@@ -218,6 +225,9 @@ class AdaptiveSession:
         powers = np.exp(logits - logits.max(1, keepdims=True))
         probabilities = np.asarray(powers / powers.sum(1, keepdims=True), dtype=np.float32)
         with self._lock:
+            if again := int((told & answers.learned).sum()):
+                raise InputError(f"labels: those of {again} of these images were learned from before; give -1 for them")
+            answers.learned[told] = True
             self._calibration.learn(answers.by_level[:, told], probabilities, labels[told])
             self._worth = tuple(self._calibration.worth.tolist())
 
@@ -238,6 +248,14 @@ class AdaptiveSession:
             raise InputError(f"images: must be {expected} with N of at least 1, got none")
         if not all(np.isfinite(images[at : at + self._chunk]).all() for at in range(0, len(images), self._chunk)):
             raise InputError("images: hold values that are not finite; normalise them as (pixel / 255 - mean) / std")
+        if self._pixels is not None:
+            black, white = self._pixels
+            lowest, highest = float(images.min()), float(images.max())
+            if lowest < black - FAR * (white - black) or highest > white + FAR * (white - black):
+                raise InputError(
+                    f"images: hold values from {lowest:g} to {highest:g}, where black is {black:.3g} and white "
+                    f"{white:.3g}; normalise them as (pixel / 255 - mean) / std, with those in the file's metadata"
+                )
 
     def _check_budget(self, budget_ms: float) -> None:
         black = np.zeros((1, *self.input_shape), dtype=np.float32)

@@ -1,6 +1,7 @@
 """An adaptive file taken apart for a session: each level with its router as a graph for batches. All is checked."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from autoprune.adaptive.export import (
 from autoprune.adaptive.shared_weights import SHARED
 from autoprune.bounds import real_number, shown, whole_number
 from autoprune.errors import InputError
-from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
 
 MAX_PRICE_KEY = "max_price"
 MOST_LEVELS = 100  # far above what anybody has
@@ -38,6 +39,7 @@ class SessionFile:
     max_price: float
     default_price: float
     calibration: OnlineCalibration | None  # None: the file says nothing of it
+    pixels: tuple[float, float] | None  # the least and the most that a normalised pixel can be; None: the same
 
 
 def read_session_file(path: Path) -> SessionFile:
@@ -63,7 +65,8 @@ def read_session_file(path: Path) -> SessionFile:
         raise InputError(f"{path}: no adaptive model as this version writes them ({error!r}); {MAKE_ONE}") from None
     price = real_number(f"{path}: its default price", price, least=0, most=LARGEST_PRICE)
     calibration = _calibration(known.get(CALIBRATION_KEY), levels, path)
-    return SessionFile(tuple(parts), shape, classes, max_price, price, calibration)
+    pixels = _pixels(known, shape[0], path)
+    return SessionFile(tuple(parts), shape, classes, max_price, price, calibration, pixels)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
@@ -89,6 +92,24 @@ def _calibration(text: str | None, levels: int, path: Path) -> OnlineCalibration
     if len(expected) != levels:
         raise InputError(f"{path}: has the calibration of {len(expected)} levels and holds {levels}")
     return OnlineCalibration(expected)
+
+
+def _pixels(known: Mapping[str, str], channels: int, path: Path) -> tuple[float, float] | None:
+    """What black and white are at the extreme, by the mean and the standard deviation in the metadata."""
+    if not {MEAN_KEY, STD_KEY} <= known.keys():
+        return None
+    mean, std = (_floats(known[key], channels, f"{path}: its metadata {key}") for key in (MEAN_KEY, STD_KEY))
+    if min(std) <= 0:
+        raise InputError(f"{path}: its metadata {STD_KEY}: must be above 0, got {shown(known[STD_KEY])}")
+    ends = [(value - mid) / spread for mid, spread in zip(mean, std, strict=True) for value in (0.0, 1.0)]
+    return min(ends), max(ends)
+
+
+def _floats(text: str, count: int, where: str) -> list[float]:
+    parts = [_number(part) for part in text.split(",")]
+    if len(parts) != count:
+        raise InputError(f"{where}: must be {count} numbers, got {shown(text)}")
+    return [real_number(where, part, least=-LARGEST_PRICE, most=LARGEST_PRICE) for part in parts]
 
 
 def _number(text: str) -> object:

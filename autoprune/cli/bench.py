@@ -98,8 +98,9 @@ def bench(
         measure,
         prepare,
     )
-    from autoprune.bench.result import results
+    from autoprune.bench.result import KIND, results
     from autoprune.machine import require_threads
+    from autoprune.outputs import check_outputs, json_output, picture_output
 
     require_threads(threads, field="--threads")
     settings = BenchSettings(
@@ -116,6 +117,10 @@ def bench(
         from autoprune.bench.plot import check_format
 
         check_format(plot)
+    kept = (("--save", save), ("--json", Path(json_to) if json_to not in (None, STDOUT) else None))
+    outputs = [json_output(field, path, kind=KIND) for field, path in kept if path is not None]
+    outputs += [picture_output("--plot", plot)] if plot is not None else []
+    check_outputs(outputs, [*files, against])
     saved = read_saved(against) if against is not None else None
     progress.show(not quiet)
     device = device_of(settings)

@@ -41,19 +41,26 @@ def evaluate(
     if split not in ("test", "search"):
         raise InputError(f"--split {split}: must be test or search")
     from autoprune.config_file import find_config, load_config
-    from autoprune.data import load_search_data, load_test_split
-    from autoprune.file_evaluation import check_files, evaluate_files
+    from autoprune.data import load_search_data, load_test_split, tell_repeated
+    from autoprune.file_evaluation import KIND, check_files, evaluate_files
     from autoprune.files import write_json
     from autoprune.machine import check_machine
+    from autoprune.outputs import check_outputs, json_output
 
-    settings = load_config(find_config(config), override or [])
+    configuration = find_config(config)
+    settings = load_config(configuration, override or [])
+    if json_to not in (None, STDOUT):
+        check_outputs([json_output("--json", Path(json_to), kind=KIND)], [configuration, *files])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
     check_machine(settings)
     progress.show(not quiet)
     data = load_search_data(settings.data)
     checked = check_files([str(file) for file in files], data.info)
-    images = load_test_split(settings.data) if split == "test" else data.search
+    images = data.search
+    if split == "test":
+        images = load_test_split(settings.data)
+        tell_repeated(data, images)
     found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads)
     console = progress.console if json_to == STDOUT else terminal.stdout_console()
     console.print(_table(found))  # before anything is written: a full disk loses no measurement

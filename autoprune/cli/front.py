@@ -40,10 +40,13 @@ def front(
         if save.exists() and not save.is_dir():
             raise InputError(f"--save {save}: is a file, not a folder")
         require_writable_folder(save, field="--save")
+        if (save / "config.yaml").exists() or (save / "trials.sqlite").exists():
+            raise InputError(f"--save {save}: is the folder of a run; choose another folder, such as {save / 'front'}")
 
     from autoprune.bounds import whole_number
     from autoprune.files import read_json
     from autoprune.front import read_front
+    from autoprune.outputs import check_outputs, policy_output
     from autoprune.policy import PruningPolicy, load_policy, save_policy
     from autoprune.run_dir import RunDir
 
@@ -60,10 +63,12 @@ def front(
         }
         if original.keys() != rows[0].channels.keys():
             raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
+        files = [save / f"{number}.json" for number in range(1, len(rows) + 1)]
+        check_outputs([policy_output("--save", file) for file in files], [chosen])
         save.mkdir(parents=True, exist_ok=True)
-        for number, row in enumerate(rows, 1):
+        for file, row in zip(files, rows, strict=True):
             policy = PruningPolicy.of_key(row.policy)
-            save_policy(save / f"{number}.json", policy, model=str(described.get("model", "")), original=original)
+            save_policy(file, policy, model=str(described.get("model", "")), original=original)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
     else:

@@ -18,7 +18,7 @@ IMAGENET_SHAPE = (3, 224, 224)
 IMAGENET_SOURCES = ("torchvision", "timm")
 MOST_CLASSES = 100_000
 LARGEST_SIDE = 16_384
-BYTES_AN_INPUT = 64  # of memory for each number of the input: four bytes, and what layers make of it
+BYTES_A_LOGIT = 32  # the same for what the model gives; of all images of an evaluation
 PIPE_COLUMNS = 160  # wide enough for the tables when nobody's window limits them
 
 
@@ -76,7 +76,7 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """What can be pruned in a model, what it costs, how small it can get, and how long a search will take."""
-    from autoprune.machine import require_memory, require_threads
+    from autoprune.machine import BYTES_AN_INPUT, require_memory, require_threads
 
     shape = _input_shape(input_shape, model)
     if not 0 < width <= 8:
@@ -107,21 +107,32 @@ def inspect(
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
+    from autoprune.measure.activation_memory import activation_bytes
+    from autoprune.outputs import check_outputs, page_output, picture_output
     from autoprune.scratch import scratch_for_all
 
     if plot is not None:
         check_plot_path(plot, field="--plot")
+    outputs = [page_output("--html", html)] if html is not None else []
+    outputs += [picture_output("--plot", plot)] if plot is not None else []
+    check_outputs(outputs, [checkpoint, table, model.partition(":")[0]])
     progress.show(not quiet)
     torch.set_flush_denormal(True)
     loaded, class_count = load_model(
         model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint, checkpoint_key=checkpoint_key
     )
+    search, measure = SearchConfig(), MeasureConfig(threads=threads, batch_size=batch)
+    images = search.score_images + search.calibration_images
+    require_memory(images * class_count * BYTES_A_LOGIT, field=f"--classes {class_count}", fix="give fewer")
+    if batch > 1 and not no_latency:
+        needed = activation_bytes(loaded, shape).of_table(batch)
+        require_memory(needed, field=f"--batch {batch}", fix="lower it, or leave out latency with --no-latency")
     with scratch_for_all():
         facts = inspect_model(
             loaded,
             InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),
-            search=SearchConfig(),
-            measure=MeasureConfig(threads=threads, batch_size=batch),
+            search=search,
+            measure=measure,
             with_latency=not no_latency,
             table_path=table,
             staircase_of=staircase,

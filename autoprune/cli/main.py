@@ -24,7 +24,7 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
 from autoprune.errors import AutopruneError, InputError
-from autoprune.plain import print_plainly
+from autoprune.plain import open_streams, print_plainly
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
     from autoprune.config import RunConfig
@@ -46,6 +46,7 @@ app = typer.Typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """The entry point, with the process's own arguments or those given: every error that a user can mend becomes one
     message and an exit code."""
+    open_streams()
     print_plainly()
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)

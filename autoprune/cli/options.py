@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from autoprune.errors import InputError
 from autoprune.paths import require_writable_file, user_path
 
 STDOUT = "-"  # in place of a file's name
@@ -25,6 +26,8 @@ def output_of(field: str) -> Callable[[str], Path]:
 
     def parsed(text: str) -> Path:
         path = user_path(text, field=field)
+        if text == STDOUT:
+            raise InputError(f"{field} -: is written into a file, not to stdout; name one")
         require_writable_file(path, field=field)
         return path
 

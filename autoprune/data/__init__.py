@@ -15,9 +15,19 @@ from autoprune.data.augment import (
     normalise,
     views,
 )
-from autoprune.data.splits import DataInfo, ImageSplit, SearchData, check_split, cut_search_split, stratified_indices
+from autoprune.data.splits import (
+    DataInfo,
+    ImageSplit,
+    SearchData,
+    check_split,
+    check_varied,
+    count_repeated,
+    cut_search_split,
+    stratified_indices,
+)
 from autoprune.errors import DataError
 from autoprune.files import named_path, shortened
+from autoprune.progress import say
 
 __all__ = [
     "Augmentation",
@@ -28,11 +38,13 @@ __all__ = [
     "augment",
     "check_augmentation",
     "check_split",
+    "check_varied",
     "draw",
     "load_search_data",
     "load_test_split",
     "mixed_labels",
     "normalise",
+    "tell_repeated",
     "views",
 ]
 
@@ -71,6 +83,16 @@ def load_test_split(config: DataConfig, *, classes: tuple[str, ...] | None = Non
     else:
         test = custom.load_as(config.name, "test", classes or custom.load(config.name, "train")[1])
     return _limit(test, config.max_test_images, config.split_seed)
+
+
+def tell_repeated(data: SearchData, test: ImageSplit) -> None:
+    """Say how many test images a model has seen in training, or a search in choosing: what they show is no accuracy."""
+    repeated = count_repeated(test.images, (data.train.images, data.search.images))
+    if repeated:
+        say(
+            f"{data.info.name}: {repeated:,} of {len(test):,} test images are training images too, pixel by pixel; the "
+            f"accuracy on them is no test"
+        )
 
 
 def _check(config: DataConfig) -> None:

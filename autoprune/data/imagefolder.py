@@ -1,24 +1,31 @@
 """Any folder of pictures: `DIR/train/CLASS/*`, `DIR/test/CLASS/*`, and `DIR/search/CLASS/*` if it is there."""
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 import torch
 from PIL import Image
 
 from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, is_folder, tell
-from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, decode, peak, read_header
+from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
+from autoprune.machine import free_memory_bytes
 from autoprune.progress import say
 
-MEMORY_SHARE = 0.7  # of the machine's, that the pictures of a split may take
+BLACK_SHARE = 0.5  # of the deep pictures of a split: where so many come out black, the scale is wrong
+TOLD: dict[Note, str] = {
+    "transparent": "have transparent parts, which are shown on white",
+    "turned": "are turned upright, as their EXIF orientation says",
+    "first": "hold several frames or pages, of which the first alone is read",
+}
+MEMORY_SHARE = 0.7  # of what is free, that the pictures of a split may take
+COPIES = 2  # of them while the search split is cut from train
 
 class_names = find_classes
 T = TypeVar("T")
@@ -45,7 +52,10 @@ def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
         headers = known if files is train else _headers(files)
         mode: Mode = "L" if all(header.is_grey for header in known.values()) else "RGB"
         scales = _scales(known, headers, folder / split)
-        images = _decoded(headers, mode=mode, image_size=image_size, scales=scales)
+        if image_size is not None:
+            _tell_enlarged(headers, image_size, folder / split)
+        images, notes = _decoded(headers, mode=mode, image_size=image_size, scales=scales)
+        _tell_notes(notes, headers, scales, folder / split)
     labels = [label for label, found in enumerate(files.pictures) for _ in found]
     return ImageSplit(images, torch.tensor(labels))
 
@@ -76,7 +86,8 @@ def _scales(train: dict[Path, Header], headers: dict[Path, Header], where: Path)
         if not ours:
             continue
         judged = [path for path, header in train.items() if header.deep == kind] or ours
-        scale = Deep(kind == "whole", max(_each(peak, judged, train | headers)))
+        highest, where_it_is = max(_each(lambda path: (peak(path), path), judged, train | headers))
+        scale = Deep(kind == "whole", highest, where_it_is)
         step = f"times {scale.factor:g}" if scale.factor > 1 else f"divided by {1 / scale.factor:g}"
         done = "taken as they are" if scale.factor == 1 else step
         say(f"{where}: {len(ours):,} pictures of more than 8 bits hold pixels up to {scale.peak:g}; they are {done}")
@@ -86,14 +97,16 @@ def _scales(train: dict[Path, Header], headers: dict[Path, Header], where: Path)
 
 def _decoded(
     headers: dict[Path, Header], *, mode: Mode, image_size: int | None, scales: dict[str, Deep]
-) -> torch.Tensor:
-    """(N, C, H, W) uint8: each picture is written to its place as it is decoded."""
+) -> tuple[torch.Tensor, dict[Note, list[Path]]]:
+    """(N, C, H, W) uint8, each picture written to its place as it is decoded, and the pictures of each note."""
     paths = list(headers)
+    notes: dict[Path, frozenset[Note]] = {}
 
     def pixels(path: Path) -> np.ndarray:
         kind = headers[path].deep
-        array = decode(path, mode=mode, image_size=image_size, deep=scales[kind] if kind is not None else None)
-        return array[None] if mode == "L" else array.transpose(2, 0, 1)
+        made = decode(path, mode=mode, image_size=image_size, deep=scales[kind] if kind is not None else None)
+        notes[path] = made.notes
+        return made.pixels[None] if mode == "L" else made.pixels.transpose(2, 0, 1)
 
     first = pixels(paths[0])
     _check_memory(len(paths), first.shape, paths[0].parent)
@@ -111,7 +124,38 @@ def _decoded(
         images[places[path]] = made
 
     _each(place, paths, headers)
-    return torch.from_numpy(images)
+    by_note = {note: [path for path in paths if note in notes[path]] for note in get_args(Note)}
+    return torch.from_numpy(images), by_note
+
+
+def _tell_enlarged(headers: dict[Path, Header], image_size: int, where: Path) -> None:
+    sides = [header.side for header in headers.values() if header.side < image_size]
+    if sides:
+        say(
+            f"{where}: {len(sides):,} of {len(headers):,} pictures are enlarged to data.image_size={image_size}, the "
+            f"smallest from {min(sides)} pixels"
+        )
+
+
+def _tell_notes(
+    notes: dict[Note, list[Path]], headers: dict[Path, Header], scales: dict[str, Deep], where: Path
+) -> None:
+    """Say what became of pictures; `DataError` if half of the deep ones, or more, come out black."""
+    for note, what in TOLD.items():
+        if notes[note]:
+            say(f"{where}: {len(notes[note]):,} of {len(headers):,} pictures {what}")
+    if not (black := notes["black"]):
+        return
+    deep = sum(header.deep is not None for header in headers.values())
+    scale = scales[headers[black[0]].deep or "whole"]
+    other = next((path for path in black if path != scale.peak_in), black[0])
+    told = (
+        f"{where}: {len(black):,} of {deep:,} pictures of more than 8 bits come out black: {scale.peak_in} holds "
+        f"pixels up to {scale.peak:g}, which sets the scale, {other} up to {peak(other):g}"
+    )
+    if len(black) >= BLACK_SHARE * deep:
+        raise DataError(f"data.name: {told}; bring all to one scale, or save them as 8-bit pictures")
+    say(told)
 
 
 def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, Header]) -> list[T]:
@@ -127,12 +171,12 @@ def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, 
 
 
 def _check_memory(count: int, shape: tuple[int, ...], where: Path) -> None:
-    needed = count * int(np.prod(shape))
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > MEMORY_SHARE * there:
+    needed = COPIES * count * int(np.prod(shape))
+    there = free_memory_bytes()
+    if there is not None and needed > MEMORY_SHARE * there:
         channels, height, width = shape
         raise DataError(
             f"{where.parent}: {count:,} pictures of {width}x{height} in {channels} channel(s) take "
-            f"{needed / 2**30:.1f} GiB of memory, and this machine has {there / 2**30:.1f}; set a smaller "
+            f"{needed / 2**30:.1f} GiB of memory, and {there / 2**30:.1f} are free; set a smaller "
             f"data.image_size"
         )

@@ -1,7 +1,9 @@
-"""One picture as bytes: grey or RGB, scaled and cropped if asked, in bounded memory, deep pixels brought to 0..255."""
+"""One picture as bytes: grey or RGB, upright, on white where it is transparent, scaled and cropped if asked, in bounded
+memory, deep pixels brought to 0..255."""
 
 import math
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,22 @@ DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that cameras and formats have
 # The two orders of bytes, and the machine's own.
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
 
+# EXIF's orientations, each as what shows the picture upright.
+ORIENTATION_TAG = 0x0112
+UPRIGHT: Mapping[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels.swapaxes(0, 1)[:, ::-1],
+    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda pixels: pixels.swapaxes(0, 1)[::-1],
+}
+BLACK = 2  # of 255: no more than rounding leaves of a picture on another scale
+HOT_SHARE = 1e-3  # of the pixels: so few above that are the sensor's, and no picture
+
 Mode = Literal["L", "RGB"]
+Note = Literal["transparent", "turned", "first", "black"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class Deep:
 
     is_whole: bool
     peak: float
+    peak_in: Path
 
     @property
     def shift(self) -> int:
@@ -44,11 +62,33 @@ class Deep:
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture's header tells: whether it is grey, the kind of its pixels if they are no bytes, their number."""
+    """What a picture's header tells: whether it is grey, the kind of its pixels if they are no bytes, their number,
+    and the shorter side."""
 
     is_grey: bool
     deep: Literal["whole", "fraction"] | None
     pixels: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Picture:
+    """(H, W) grey or (H, W, 3) RGB, and what became of it: transparent parts were shown on white, it was turned
+    upright, its first frame or page alone was read, or its deep pixels came out black."""
+
+    pixels: NDArray[np.uint8]
+    notes: frozenset[Note]
+
+
+@dataclass(frozen=True)
+class _DeepPixels:
+    """(H, W) or (H, W, C) whole numbers or fractions as in the file, (H, W) how opaque they are if it says, and which
+    way up."""
+
+    colours: NDArray[Any]
+    alpha: NDArray[np.uint8] | None
+    orientation: int
+    is_first: bool
 
 
 def read_header(path: Path) -> Header:
@@ -58,45 +98,66 @@ def read_header(path: Path) -> Header:
         is_grey = picture.mode in GREY_MODES or picture.mode.startswith("I;16") or raw.startswith("LA;")
         is_whole = picture.mode.startswith("I") or _is_deep(raw)
         kind: Literal["whole", "fraction"] | None = "fraction" if picture.mode == "F" else "whole" if is_whole else None
-        return Header(is_grey, kind, picture.width * picture.height)
+        return Header(is_grey, kind, picture.width * picture.height, min(picture.size))
 
 
 def peak(path: Path) -> float:
     """The largest pixel of a deep picture."""
-    return float(_deep_pixels(path).max())
+    return float(_deep_pixels(path).colours.max())
 
 
-def decode(path: Path, *, mode: Mode, image_size: int | None, deep: Deep | None = None) -> NDArray[np.uint8]:
-    """(H, W) grey or (H, W, 3) RGB; the centre square, scaled to `image_size`, if that is given.
+def decode(path: Path, *, mode: Mode, image_size: int | None, deep: Deep | None = None) -> Picture:
+    """In `mode`; the centre square, scaled to `image_size`, if that is given.
 
     `deep` is how to take pixels of more than 8 bits; None: the picture has none. Raises `DataError` naming a picture
     that is broken, too large, or deeper than those of the training.
     """
     if deep is not None:
-        return _fitted(Image.fromarray(_bytes(path, deep)), mode, image_size)
+        found = _deep_pixels(path)
+        made, is_transparent = _fitted(_shallow(path, found, deep), mode, image_size)
+        return _picture(
+            made, found.orientation, transparent=is_transparent, first=found.is_first, black=_is_black(made)
+        )
     with _open(path) as picture:
         if image_size is not None and picture.width * picture.height > LARGE_PIXELS:
             scale = 2 * image_size / min(picture.size)
             picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))  # JPEG alone
         _check_size(path, picture)
         try:
-            return _fitted(picture, mode, image_size)
+            made, is_transparent = _fitted(picture, mode, image_size)
+            return _picture(made, _orientation(picture), transparent=is_transparent, first=_has_more(picture))
         except Exception as error:  # the decoders raise almost anything on broken bytes
             raise _unreadable(path, error) from None
 
 
-def _fitted(picture: Image.Image, mode: Mode, image_size: int | None) -> NDArray[np.uint8]:
-    converted = picture if picture.mode == mode else picture.convert(mode)
+def _picture(
+    made: NDArray[np.uint8], orientation: int, *, transparent: bool, first: bool, black: bool = False
+) -> Picture:
+    turn = UPRIGHT.get(orientation)
+    told: dict[Note, bool] = {"transparent": transparent, "turned": turn is not None, "first": first, "black": black}
+    return Picture(made if turn is None else turn(made), frozenset(note for note, holds in told.items() if holds))
+
+
+def _fitted(picture: Image.Image, mode: Mode, image_size: int | None) -> tuple[NDArray[np.uint8], bool]:
+    """The pixels, and whether some of them were transparent."""
+    wanted = "RGBA" if picture.has_transparency_data else mode
+    converted = picture if picture.mode == wanted else picture.convert(wanted)
     if image_size is not None and converted.size != (image_size, image_size):
         # Only the centre square is scaled: the whole of a long strip would be far larger than itself.
         side = min(converted.size)
         left, top = (converted.width - side) / 2, (converted.height - side) / 2
         converted = converted.resize((image_size, image_size), box=(left, top, left + side, top + side))
-    return np.asarray(converted)
+    if wanted == mode:
+        return np.asarray(converted), False
+    is_transparent = converted.getchannel("A").getextrema() != (255, 255)
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", converted.size, "white"), converted).convert(mode)), (
+        is_transparent
+    )
 
 
-def _bytes(path: Path, deep: Deep) -> NDArray[np.uint8]:
-    pixels = _deep_pixels(path)
+def _shallow(path: Path, found: _DeepPixels, deep: Deep) -> Image.Image:
+    """The same with 8 bits a channel."""
+    pixels = found.colours
     largest, limit = float(pixels.max()), 255 / deep.factor
     if largest > 4 * (limit + 1):
         raise DataError(
@@ -104,11 +165,22 @@ def _bytes(path: Path, deep: Deep) -> NDArray[np.uint8]:
             f"save all as 8-bit pictures"
         )
     scaled = pixels >> deep.shift if deep.is_whole else np.rint(pixels * deep.factor)
-    return np.minimum(scaled, 255).astype(np.uint8)
+    made = np.minimum(scaled, 255).astype(np.uint8)
+    if made.shape[2:] == (4,):
+        return Image.merge("CMYK", [Image.fromarray(made[..., channel]) for channel in range(4)])
+    picture = Image.fromarray(made)
+    if found.alpha is not None:
+        picture.putalpha(Image.fromarray(found.alpha))
+    return picture
 
 
-def _deep_pixels(path: Path) -> NDArray[Any]:
-    """(H, W) or (H, W, C) pixels as whole numbers, or as fractions if the file holds such; none below zero."""
+def _is_black(made: NDArray[np.uint8]) -> bool:
+    return int((made > BLACK).sum()) <= max(1, HOT_SHARE * made.size)
+
+
+def _deep_pixels(path: Path) -> _DeepPixels:
+    """The pixels of a picture of more than 8 bits; none is below zero."""
+    alpha = None
     with _open(path) as picture:
         _check_size(path, picture, MAX_DEEP_PIXELS)
         raw = _raw_mode(picture)
@@ -118,10 +190,14 @@ def _deep_pixels(path: Path) -> NDArray[Any]:
             elif raw.startswith("LA;"):  # Pillow knows its upper bytes alone: as four bytes a pixel all are there
                 parts = np.asarray(_read_as(picture, "RGBA"))
                 pixels = (parts[..., 0].astype(np.uint16) << 8) | parts[..., 1]
+                alpha = parts[..., 2]
             else:
                 upper = np.asarray(picture).astype(np.uint16)
                 with _open(path) as again:  # read in the other byte order, the upper byte is the lower one
                     pixels = (upper << 8) | np.asarray(_read_as(again, raw[:-1] + OTHER_ORDER[raw[-1]]))
+                if picture.mode == "RGBA":
+                    pixels, alpha = pixels[..., :3], upper[..., 3].astype(np.uint8)
+            orientation, is_first = _orientation(picture), _has_more(picture)
         except Exception as error:  # the decoders raise almost anything on broken bytes
             raise _unreadable(path, error) from None
     if not np.isfinite(pixels).all() or pixels.min() < 0:
@@ -129,7 +205,21 @@ def _deep_pixels(path: Path) -> NDArray[Any]:
             f"from {pixels.min():g} to {pixels.max():g}" if np.isfinite(pixels).all() else "that are NaN or infinite"
         )
         raise DataError(f"{path}: holds pixels {found}; save it as an 8-bit picture")
-    return pixels
+    return _DeepPixels(pixels, alpha, orientation, is_first)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Of a picture that is decoded (some turn themselves upright then); 1, as it lies, where nothing says otherwise."""
+    try:
+        found = picture.getexif().get(ORIENTATION_TAG)
+    except Exception:  # what stands beside the pixels may be broken
+        return 1
+    return found if isinstance(found, int) else 1
+
+
+def _has_more(picture: ImageFile.ImageFile) -> bool:
+    """Whether it has other frames or pages than the first; those of a PSD are the layers of one picture."""
+    return picture.format != "PSD" and bool(getattr(picture, "is_animated", False))
 
 
 def _read_as(picture: ImageFile.ImageFile, raw: str) -> Image.Image:

@@ -1,7 +1,8 @@
 """What a data set is here: images in memory as bytes, a train split, and a search split cut from it."""
 
+import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 from autoprune.data.classes import class_names
 from autoprune.errors import DataError
 from autoprune.seeding import rng
+
+LEAST_SPREAD = 2  # of 255: less, over all images, is what rounding and compression leave of nothing
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,23 @@ def check_split(split: ImageSplit, info: DataInfo, where: str) -> None:
         raise DataError(f"{where} must hold images with labels in 0..{info.num_classes - 1}, got {got}")
 
 
+def check_varied(split: ImageSplit, where: str) -> None:
+    """Raise `DataError` if all images are of one and the same grey or colour: there is nothing to be told apart."""
+    spread = split.images.amax((0, 2, 3)).int() - split.images.amin((0, 2, 3)).int()  # (C,)
+    if int(spread.max()) <= LEAST_SPREAD:
+        colour = ", ".join(map(str, split.images[0, :, 0, 0].tolist()))
+        raise DataError(
+            f"{where}: all {len(split):,} images are one and the same plain {colour} of 255, so that nothing in them "
+            f"tells the classes apart; look at the files, and at how they were saved"
+        )
+
+
+def count_repeated(images: Tensor, known: Iterable[Tensor]) -> int:
+    """How many of `images` are among `known`, pixel by pixel."""
+    seen = {digest for split in known for digest in _digests(split)}
+    return sum(digest in seen for digest in _digests(images))
+
+
 def stratified_indices(labels: Tensor, count: int, *, seed: int, purpose: str) -> Tensor:
     """`count` indices with the classes in proportion (largest remainders), sorted; the same for the same seed."""
     if not 0 < count <= len(labels):
@@ -143,6 +163,10 @@ def cut_search_split(train: ImageSplit, count: int, *, seed: int) -> tuple[Image
     rest = torch.ones(len(train), dtype=torch.bool)
     rest[indices] = False
     return train.select(torch.nonzero(rest).squeeze(1)), train.select(indices)
+
+
+def _digests(images: Tensor) -> Iterator[bytes]:
+    return (hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in images.numpy())
 
 
 def _has_channels_last(shape: tuple[int, ...]) -> bool:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError, shown
 from autoprune.files import read_json, write_json
 from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
+from autoprune.paths import user_path
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.elastic import resized
 from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of
@@ -59,13 +60,20 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     model from a factory, or one that came as an object, must be given: the file chooses no code to run.
     Raises `InputError` or `ModelError` naming the file and what does not fit, before anything large is made.
     """
-    folder = Path(folder)
+    folder = user_path(folder, field="folder")
+    if architecture is not None and not isinstance(architecture, nn.Module):
+        raise InputError(
+            f"architecture: must be the model before it was pruned, an nn.Module, got {shown(architecture)}"
+        )
     path = folder / STRUCTURE_FILE
     structure = _read(path)
     if architecture is None:
         spec = _buildable(structure.spec, path)
-        with torch.device("meta"):  # no memory is taken
-            unpruned = build_model(spec)
+        try:
+            with torch.device("meta"):  # no memory is taken
+                unpruned = build_model(spec)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from None
         if sum(parameter.numel() for parameter in unpruned.parameters()) > MOST_PARAMS:
             raise ModelError(f"{path}: the model before pruning would have more than {MOST_PARAMS:,} parameters")
         _check_fits(unpruned, structure, path)

@@ -37,8 +37,13 @@ def read_run(run_dir: Path) -> RunRecord:
         raise InputError(f"{run_dir}: no such run directory")
     config_path, store_path = run_dir / "config.yaml", run_dir / "trials.sqlite"
     config = load_config(config_path)
+    if not (run_dir / "result.json").exists() and (policy := run_dir / "policy.json").is_file():
+        raise InputError(
+            f"{run_dir / 'result.json'}: no such file, so {run_dir} holds a search alone; see `autoprune front "
+            f"{run_dir}`, or make a run of it with `autoprune apply CONFIG --policy {policy}`"
+        )
     result = parse_result(read_json(run_dir / "result.json"), where=str(run_dir / "result.json"))
-    if not store_path.is_file():  # opening it would make an empty one
+    if not store_path.exists():  # opening it would make an empty one
         raise InputError(f"{store_path}: no such file")
     try:
         store = TrialStore(store_path)

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 from autoprune.config import RewardConfig
 
+LARGEST_NATS = 1e6  # of a loss: float32 outputs of a sound network differ by far less
+
 
 @dataclass(frozen=True)
 class Score:
@@ -23,6 +25,12 @@ class Score:
     cross_entropy_se: float = 0.0
     look: int = 0
     complete: bool = True
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether each loss is one that a network can have; NaN is none."""
+        losses = (self.kl, self.cross_entropy, self.kl_se, self.cross_entropy_se)
+        return all(0.0 <= loss <= LARGEST_NATS for loss in losses) and math.isfinite(self.top1)
 
     @property
     def top1_se(self) -> float:

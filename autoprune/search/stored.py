@@ -10,7 +10,9 @@ from autoprune.bounds import real_number, shown, whole_number
 from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy
 from autoprune.search.facts import check_fact
+from autoprune.search.reward import LARGEST_NATS
 
+LARGEST_COST = 1e15  # in milliseconds, millijoules or seconds
 REMEDY = "nothing was changed; put back a copy of the file, or delete that row, and what it told is measured again"
 
 
@@ -32,18 +34,24 @@ def _is_unicode(text: str) -> bool:
 
 
 _number = partial(real_number, least=-math.inf, most=math.inf)
-_positive = partial(real_number, least=0.0, most=math.inf)  # or 0
+_positive = partial(real_number, least=0.0, most=LARGEST_COST)  # or 0
+_loss = partial(real_number, least=0.0, most=LARGEST_NATS)
 _share = partial(real_number, least=0.0, most=1.0)
 _count = partial(whole_number, least=0)
 _from_one = partial(whole_number, least=1)
 _flag = partial(whole_number, least=0, most=1)
 
+FOREIGN = (
+    "SELECT CASE WHEN type IN ('table', 'index') THEN 'virtual table' ELSE type END, name FROM sqlite_master "
+    "WHERE type NOT IN ('table', 'index') OR sql LIKE 'CREATE VIRTUAL%' LIMIT 1"
+)
+
 # (name, value) -> raises `InputError` naming `name`
 Check = Callable[[str, object], object]
 COLUMNS: Mapping[str, Mapping[str, Check]] = {
     "trials": {
-        "fingerprint": _text, "policy": _policy, "kl": _number, "cross_entropy": _number, "top1": _share,
-        "images": _from_one, "kl_se": _positive, "cross_entropy_se": _positive, "look": _count, "complete": _flag,
+        "fingerprint": _text, "policy": _policy, "kl": _loss, "cross_entropy": _loss, "top1": _share,
+        "images": _from_one, "kl_se": _loss, "cross_entropy_se": _loss, "look": _count, "complete": _flag,
         "wall_s": _positive, "created_at": _text,
     },
     "episodes": {
@@ -55,7 +63,16 @@ COLUMNS: Mapping[str, Mapping[str, Check]] = {
 
 
 def check_stored(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises `InputError` naming the first table and row of the database at `path` that cannot be as it is."""
+    """Raises `InputError` naming the first table and row of the database at `path` that cannot be as it is.
+
+    A view may run for ever and a trigger change what is written, so that only tables are taken.
+    """
+    foreign = connection.execute(FOREIGN).fetchone()
+    if foreign is not None:
+        kind, name = foreign
+        raise InputError(
+            f"{path}: not a trials database ({shown(name)} is a {kind}, not a table); move it away and start again"
+        )
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
     try:
         rows = {table: _rows(connection, table, columns) for table, columns in COLUMNS.items()}

@@ -1,7 +1,6 @@
 """Trials in SQLite: each evaluated candidate is on disk before the next one starts, whatever kills the process."""
 
 import copy
-import math
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -112,6 +111,8 @@ class TrialStore:
 
     def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
         self.path, self._parts = path, parts
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, and no trials database; move it away and start again")
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -139,10 +140,10 @@ class TrialStore:
     def add_trial(self, fingerprint: str, policy: str, scores: Sequence[Score], *, wall_s: float) -> None:
         """Store what closer and closer looks found, in `wall_s` together, in one transaction.
 
-        The first score of a policy at a look stays. `RunError` if one is not finite.
+        The first score of a policy at a look stays. `RunError` if one is not finite, or beyond all that losses are.
         """
         for score in scores:
-            if not math.isfinite(score.kl + score.cross_entropy + score.top1 + score.kl_se + score.cross_entropy_se):
+            if not score.is_sound:
                 raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
             f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.data import ImageSplit, SearchData, check_augmentation, check_split, load_search_data, load_test_split
+from autoprune.data import (
+    ImageSplit,
+    SearchData,
+    check_augmentation,
+    check_split,
+    check_varied,
+    load_search_data,
+    load_test_split,
+    tell_repeated,
+)
+from autoprune.files import shortened
+from autoprune.machine import require_batches
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
 from autoprune.seeding import derive_seed, seed_everything
@@ -35,15 +46,18 @@ def load_subject(
     Raises `DataError` or `ModelError` for whatever does not exist, load or fit.
     """
     data = load_search_data(config.data) if data is None else data
+    is_trained = model is not None or config.model.checkpoint is not None
+    require_batches(config, len(data.train), data.info.input_shape, is_trained=is_trained)
     test = load_test_split(config.data, classes=data.info.classes) if test is None else test
     for split, where in ((data.train, "the train split"), (data.search, "the search split"), (test, "the test split")):
         check_split(split, data.info, where)
-    spec, is_trained = None, True
+        check_varied(split, f"data.name={shortened(data.info.name)}: {where}")
+    tell_repeated(data, test)
+    spec = None
     if model is None:
         spec = ModelSpec(config.model.name, data.info.num_classes, data.info.in_channels, config.model.width)
         seed_everything(derive_seed(config.seed, "initial weights"))
         model = build_model(spec)
-        is_trained = config.model.checkpoint is not None
     else:
         check_weights(model, config.model.name)  # first: a model of another type takes no images at all
         model = own_copy(model)
