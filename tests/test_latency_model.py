@@ -30,6 +30,7 @@ from autoprune.prediction.latency_model import (
     find_ladders,
     group_ms,
     group_staircase,
+    layer_lines,
 )
 from autoprune.prediction.latency_table import LatencyFit, LatencyPredictor, LatencyTable
 from autoprune.prediction.latency_validation import compare, validate_latency
@@ -85,9 +86,10 @@ def test_ladders_ascend_to_all_channels(name: str, tmp_path: Path) -> None:
         assert len(ladder) <= 3
 
 
-def test_every_policy_on_the_ladders_is_known_beforehand(tmp_path: Path) -> None:
-    """No layer of this network belongs to more than two groups."""
-    model = built("flatten", tmp_path / "table.sqlite")
+@pytest.mark.parametrize("name", ["flatten", "concat"])
+def test_every_policy_on_the_ladders_is_known_beforehand(name: str, tmp_path: Path) -> None:
+    """Layers that read several groups, too."""
+    model = built(name, tmp_path / "table.sqlite")
     before = dict(model.predictor.table.entries)
     predicted = [model.predictor.predicted_latency_ms(policy) for policy in policies_on(dict(model.ladders))]
     assert model.predictor.table.entries == before
@@ -332,6 +334,51 @@ def test_ladders_have_no_more_rungs_than_asked_for() -> None:
     [group] = elastic.groups
     ladder = find_ladders(elastic, predictor, SearchConfig(min_keep=0.125, max_rungs=3))[group.name]
     assert ladder == (8, 36, 64)
+
+
+def test_of_groups_alike_the_widest_few_are_scanned() -> None:
+    """Six of 64 to 32 channels: three are timed at their uppermost widths one by one, the others follow their steps."""
+    elastic = chain(64, 60, 56, 52, 48, 32)
+    predictor = predictor_of(elastic, lambda before, after: math.ceil(before / 8) * math.ceil(after / 8))
+    ladders = find_ladders(elastic, predictor, SearchConfig(min_keep=0.25, max_rungs=64))
+    names = [group.name for group in elastic.groups]
+    outputs = {(layer.shape.in_channels, layer.shape.out_channels) for layer in predictor.table.entries}
+    assert {(56, 51), (52, 47), (48, 31)} & outputs == set()
+    assert {(64, 59), (60, 55)} <= outputs
+    assert ladders[names[4]] == (16, 24, 32, 40, 48)
+    assert ladders[names[5]] == (8, 16, 24, 32)
+
+
+def test_a_few_lines_of_each_layer_tell_the_rest() -> None:
+    """Where time is a product of staircases no pair of widths is far off, and few are measured."""
+    elastic = chain(64, 64, 64)
+    formula = lambda before, after: 0.01 + math.ceil(before / 8) * math.ceil(after / 8)  # noqa: E731
+    exact = predictor_of(elastic, formula)
+    ladders = find_ladders(elastic, exact, SearchConfig(min_keep=0.125, max_rungs=8))
+    lines = layer_lines(exact.shapes, ladders)
+    assert set(lines) == {"1", "2"}  # the first reads the image, the last makes the classes
+    assert all(len(own.measured) == 8 + 5 * 7 for own in lines.values())
+    few = LatencyPredictor(exact.shapes, exact.epilogues, FormulaTable(formula), LatencyFit(0.0, 1.0), lines)
+    for policy in policies_on(ladders):
+        assert few.predicted_latency_ms(policy) == pytest.approx(exact.predicted_latency_ms(policy))
+    timed = {entry.shape for entry in few.table.entries if entry.shape.in_channels > 1 and entry.shape.out_channels > 2}
+    assert len(timed) == len(lines["1"].measured)  # the two layers are alike
+
+
+def test_a_layer_that_reads_many_groups_is_measured_at_few_widths() -> None:
+    """A concatenation of three: 8 * 8 * 8 * 8 sets of widths."""
+    elastic, shape = elastic_net("concat"), SMALL_NETS["concat"].input_shape
+    shapes = CutShapes(elastic, shape)
+    predictor = LatencyPredictor(
+        shapes, dict.fromkeys(shapes.original, ()), FormulaTable(lambda a, b: 1e-3 * a * b), LatencyFit(0.0, 1.0)
+    )
+    ladders = {group.name: tuple(range(1, group.channels + 1)) for group in elastic.groups}
+    lines = layer_lines(shapes, ladders)
+    joined = [name for name in lines if len(shapes.side_owners(name, "in")) > 1]
+    assert joined
+    few = LatencyPredictor(shapes, predictor.epilogues, FormulaTable(predictor.table.formula), predictor.fit, lines)  # type: ignore[attr-defined]
+    for policy in random_policies(ladders, 40, purpose="test"):
+        assert few.predicted_latency_ms(policy) == pytest.approx(predictor.predicted_latency_ms(policy))
 
 
 def test_the_time_of_a_group_is_that_of_the_layers_that_it_touches() -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from autoprune.prediction.latency_table import (
     in_all_conditions,
 )
 from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.layer_lines import LayerLines, evenly_filled
 from autoprune.prediction.staircase import (
+    Step,
     alignment,
     candidate_widths,
     least_width,
@@ -44,6 +46,7 @@ from autoprune.search.trials import TrialStore
 FACT = "latency"
 LADDERS_FACT = "ladders"
 JUDGED_AGAIN = 3
+SCANNED_ALIKE = 3  # of the groups that touch the same kinds of layers
 NO_FIT = LatencyFit(0.0, 1.0)
 
 
@@ -74,13 +77,16 @@ def build_latency_model(
     if saved is not None:
         facts = json.loads(saved)
         entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
-        predictor = LatencyPredictor(shapes, after, LatencyTable(device, entries=entries), LatencyFit.of(facts["fit"]))
-        return LatencyModel(predictor, {name: tuple(widths) for name, widths in facts["ladders"].items()})
+        ladders = {name: tuple(widths) for name, widths in facts["ladders"].items()}
+        known_table = LatencyTable(device, entries=entries)
+        fit, lines = LatencyFit.of(facts["fit"]), layer_lines(shapes, ladders)
+        return LatencyModel(LatencyPredictor(shapes, after, known_table, fit, lines), ladders)
     shared = TableStore(table_path or default_table_path(), device.key)
     table = LatencyTable(device, store=shared)
-    unfitted = LatencyPredictor(shapes, after, table, NO_FIT)
-    ladders = find_ladders(elastic, unfitted, search)
-    table.ensure(_all_pairs(unfitted, ladders))
+    ladders = find_ladders(elastic, LatencyPredictor(shapes, after, table, NO_FIT), search)
+    lines = layer_lines(shapes, ladders)
+    unfitted = LatencyPredictor(shapes, after, table, NO_FIT, lines)
+    table.ensure(_on_ladders(unfitted, ladders))
     model_key = _model_key(unfitted, ladders)
     known = shared.fit(model_key)
     if known is None:
@@ -93,9 +99,9 @@ def build_latency_model(
                 known = json.dumps(asdict(fit_latency(sums, measured_ms)))
                 recorder.add_fit(model_key, known)
     fit = LatencyFit.of(json.loads(known))
-    predictor = LatencyPredictor(shapes, after, table, fit)
+    predictor = LatencyPredictor(shapes, after, table, fit, lines)
     if store is not None:
-        used = {layer.key: table.layer_ms(layer) for layer in _all_pairs(predictor, ladders)}
+        used = {layer.key: table.layer_ms(layer) for layer in _on_ladders(predictor, ladders)}
         store.set_fact(LADDERS_FACT, json.dumps(ladders))
         store.set_fact(FACT, json.dumps({"layers": used, "fit": asdict(fit), "ladders": ladders}))
     return LatencyModel(predictor, ladders)
@@ -125,7 +131,7 @@ def corrected_again(
         measured_ms = measure_cuts(elastic, predictor.shapes, measured, info, measure)
         fit = fit_latency(sums, measured_ms[: len(fitted)])
         recorder.add_fit(_model_key(predictor, latency.ladders), json.dumps(asdict(fit)))
-    corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit)
+    corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit, predictor.lines)
     judged_ms = np.reshape(measured_ms[len(fitted) :], (JUDGED_AGAIN, len(policies))).mean(0)
     return LatencyModel(corrected, latency.ladders), judged_ms.tolist()
 
@@ -135,28 +141,28 @@ def find_ladders(
 ) -> dict[str, tuple[int, ...]]:
     """Each group's ladder from measured times.
 
-    The uppermost widths of every group are measured one by one, which shows at what distance the steps lie; the
-    widths at that distance are then measured all the way down. Where a branch may go, no channel at all is one more.
+    The uppermost widths of some groups are measured one by one, which shows at what distance the steps lie; the widths
+    at that distance are then measured all the way down. Steps come from the kernels: of the wide groups that touch the
+    same kinds of layers, the few widest are scanned, and the others follow them. Where a branch may go, no channel at
+    all is one more.
     """
-    scans = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
+    widths = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
+    alike: dict[Hashable, list[PrunableGroup]] = {}  # those that are wide; the others are scanned whole
+    for group in sorted(elastic.groups, key=lambda group: -group.channels):
+        if widths[group.name][0] > least_width(group.channels, min_keep=search.min_keep):
+            alike.setdefault(_kinds(predictor, group), []).append(group)
+    wide = {group.name for groups in alike.values() for group in groups}
+    scanned = {group.name for groups in alike.values() for group in groups[:SCANNED_ALIKE]}
+    scans = {name: own for name, own in widths.items() if name in scanned or name not in wide}
     measure_widths(elastic, predictor, scans, description="latency staircases")
-    wide = [
-        group
-        for group in elastic.groups
-        if scans[group.name][0] > least_width(group.channels, min_keep=search.min_keep)
-    ]
-    steps = settled_steps(
-        {
-            group.name: alignment(
-                scans[group.name], [group_ms(elastic, predictor, group, width) for width in scans[group.name]]
-            )
-            for group in wide
+    candidates = dict(scans)
+    for groups in alike.values():
+        found = {group.name: _alignment(elastic, predictor, group, scans) for group in groups if group.name in scans}
+        steps = settled_steps(found, also=[group.name for group in groups])
+        candidates |= {
+            group.name: candidate_widths(group.channels, step=steps[group.name], min_keep=search.min_keep)
+            for group in groups
         }
-    )
-    # A group that is not wide was scanned whole.
-    candidates = scans | {
-        group.name: candidate_widths(group.channels, step=steps[group.name], min_keep=search.min_keep) for group in wide
-    }
     measure_widths(elastic, predictor, candidates, description="latency ladders")
     ladders = {}
     for group in elastic.groups:
@@ -164,6 +170,20 @@ def find_ladders(
         ladder = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
         ladders[group.name] = with_branch_rung(ladder, group, search)
     return ladders
+
+
+def _alignment(
+    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, scans: Mapping[str, Sequence[int]]
+) -> Step:
+    widths = scans[group.name]
+    return alignment(widths, [group_ms(elastic, predictor, group, width) for width in widths])
+
+
+def _kinds(predictor: LatencyPredictor, group: PrunableGroup) -> Hashable:
+    """The kinds of layers that a group touches, and on which side."""
+    shapes = predictor.shapes.original
+    layers = [(shapes[member.module], member.axis) for member in group.members if member.module in shapes]
+    return frozenset((shape.kind, shape.kernel, axis) for shape, axis in layers)
 
 
 def with_branch_rung(ladder: tuple[int, ...], group: PrunableGroup, search: SearchConfig) -> tuple[int, ...]:
@@ -215,15 +235,43 @@ def _touched(
     return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members - gone]
 
 
-def _all_pairs(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
-    """Every layer at every pair of rungs of its two sides, so that no lookup has to wait later."""
+def layer_lines(shapes: CutShapes, ladders: Ladders) -> dict[str, LayerLines]:
+    """The lines along which layers are measured that depend on several groups.
+
+    Where one group is on both sides beside others there are none: such a layer is measured when it is asked for.
+    """
+    lines = {}
+    for name, shape in shapes.original.items():
+        sides = shapes.side_owners(name, "in"), shapes.side_owners(name, "out")
+        if shape.kind == "depthwise" or set(sides[0]) & set(sides[1]) or len(shapes.owners[name]) < 2:
+            continue
+        whole = {group: ladders[group][-1] for group in shapes.owners[name]}
+        inputs, outputs = (
+            [shapes.layer(name, whole | dict(zip(groups, widths, strict=True))) for widths in _steps(groups, ladders)]
+            for groups in sides
+        )
+        lines[name] = LayerLines(
+            tuple(sorted({layer.in_channels for layer in inputs if not layer.is_empty})),
+            tuple(sorted({layer.out_channels for layer in outputs if not layer.is_empty})),
+        )
+    return lines
+
+
+def _steps(groups: Sequence[str], ladders: Ladders) -> list[tuple[int, ...]]:
+    return evenly_filled([ladders[group] for group in groups])
+
+
+def _on_ladders(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
+    """All that predictions of policies on the ladders are worked out from, so that no lookup has to wait later."""
     layers: list[LayerInGraph] = []
     for name, owners in predictor.shapes.owners.items():
-        if len(owners) <= 2:  # more (a concatenation) would be too many combinations: measured when asked for
-            for widths in itertools.product(*(ladders[group] for group in owners)):
-                layer = predictor.in_graph(name, dict(zip(owners, widths, strict=True)))
-                layers += () if layer.shape.is_empty else in_all_conditions(layer)
-    return list(dict.fromkeys(layers))
+        if name in predictor.lines:
+            layers += [predictor.resized(name, *widths) for widths in predictor.lines[name].measured]
+        elif len(owners) <= 2:
+            each = itertools.product(*(ladders[group] for group in owners))
+            layers += [predictor.in_graph(name, dict(zip(owners, widths, strict=True))) for widths in each]
+    left = (layer for layer in layers if not layer.shape.is_empty)
+    return list(dict.fromkeys(itertools.chain.from_iterable(map(in_all_conditions, left))))
 
 
 def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from autoprune.measure.device import Device
 from autoprune.policy import PruningPolicy
 from autoprune.prediction.latency_residual import LatencyResidual, fit_residual
 from autoprune.prediction.layer_bench import COLD_FROM_BYTES, LayerInGraph, measure_layers
+from autoprune.prediction.layer_lines import LayerLines
 from autoprune.prediction.table_store import TableStore
 from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
@@ -173,9 +174,16 @@ class LatencyPredictor:
     """Predicted latency of any cut. Looking up a policy costs a dictionary access for each layer."""
 
     def __init__(
-        self, shapes: CutShapes, epilogues: Mapping[str, tuple[str, ...]], table: LatencyTable, fit: LatencyFit
+        self,
+        shapes: CutShapes,
+        epilogues: Mapping[str, tuple[str, ...]],
+        table: LatencyTable,
+        fit: LatencyFit,
+        lines: Mapping[str, LayerLines] | None = None,
     ) -> None:
+        """`lines` of a layer tell at which widths it is measured; without any, at those that are asked for."""
         self.shapes, self.epilogues, self.table, self.fit = shapes, epilogues, table, fit
+        self.lines = dict(lines or {})
         # For each layer: its owners, and (ms, what it takes longer cold, MB of weights) by their widths.
         self._known: list[tuple[str, tuple[str, ...], dict[tuple[int, ...], tuple[float, float, float]]]] = [
             (name, owners, {}) for name, owners in shapes.owners.items()
@@ -213,14 +221,32 @@ class LatencyPredictor:
         layers = {name: self._layer(name, channels) for name in self.shapes.original if name not in gone}
         return {name: self.fit.scale * ms + extra_share * extra_ms for name, (ms, extra_ms, _) in layers.items()}
 
+    def resized(self, name: str, inputs: int, outputs: int) -> LayerInGraph:
+        """A layer with so many channels on its two sides."""
+        shape = self.shapes.original[name].resized(in_channels=inputs, out_channels=outputs)
+        return LayerInGraph(shape, self.epilogues[name])
+
     def _layer(self, name: str, channels: Mapping[str, int]) -> tuple[float, float, float]:
-        layer = self.in_graph(name, channels)
-        ms = self.table.layer_ms(layer)
-        conditions = in_all_conditions(layer)
-        extra_ms = max(0.0, self.table.layer_ms(conditions[-1]) - ms) if len(conditions) > 1 else 0.0
-        return ms, extra_ms, layer.weight_bytes / 1e6
+        """Milliseconds, what it takes longer cold, megabytes of weights."""
+        layer, lines = self.in_graph(name, channels), self.lines.get(name)
+        sides = layer.shape.in_channels, layer.shape.out_channels
+        if lines is None or not lines.covers(*sides):
+            return self.table.layer_ms(layer), self._cold_extra_ms(layer), layer.weight_bytes / 1e6
+        ms = lines.ms(*sides, lambda *near: self.table.layer_ms(self.resized(name, *near)))
+        extra_ms = lines.ms(*sides, lambda *near: self._cold_extra_ms(self.resized(name, *near)))
+        return ms, extra_ms if is_heavy(layer) else 0.0, layer.weight_bytes / 1e6
+
+    def _cold_extra_ms(self, layer: LayerInGraph) -> float:
+        if not is_heavy(layer):
+            return 0.0
+        return max(0.0, self.table.layer_ms(replace(layer, cold=True)) - self.table.layer_ms(layer))
 
 
 def in_all_conditions(layer: LayerInGraph) -> tuple[LayerInGraph, ...]:
     """What is to be measured of a layer: with its weights in a cache and, if they are many, with them in memory."""
-    return (layer, replace(layer, cold=True)) if layer.weight_bytes >= COLD_FROM_BYTES else (layer,)
+    return (layer, replace(layer, cold=True)) if is_heavy(layer) else (layer,)
+
+
+def is_heavy(layer: LayerInGraph) -> bool:
+    """Whether it takes longer with its weights in memory than with them in a cache."""
+    return layer.weight_bytes >= COLD_FROM_BYTES

@@ -8,7 +8,7 @@ import numpy as np
 
 STEP_TOLERANCE = 0.02  # a narrower width must be at least this much faster to be a rung: the noise of a measurement
 CLEAR_GAIN = 0.05
-MOST_CANDIDATES = 24
+MOST_CANDIDATES = 16
 SCANNED_WHOLE = 16  # a group of up to this many channels is measured at every width
 Cost = Callable[[int], float]
 
@@ -60,26 +60,31 @@ def alignment(widths: Sequence[int], times: Sequence[float]) -> Step:
     return found
 
 
-def settled_steps(steps: Mapping[str, Step]) -> dict[str, int]:
+def settled_steps(steps: Mapping[str, Step], *, also: Sequence[str] = ()) -> dict[str, int]:
     """The step of each group: its own where it stands out clearly, elsewhere the commonest of those that do.
 
-    Steps come from the kernels, which the groups of a model share; the scan of one group may show mostly noise.
+    Steps come from the kernels, which the groups of a model share; the scan of one group may show mostly noise. `also`
+    names groups that were not scanned and follow the others.
     """
     clear = Counter(step.width for step in steps.values() if step.gain >= CLEAR_GAIN)
     commonest = max(clear, key=lambda width: (clear[width], width), default=None)
-    return {
+    found = {
         name: commonest if commonest is not None and step.gain < CLEAR_GAIN else step.width
         for name, step in steps.items()
     }
+    usual = commonest or max(Counter(found.values()).items(), key=lambda item: (item[1], item[0]), default=(1, 0))[0]
+    return dict.fromkeys(also, usual) | found
 
 
 def candidate_widths(channels: int, *, step: int, min_keep: float) -> tuple[int, ...]:
     """`min_keep` of the channels, multiples of `step` above that, and all channels themselves, ascending.
 
-    Of a very wide group only every second, third … multiple, so that measuring them does not take for ever.
+    Of a very wide group only every second, fourth, eighth … multiple, so that measuring them does not take for ever:
+    whatever else the kernels may like goes by powers of two, too.
     """
     least = least_width(channels, min_keep=min_keep)
-    step *= max(1, -(-(channels - least) // (step * MOST_CANDIDATES)))
+    while channels - least > step * MOST_CANDIDATES:
+        step *= 2
     return tuple(sorted({least, *range(-(-least // step) * step, channels, step), channels}))
 
 

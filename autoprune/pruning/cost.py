@@ -167,7 +167,7 @@ class CutShapes:
         self._macs, self._repeats = self._loose_macs(model, cut, input_shape)
         # The groups that a layer's shape depends on, and what was worked out for their widths before.
         self.owners: dict[str, tuple[str, ...]] = {
-            name: tuple(dict.fromkeys(group for axis in AXES for group, _ in self._brings.get((name, axis), ())))
+            name: tuple(dict.fromkeys(group for axis in AXES for group in self.side_owners(name, axis)))
             for name in self.original
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
@@ -229,6 +229,10 @@ class CutShapes:
                 in_channels=self._side(name, "in", channels), out_channels=self._side(name, "out", channels)
             )
         return known[widths]
+
+    def side_owners(self, name: str, axis: Axis) -> tuple[str, ...]:
+        """The groups that own channels of one side of a layer."""
+        return tuple(group for group, _ in self._brings.get((name, axis), ()))
 
     def layers(self, policy: PruningPolicy) -> dict[str, LayerShape]:
         """Those that are left of the layers, by name."""
