@@ -4,7 +4,6 @@ compare with the first file's.
 Random images, as `autoprune bench` has them, cannot tell what an input-adaptive file takes: that depends on the images.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.latency import make_session
+from autoprune.measure.matched import Interval, Right, change_of_accuracy
 from autoprune.measure.memory_limit import memory_limited
 from autoprune.onnx_runtime import onnxruntime
 from autoprune.seeding import rng
@@ -32,11 +32,7 @@ from autoprune.stages.adaptive_figures import shares
 
 SCHEMA = 1
 KIND = "evaluation"
-Z_975 = 1.959964
 SAME_PIXELS = 1e-4  # of a mean or standard deviation, which the files' metadata give to six digits
-
-Interval = tuple[float, float]
-Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -172,20 +168,6 @@ def evaluate_files(
             for place, (name, file, time) in enumerate(zip(names, files, times, strict=True))
         ),
     )
-
-
-def change_of_accuracy(before: Right, after: Right) -> tuple[float, Interval]:
-    """By how much `after` (N,) is right more often than `before` (N,) of the same images, with a 95% interval.
-
-    Only images that one of the two gets right and the other wrong tell them apart. The interval is Agresti and Min's
-    (2005, "Simple improved confidence intervals for comparing matched proportions"), which adds half an image to each
-    of the four cells and so has a width even if no answer differs.
-    """
-    gained, lost = int((after & ~before).sum()), int((before & ~after).sum())
-    count = len(before) + 2
-    middle = (gained - lost) / count
-    half = Z_975 * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
-    return (gained - lost) / len(before), (middle - half, middle + half)
 
 
 def _figures(

@@ -1,6 +1,7 @@
 """From a configuration, a trained model and data to the search problem: groups, ladders, costs, sensitivities."""
 
 import hashlib
+import json
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,6 +30,7 @@ from autoprune.training.teacher import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015
+ORIGINAL_FACT = "original"  # where it stands among its candidates
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ def prepare(
         repairs=config.search.repair,
     )
 
+    if store is not None:
+        shown = {"predicted_latency_ms": original_cost.predicted_latency_ms, "top1": evaluator.original_top1}
+        store.set_fact(ORIGINAL_FACT, json.dumps(shown))
     known = earlier_policies(config.search.start_from, elastic, store)
     problem = SearchProblem(
         tuple(

@@ -17,7 +17,8 @@ from autoprune.bench.stats import RESOLUTION, mean_ratio
 from autoprune.data import DataInfo, ImageSplit
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.file_evaluation import change_of_accuracy, check_files, evaluate_files
+from autoprune.file_evaluation import check_files, evaluate_files
+from autoprune.measure.matched import accuracy_interval, change_of_accuracy
 from autoprune.measure.memory_limit import free_bytes
 
 INFO = DataInfo("squares", ("dark", "bright"), 1, 4, 4, mean=(0.5,), std=(0.5,))
@@ -46,6 +47,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def squares(count: int) -> ImageSplit:
     labels = torch.arange(count) % 2
     return ImageSplit((labels * 255).to(torch.uint8)[:, None, None, None].expand(count, 1, 4, 4).contiguous(), labels)
+
+
+def test_the_interval_of_an_accuracy_by_hand() -> None:
+    """Wilson's of 90 right of 100 is 82.6% to 94.5%; of all right it ends at one, and has a width."""
+    right = np.arange(100) < 90
+    assert accuracy_interval(right) == (pytest.approx(0.82563, abs=1e-4), pytest.approx(0.94477, abs=1e-4))
+    assert accuracy_interval(np.ones(100, dtype=bool)) == (pytest.approx(0.96300, abs=1e-4), 1.0)
 
 
 def test_change_of_accuracy_by_hand() -> None:

@@ -11,6 +11,7 @@ from autoprune.policies.heuristics import nested
 from autoprune.policies.router_graph import CascadeNodes
 from autoprune.policy import PruningPolicy
 from autoprune.results.adaptive import RouteFigures
+from autoprune.results.run import StaticFigures
 from autoprune.search.toy import toy_optimum, toy_problem
 from autoprune.stages.adaptive_examples import MOST_EXAMPLES, picked
 from autoprune.stages.adaptive_figures import agreement, static_at_equal_accuracy
@@ -94,12 +95,20 @@ def test_the_static_model_of_equal_accuracy_by_hand() -> None:
             energy_source="estimated",
         )
 
+    images = np.arange(1000)
     static = {"original": figures(0.93, 4.0), "pruned": figures(0.929, 2.0), "level 0": figures(0.90, 1.0)}
-    found = static_at_equal_accuracy(static, figures(0.93, 1.5))
-    assert (found.model, found.latency_ratio) == ("pruned", 0.75)  # a tenth of a point less counts as equal
-    assert static_at_equal_accuracy(static, figures(0.9302, 1.5)).model == "original"
-    assert static_at_equal_accuracy(static, figures(0.95, 1.5)).model == "original"  # none is; it comes nearest
-    assert static_at_equal_accuracy(static, figures(0.90, 0.9)).model == "level 0"
+    right = {name: images < 1000 * one.test_accuracy for name, one in static.items()}
+
+    def beside(accuracy: float, mean_ms: float) -> StaticFigures:
+        adaptive = figures(accuracy, mean_ms)
+        return static_at_equal_accuracy(static, adaptive, right=right, adaptive_right=images < 1000 * accuracy)
+
+    found = beside(0.93, 1.5)
+    assert (found.model, found.latency_ratio) == ("pruned", 0.75)  # one image of a thousand less tells nothing
+    assert beside(0.9302, 1.5).model == "pruned"
+    assert beside(0.936, 1.5).model == "original"  # seven less than it do tell; six do not
+    assert beside(0.95, 1.5).model == "original"  # none is; it comes nearest
+    assert beside(0.90, 0.9).model == "level 0"
 
 
 def test_examples_are_of_all_classes_in_turn() -> None:

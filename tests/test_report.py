@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,18 +11,32 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
 from autoprune.config import RunConfig
 from autoprune.config_file import dump_config, parse_config
+from autoprune.data import DataInfo
 from autoprune.errors import InputError
+from autoprune.export.onnx_file import export_onnx
 from autoprune.files import read_json, write_json, write_text
 from autoprune.policy import PruningPolicy, save_policy
+from autoprune.reports import adaptive
 from autoprune.reports.adaptive_charts import share_chart
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
-from autoprune.reports.run import comparison_rows, duration, headline, summary_table, unmet_drop, write_report
-from autoprune.results.adaptive import ClassFigures
-from autoprune.results.run import parse_result
+from autoprune.reports.run import (
+    comparison_rows,
+    duration,
+    headline,
+    slow_calls,
+    summary_table,
+    unmet_drop,
+    write_report,
+)
+from autoprune.reports.words import run_code
+from autoprune.results.adaptive import AdaptiveResult, ClassFigures, RouteFigures
+from autoprune.results.run import InputFigures, parse_result
 from autoprune.search.reward import Score
 from autoprune.search.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
@@ -247,7 +263,7 @@ def test_several_searches_in_one_store_are_told_apart(tmp_path: Path) -> None:
     assert "6 episodes, 5 different policies" in page.text
     assert "ddpg, seed 7: 4 (chosen)" in page.text
     assert "random, seed 1: 1" in page.text
-    assert page.texts.count("ddpg, seed 7") == page.texts.count("random, seed 1") == 2
+    assert page.texts.count("ddpg, seed 7") == page.texts.count("random, seed 1") == 3
 
 
 def test_a_chosen_policy_that_was_never_tried_is_not_marked(tmp_path: Path) -> None:
@@ -354,10 +370,123 @@ def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
     assert (
         "Test accuracy 93.00%, mean latency 0.200 ms: 0.40 of the original's, and 0.80 of that of the fastest static "
-        "model of equal accuracy (pruned, 93.00%). Share of inputs by level, smallest first: 70%, 20%, 10%. "
-        "adaptive.html has more." in text
+        "model whose accuracy cannot be told from it (pruned, 93.00%). Share of inputs by level, smallest first: 70%, "
+        "20%, 10%. adaptive.html has more." in text
     )
     assert "No environment was recorded." in text
+
+
+def test_a_target_that_costs_the_accuracy_is_not_shown_as_good(tmp_path: Path) -> None:
+    page = report_of(make_run(tmp_path, result=make_result(pruned_accuracy=0.5522)))
+    assert "! Target met, accuracy lost" in page.text
+    assert "✓" not in page.text
+
+
+def test_calls_at_the_slow_end_that_take_longer_are_said(tmp_path: Path) -> None:
+    result = make_result()
+    result["pruned"]["latency_ms_p95"] = 0.72
+    text = report_of(make_run(tmp_path, result=result)).text
+    assert "One call in twenty takes longer than the original's: p95 is 0.720 ms, and was 0.660 ms." in text
+    assert slow_calls(parse_result(make_result(), where="result")) is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "meaning"),
+    [
+        (-0.0051, -0.0011, "the pruned model is less accurate"),
+        (-0.0051, 0.0, "the two cannot be told apart"),
+        (-0.004, 0.002, "the two cannot be told apart"),
+    ],
+)
+def test_accuracies_have_their_intervals(low: float, high: float, meaning: str, tmp_path: Path) -> None:
+    result = make_result() | {
+        "accuracy": {
+            "images": 10_000,
+            "original_ci95": [0.931, 0.941],
+            "pruned_ci95": [0.928, 0.938],
+            "change": -0.0031,
+            "change_ci95": [low, high],
+        }
+    }
+    text = report_of(make_run(tmp_path, result=result)).text
+    assert "On these 10,000 test images the accuracy changes by −0.31 points (95% interval: −0." in text
+    assert f"): {meaning}." in text
+    assert "its 95% interval 93.1% to 94.1% 92.8% to 93.8%" in text
+
+
+def test_a_branch_that_is_gone_is_explained(tmp_path: Path) -> None:
+    groups = GROUPS | {"layer3.0.conv1": (0, 64)}
+    text = report_of(make_run(tmp_path, groups=groups)).text
+    assert "A group that is gone kept none: the branch that it lived in" in text
+    assert "layer3.0.conv1 64 gone 0%" in text
+    assert "0 / 64" not in text
+    assert "A group that is gone" not in report_of(make_run(tmp_path / "whole")).text
+
+
+def test_fine_tuning_has_its_frame(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    TrialStore(run_dir / "trials.sqlite").set_fact(
+        "finetune_frame", json.dumps({"original": 0.95, "before": 0.6, "epochs": 12})
+    )
+    page = report_of(run_dir)
+    assert "3 epochs of 12: its time was over; the weights" in page.text
+    assert "Epoch 0 is the cut before any training." in page.text
+    assert {"pruned", "original"} <= set(page.texts)
+
+
+def test_the_original_stands_among_the_trials(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path)
+    assert "original" not in report_of(run_dir).texts
+    TrialStore(run_dir / "trials.sqlite").set_fact("original", json.dumps({"predicted_latency_ms": 0.7, "top1": 0.95}))
+    assert "original" in report_of(run_dir).texts
+
+
+def test_the_code_on_a_page_runs(tmp_path: Path) -> None:
+    """It is run as it stands, beside a file that a run would have exported."""
+    info = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.25,), std=(0.5,))
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    export_onnx(net, tmp_path / "export" / "model.onnx", info)
+    given = {"shape": [1, 8, 8], "mean": [0.25], "std": [0.5], "classes": ["a", "b"]}
+    run_dir = make_run(tmp_path, result=make_result() | {"input": given})
+    assert "Load it and run it" in report_of(run_dir).text
+    code = run_code(InputFigures(**given), file="export/model.onnx")
+    assert code is not None and code.count("\n") == 5
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}\nprint(logits.shape, float(logits[0, 0]))"],
+        cwd=run_dir,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    with torch.no_grad():
+        expected = float(net(torch.full((1, 1, 8, 8), -0.5))[0, 0])
+    assert shown.startswith("(1, 2) ")
+    assert float(shown.split()[2]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_adaptive_page_says_what_its_headline_leaves_out() -> None:
+    figures = RouteFigures(
+        test_accuracy=0.93,
+        latency_ms_mean=1.0,
+        latency_ms_p50=1.0,
+        latency_ms_p95=1.1,
+        latency_ms_max=2.0,
+        energy_mj=1.0,
+        energy_source="estimated",
+    )
+    result = AdaptiveResult.model_construct(
+        original=figures,
+        adaptive=figures.model_copy(update={"latency_ms_mean": 0.4, "latency_ms_p95": 1.3}),
+        latency_ratio=0.4,
+        accuracy_change_ci95=(-0.002, 0.001),
+    )
+    interval, slow = adaptive.caveats(result)
+    assert interval.endswith("on the same test images: −0.20 to +0.10 points.")
+    assert slow == "The hardest images take longer than before: p95 is 1.300 ms, and 1.100 ms of the original."
+    lost = result.model_copy(update={"adaptive": figures.model_copy(update={"test_accuracy": 0.9})})
+    assert adaptive.headline(result) == "0.40 of the original's mean latency, ±0.00 points of test accuracy"
+    assert adaptive.headline(lost) == "3.0 points of test accuracy lost: 0.40 of the mean latency"
+    assert len(adaptive.caveats(lost)) == 1
 
 
 def test_energy_that_was_not_measured_is_not_made_up() -> None:
@@ -379,7 +508,8 @@ def test_energy_that_was_not_measured_is_not_made_up() -> None:
     [
         (2.149, 0.9362, "2.1× faster, 38% of the parameters, ±0.0 points of test accuracy"),
         (1.02, 0.9411, "As fast as before, 38% of the parameters, +0.5 points of test accuracy"),
-        (0.8, 0.9061, "1.2× slower, 38% of the parameters, −3.0 points of test accuracy"),
+        (0.8, 0.9061, "3.0 points of test accuracy lost: 1.2× slower, 38% of the parameters"),
+        (2.0, 0.5522, "38.4 points of test accuracy lost: 2.0× faster, 38% of the parameters"),
     ],
 )
 def test_headline_is_honest_in_every_direction(speedup: float, pruned_accuracy: float, expected: str) -> None:

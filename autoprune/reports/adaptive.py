@@ -13,6 +13,7 @@ from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.reports.adaptive_charts import curve_chart, share_chart
 from autoprune.reports.pages import write_page
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed
 from autoprune.results.adaptive import AdaptiveResult, Example, RouteFigures
 from autoprune.run_dir import RunDir
 from autoprune.terminal import titled
@@ -68,6 +69,8 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
             "result": result,
             "headline": headline(result),
             "beside_static": beside_static(result),
+            "caveats": caveats(result),
+            "code": run_code(result.input, file="export/adaptive.onnx", level=True),
             "rows": rows(result),
             "energy_source": _energy_source(result.adaptive),
             "mixtures": [
@@ -98,17 +101,36 @@ def adaptive_table(result: AdaptiveResult) -> Group:
 
 def headline(result: AdaptiveResult) -> str:
     """The measured figures in a line: "0.42 of the original's mean latency, +0.05 points of test accuracy"."""
-    change = f"{100 * (result.adaptive.test_accuracy - result.original.test_accuracy):+.2f}"
-    points = "±0.00" if float(change) == 0 else change.replace("-", "−")
+    change = result.adaptive.test_accuracy - result.original.test_accuracy
+    if -change > USUAL_LOSS:
+        return f"{-100 * change:.1f} points of test accuracy lost: {result.latency_ratio:.2f} of the mean latency"
+    points = signed(100 * change, digits=2)
     return f"{result.latency_ratio:.2f} of the original's mean latency, {points} points of test accuracy"
 
 
 def beside_static(result: AdaptiveResult) -> str:
-    """The adaptive file beside the fastest static one that is as accurate."""
+    """The adaptive file beside the fastest static one that is as accurate, as far as the test images can tell."""
     static = result.static_at_equal_accuracy
     saved = 1 - static.latency_ratio
     change = f"{abs(saved):.0%} {'less' if saved >= 0 else 'more'} mean latency"
-    return f"{change} than the fastest static model of equal accuracy ({static.model}, {static.test_accuracy:.2%})"
+    return (
+        f"{change} than the fastest static model whose accuracy cannot be told from it "
+        f"({static.model}, {static.test_accuracy:.2%}; adaptive {result.adaptive.test_accuracy:.2%})"
+    )
+
+
+def caveats(result: AdaptiveResult) -> list[str]:
+    """What the headline leaves out: how sure the accuracy is, and that hard images may take longer than before."""
+    found = []
+    if result.accuracy_change_ci95 is not None:
+        low, high = (signed(100 * bound, digits=2) for bound in result.accuracy_change_ci95)
+        found.append(f"95% interval of the change of accuracy, on the same test images: {low} to {high} points.")
+    before, after = result.original.latency_ms_p95, result.adaptive.latency_ms_p95
+    if after > before * (1 + P95_NOISE):
+        found.append(
+            f"The hardest images take longer than before: p95 is {after:.3f} ms, and {before:.3f} ms of the original."
+        )
+    return found
 
 
 def rows(result: AdaptiveResult) -> list[Row]:

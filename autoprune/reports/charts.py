@@ -1,6 +1,6 @@
 """The charts of a run's report, as SVG text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
@@ -36,7 +36,10 @@ class Series:
 
 
 def keep_chart(groups: Sequence[GroupWidths]) -> str:
-    """One bar per group: the share of its channels that is kept, labelled "kept / before"; ticks mark the ladder."""
+    """One bar per group: the share of its channels that is kept, labelled "kept / before"; ticks mark the ladder.
+
+    A group of which nothing is kept lived in a branch that is gone, and is labelled so.
+    """
     with rc_context(STYLE):
         figure, axes = new_axes(height_in=0.55 + BAR_PITCH_IN * len(groups))
         rows = range(len(groups))
@@ -46,7 +49,8 @@ def keep_chart(groups: Sequence[GroupWidths]) -> str:
         if rungs:
             axes.plot(*zip(*rungs, strict=True), "|", color=COLOURS["muted"], markersize=7, markeredgewidth=0.6)
         for row, group in zip(rows, groups, strict=True):
-            axes.text(1.02, row, f"{group.kept} / {group.of}", va="center", fontsize=8, color=COLOURS["ink"])
+            text = f"{group.kept} / {group.of}" if group.kept else "gone"
+            axes.text(1.02, row, text, va="center", fontsize=8, color=COLOURS["ink"])
         axes.set_yticks(rows, [shorten(group.name) for group in groups], color=COLOURS["ink"])
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.set_xlim(0, 1.18)
@@ -82,42 +86,62 @@ def episode_chart(series: Sequence[Series], *, name: str, ylabel: str, best_labe
         return as_svg(figure, name=name, description=f"{ylabel} by episode, with the best so far")
 
 
-def scatter_chart(points: Sequence[tuple[float, float]], chosen: tuple[float, float] | None) -> str:
-    """Trials as (predicted latency in ms, top-1 in %); `chosen` is marked."""
+def scatter_chart(
+    searches: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    chosen: tuple[float, float] | None,
+    original: tuple[float, float] | None,
+) -> str:
+    """The trials of each search as (predicted latency in ms, top-1 in %); `chosen` and the `original` are marked."""
+    colours = [colour for colour in SERIES if colour != "best"]  # that of the chosen one
     with rc_context(STYLE):
         figure, axes = new_axes()
-        latencies, accuracies = zip(*points, strict=True)
-        axes.plot(
-            latencies,
-            accuracies,
-            "o",
-            color=COLOURS["accent"],
-            markersize=4.2,
-            alpha=0.7,
-            markeredgewidth=0.4,
-            markeredgecolor=COLOURS["surface"],
-            label="trial",
-        )
-        if chosen is not None:
+        for (label, points), colour in zip(searches.items(), cycle(colours), strict=False):
+            latencies, accuracies = zip(*points, strict=True)
             axes.plot(
-                *chosen,
-                marker="*",
-                linestyle="",
-                color=COLOURS["best"],
-                markersize=13,
+                latencies,
+                accuracies,
+                "o",
+                color=COLOURS[colour],
+                markersize=4.2,
+                alpha=0.7,
+                markeredgewidth=0.4,
                 markeredgecolor=COLOURS["surface"],
-                label="chosen policy",
+                label="trial" if len(searches) == 1 else label,
             )
+        marks = (("chosen policy", chosen, "*", "best", 13), ("original", original, "D", "ink", 6))
+        for label, point, marker, colour, size in marks:
+            if point is not None:
+                axes.plot(
+                    *point,
+                    marker=marker,
+                    linestyle="",
+                    color=COLOURS[colour],
+                    markersize=size,
+                    markeredgecolor=COLOURS["surface"],
+                    label=label,
+                )
         label_axes(axes, "predicted latency (ms)", "top-1 on the search split (%)")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         add_legend(figure)
-        return as_svg(figure, name="trials", description=f"Top-1 against predicted latency of {len(points)} trials")
+        count = sum(map(len, searches.values()))
+        return as_svg(figure, name="trials", description=f"Top-1 against predicted latency of {count} trials")
 
 
-def epoch_chart(values: Sequence[float], *, name: str, ylabel: str) -> str:
-    """A value after each epoch of fine-tuning, counted on when fine-tuning comes in several rounds."""
+def epoch_chart(
+    values: Sequence[float], *, name: str, ylabel: str, before: float | None = None, original: float | None = None
+) -> str:
+    """A value after each epoch of fine-tuning, counted on when fine-tuning comes in several rounds.
+
+    `before` is that of the cut before the first epoch, `original` that of the model before it was cut.
+    """
+    known = list(values) if before is None else [before, *values]
     with rc_context(STYLE):
         figure, axes = new_axes(height_in=2.5)
-        axes.plot(range(1, len(values) + 1), values, "o-", color=COLOURS["accent"], markersize=3.5, linewidth=1.6)
+        epochs = range(len(values) + 1 - len(known), len(values) + 1)
+        axes.plot(epochs, known, "o-", color=COLOURS["accent"], markersize=3.5, linewidth=1.6, label="pruned")
+        if original is not None:
+            axes.axhline(original, color=COLOURS["ink"], linewidth=1.1, linestyle="--", label="original")
+            add_legend(figure)
         label_axes(axes, "epoch", ylabel)
         return as_svg(figure, name=name, description=f"{ylabel} by epoch of fine-tuning")

@@ -13,9 +13,24 @@ from autoprune.files import read_json
 from autoprune.policy import load_policy
 from autoprune.reports.charts import GroupWidths
 from autoprune.results.max_drop import part_name
-from autoprune.results.run import RunResult, explain, parse_result
+from autoprune.results.run import Part, RunResult, explain, parse_result
 from autoprune.search.trials import EpisodeRow, TrialStore
 from autoprune.training.train import EpochLog
+
+
+class FinetuneFrame(Part):
+    """Accuracies on the search split around fine-tuning, and the epochs that it might have taken."""
+
+    original: float
+    before: float
+    epochs: int
+
+
+class OriginalPoint(Part):
+    """Where the original stands among the candidates of a search."""
+
+    predicted_latency_ms: float
+    top1: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,8 @@ class RunRecord:
     chosen: dict[str, int]
     episodes: tuple[EpisodeRow, ...]
     finetune: tuple[EpochLog, ...]
+    frame: FinetuneFrame | None = None  # None: of an earlier version
+    original: OriginalPoint | None = None
 
 
 def read_run(run_dir: Path) -> RunRecord:
@@ -50,6 +67,8 @@ def read_run(run_dir: Path) -> RunRecord:
         part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
         searched = store if part is None else store.part(part_name(part))
         episodes, finetune, ladders = searched.episodes(), store.fact("finetune_log"), store.fact("ladders")
+        frame = store.parsed_fact("finetune_frame", FinetuneFrame.model_validate_json)
+        original = store.parsed_fact("original", OriginalPoint.model_validate_json)
     except sqlite3.DatabaseError as error:
         raise InputError(f"{store_path}: not a trials database ({error})") from None
     chosen, groups = _read_groups(run_dir / "policy.json", _parse_ladders(ladders, where=store_path))
@@ -61,6 +80,8 @@ def read_run(run_dir: Path) -> RunRecord:
         chosen=chosen,
         episodes=tuple(episodes),
         finetune=_parse_finetune(finetune, where=store_path),
+        frame=frame,
+        original=original,
     )
 
 

@@ -17,6 +17,7 @@ from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_ch
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
 from autoprune.search.trials import EpisodeRow
 from autoprune.terminal import titled
@@ -47,6 +48,12 @@ class DropLine:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    text: str
+    is_good: bool
+
+
+@dataclass(frozen=True)
 class TargetLine:
     text: str
     reached: str
@@ -64,6 +71,11 @@ def write_report(run_dir: Path) -> Path:
             "record": record,
             "result": record.result,
             "headline": headline(record.result),
+            "verdict": verdict(record.result),
+            "slow_calls": slow_calls(record.result),
+            "accuracy_in_words": accuracy_in_words(record.result),
+            "code": run_code(record.result.input, file="export/model.onnx"),
+            "gone": [group.name for group in record.groups if not group.kept],
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
             "rows": comparison_rows(record.result),
@@ -97,10 +109,51 @@ def headline(result: RunResult) -> str:
     """The measured figures in a line: "2.1× faster, 38% of the parameters, −0.3 points of test accuracy"."""
     speedup, params = result.ratios.speedup, result.ratios.params
     if f"{speedup:.1f}" == "1.0":
-        speed = "As fast as before"
+        speed = "as fast as before"
     else:
         speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
-    return f"{speed}, {params:.0%} of the parameters, {_points(result, digits=1)} of test accuracy"
+    if loses_much(result):
+        lost = f"{100 * (result.original.test_accuracy - result.pruned.test_accuracy):.1f}"
+        return f"{lost} points of test accuracy lost: {speed}, {params:.0%} of the parameters"
+    return (
+        f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {_points(result, digits=1)} of test accuracy"
+    )
+
+
+def loses_much(result: RunResult) -> bool:
+    """Whether more accuracy is lost than a cut may usually cost."""
+    return result.original.test_accuracy - result.pruned.test_accuracy > USUAL_LOSS
+
+
+def verdict(result: RunResult) -> Verdict:
+    """Whether the target is met, as the page's badge says it."""
+    if not result.checks.target_met:
+        return Verdict("✗ Target missed", False)
+    return Verdict("! Target met, accuracy lost", False) if loses_much(result) else Verdict("✓ Target met", True)
+
+
+def slow_calls(result: RunResult) -> str | None:
+    """What to say where calls at the slow end take longer than the original's."""
+    before, after = result.original.latency_ms_p95, result.pruned.latency_ms_p95
+    if after <= before * (1 + P95_NOISE):
+        return None
+    return f"One call in twenty takes longer than the original's: p95 is {after:.3f} ms, and was {before:.3f} ms."
+
+
+def accuracy_in_words(result: RunResult) -> str | None:
+    """The change of accuracy with its interval, and what that means."""
+    found = result.accuracy
+    if found is None:
+        return None
+    low, high = (signed(100 * bound, digits=2) for bound in found.change_ci95)
+    if found.change_ci95[0] <= 0 <= found.change_ci95[1]:
+        meaning = "the two cannot be told apart"
+    else:
+        meaning = "the pruned model is less accurate" if found.change < 0 else "the pruned model is more accurate"
+    return (
+        f"On these {found.images:,} test images the accuracy changes by {_points(result, digits=2)} "
+        f"(95% interval: {low} to {high}): {meaning}."
+    )
 
 
 def comparison_rows(result: RunResult) -> list[Row]:
@@ -110,6 +163,7 @@ def comparison_rows(result: RunResult) -> list[Row]:
     p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
     return [
         Row("Test accuracy", f"{before.test_accuracy:.2%}", f"{after.test_accuracy:.2%}", _points(result, digits=2)),
+        *_interval_row(result),
         Row(
             "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
         ),
@@ -129,6 +183,15 @@ def comparison_rows(result: RunResult) -> list[Row]:
     ]
 
 
+def _interval_row(result: RunResult) -> list[Row]:
+    found = result.accuracy
+    if found is None:
+        return []
+    before, after = (f"{low:.1%} to {high:.1%}" for low, high in (found.original_ci95, found.pruned_ci95))
+    change = " to ".join(signed(100 * bound, digits=2) for bound in found.change_ci95)
+    return [Row("its 95% interval", before, after, change)]
+
+
 def _quiet_row(result: RunResult) -> list[Row]:
     before, after = result.original.latency_ms_quiet, result.pruned.latency_ms_quiet
     speedup = result.ratios.speedup_quiet
@@ -143,10 +206,7 @@ def duration(seconds: float) -> str:
 
 
 def _points(result: RunResult, *, digits: int) -> str:
-    text = f"{100 * (result.pruned.test_accuracy - result.original.test_accuracy):+.{digits}f}"
-    if float(text) == 0:
-        return f"±{0:.{digits}f} points"
-    return f"{text.replace('-', '−')} points"
+    return f"{signed(100 * (result.pruned.test_accuracy - result.original.test_accuracy), digits=digits)} points"
 
 
 def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
@@ -239,14 +299,22 @@ def _charts(record: RunRecord) -> dict[str, str]:
             accuracies, name="top1", ylabel="top-1 on the search split (%)", best_label="best reward so far"
         )
         chosen = _chosen_trial(record)
+        original = record.original
         charts["trials"] = scatter_chart(
-            [_point(row) for row in _trials(record.episodes)], _point(chosen) if chosen else None
+            {label: [_point(row) for row in _trials(rows)] for label, rows in _searches(record.episodes).items()},
+            chosen=_point(chosen) if chosen else None,
+            original=(original.predicted_latency_ms, 100 * original.top1) if original else None,
         )
     if record.finetune:
         accuracy = [100 * log.search_accuracy for log in record.finetune]
         loss = [log.train_loss for log in record.finetune]
+        frame = record.frame
         charts["finetune_accuracy"] = epoch_chart(
-            accuracy, name="finetune-accuracy", ylabel="search split accuracy (%)"
+            accuracy,
+            name="finetune-accuracy",
+            ylabel="search split accuracy (%)",
+            before=100 * frame.before if frame else None,
+            original=100 * frame.original if frame else None,
         )
         charts["finetune_loss"] = epoch_chart(loss, name="finetune-loss", ylabel="training loss")
     return charts
@@ -255,8 +323,7 @@ def _charts(record: RunRecord) -> dict[str, str]:
 def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:
     """(reward, top-1 in %) of each search; the top-1 line follows the policy of the best reward so far."""
     pairs = []
-    for (searcher, seed), rows in groupby(episodes, key=lambda row: (row.searcher, row.seed)):
-        label, values = f"{searcher}, seed {seed}", list(rows)
+    for label, values in _searches(episodes).items():
         best = list(accumulate(values, _better))
         pairs.append(
             (
@@ -265,6 +332,12 @@ def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series
             )
         )
     return pairs
+
+
+def _searches(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
+    """The episodes of each search, by what it is called in a legend."""
+    by_search = groupby(episodes, key=lambda row: (row.searcher, row.seed))
+    return {f"{searcher}, seed {seed}": list(rows) for (searcher, seed), rows in by_search}
 
 
 def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:

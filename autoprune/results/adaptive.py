@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from autoprune.errors import InputError
-from autoprune.results.run import AdaptiveFigures, Part, StaticFigures, explain
+from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures, explain
 
 
 class RouteFigures(Part):
@@ -96,6 +96,8 @@ class AdaptiveResult(Part):
     pruned: RouteFigures | None  # the static model of the same run, if there is one
     latency_ratio: float = Field(gt=0)  # of the mean latencies, adaptive to original
     static_at_equal_accuracy: StaticFigures
+    accuracy_change_ci95: tuple[float, float] | None = None  # adaptive to original, of the same test images
+    input: InputFigures | None = None
     router: Literal["cascade", "learned"]
     level_share: tuple[float, ...]  # of the test images, by the level that answered
     agreement: Agreement

@@ -38,6 +38,16 @@ class Figures(Part):
         return self
 
 
+class AccuracyFigures(Part):
+    """How sure the test accuracies are; the change is of the same images, and of the exported files."""
+
+    images: int = Field(gt=0)
+    original_ci95: tuple[float, float]
+    pruned_ci95: tuple[float, float]
+    change: float
+    change_ci95: tuple[float, float]
+
+
 class Ratios(Part):
     """Pruned divided by original; `speedup` is the other way round."""
 
@@ -147,6 +157,7 @@ class RunResult(Part):
     checks: Checks
     search: SearchFigures
     adaptive: AdaptiveFigures | None = None
+    accuracy: AccuracyFigures | None = None  # None: of an earlier version
     input: InputFigures | None = None
     environment: dict[str, str] = {}
 

@@ -83,6 +83,11 @@ class Evaluator:
             score = _score(log_p, self.reference[:images], self.labels[:images])
             yield replace(score, look=look, complete=images == len(self.images))
 
+    @property
+    def original_top1(self) -> float:
+        """The original's accuracy on the images that candidates are scored on."""
+        return float((self.reference.argmax(1) == self.labels).float().mean())
+
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
         model.eval()

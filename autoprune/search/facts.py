@@ -59,6 +59,17 @@ class _Epoch(_Form):
     learning_rate: Finite
 
 
+class _Original(_Form):
+    predicted_latency_ms: Milliseconds
+    top1: Share
+
+
+class _Frame(_Form):
+    original: Share
+    before: Share
+    epochs: Count
+
+
 # By the name of the fact, without that of the part of the store. Others are records of their own modules, which check
 # them (`TrialStore.parsed_fact`); here they have to be JSON.
 FORMS: Mapping[str, TypeAdapter[Any]] = {
@@ -71,6 +82,8 @@ FORMS: Mapping[str, TypeAdapter[Any]] = {
     "levels": TypeAdapter(Annotated[list[dict[str, Count]], Field(min_length=1)]),
     "mixtures": TypeAdapter(Annotated[list[_Mixture], Field(min_length=1)]),
     "finetune_log": TypeAdapter(list[_Epoch]),
+    "finetune_frame": TypeAdapter(_Frame),
+    "original": TypeAdapter(_Original),
 }
 
 

@@ -20,6 +20,7 @@ from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.files import write_json
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.latency import make_session, measure_interleaved
+from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
@@ -36,7 +37,7 @@ from autoprune.stages.adaptive_figures import (
     shares,
     static_at_equal_accuracy,
 )
-from autoprune.stages.final import energies, environment
+from autoprune.stages.final import energies, environment, input_figures
 from autoprune.stages.kept_levels import earlier_levels, keep_levels
 from autoprune.stages.level_choice import (
     LevelModels,
@@ -195,6 +196,7 @@ def _measured(
     figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
     original, adaptive, *alone = figures
     names = [*(f"level {place}" for place in range(len(own_files))), *(["pruned"] if statics else [])]
+    right = {name: time.answers == labels for name, time in zip(["original", "adaptive", *names], times, strict=True)}
     by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
     easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
     return AdaptiveResult(
@@ -203,8 +205,13 @@ def _measured(
         pruned=alone[-1] if statics else None,
         latency_ratio=adaptive.latency_ms_mean / original.latency_ms_mean,
         static_at_equal_accuracy=static_at_equal_accuracy(
-            {"original": original, **dict(zip(names, alone, strict=True))}, adaptive
+            {"original": original, **dict(zip(names, alone, strict=True))},
+            adaptive,
+            right=right,
+            adaptive_right=right["adaptive"],
         ),
+        accuracy_change_ci95=change_of_accuracy(right["original"], right["adaptive"])[1],
+        input=input_figures(info),
         router=built.chosen.name,
         level_share=shares(times[1].levels, levels=len(level_files)),
         agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in models])),

@@ -7,11 +7,10 @@ from numpy.typing import NDArray
 
 from autoprune.adaptive.measurement import ImageTimes
 from autoprune.adaptive.routing import RoutedFigures
+from autoprune.measure.matched import Right, change_of_accuracy
 from autoprune.results.adaptive import Agreement, ClassFigures, CurvePoint, RouteFigures
 from autoprune.results.run import StaticFigures
 from autoprune.stages.final import Energy
-
-EQUAL_ACCURACY = 0.001  # a static model may be less accurate by this and still count as equally accurate
 
 
 def route_figures(times: ImageTimes, labels: NDArray[np.int64], energy: Energy) -> RouteFigures:
@@ -56,10 +55,21 @@ def shares(answered: NDArray[np.int64], *, levels: int) -> tuple[float, ...]:
     return tuple((np.bincount(answered, minlength=levels) / len(answered)).tolist())
 
 
-def static_at_equal_accuracy(static: Mapping[str, RouteFigures], adaptive: RouteFigures) -> StaticFigures:
-    """The fastest of `static` that is as accurate; the most accurate one, with its accuracy, if none is."""
-    wanted = adaptive.test_accuracy - EQUAL_ACCURACY - 1e-9
-    equal = {name: found for name, found in static.items() if found.test_accuracy >= wanted}
+def static_at_equal_accuracy(
+    static: Mapping[str, RouteFigures],
+    adaptive: RouteFigures,
+    *,
+    right: Mapping[str, Right],
+    adaptive_right: Right,
+) -> StaticFigures:
+    """The fastest of `static` that is as accurate; the most accurate one, with its accuracy, if none is.
+
+    One is as accurate if it is right as often, or the 95% interval of its change from the adaptive file, on the same
+    test images (`right`, by name), does not tell them apart.
+    """
+    equal = {
+        name: found for name, found in static.items() if change_of_accuracy(adaptive_right, right[name])[1][1] >= 0
+    }
     name, found = (
         min(equal.items(), key=lambda item: item[1].latency_ms_mean)
         if equal

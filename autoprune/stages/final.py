@@ -25,10 +25,11 @@ from autoprune.measure.latency import (
     peak_rss_bytes,
     session_call,
 )
+from autoprune.measure.matched import Right, accuracy_interval, change_of_accuracy
 from autoprune.measure.timing import Call
 from autoprune.onnx_runtime import onnxruntime
 from autoprune.progress import say
-from autoprune.results.run import Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
+from autoprune.results.run import AccuracyFigures, Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
 from autoprune.search.problem import PredictedCost
 
 SCORING_BATCH = 200
@@ -41,6 +42,7 @@ class Comparison:
     original: Figures
     pruned: Figures
     speedup: Speedup
+    accuracy: AccuracyFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,19 @@ class Energy:
 
 def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
     """Share of `split` that the file classifies right in ONNX Runtime."""
+    return float(right_answers(file, split, info).mean())
+
+
+def right_answers(file: Path, split: ImageSplit, info: DataInfo) -> Right:
+    """Which images of `split` (N,) the file classifies right in ONNX Runtime."""
     session = make_session(file, threads=torch.get_num_threads())
     name = session.get_inputs()[0].name
-    right = 0
+    right = []
     for start in range(0, len(split), SCORING_BATCH):
         images = normalise(split.images[start : start + SCORING_BATCH], info).contiguous().numpy()
         logits = np.asarray(session.run(None, {name: images})[0])
-        right += int((logits.argmax(1) == split.labels[start : start + SCORING_BATCH].numpy()).sum())
-    return right / len(split)
+        right.append(logits.argmax(1) == split.labels[start : start + SCORING_BATCH].numpy())
+    return np.concatenate(right)
 
 
 def score_in_views(file: Path, split: ImageSplit, augmentation: Augmentation, info: DataInfo) -> float:
@@ -105,11 +112,22 @@ def compare_files(
         images_a_call=len(images),
         sensor=sensor,
     )
+    right = [right_answers(file, test, info) for file in (original, pruned)]
     figures = [
-        _figures(file, cost, latency, energy, test, info, config)
-        for file, cost, latency, energy in zip((original, pruned), costs, latencies, consumed, strict=True)
+        _figures(file, cost, latency, energy, float(answers.mean()), info, config)
+        for file, cost, latency, energy, answers in zip(
+            (original, pruned), costs, latencies, consumed, right, strict=True
+        )
     ]
-    return Comparison(figures[0], figures[1], paired_speedup(*latencies))
+    change, change_ci95 = change_of_accuracy(*right)
+    accuracy = AccuracyFigures(
+        images=len(test),
+        original_ci95=accuracy_interval(right[0]),
+        pruned_ci95=accuracy_interval(right[1]),
+        change=change,
+        change_ci95=change_ci95,
+    )
+    return Comparison(figures[0], figures[1], paired_speedup(*latencies), accuracy)
 
 
 def target_met(target: TargetConfig, comparison: Comparison, search: SearchFigures) -> bool:
@@ -155,9 +173,14 @@ def run_result(
             target_met=all(target_met(target, comparison, search) for target in targets),
         ),
         search=search,
-        input=InputFigures(shape=info.input_shape, mean=info.mean, std=info.std, classes=info.classes),
+        accuracy=comparison.accuracy,
+        input=input_figures(info),
         environment=environment(),
     )
+
+
+def input_figures(info: DataInfo) -> InputFigures:
+    return InputFigures(shape=info.input_shape, mean=info.mean, std=info.std, classes=info.classes)
 
 
 def environment() -> dict[str, str]:
@@ -199,12 +222,12 @@ def _figures(
     cost: PredictedCost,
     latency: Latency,
     energy: Energy,
-    test: ImageSplit,
+    accuracy: float,
     info: DataInfo,
     config: MeasureConfig,
 ) -> Figures:
     return Figures(
-        test_accuracy=score_onnx(file, test, info),
+        test_accuracy=accuracy,
         params=cost.params,
         macs=cost.macs,
         latency_ms_p50=latency.latency_ms_p50,

@@ -18,9 +18,10 @@ from autoprune.stages.subject import Subject
 from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
+from autoprune.training.scores import accuracy
 from autoprune.training.train import EpochLog
 
-FINETUNE_FACT = "finetune_log"
+FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
 
 
 def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float | None) -> tuple[PruningPolicy, ...]:
@@ -58,6 +59,8 @@ def finetuned(
         elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
         if epochs == 0:
             continue
+        if store.fact(FRAME_FACT) is None:
+            store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, subject, prepared, config.finetune.epochs)))
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
@@ -80,6 +83,13 @@ def finetuned(
     store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
     save_pruned(run_dir.pruned, elastic.original, subject.spec)
     return elastic.original
+
+
+def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:
+    """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
+    search, info = subject.data.search, subject.data.info
+    original = accuracy(prepared.elastic.original, search, info)
+    return {"original": original, "before": accuracy(cut, search, info), "epochs": epochs}
 
 
 def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:
