@@ -13,7 +13,7 @@ from autoprune.machine import check_machine
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import Prepared, prepare
-from autoprune.progress import say
+from autoprune.progress import say, stages
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
@@ -33,6 +33,8 @@ from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.train import train_baseline
 
 PARITY_IMAGES = 256
+BASELINE, SETTING_UP, SEARCHING = "training a baseline", "reading and timing the model", "search"
+FINE_TUNING, MEASURING, ADAPTIVE = "fine-tuning", "exporting and measuring", "the input-adaptive model"
 
 
 def run(
@@ -63,13 +65,17 @@ def run(
     sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     check_amounts(config, subject)
-    with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+    with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages(_stages(config, subject)) as stage:
         store = TrialStore(run_dir.trials)
+        if not subject.is_trained:
+            stage.begin(BASELINE)
         model = _baseline(config, subject, run_dir, logger)
+        stage.begin(SETTING_UP)
         open_target = config.drop_target
         prepared = prepare(config.at_ratio(1.0), model, subject.data, store=store, sensor=sensor)
         if config.adaptive.enabled:
             check_level_limits(prepared.problem, config, store)
+        stage.begin(SEARCHING)
         if open_target is not None:
             near = problems_on_the_way(prepared, config, open_target, store)
             prepared = elastic_distilled(prepared, config, run_dir, logger, near=near)
@@ -78,9 +84,12 @@ def run(
             prepared = elastic_distilled(prepared, config, run_dir, logger)
             seed_everything(derive_seed(config.seed, "search"))
             decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
+            stage.begin(FINE_TUNING)
             pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
+        stage.begin(MEASURING)
         result = _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
         if config.adaptive.enabled:
+            stage.begin(ADAPTIVE)
             adaptive = adaptive_model(
                 config, subject, prepared, run_dir, store, logger, pruned=decision.policy, sensor=sensor
             )
@@ -91,10 +100,21 @@ def run(
     return result
 
 
+def _stages(config: RunConfig, subject: Subject) -> list[str]:
+    """What is ahead of a job, by name."""
+    return [
+        *([] if subject.is_trained else [BASELINE]),
+        SETTING_UP,
+        SEARCHING,
+        *([FINE_TUNING] if config.drop_target is None else []),  # its trials are fine-tuned as they are found
+        MEASURING,
+        *([ADAPTIVE] if config.adaptive.enabled else []),
+    ]
+
+
 def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunLogger) -> nn.Module:
     if subject.is_trained:
         return subject.model
-    say("no checkpoint is given: training a baseline first")
     return train_baseline(
         subject.model,
         subject.data,
@@ -116,7 +136,6 @@ def _measured(
 ) -> RunResult:
     """Export both models, check parity, and measure."""
     info = subject.data.info
-    say("exporting and measuring")
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
     flushed = export_onnx(pruned, run_dir.model_onnx, info).flushed_subnormals
     if flushed:

@@ -71,7 +71,7 @@ class ThreeLooks:
     def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
         kl = 0.1 * (10 - sum(policy.as_dict().values()))
         self.asked.append((policy.key, 0))
-        yield Score(kl - 0.05 + self.off, 0.2, 0.9, images=9, kl_se=0.02, complete=False)
+        yield Score(max(kl - 0.05 + self.off, 0.0), 0.2, 0.9, images=9, kl_se=0.02, complete=False)
         self.asked.append((policy.key, 1))
         yield Score(kl, 0.2, 0.9, images=5, kl_se=0.01, look=1, complete=False)
         self.asked.append((policy.key, 2))

@@ -43,7 +43,54 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
     with progress.bar("work", 3) as bar:
         for _ in range(3):
             bar.advance()
-    assert capsys.readouterr().err.splitlines() == ["work 1/3", "work 2/3", "work 3/3"]
+    assert capsys.readouterr().err.splitlines() == [
+        "work 1/3, about 0 s left",
+        "work 2/3, about 0 s left",
+        "work 3/3",
+    ]
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_log_says_how_long_the_rest_takes_and_how_it_goes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes five minutes: after 4 of 20 sixteen are left, which is an hour and twenty minutes."""
+    now = iter([0.0, *(300.0 * step for step in range(1, 5) for _ in range(3))])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    with progress.bar("training", 20) as bar:
+        bar.advance(1, "epoch 1: 90%")
+        for _ in range(3):
+            bar.advance()
+    assert capsys.readouterr().err.splitlines()[-1] == "training 4/20, about 1 h 20 min left epoch 1: 90%"
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_stages_of_a_job_are_told_and_stand_before_its_bars(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.stages(["read", "search", "measure"]) as stage:
+        stage.begin("read")
+        with progress.bar("layers", 1) as bar:
+            bar.advance()
+        stage.begin("search")
+        with progress.bar("episodes", 1) as bar:
+            bar.advance()
+        with pytest.raises(ValueError, match="dance"):
+            stage.begin("dance")
+    with progress.bar("after", 1) as bar:
+        bar.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "stage 1 of 3: read",
+        "1/3 layers 1/1",
+        "stage 2 of 3: search, 0 s so far",
+        "2/3 episodes 1/1",
+        "after 1/1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 0 s"), (200, "3 min 20 s"), (3905, "1 h 5 min")]
+)
+def test_durations_by_hand(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text
 
 
 @pytest.mark.usefixtures("shown")

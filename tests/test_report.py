@@ -27,7 +27,6 @@ from autoprune.reports.adaptive_charts import share_chart
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.run import (
     comparison_rows,
-    duration,
     headline,
     slow_calls,
     summary_table,
@@ -605,10 +604,6 @@ def test_long_names_keep_both_ends() -> None:
     assert len(shorten(name)) == MAX_LABEL_CHARACTERS
     assert shorten(name) == "backbone.encode…cks.11.mlp.fc1"
     assert shorten("stem\n") == "stem\N{REPLACEMENT CHARACTER}"
-
-
-def test_durations_read_well() -> None:
-    assert [duration(seconds) for seconds in (0.2, 59.4, 140.2, 3600)] == ["0 s", "59 s", "2 min 20 s", "60 min 0 s"]
 
 
 @pytest.mark.filterwarnings("error")

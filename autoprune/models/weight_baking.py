@@ -42,7 +42,7 @@ def _styles(name: str) -> list[tuple[tuple[str, ...], Callable[..., Tensor | Non
 
 
 def weight_normed(g: Tensor, v: Tensor) -> Tensor | None:
-    """g · v / ‖v‖ (Salimans and Kingma 2016), the norm over the axes that g (one each, or none at all) lacks."""
+    """g · v / |v| (Salimans and Kingma 2016), the norm over the axes that g (one each, or none at all) lacks."""
     if g.ndim == 0:
         g = g.reshape((1,) * v.ndim)
     if g.ndim != v.ndim or any(size not in (1, whole) for size, whole in zip(g.shape, v.shape, strict=True)):

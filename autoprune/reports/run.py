@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.config import TargetConfig
+from autoprune.progress import duration
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_lines
@@ -198,11 +199,6 @@ def _quiet_row(result: RunResult) -> list[Row]:
     if before is None or after is None or speedup is None:
         return []
     return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _points(result: RunResult, *, digits: int) -> str:

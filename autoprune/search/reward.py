@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from autoprune.config import RewardConfig
 
+ROUNDING = 1e-3  # of a KL, which may come out below zero by it
 LARGEST_NATS = 1e6  # of a loss: float32 outputs of a sound network differ by far less
 
 
@@ -30,7 +31,7 @@ class Score:
     def is_sound(self) -> bool:
         """Whether each loss is one that a network can have; NaN is none."""
         losses = (self.kl, self.cross_entropy, self.kl_se, self.cross_entropy_se)
-        return all(0.0 <= loss <= LARGEST_NATS for loss in losses) and math.isfinite(self.top1)
+        return all(-ROUNDING <= loss <= LARGEST_NATS for loss in losses) and math.isfinite(self.top1)
 
     @property
     def top1_se(self) -> float:

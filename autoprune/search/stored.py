@@ -10,7 +10,7 @@ from autoprune.bounds import real_number, shown, whole_number
 from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy
 from autoprune.search.facts import check_fact
-from autoprune.search.reward import LARGEST_NATS
+from autoprune.search.reward import LARGEST_NATS, ROUNDING
 
 LARGEST_COST = 1e15  # in milliseconds, millijoules or seconds
 REMEDY = "nothing was changed; put back a copy of the file, or delete that row, and what it told is measured again"
@@ -35,7 +35,7 @@ def _is_unicode(text: str) -> bool:
 
 _number = partial(real_number, least=-math.inf, most=math.inf)
 _positive = partial(real_number, least=0.0, most=LARGEST_COST)  # or 0
-_loss = partial(real_number, least=0.0, most=LARGEST_NATS)
+_loss = partial(real_number, least=-ROUNDING, most=LARGEST_NATS)
 _share = partial(real_number, least=0.0, most=1.0)
 _count = partial(whole_number, least=0)
 _from_one = partial(whole_number, least=1)

@@ -79,6 +79,7 @@ def searched(
     """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
     searcher = SEARCHERS[config.search.agent]()
     episode = first_episode - 1
+    original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
     with bar(f"search ({config.search.agent})", max_evaluations) as progress:
 
@@ -90,7 +91,11 @@ def searched(
             seen.add(outcome.policy.key)
             if best is None or outcome.reward > best.reward:
                 best = outcome
-            progress.advance(int(is_new), f"best reward {best.reward:.4f}, top-1 {best.score.top1:.3f}")
+            share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
+            progress.advance(
+                int(is_new),
+                f"best reward {best.reward:.4f}: {best.score.top1:.1%} right at {share:.2f} of the original's latency",
+            )
 
         seen: set[str] = set()
         return run_search(

@@ -61,6 +61,7 @@ def finetuned(
             continue
         if store.fact(FRAME_FACT) is None:
             store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, subject, prepared, config.finetune.epochs)))
+        reached = json.loads(store.fact(FRAME_FACT) or "{}")["original"]
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
@@ -75,7 +76,7 @@ def finetuned(
             config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(config.seed, f"finetune {index}"),
-            description="fine-tuning" if len(steps) == 1 else f"fine-tuning {index + 1}/{len(steps)}",
+            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
             state_path=run_dir.state / f"finetune-{index}.pt",
             on_epoch=on_epoch,
         )
