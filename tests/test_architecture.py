@@ -17,7 +17,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "paths", "scratch", "files"),
-        *("factories", "onnx_runtime"),
+        *("factories", "onnx_runtime", "openmp"),
         *("yaml_text", "config_section", "config", "config_file", "policy", "outputs", "run_dir", "machine"),
     ),
     ("models", "data"),

@@ -380,7 +380,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         finished = autoprune(*command)
         assert finished.returncode == 2, finished.stderr
         assert finished.stderr.startswith(
-            f"error: {path}: table trials, row 2: kl: must be a finite number from 0 to 1e+06, got 'abc'; "
+            f"error: {path}: table trials, row 2: kl: must be a finite number from -0.001 to 1e+06, got 'abc'; "
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt

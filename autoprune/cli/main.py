@@ -24,6 +24,7 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
 from autoprune.errors import AutopruneError, InputError
+from autoprune.openmp import share_cores
 from autoprune.plain import open_streams, print_plainly
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     message and an exit code."""
     open_streams()
     print_plainly()
+    share_cores()
     try:
         app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except AutopruneError as error:
