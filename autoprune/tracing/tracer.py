@@ -5,7 +5,6 @@ network is made of: layers, functions, bare parameters, views.
 """
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +22,7 @@ from autoprune.tracing.labels import Labels, Slot, Slots
 from autoprune.tracing.operators import SPLITS, SPREADS, rule_of
 from autoprune.tracing.rules import Rule, windows
 from autoprune.tracing.structures import tensors_in
+from autoprune.tracing.surroundings import no_validation, plain_kernels
 
 EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 MOST_SLOTS = 6  # of a tensor: what is taken apart and joined time and again has ever more
@@ -81,8 +81,8 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
     follower = _Follower(model, inputs, found, split)
     # Inference mode would hand over whole functions, not the operations that they consist of.
     with (
-        _plain_kernels(model),
-        _no_validation(),
+        plain_kernels(model),
+        no_validation(),
         torch.inference_mode(False),
         torch.no_grad(),
         follower.places(),
@@ -355,32 +355,6 @@ def _run(func: Any, given: dict[str, Any]) -> Any:
         if argument.name in given and argument.kwarg_only
     }
     return func(*positional, **named)
-
-
-@contextlib.contextmanager
-def _plain_kernels(model: nn.Module) -> Iterator[None]:
-    """Recurrent and attention layers as the products that they consist of, not as one kernel each."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of settings for other machines that the context touches
-            with torch.backends.mkldnn.flags(enabled=False) if is_recurrent else contextlib.nullcontext():
-                yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextlib.contextmanager
-def _no_validation() -> Iterator[None]:
-    """Distributions as they are: to check their arguments is no choice by value."""
-    before = torch.distributions.Distribution._validate_args
-    torch.distributions.Distribution.set_default_validate_args(False)
-    try:
-        yield
-    finally:
-        torch.distributions.Distribution.set_default_validate_args(before)
 
 
 def one_sample(inputs: Sequence[Tensor]) -> Inputs:
