@@ -280,7 +280,7 @@ def answers(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     Raises `ModelError` for one that is not plain.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         outputs = model(*(tensor.clone() for tensor in inputs))
     found = [tensor.detach() for tensor in tensors_in(outputs, opened=True)]
     for tensor in found:

@@ -103,10 +103,11 @@ class _Watcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.nn.functional.pad and "circular" in (*args, kwargs.get("mode")):
-            given = dict(zip(("input", "pad"), args, strict=False)) | kwargs
-            rule = windows(len(given["pad"]) // 2)
-            return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
+        if func is torch.nn.functional.pad:
+            given = dict(zip(("input", "pad", "mode"), args, strict=False)) | kwargs
+            if given.get("mode") == "circular":
+                rule = windows(len(given["pad"]) // 2)
+                return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
         with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
             out = func(*args, **kwargs)
         if func in EXITS:
