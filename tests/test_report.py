@@ -25,14 +25,8 @@ from autoprune.policy import PruningPolicy, save_policy
 from autoprune.reports import adaptive
 from autoprune.reports.adaptive_charts import share_chart
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
-from autoprune.reports.run import (
-    comparison_rows,
-    headline,
-    slow_calls,
-    summary_table,
-    unmet_drop,
-    write_report,
-)
+from autoprune.reports.headline import headline, slow_calls
+from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.reports.words import run_code
 from autoprune.results.adaptive import AdaptiveResult, ClassFigures, RouteFigures
 from autoprune.results.run import InputFigures, parse_result

@@ -15,10 +15,11 @@ from rich.text import Text
 from autoprune.config import TargetConfig
 from autoprune.progress import duration
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
+from autoprune.reports.headline import accuracy_in_words, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
-from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed
+from autoprune.reports.words import run_code, signed
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
 from autoprune.search.trials import EpisodeRow
 from autoprune.terminal import titled
@@ -46,12 +47,6 @@ class DropLine:
     accuracy: str
     drop: str
     verdict: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    text: str
-    is_good: bool
 
 
 @dataclass(frozen=True)
@@ -106,64 +101,13 @@ def summary_table(result: dict[str, Any]) -> Group:
     return Group(titled(headline(parsed), table), *warnings)
 
 
-def headline(result: RunResult) -> str:
-    """The measured figures in a line: "2.1× faster, 38% of the parameters, −0.3 points of test accuracy"."""
-    speedup, params = result.ratios.speedup, result.ratios.params
-    if f"{speedup:.1f}" == "1.0":
-        speed = "as fast as before"
-    else:
-        speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
-    if loses_much(result):
-        lost = f"{100 * (result.original.test_accuracy - result.pruned.test_accuracy):.1f}"
-        return f"{lost} points of test accuracy lost: {speed}, {params:.0%} of the parameters"
-    return (
-        f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {_points(result, digits=1)} of test accuracy"
-    )
-
-
-def loses_much(result: RunResult) -> bool:
-    """Whether more accuracy is lost than a cut may usually cost."""
-    return result.original.test_accuracy - result.pruned.test_accuracy > USUAL_LOSS
-
-
-def verdict(result: RunResult) -> Verdict:
-    """Whether the target is met, as the page's badge says it."""
-    if not result.checks.target_met:
-        return Verdict("✗ Target missed", False)
-    return Verdict("! Target met, accuracy lost", False) if loses_much(result) else Verdict("✓ Target met", True)
-
-
-def slow_calls(result: RunResult) -> str | None:
-    """What to say where calls at the slow end take longer than the original's."""
-    before, after = result.original.latency_ms_p95, result.pruned.latency_ms_p95
-    if after <= before * (1 + P95_NOISE):
-        return None
-    return f"One call in twenty takes longer than the original's: p95 is {after:.3f} ms, and was {before:.3f} ms."
-
-
-def accuracy_in_words(result: RunResult) -> str | None:
-    """The change of accuracy with its interval, and what that means."""
-    found = result.accuracy
-    if found is None:
-        return None
-    low, high = (signed(100 * bound, digits=2) for bound in found.change_ci95)
-    if found.change_ci95[0] <= 0 <= found.change_ci95[1]:
-        meaning = "the two cannot be told apart"
-    else:
-        meaning = "the pruned model is less accurate" if found.change < 0 else "the pruned model is more accurate"
-    return (
-        f"On these {found.images:,} test images the accuracy changes by {_points(result, digits=2)} "
-        f"(95% interval: {low} to {high}): {meaning}."
-    )
-
-
 def comparison_rows(result: RunResult) -> list[Row]:
     """The before/after table, rounded for reading."""
     before, after, ratios = result.original, result.pruned, result.ratios
     low, high = ratios.speedup_ci95
     p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
     return [
-        Row("Test accuracy", f"{before.test_accuracy:.2%}", f"{after.test_accuracy:.2%}", _points(result, digits=2)),
+        Row("Test accuracy", f"{before.test_accuracy:.2%}", f"{after.test_accuracy:.2%}", points(result, digits=2)),
         *_interval_row(result),
         Row(
             "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
@@ -201,10 +145,6 @@ def _quiet_row(result: RunResult) -> list[Row]:
     return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
 
 
-def _points(result: RunResult, *, digits: int) -> str:
-    return f"{signed(100 * (result.pruned.test_accuracy - result.original.test_accuracy), digits=digits)} points"
-
-
 def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
     texts = ["not measured" if size is None else f"{size / 1e6:.2f} MB" for size in (before, after)]
     return texts[0], texts[1], "–" if before is None or after is None else f"{after / before:.2f}"
@@ -232,7 +172,7 @@ def unmet_drop(result: RunResult) -> str | None:
         return None
     return (
         f"no trial stays within target.max_drop on the search split; the result is the one that comes nearest, "
-        f"{_in_points(kept.drop)} points lost"
+        f"{_inpoints(kept.drop)} points lost"
     )
 
 
@@ -242,12 +182,12 @@ def _drop_line(trial: DropTrial) -> DropLine:
         limit=f"{trial.ratio:.3f}",
         reached=f"{trial.reached:.3f}",
         accuracy=f"{trial.search_accuracy:.2%}",
-        drop=f"{_in_points(trial.drop)} ± {100 * trial.drop_se:.2f}",
+        drop=f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
         verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
     )
 
 
-def _in_points(drop: float) -> str:
+def _inpoints(drop: float) -> str:
     """A loss of accuracy in points: "0.31", or "−0.12" for a gain."""
     text = f"{100 * drop:.2f}"
     return "0.00" if float(text) == 0 else text.replace("-", "−")
@@ -265,7 +205,7 @@ def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
         return TargetLine(
             f"least {metric} at which the search split's accuracy falls by at most {100 * target.max_drop:.4g} points",
             ("not measured" if ratio is None else f"{ratio:.2f} of the original")
-            + ("" if kept is None else f", {_in_points(kept.drop)} points lost there"),
+            + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there"),
         )
     pruned = result.pruned
     values = {

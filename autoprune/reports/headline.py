@@ -1,0 +1,65 @@
+"""What a run's page says first: the measured figures in a line, whether that is good, and what the line leaves out."""
+
+from dataclasses import dataclass
+
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed
+from autoprune.results.run import RunResult
+
+
+@dataclass(frozen=True)
+class Verdict:
+    text: str
+    is_good: bool
+
+
+def headline(result: RunResult) -> str:
+    """The measured figures in a line: "2.1× faster, 38% of the parameters, −0.3 points of test accuracy"."""
+    speedup, params = result.ratios.speedup, result.ratios.params
+    if f"{speedup:.1f}" == "1.0":
+        speed = "as fast as before"
+    else:
+        speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
+    if loses_much(result):
+        lost = f"{100 * (result.original.test_accuracy - result.pruned.test_accuracy):.1f}"
+        return f"{lost} points of test accuracy lost: {speed}, {params:.0%} of the parameters"
+    return f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {points(result, digits=1)} of test accuracy"
+
+
+def loses_much(result: RunResult) -> bool:
+    """Whether more accuracy is lost than a cut may usually cost."""
+    return result.original.test_accuracy - result.pruned.test_accuracy > USUAL_LOSS
+
+
+def verdict(result: RunResult) -> Verdict:
+    """Whether the target is met, as the page's badge says it."""
+    if not result.checks.target_met:
+        return Verdict("✗ Target missed", False)
+    return Verdict("! Target met, accuracy lost", False) if loses_much(result) else Verdict("✓ Target met", True)
+
+
+def slow_calls(result: RunResult) -> str | None:
+    """What to say where calls at the slow end take longer than the original's."""
+    before, after = result.original.latency_ms_p95, result.pruned.latency_ms_p95
+    if after <= before * (1 + P95_NOISE):
+        return None
+    return f"One call in twenty takes longer than the original's: p95 is {after:.3f} ms, and was {before:.3f} ms."
+
+
+def accuracy_in_words(result: RunResult) -> str | None:
+    """The change of accuracy with its interval, and what that means."""
+    found = result.accuracy
+    if found is None:
+        return None
+    low, high = (signed(100 * bound, digits=2) for bound in found.change_ci95)
+    if found.change_ci95[0] <= 0 <= found.change_ci95[1]:
+        meaning = "the two cannot be told apart"
+    else:
+        meaning = "the pruned model is less accurate" if found.change < 0 else "the pruned model is more accurate"
+    return (
+        f"On these {found.images:,} test images the accuracy changes by {points(result, digits=2)} "
+        f"(95% interval: {low} to {high}): {meaning}."
+    )
+
+
+def points(result: RunResult, *, digits: int) -> str:
+    return f"{signed(100 * (result.pruned.test_accuracy - result.original.test_accuracy), digits=digits)} points"
