@@ -7,12 +7,13 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.errors import InputError
 from autoprune.machine import check_machine
 from autoprune.measure.energy_source import find_energy_source
-from autoprune.prepare import prepare
+from autoprune.prepare import SETTING_UP, prepare
+from autoprune.progress import stages
 from autoprune.reports.adaptive import read_adaptive, write_adaptive_report
 from autoprune.results.adaptive import AdaptiveResult
 from autoprune.run_dir import check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
-from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.adaptive import STAGES, adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.decision import check_search
 from autoprune.stages.elastic import elastic_distilled
@@ -41,7 +42,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
     if not subject.is_trained:
         raise InputError("model.checkpoint: levels are taught by a trained model; make one with `autoprune train`")
     check_amounts(config, subject)
-    with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+    with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages([SETTING_UP, *STAGES]) as stage:
+        stage.begin(SETTING_UP)
         store = TrialStore(run_dir.trials)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once

@@ -12,13 +12,14 @@ from autoprune.files import read_json, write_json
 from autoprune.machine import check_machine
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
-from autoprune.prepare import Prepared, prepare
+from autoprune.prepare import SETTING_UP, Prepared, prepare
 from autoprune.progress import say, stages
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
+from autoprune.stages.adaptive import STAGES as ADAPTIVE_STAGES
 from autoprune.stages.adaptive import adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.decision import Decide, Decision, check_search, search_decision
@@ -33,8 +34,8 @@ from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.train import train_baseline
 
 PARITY_IMAGES = 256
-BASELINE, SETTING_UP, SEARCHING = "training a baseline", "reading and timing the model", "search"
-FINE_TUNING, MEASURING, ADAPTIVE = "fine-tuning", "exporting and measuring", "the input-adaptive model"
+BASELINE, SEARCHING = "training a baseline", "search"
+FINE_TUNING, MEASURING = "fine-tuning", "exporting and measuring"
 
 
 def run(
@@ -89,7 +90,6 @@ def run(
         stage.begin(MEASURING)
         result = _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
         if config.adaptive.enabled:
-            stage.begin(ADAPTIVE)
             adaptive = adaptive_model(
                 config, subject, prepared, run_dir, store, logger, pruned=decision.policy, sensor=sensor
             )
@@ -108,7 +108,7 @@ def _stages(config: RunConfig, subject: Subject) -> list[str]:
         SEARCHING,
         *([FINE_TUNING] if config.drop_target is None else []),  # its trials are fine-tuned as they are found
         MEASURING,
-        *([ADAPTIVE] if config.adaptive.enabled else []),
+        *(ADAPTIVE_STAGES if config.adaptive.enabled else ()),
     ]
 
 

@@ -30,6 +30,7 @@ from autoprune.training.teacher import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015
+SETTING_UP = "reading and timing the model"  # as a stage of a job
 ORIGINAL_FACT = "original"  # where it stands among its candidates
 
 

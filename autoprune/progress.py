@@ -65,6 +65,12 @@ def stages(names: Sequence[str]) -> Iterator[Stages]:
         _stages = before
 
 
+def begin(name: str) -> None:
+    """The stage `name` of the job that runs begins; where no job planned any, nothing is told."""
+    if _stages is not None:
+        _stages.begin(name)
+
+
 def duration(seconds: float) -> str:
     """ "1 h 5 min", "3 min 20 s", "12 s"."""
     minutes, rest = divmod(round(seconds), 60)

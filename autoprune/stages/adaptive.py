@@ -24,6 +24,7 @@ from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
 from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.prepare import Prepared
+from autoprune.progress import begin
 from autoprune.reports.adaptive import read_adaptive, write_adaptive_report
 from autoprune.results.adaptive import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
 from autoprune.run_dir import RunDir
@@ -61,6 +62,8 @@ from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import logits_of
 
+SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING = "searching levels", "training levels", "router, and measuring"
+STAGES = (SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING)
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
 ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
 ENERGY_IMAGES = 256  # over and over while a sensor counts
@@ -107,6 +110,7 @@ def adaptive_model(
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
     levels = _levels(config, subject, prepared, run_dir, store, logger)
+    begin(ROUTING)
     built = _built(config, subject.data.info, prepared, run_dir, levels)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
     write_json(run_dir.adaptive, result.as_json())
@@ -121,7 +125,9 @@ def _levels(
     if config.adaptive.start_from is not None:
         chosen = ChosenLevels(*earlier_levels(config.adaptive.start_from, prepared))
     else:
+        begin(SEARCHING_LEVELS)
         candidates = candidate_levels(config, prepared, store, logger)
+        begin(TRAINING_LEVELS)
         policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
         epochs = config.adaptive.epochs or config.finetune.epochs
         models = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
