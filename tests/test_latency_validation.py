@@ -51,6 +51,7 @@ def test_without_an_order_there_is_no_correlation(predicted: list[float], measur
 
 @given(TIMES, st.floats(1.1, 3))
 def test_a_constant_factor_is_an_error_but_no_disorder(times: list[float], factor: float) -> None:
+    times = [round(time, 6) for time in times]  # two that differ by a bit alone may be one number times the factor
     found = compare([factor * time for time in times], times)
     assert found.median_rel_error == pytest.approx(factor - 1)
     assert found.p95_rel_error == pytest.approx(factor - 1)
