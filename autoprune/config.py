@@ -178,7 +178,7 @@ class SearchConfig(Section):
         description="so many of them are fine-tuned a little first; the more, the less unlike each other",
     )
     finalist_epochs: int = Field(
-        1, gt=0, le=MOST_EPOCHS, description="how long, before the best of the finalists is taken"
+        1, gt=0, le=MOST_EPOCHS, description="how long, before the best of the finalists is taken and goes on"
     )
     max_drop_trials: int = Field(
         5,

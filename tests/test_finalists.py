@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from models_for_tests import same_state
 from problems_for_tests import CountingScorer, problem
 
-from autoprune.config import TargetConfig
+from autoprune.config import FinetuneConfig, TargetConfig
 from autoprune.config_file import load_config
 from autoprune.measure.latency import Latency
 from autoprune.policy import PruningPolicy
@@ -23,6 +24,7 @@ from autoprune.stages.decision import (
     ERROR_FACT,
     FINALISTS_FACT,
     SEARCH_FACT,
+    affordable,
     best_finalist,
     proxy_rank_correlation,
     search_decision,
@@ -37,6 +39,7 @@ from autoprune.stages.finalists import (
     share_of_allowed,
     slowdown,
 )
+from autoprune.stages.finetune import FINETUNE_FACT, finetuned
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 
@@ -178,6 +181,47 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
     assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
     assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
+
+
+def test_what_the_best_finalist_learnt_is_gone_on_with(small_config: Path, tmp_path: Path) -> None:
+    """Its fine-tuning begins with the second epoch, and ends where one without finalists ends."""
+    config = load_config(small_config, ["search.finalists=2", "search.min_keep=0.02", "finetune.epochs=2"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    ends = []
+    for place, policies in (("one", [full]), ("two", [floor, full])):
+        run_dir = RunDir(tmp_path / place)
+        run_dir.state.mkdir(parents=True)
+        store = TrialStore(run_dir.trials)
+        assert best_finalist(prepared, policies, config, run_dir, store)[0] == full
+        begun = sorted(run_dir.state.iterdir())
+        assert len(begun) == (0 if place == "one" else 2)
+        with RunLogger(run_dir.logs) as logger:
+            tuned = finetuned(config, subject, prepared, full, run_dir, store, logger)
+        assert sorted(run_dir.state.iterdir())[: len(begun)] == begun
+        assert [log["epoch"] for log in json.loads(store.fact(FINETUNE_FACT) or "")] == [1, 2]
+        ends.append(tuned)
+    assert same_state(*ends)
+
+
+def test_how_many_finalists_the_time_has_room_for_by_hand() -> None:
+    limited = FinetuneConfig(max_minutes=4.0)  # a quarter of it: 60 s for those that are not taken
+    assert affordable(4, seconds_each=1e4, finetune=FinetuneConfig()) == 4
+    assert [affordable(4, seconds_each=each, finetune=limited) for each in (61, 60, 25, 20, 1)] == [1, 2, 3, 4, 4]
+
+
+def test_finalists_that_take_too_long_are_left_out(small_config: Path, tmp_path: Path) -> None:
+    """The first is as good as its time; a run that was stopped after it tries no more either."""
+    config = load_config(small_config, ["search.finalists=2", "search.min_keep=0.02", "finetune.max_minutes=0.001"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
+    run_dir.state.mkdir()
+    for _ in range(2):
+        assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
+    assert list(json.loads(store.fact(FINALISTS_FACT) or "")) == [floor.key]
 
 
 def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:

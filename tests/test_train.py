@@ -221,6 +221,27 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
     assert not same_state(whole, net())
 
 
+def test_a_training_stopped_at_an_epoch_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Also with the epochs that it was begun for, whatever the recipe says later."""
+    path, whole, rest = tmp_path / "state.pt", list[EpochLog](), list[EpochLog]()
+    expected = trained(net(), logs=whole)
+    head = fit(
+        net(),
+        DATA,
+        loss=cross_entropy_loss(0.0),
+        recipe=RECIPE,
+        seed=0,
+        description="test",
+        state_path=path,
+        until_epoch=1,
+        on_epoch=rest.append,
+    )
+    assert rest == whole[:1]
+    assert not same_state(head, expected)
+    assert same_state(trained(net(), replace(RECIPE, epochs=40), state_path=path, logs=rest), expected)
+    assert rest[1:] == whole  # the first is told again
+
+
 def test_no_epochs_return_the_model_as_it_is() -> None:
     model = net()
     assert same_state(trained(model, replace(RECIPE, epochs=0)), model)

@@ -79,6 +79,7 @@ FORMS: Mapping[str, TypeAdapter[Any]] = {
     "energy": TypeAdapter(dict[str, Finite]),
     "latency_error": TypeAdapter(Positive | None),
     "finalists": TypeAdapter(dict[str, Finite]),
+    "finalists_tried": TypeAdapter(Annotated[int, Field(ge=1, strict=True)]),
     "levels": TypeAdapter(Annotated[list[dict[str, Count]], Field(min_length=1)]),
     "mixtures": TypeAdapter(Annotated[list[_Mixture], Field(min_length=1)]),
     "finetune_log": TypeAdapter(list[_Epoch]),

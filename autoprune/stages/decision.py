@@ -4,20 +4,20 @@ Right after a cut the reward is only a hint of what fine-tuning will make of it.
 finalists for a moment and take the one that comes closest to the original.
 """
 
-import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autoprune.config import RunConfig
+from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.errors import InputError
 from autoprune.policies.searcher import SearchResult, run_search
 from autoprune.policies.table import SEARCHERS
 from autoprune.policies.trained import TrainingInfo
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared
-from autoprune.progress import bar, say
+from autoprune.progress import bar, duration, say
 from autoprune.ranks import spearman
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
@@ -25,13 +25,13 @@ from autoprune.search.earlier_run import check_start
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
-from autoprune.seeding import derive_seed
 from autoprune.stages.finalists import Finalists, corrected_limits, finalists
+from autoprune.stages.finetune import finalist_training
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.distill import finetune
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
+TRIED_FACT, FINALISTS_SHARE = "finalists_tried", 0.25  # of the time of a fine-tuning, for those that are not taken
 SOURCE_FACT = "applied"  # the agent or the policy that `autoprune apply` was given
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
 KNOWN_POLICIES = 6
@@ -201,31 +201,43 @@ def verified(
 def best_finalist(
     prepared: Prepared, policies: Sequence[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
 ) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
-    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of fine-tuning, and
-    that KL of each; a single policy is not tuned."""
+    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of its fine-tuning,
+    and that KL of each; a single policy is not tuned.
+
+    With `finetune.max_minutes` only as many are tried as take a small share of that time.
+    """
     if len(policies) == 1:
         return policies[0], {}
-    epochs = config.search.finalist_epochs
     scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
+    tried = int(store.fact(TRIED_FACT) or len(policies))
     for number, policy in enumerate(policies, 1):
+        if number > tried:
+            break
         if policy.key in scores:
             continue
-        tuned = finetune(
-            prepared.evaluator.candidate(policy),
-            prepared.data,
-            teacher=prepared.teacher,
-            config=config.finetune.for_epochs(epochs),
-            learning_rate=config.finetune_learning_rate,
-            seed=derive_seed(config.seed, "finalists"),  # the same batches for all
-            description=f"finalist {number}/{len(policies)}",
-            state_path=run_dir.state / f"finalist-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt",
-        )
+        started = time.monotonic()
+        tuned = finalist_training(config, policy, prepared, run_dir, description=f"finalist {number}/{tried}")
+        if number == 1:
+            tried = affordable(len(policies), seconds_each=time.monotonic() - started, finetune=config.finetune)
+            store.set_fact(TRIED_FACT, str(tried))
         scores[policy.key] = prepared.evaluator.score_model(tuned).kl
         store.set_fact(FINALISTS_FACT, json.dumps(scores))
+    policies = policies[:tried]
     best = min(policies, key=lambda policy: scores[policy.key])
     shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
-    say(f"finalists after {epochs} epochs, KL to the original: {shown}; taking number {policies.index(best) + 1}")
+    say(f"KL of the finalists to the original: {shown}; going on with number {policies.index(best) + 1}")
     return best, {policy: scores[policy.key] for policy in policies}
+
+
+def affordable(finalists: int, *, seconds_each: float, finetune: FinetuneConfig) -> int:
+    """How many finalists are tried when the first one took so long: all, or as many as the time of a fine-tuning has
+    room for. What the others learn is thrown away, and tells less than the same time does for the one that is kept."""
+    if finetune.max_minutes is None:
+        return finalists
+    others = int(FINALISTS_SHARE * 60 * finetune.max_minutes / max(seconds_each, 1e-9))
+    if others < finalists - 1:
+        say(f"a finalist takes {duration(seconds_each)} here: {1 + others} of {finalists} are tried")
+    return min(finalists, 1 + others)
 
 
 def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[PruningPolicy, float]) -> float | None:

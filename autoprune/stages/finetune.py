@@ -1,7 +1,9 @@
 """The stage of a run after its search: the policy is cut out, in one step or in many, and what is left fine-tuned."""
 
+import hashlib
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 
 from torch import nn
@@ -69,21 +71,74 @@ def finetuned(
             logs.append(shifted)
             logger.epoch("finetune", shifted)
 
-        tuned = finetune(
+        tuned = training_of(
+            config,
             elastic.original,
-            subject.data,
-            teacher=prepared.teacher,
-            config=config.finetune.for_epochs(epochs),
-            learning_rate=config.finetune_learning_rate,
-            seed=derive_seed(config.seed, f"finetune {index}"),
+            step_policy,
+            prepared,
+            run_dir,
+            name=f"finetune {index}",
+            epochs=epochs,
             description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
-            state_path=run_dir.state / f"finetune-{index}.pt",
             on_epoch=on_epoch,
         )
         elastic = elastic.with_weights_of(tuned)
     store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
     save_pruned(run_dir.pruned, elastic.original, subject.spec)
     return elastic.original
+
+
+def finalist_training(
+    config: RunConfig, policy: PruningPolicy, prepared: Prepared, run_dir: RunDir, *, description: str
+) -> nn.Module:
+    """The first `search.finalist_epochs` of the fine-tuning that `policy` would get, which goes on from there if it is
+    the one that is taken. Where a cut is made in steps they are a short training of its own, thrown away."""
+    cut = repaired_cut(prepared.elastic, policy, prepared, repairs=config.search.repair).original
+    epochs = config.search.finalist_epochs
+    if cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step) == (policy,):
+        return training_of(
+            config,
+            cut,
+            policy,
+            prepared,
+            run_dir,
+            name="finetune 0",
+            epochs=config.finetune.epochs,
+            until_epoch=epochs,
+            description=description,
+        )
+    return training_of(config, cut, policy, prepared, run_dir, name="finalist", epochs=epochs, description=description)
+
+
+def training_of(
+    config: RunConfig,
+    cut: nn.Module,
+    policy: PruningPolicy,
+    prepared: Prepared,
+    run_dir: RunDir,
+    *,
+    name: str,
+    epochs: int,
+    description: str,
+    until_epoch: int | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Fine-tune `cut`, the cut at `policy`; its state is kept by `name` and policy, and gone on with.
+
+    Trainings of one name see the same batches."""
+    place = f"{name.replace(' ', '-')}-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt"
+    return finetune(
+        cut,
+        prepared.data,
+        teacher=prepared.teacher,
+        config=config.finetune.for_epochs(epochs),
+        learning_rate=config.finetune_learning_rate,
+        seed=derive_seed(config.seed, name),
+        description=description,
+        state_path=run_dir.state / place,
+        until_epoch=until_epoch,
+        on_epoch=on_epoch,
+    )
 
 
 def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:

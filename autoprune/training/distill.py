@@ -11,6 +11,7 @@ from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
 from autoprune.training.batches import Batch, augmentation_of
+from autoprune.training.pace import in_time
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, cross_entropy_loss, fit
 
@@ -25,28 +26,34 @@ def finetune(
     seed: int,
     description: str = "fine-tuning",
     state_path: Path | None = None,
+    until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`, a cut of the teacher's, and return the state that does best on the search split.
 
-    Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher's model is not changed.
+    Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher's model is not changed. With
+    `until_epoch` it stops there; a later call with the same `state_path` goes on.
     """
     pruned = changed_layers(teacher.model, model)
     factors = {
         name: config.pruned_lr_factor for name, _ in model.named_parameters() if name.rpartition(".")[0] in pruned
     }
-    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
     # Of the cut: a branch of the teacher's may be gone.
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
+    loss = distillation_loss(teacher, config, layers)
+    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+    if state_path is None or not state_path.is_file():
+        recipe = in_time(recipe, model, data, loss, seed=seed, description=description)
     return fit(
         model,
         data,
-        loss=distillation_loss(teacher, config, layers),
+        loss=loss,
         recipe=recipe,
         seed=seed,
         description=description,
         lr_factors=factors,
         state_path=state_path,
+        until_epoch=until_epoch,
         on_epoch=on_epoch,
     )
 

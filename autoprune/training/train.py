@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,14 @@ def fit(
     lr_factors: dict[str, float] | None = None,
     score: Callable[[nn.Module], float] | None = None,
     state_path: Path | None = None,
+    until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
 
     Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
-    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it.
+    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
+    with the epochs and rates of its recipe. `until_epoch` stops there, in the middle of the schedule.
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
     `RunError` if the loss stops being finite.
     """
@@ -159,6 +161,7 @@ def fit(
         load_tensor_state(best, state["best"])
         optimizer.load_state_dict(state["optimizer"])
         best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
+        recipe = replace(recipe, epochs=state.get("of_epochs", recipe.epochs))
         logs = [EpochLog(**log) for log in state["logs"]]
         for log in logs:
             if on_epoch is not None:
@@ -166,7 +169,7 @@ def fit(
     if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
         best_accuracy = score(best)
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
-    steps_per_epoch = max(1, len(data.train) // recipe.batch_size)
+    steps_per_epoch = steps_an_epoch(data, recipe)
     total_steps = recipe.epochs * steps_per_epoch
     use_bf16 = has_fast_bf16()
     started = time.perf_counter() - spent_s
@@ -177,7 +180,7 @@ def fit(
 
     with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
         progress.advance(first_epoch * steps_per_epoch)
-        for epoch in range(first_epoch, recipe.epochs):
+        for epoch in range(first_epoch, min(recipe.epochs, until_epoch or recipe.epochs)):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
             model.train()
             loss_sum, step = 0.0, epoch * steps_per_epoch
@@ -214,6 +217,7 @@ def fit(
                     state_path,
                     {
                         "epoch": epoch + 1,
+                        "of_epochs": recipe.epochs,
                         "model": tensor_state(model),
                         "averaged": tensor_state(averaged),
                         "best": tensor_state(best),
@@ -229,6 +233,10 @@ def fit(
                 break
     best.eval()
     return best
+
+
+def steps_an_epoch(data: SearchData, recipe: FitRecipe) -> int:
+    return max(1, len(data.train) // recipe.batch_size)
 
 
 def _parameter_groups(
