@@ -7,7 +7,7 @@ from torch import nn
 
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
-from autoprune.export.onnx_file import check_parity, export_onnx
+from autoprune.export.onnx_file import check_parity
 from autoprune.files import read_json, write_json
 from autoprune.machine import check_machine
 from autoprune.measure.energy_sensors import Sensor
@@ -15,20 +15,22 @@ from autoprune.measure.energy_source import find_energy_source
 from autoprune.prepare import SETTING_UP, Prepared, prepare
 from autoprune.progress import say, stages
 from autoprune.reports.run import write_report
-from autoprune.results.run import RunResult, parse_result
+from autoprune.results.run import RunResult, SearchFigures, parse_result
 from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.adaptive import STAGES as ADAPTIVE_STAGES
 from autoprune.stages.adaptive import adaptive_model
 from autoprune.stages.amounts import check_amounts
-from autoprune.stages.decision import Decide, Decision, check_search, search_decision
+from autoprune.stages.applied import STORED_POLICY
+from autoprune.stages.decision import Decide, check_search, search_decision
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files, run_result
 from autoprune.stages.finetune import finetuned
 from autoprune.stages.kept_levels import check_earlier_levels
 from autoprune.stages.level_choice import check_level_limits
 from autoprune.stages.max_drop import cheapest_within_drop, problems_on_the_way
+from autoprune.stages.narrowing import Measured, measured_within_target
 from autoprune.stages.subject import Subject, load_subject
 from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.train import train_baseline
@@ -88,10 +90,20 @@ def run(
             stage.begin(FINE_TUNING)
             pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
         stage.begin(MEASURING)
-        result = _measured(config, subject, prepared, decision, pruned, run_dir, sensor)
+        measured = measured_within_target(
+            config,
+            subject,
+            prepared,
+            decision.policy,
+            pruned,
+            run_dir,
+            store,
+            may_narrow=open_target is None and decision.search.searcher != STORED_POLICY,
+        )
+        result = _result(config, subject, prepared, decision.search, measured, run_dir, sensor)
         if config.adaptive.enabled:
             adaptive = adaptive_model(
-                config, subject, prepared, run_dir, store, logger, pruned=decision.policy, sensor=sensor
+                config, subject, prepared, run_dir, store, logger, pruned=measured.policy, sensor=sensor
             )
             result = result.model_copy(update={"adaptive": adaptive.summary})
         write_json(run_dir.result, result.as_json())
@@ -125,28 +137,27 @@ def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunL
     )
 
 
-def _measured(
+def _result(
     config: RunConfig,
     subject: Subject,
     prepared: Prepared,
-    decision: Decision,
-    pruned: nn.Module,
+    search: SearchFigures,
+    measured: Measured,
     run_dir: RunDir,
     sensor: Sensor | None,
 ) -> RunResult:
-    """Export both models, check parity, and measure."""
-    info = subject.data.info
-    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
-    flushed = export_onnx(pruned, run_dir.model_onnx, info).flushed_subnormals
+    """Check the parity of the timed file, and measure all else."""
+    info, problem = subject.data.info, prepared.problem
+    flushed = measured.flushed_subnormals
     if flushed:
         say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
-    parity = check_parity(pruned, run_dir.model_onnx, shown)
-    problem = prepared.problem
+    parity = check_parity(measured.model, run_dir.model_onnx, shown)
     comparison = compare_files(
         run_dir.original_onnx,
         run_dir.model_onnx,
-        costs=(problem.original_cost, problem.predict(decision.policy)),
+        costs=(problem.original_cost, problem.predict(measured.policy)),
+        latencies=(measured.original, measured.pruned),
         test=subject.test,
         info=info,
         config=config.measure,
@@ -157,6 +168,7 @@ def _measured(
         parity_max_abs=parity,
         flushed_subnormals=flushed,
         targets=config.target,
-        search=decision.search,
+        search=search,
         info=info,
+        narrowed=measured.narrowed,
     )

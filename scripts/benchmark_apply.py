@@ -35,7 +35,8 @@ from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.stages.applied import agent_decision
 from autoprune.stages.decision import ERROR_FACT
-from autoprune.stages.finalists import HEADROOM, corrected_limits
+from autoprune.stages.finalists import corrected_limits
+from autoprune.stages.met import HEADROOM
 from autoprune.stages.proposals import RIVALS
 from autoprune.stages.subject import load_subject
 

@@ -36,10 +36,10 @@ from autoprune.stages.finalists import (
     distance,
     finalists,
     least_distance,
-    share_of_allowed,
     slowdown,
 )
 from autoprune.stages.finetune import FINETUNE_FACT, finetuned
+from autoprune.stages.met import share_of_allowed
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 

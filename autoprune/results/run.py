@@ -64,6 +64,7 @@ class Checks(Part):
     onnx_parity_max_abs: float
     flushed_subnormals: int | None = None  # weights of the pruned model that the export set to zero
     target_met: bool
+    narrowed: tuple[str, ...] = ()  # what was cut after the fine-tuning, as its file missed the target, in words
 
 
 class DropTrial(Part):

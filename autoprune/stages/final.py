@@ -95,17 +95,18 @@ def compare_files(
     pruned: Path,
     *,
     costs: tuple[PredictedCost, PredictedCost],
+    latencies: tuple[Latency, Latency],
     test: ImageSplit,
     info: DataInfo,
     config: MeasureConfig,
     sensor: Sensor | None = None,
 ) -> Comparison:
-    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned).
+    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned), `latencies`
+    what their latency was measured to be.
 
     Energy is measured with `sensor`, and estimated without one.
     """
     images = timed_images(test, info, config)
-    latencies = timed_together([original, pruned], images, config)
     consumed = energies(
         [session_call(make_session(file, threads=config.threads), images) for file in (original, pruned)],
         [cost.estimated_energy_mj for cost in costs],
@@ -150,6 +151,7 @@ def run_result(
     targets: tuple[TargetConfig, ...],
     search: SearchFigures,
     info: DataInfo,
+    narrowed: tuple[str, ...] = (),
 ) -> RunResult:
     """The contents of `result.json`."""
     before, after = comparison.original, comparison.pruned
@@ -171,6 +173,7 @@ def run_result(
             onnx_parity_max_abs=parity_max_abs,
             flushed_subnormals=flushed_subnormals,
             target_met=all(target_met(target, comparison, search) for target in targets),
+            narrowed=narrowed,
         ),
         search=search,
         accuracy=comparison.accuracy,

@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import Latency, measure_interleaved
@@ -16,10 +14,11 @@ from autoprune.prepare import Prepared
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.scratch import scratch_folder
 from autoprune.search.problem import Limit, Outcome, SearchProblem
+from autoprune.stages.final import timed_images
+from autoprune.stages.met import HEADROOM, latency_targets, share_of_allowed
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
-HEADROOM = 0.01  # share of the allowed latency: about how far two measurements of one file lie apart
 UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many of them
 CLEARLY_FASTER = 0.98  # measured by predicted latency; a smaller error is noise
 
@@ -63,7 +62,7 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
     """
     distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
     policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
-    targets = [target for target in config.target if target.metric == "latency"]
+    targets = latency_targets(config.target)
     wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
         return Finalists(tuple(_unlike(prepared, policies, wanted)), None, True)
@@ -154,25 +153,6 @@ def slowdown(candidates: Sequence[Latency], predicted_ms: Sequence[float]) -> fl
     return max(1.0, statistics.median(ratios))
 
 
-def share_of_allowed(
-    candidate: Latency, original: Latency, targets: Sequence[TargetConfig], *, original_at_most_ms: float
-) -> float:
-    """Measured latency, divided by the strictest target.
-
-    On a busy machine the median call and the undisturbed one can tell different ratios; the larger one counts. Where
-    neighbours push a large original's weights out of a cache that they share, even its undisturbed calls take longer,
-    and those of its cuts do not: no more than `original_at_most_ms` of them counts.
-    """
-
-    def share(candidate_ms: float, original_ms: float) -> float:
-        return candidate_ms / min(target.bound(original_ms) for target in targets)
-
-    return max(
-        share(candidate.latency_ms_p50, original.latency_ms_p50),
-        share(candidate.latency_ms_quiet, min(original.latency_ms_quiet, original_at_most_ms)),
-    )
-
-
 def _timed(prepared: Prepared, policies: list[PruningPolicy], config: RunConfig) -> list[Latency]:
     """The exported files of the original and of `policies`, timed in turn."""
     elastic, info = prepared.elastic, prepared.evaluator.info
@@ -181,7 +161,7 @@ def _timed(prepared: Prepared, policies: list[PruningPolicy], config: RunConfig)
         for index, policy in enumerate([elastic.full_policy, *policies]):
             files.append(folder / f"{index}.onnx")
             export_onnx(elastic.cut(policy), files[-1], info)
-        images = torch.zeros(config.measure.batch_size, *info.input_shape).numpy()
+        images = timed_images(prepared.data.search, info, config.measure)
         return measure_interleaved(
             files, images, threads=config.measure.threads, rounds=VERIFY_ROUNDS, runs_per_round=VERIFY_RUNS
         )

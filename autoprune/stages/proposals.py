@@ -16,7 +16,8 @@ from autoprune.results.run import ProposalFigures
 from autoprune.search.problem import Outcome, PruningProblem, SearchProblem, limit_ratios, meets
 from autoprune.search.session import SearchSession
 from autoprune.search.workers import usual_workers
-from autoprune.stages.finalists import HEADROOM, Finalists
+from autoprune.stages.finalists import Finalists
+from autoprune.stages.met import HEADROOM
 
 LARGEST, SPREAD = 4, 8  # policies of a list from wide to narrow that are scored
 MOST = 8  # policies of one proposer; those of the knapsack are no more

@@ -1,0 +1,116 @@
+"""A model whose file misses its latency target when it is measured last is narrowed until it meets it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoprune.config import RunConfig
+from autoprune.config_file import load_config
+from autoprune.policy import PruningPolicy, load_policy
+from autoprune.prepare import Prepared, prepare
+from autoprune.pruning.structure import load_pruned
+from autoprune.run_dir import RunDir
+from autoprune.search.trials import TrialStore
+from autoprune.stages.met import latency_targets, median_share
+from autoprune.stages.narrowing import (
+    NARROWED_FACT,
+    Measured,
+    measured_within_target,
+    narrower_policy,
+    one_rung_lower,
+)
+from autoprune.stages.subject import Subject, load_subject
+
+ROUNDS = ["measure.rounds=20", "measure.runs_per_round=10", "search.min_keep=0.1"]
+
+
+@pytest.fixture(scope="module")
+def small(small_config: Path) -> tuple[RunConfig, Subject, Prepared]:
+    config = load_config(small_config, ["target={metric: latency, max_ratio: 0.8}", *ROUNDS])
+    subject = load_subject(config)
+    return config, subject, prepare(config, subject.model, subject.data)
+
+
+def measured(
+    small: tuple[RunConfig, Subject, Prepared], root: Path, policy: PruningPolicy, *, may_narrow: bool = True
+) -> Measured:
+    config, subject, prepared = small
+    run_dir = RunDir(root)
+    run_dir.state.mkdir(parents=True, exist_ok=True)
+    run_dir.original_onnx.parent.mkdir(exist_ok=True)
+    model = prepared.elastic.cut(policy)
+    store = TrialStore(run_dir.trials)
+    return measured_within_target(config, subject, prepared, policy, model, run_dir, store, may_narrow=may_narrow)
+
+
+def share(small: tuple[RunConfig, Subject, Prepared], found: Measured) -> float:
+    return median_share(found.pruned, found.original, latency_targets(small[0].target))
+
+
+def test_a_file_that_misses_its_target_is_narrowed_until_it_meets_it(
+    small: tuple[RunConfig, Subject, Prepared], tmp_path: Path
+) -> None:
+    _, subject, prepared = small
+    full = prepared.problem.full_policy
+    found = measured(small, tmp_path, full)
+    assert share(small, found) <= 1
+    assert found.policy != full
+    assert len(found.narrowed) >= 1
+    assert "of the latency that is allowed" in found.narrowed[0]
+    # What is on disk is what was measured.
+    assert load_policy(tmp_path / "policy.json") == found.policy
+    kept = load_pruned(tmp_path / "pruned", architecture=subject.model)
+    image = torch.randn(2, *subject.data.info.input_shape)
+    torch.testing.assert_close(kept(image), found.model.eval()(image))
+    # A run that was stopped after that narrows no further, and trains nothing again.
+    for state in (tmp_path / "state").glob("*.pt"):
+        state.unlink()
+    again = measured(small, tmp_path, full)
+    assert (again.policy, again.narrowed) == (found.policy, found.narrowed)
+    assert not list((tmp_path / "state").glob("*.pt"))
+
+
+def test_what_is_within_its_target_or_was_given_stays_as_it_is(
+    small: tuple[RunConfig, Subject, Prepared], tmp_path: Path
+) -> None:
+    floor, full = small[2].problem.floor_policy, small[2].problem.full_policy
+    fast = measured(small, tmp_path / "fast", floor)
+    assert (fast.policy, fast.narrowed) == (floor, ())
+    slow = measured(small, tmp_path / "slow", full, may_narrow=False)
+    assert (slow.policy, slow.narrowed) == (full, ())
+    assert share(small, slow) > 1
+    for place in ("fast", "slow"):
+        assert not (tmp_path / place / "policy.json").exists()
+        assert TrialStore(tmp_path / place / "trials.sqlite").fact(NARROWED_FACT) is None
+
+
+def test_the_narrower_cut_is_enough_as_predicted_and_the_nearest_of_those(
+    small: tuple[RunConfig, Subject, Prepared],
+) -> None:
+    _, _, prepared = small
+    problem, elastic = prepared.problem, prepared.elastic
+    full = problem.full_policy
+    now_ms = problem.original_cost.predicted_latency_ms
+
+    def saved(policy: PruningPolicy) -> float:
+        return 1 - problem.predict(policy).predicted_latency_ms / now_ms
+
+    lower = list(one_rung_lower(problem, full))
+    assert len(lower) == len(problem.groups)
+    assert all(sum(a != b for a, b in zip(one.channels, full.channels, strict=True)) == 1 for one in lower)
+    little, much = min(filter(lambda s: s > 0, map(saved, lower))), 0.5
+    for wanted in (little, much):  # what one rung saves, and what none does alone
+        found = narrower_policy(prepared, elastic, full, share=0.99 / (1 - wanted), repairs=False)
+        assert found is not None
+        assert saved(found) >= wanted - 1e-9
+        if wanted == little:
+            unrepaired = prepared.evaluator.of(elastic)
+            kls = {
+                one: unrepaired.score_model(unrepaired.candidate(one)).kl
+                for one in lower
+                if saved(one) >= wanted - 1e-9
+            }
+            assert kls[found] == pytest.approx(min(kls.values()), rel=1e-3)
+    floor = problem.floor_policy
+    assert narrower_policy(prepared, elastic.narrow(floor), floor, share=1.5, repairs=False) is None
