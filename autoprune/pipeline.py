@@ -20,7 +20,7 @@ from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.adaptive import STAGES as ADAPTIVE_STAGES
-from autoprune.stages.adaptive import adaptive_model
+from autoprune.stages.adaptive import PrunedModel, adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.applied import STORED_POLICY
 from autoprune.stages.decision import Decide, check_search, search_decision
@@ -102,9 +102,8 @@ def run(
         )
         result = _result(config, subject, prepared, decision.search, measured, run_dir, sensor)
         if config.adaptive.enabled:
-            adaptive = adaptive_model(
-                config, subject, prepared, run_dir, store, logger, pruned=measured.policy, sensor=sensor
-            )
+            static = PrunedModel(measured.policy, measured.model)
+            adaptive = adaptive_model(config, subject, prepared, run_dir, store, logger, pruned=static, sensor=sensor)
             result = result.model_copy(update={"adaptive": adaptive.summary})
         write_json(run_dir.result, result.as_json())
         write_report(run_dir.root)

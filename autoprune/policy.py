@@ -88,6 +88,12 @@ def check_nested(levels: Sequence[PruningPolicy]) -> None:
             raise ValueError(f"level {number} is no cut of level {number + 1}: {', '.join(wider)} is wider")
 
 
+def is_nested(smaller: PruningPolicy, larger: PruningPolicy) -> bool:
+    """Whether one is a cut of the other, of the same groups, or equal to it."""
+    kept, allowed = smaller.as_dict(), larger.as_dict()
+    return kept.keys() == allowed.keys() and all(kept[name] <= allowed[name] for name in kept)
+
+
 def save_policy(path: Path, policy: PruningPolicy, *, model: str, original: Mapping[str, int]) -> None:
     """Write `policy.json`: the channels of each group, kept and before."""
     groups = {name: {"kept": kept, "of": original[name]} for name, kept in policy.channels}

@@ -119,15 +119,3 @@ def measured_decision_ms(
         more_ms = (times.latency_ms - smallest.latency_ms)[stopped]
         found[name] = max(0.0, float(np.median(more_ms))) if stopped.any() else 0.0
     return found
-
-
-def onnx_probabilities(file: Path, split: ImageSplit, info: DataInfo) -> NDArray[np.float32]:
-    """What an exported file without levels answers to all images of `split`, in batches; (N, classes)."""
-    session = make_session(file, threads=1)
-    parts = []
-    for start in range(0, len(split), CHUNK):
-        images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
-        logits = np.asarray(session.run([OUTPUT_NAME], {INPUT_NAME: images})[0], dtype=np.float64)
-        powers = np.exp(logits - logits.max(1, keepdims=True))
-        parts.append((powers / powers.sum(1, keepdims=True)).astype(np.float32))
-    return np.concatenate(parts)

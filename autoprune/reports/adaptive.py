@@ -74,7 +74,7 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
             "rows": rows(result),
             "energy_source": _energy_source(result.adaptive),
             "mixtures": [
-                (", ".join(f"{ratio:g}" for ratio in mixture.max_ratios), mixture)
+                (", ".join(f"{ratio:.3g}" for ratio in mixture.max_ratios), mixture)
                 for mixture in result.mixtures[:MIXTURES_LISTED]
             ],
             "budgets": budget_rows(result),
@@ -139,9 +139,11 @@ def rows(result: AdaptiveResult) -> list[Row]:
     name = f"original, level {last}" if result.levels[-1].is_original else "original"
     measured = [(name, result.original), ("adaptive", result.adaptive)]
     measured += [
-        (f"level {place} alone", level.alone) for place, level in enumerate(result.levels) if not level.is_original
+        (f"level {place}{', the pruned model,' if level.is_pruned else ''} alone", level.alone)
+        for place, level in enumerate(result.levels)
+        if not level.is_original
     ]
-    if result.pruned is not None:
+    if result.pruned is not None and not any(level.is_pruned for level in result.levels):
         measured.append(("pruned", result.pruned))
     return [
         Row(

@@ -38,6 +38,7 @@ class LevelFigures(Part):
     on_search: CurvePoint  # its latency is the median of a call, as measured before the router was chosen
     alone: RouteFigures
     is_original: bool
+    is_pruned: bool = False  # the static model of the same run, which shares no weights with other levels
 
 
 class BudgetFigures(Part):

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from autoprune.adaptive.calibration import calibrations
 from autoprune.adaptive.export import export_adaptive
-from autoprune.adaptive.measurement import measure_by_image, measured_decision_ms, onnx_probabilities
-from autoprune.adaptive.mixture import Mixture
+from autoprune.adaptive.measurement import measure_by_image, measured_decision_ms
+from autoprune.adaptive.mixture import LEAST_LEVELS, Mixture
 from autoprune.adaptive.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
@@ -41,11 +42,11 @@ from autoprune.stages.adaptive_figures import (
 from autoprune.stages.final import energies, environment, input_figures
 from autoprune.stages.kept_levels import earlier_levels, keep_levels
 from autoprune.stages.level_choice import (
+    Answering,
     LevelModels,
-    answers_to,
-    answers_to_views,
-    best_mixture,
     candidate_levels,
+    mixtures_of,
+    mixtures_tried,
     trained_levels,
 )
 from autoprune.stages.operating_point import (
@@ -67,6 +68,14 @@ STAGES = (SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING)
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
 ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
 ENERGY_IMAGES = 256  # over and over while a sensor counts
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A run's static model, fine-tuned already: measured beside the levels, and one of them where it fits."""
+
+    policy: PruningPolicy
+    model: nn.Module
 
 
 @dataclass(frozen=True)
@@ -99,17 +108,17 @@ def adaptive_model(
     store: TrialStore,
     logger: RunLogger,
     *,
-    pruned: PruningPolicy | None = None,
+    pruned: PrunedModel | None = None,
     sensor: Sensor | None = None,
 ) -> AdaptiveResult:
     """Make and measure it; `adaptive.json`, `adaptive.html` and the files in `export` are written.
 
-    `pruned` is the policy of the run's static model, whose file is measured beside the others. A finished adaptive
-    model is only read back.
+    `pruned` is the run's static model, whose file is measured beside the others. A finished adaptive model is only read
+    back.
     """
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
-    levels = _levels(config, subject, prepared, run_dir, store, logger)
+    levels = _levels(config, subject, prepared, run_dir, store, logger, pruned)
     begin(ROUTING)
     built = _built(config, subject.data.info, prepared, run_dir, levels)
     result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
@@ -119,20 +128,34 @@ def adaptive_model(
 
 
 def _levels(
-    config: RunConfig, subject: Subject, prepared: Prepared, run_dir: RunDir, store: TrialStore, logger: RunLogger
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+    pruned: PrunedModel | None,
 ) -> ChosenLevels:
     """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
     if config.adaptive.start_from is not None:
         chosen = ChosenLevels(*earlier_levels(config.adaptive.start_from, prepared))
     else:
         begin(SEARCHING_LEVELS)
-        candidates = candidate_levels(config, prepared, store, logger)
+        ready = {prepared.problem.full_policy: prepared.elastic.original}
+        if pruned is not None:
+            ready[pruned.policy] = pruned.model
+        found = None if pruned is None else pruned.policy
+        candidates = candidate_levels(config, prepared, store, logger, pruned=found)
         begin(TRAINING_LEVELS)
-        policy, tried = best_mixture(config, candidates, prepared, run_dir, store, logger)
+        tried = mixtures_tried(config, candidates, prepared, run_dir, store, logger, ready)
+        policy = candidates.chosen(tried[0]) if tried else candidates.policy
         epochs = config.adaptive.epochs or config.finetune.epochs
-        models = trained_levels(config, policy, prepared, run_dir, logger, epochs=epochs, name="levels")
+        models = trained_levels(config, policy, prepared, run_dir, logger, ready, epochs=epochs, name="levels")
+        if not tried and len(policy.levels) > LEAST_LEVELS:  # there was but one to train, and now they can be chosen
+            tried = mixtures_of(config, candidates, models, prepared)
+            policy, models = candidates.chosen(tried[0]), models.of(tried[0].levels)
         chosen = ChosenLevels(policy, models, candidates.max_ratios, tried)
-    keep_levels(run_dir, chosen.models, subject)
+    keep_levels(run_dir, chosen.models, subject, original=prepared.elastic.original)
     return chosen
 
 
@@ -144,9 +167,10 @@ def _built(
     original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
     search, train = prepared.data.search, prepared.data.train
     augmentation = augmentation_of(config.finetune.augment)
-    answers = answers_to_views(search, augmentation, levels.models, prepared, level_ms)
+    answering = Answering(levels.models, prepared)
+    answers = answering.to_views(search, augmentation, level_ms)
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
-    router = learned_router(answers_to(shown, levels.models, prepared, level_ms), answers, config)
+    router = learned_router(answering.to(shown, level_ms), answers, config)
     files = _level_files(run_dir, len(levels.models))
     decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
     points = operating_points(answers, router, decision_ms)
@@ -178,7 +202,7 @@ def _measured(
     run_dir: RunDir,
     built: Built,
     *,
-    pruned: PruningPolicy | None,
+    pruned: PrunedModel | None,
     sensor: Sensor | None,
 ) -> AdaptiveResult:
     """All files on every test image in turn: the one look at the test split."""
@@ -187,7 +211,8 @@ def _measured(
     policies, models = built.levels.policy.levels, built.levels.models.models
     level_files = _level_files(run_dir, len(models))
     own_files = level_files[:-1] if models[-1] is prepared.elastic.original else level_files
-    statics = [run_dir.model_onnx] if pruned is not None else []
+    is_pruned = [pruned is not None and level == pruned.policy for level in policies]
+    statics = [run_dir.model_onnx] if pruned is not None and not any(is_pruned) else []
     files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
     times = measure_by_image(files, test, info, threads=config.measure.threads)
     level_mj = [problem.predict(level).estimated_energy_mj for level in policies]
@@ -195,23 +220,27 @@ def _measured(
         problem.original_cost.estimated_energy_mj,
         float(np.dot(built.chosen.figures.run_share, level_mj)),
         *level_mj[: len(own_files)],
-        *([problem.predict(pruned).estimated_energy_mj] if pruned is not None else []),
+        *([problem.predict(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
     ]
     calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
     consumed = energies(calls, estimates_mj, images_a_call=1, sensor=sensor)
     figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
     original, adaptive, *alone = figures
-    names = [*(f"level {place}" for place in range(len(own_files))), *(["pruned"] if statics else [])]
+    own_names = ["pruned" if is_pruned[place] else f"level {place}" for place in range(len(own_files))]
+    names = [*own_names, *(["pruned"] if statics else [])]
     right = {name: time.answers == labels for name, time in zip(["original", "adaptive", *names], times, strict=True)}
     by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
+    own_logits = [time.logits for time in times[2 : 2 + len(own_files)]]
+    own_logits += [times[0].logits] * (len(level_files) - len(own_files))  # the original is a level as it is
+    by_name = dict(zip(names, alone, strict=True))
     easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
     return AdaptiveResult(
         original=original,
         adaptive=adaptive,
-        pruned=alone[-1] if statics else None,
+        pruned=by_name.get("pruned"),
         latency_ratio=adaptive.latency_ms_mean / original.latency_ms_mean,
         static_at_equal_accuracy=static_at_equal_accuracy(
-            {"original": original, **dict(zip(names, alone, strict=True))},
+            {"original": original, **by_name},
             adaptive,
             right=right,
             adaptive_right=right["adaptive"],
@@ -222,8 +251,12 @@ def _measured(
         level_share=shares(times[1].levels, levels=len(level_files)),
         agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in models])),
         levels=tuple(
-            LevelFigures(channels=level.as_dict(), on_search=point, alone=own, is_original=own is original)
-            for level, point, own in zip(policies, _level_points(built.answers), by_level, strict=True)
+            LevelFigures(
+                channels=level.as_dict(), on_search=point, alone=own, is_original=own is original, is_pruned=its_pruned
+            )
+            for level, point, own, its_pruned in zip(
+                policies, _level_points(built.answers), by_level, is_pruned, strict=True
+            )
         ),
         classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
         easy=easy,
@@ -233,7 +266,7 @@ def _measured(
         original_on_search=_original_point(built.answers, built.original_ms),
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
         curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
-        budgets=_budgets(built, level_files, test, info),
+        budgets=_budgets(built, own_logits, labels),
         decision_ms=dict(built.decision_ms),
         onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
         largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
@@ -279,10 +312,12 @@ def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
     ]
 
 
-def _budgets(built: Built, level_files: Sequence[Path], test: ImageSplit, info: DataInfo) -> tuple[BudgetFigures, ...]:
-    """The routers beside each other on the test split."""
-    probabilities = np.stack([onnx_probabilities(file, test, info) for file in level_files])
-    answers = LevelAnswers(probabilities, test.labels.numpy(), built.answers.latency_ms)
+def _budgets(
+    built: Built, level_logits: Sequence[NDArray[np.float32]], labels: NDArray[np.int64]
+) -> tuple[BudgetFigures, ...]:
+    """The routers beside each other on the test split; `level_logits` (N, classes) are those of the levels' files."""
+    probabilities = torch.from_numpy(np.stack(level_logits)).softmax(2).numpy()
+    answers = LevelAnswers(probabilities, labels, built.answers.latency_ms)
     return tuple(
         BudgetFigures(
             budget_ms=found.budget_ms,

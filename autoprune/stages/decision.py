@@ -31,7 +31,7 @@ from autoprune.stages.tensorboard import RunLogger
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
-TRIED_FACT, FINALISTS_SHARE = "finalists_tried", 0.25  # of the time of a fine-tuning, for those that are not taken
+TRIED_FACT, FINALISTS_SHARE = "finalists_tried", 0.15  # of the time of a fine-tuning, for those that are not taken
 SOURCE_FACT = "applied"  # the agent or the policy that `autoprune apply` was given
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
 KNOWN_POLICIES = 6

@@ -1,5 +1,7 @@
 """Levels on disk: a run keeps those that it trained, and another starts from them without a search or a training."""
 
+from torch import nn
+
 from autoprune.adaptive.shared_weights import layer_cuts
 from autoprune.config import RunConfig
 from autoprune.config_file import load_config
@@ -14,10 +16,11 @@ from autoprune.stages.level_choice import LevelModels
 from autoprune.stages.subject import Subject
 
 
-def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject) -> None:
-    """Write each level that was trained as a pruned model of its own; the original is not one of them."""
-    for place, model in enumerate(levels.models[: len(levels.cuts)]):
-        save_pruned(run_dir.level(place), model, subject.spec)
+def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject, *, original: nn.Module) -> None:
+    """Write each level as a pruned model of its own, but for the original."""
+    for place, model in enumerate(levels.models):
+        if model is not original:
+            save_pruned(run_dir.level(place), model, subject.spec)
 
 
 def check_earlier_levels(config: RunConfig) -> None:
@@ -46,4 +49,5 @@ def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, Leve
     trained = [place for place, level in enumerate(found) if not level.is_original]
     models = [load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy)) for place in trained]
     original = (elastic.original,) * (len(found) - len(trained))
-    return policy, LevelModels((*models, *original), layer_cuts(elastic, policy.levels[: len(trained)]))
+    sharing = [level for place, level in enumerate(policy.levels) if place in trained and not found[place].is_pruned]
+    return policy, LevelModels((*models, *original), layer_cuts(elastic, sharing) if sharing else ())

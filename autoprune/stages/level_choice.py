@@ -1,15 +1,17 @@
 """The levels of an input-adaptive model: searched one below the other, trained together, the best mixture kept.
 
-The level at the original's full latency is the original as it is: what no smaller level can answer then loses nothing,
-and only the smaller ones are trained.
+The level at the original's full latency is the original as it is: what no smaller level can answer then loses nothing.
+A run's pruned model is a level too, as it is, where all others are cuts of it. Only the smaller ones are trained.
 """
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.adaptive.levels import Levels, train_levels
@@ -20,7 +22,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import Augmentation, ImageSplit, normalise, views
 from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
-from autoprune.policy import AdaptivePolicy, PruningPolicy, check_nested
+from autoprune.policy import AdaptivePolicy, PruningPolicy, check_nested, is_nested
 from autoprune.prepare import Prepared, search_limits
 from autoprune.progress import bar, say
 from autoprune.run_dir import RunDir
@@ -28,8 +30,10 @@ from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.decision import searched
+from autoprune.stages.finetune import repaired_cut
 from autoprune.stages.tensorboard import RunLogger
-from autoprune.training.scores import logits_of
+from autoprune.training.onnx_answers import OnnxAnswers
+from autoprune.training.scores import EVALUATION_BATCH
 
 LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
 RECALIBRATION_IMAGES = 2048
@@ -57,6 +61,9 @@ class Candidates:
             )
         return cls(AdaptivePolicy(tuple(found[place] for place in distinct)), tuple(max_ratios[p] for p in distinct))
 
+    def chosen(self, mixture: Mixture) -> AdaptivePolicy:
+        return AdaptivePolicy(tuple(self.policy.levels[place] for place in mixture.levels))
+
 
 @dataclass(frozen=True)
 class LevelModels:
@@ -65,6 +72,15 @@ class LevelModels:
     models: tuple[nn.Module, ...]
     cuts: tuple[Cuts, ...]  # of the first ones, which share weights: what each keeps of the last of these
 
+    def of(self, places: Sequence[int]) -> "LevelModels":
+        """Some of them, in ascending order; of those that share weights the last one has to be among them."""
+        shared = [place for place in places if place < len(self.cuts)]
+        return LevelModels(tuple(self.models[p] for p in places), tuple(self.cuts[p] for p in shared))
+
+
+Ready = Mapping[PruningPolicy, nn.Module]
+"""Levels that are not trained any more: the original, and a run's pruned model."""
+
 
 def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialStore) -> None:
     """Raises `TargetError` if the smallest level of `adaptive.max_ratios` is below the floor."""
@@ -72,65 +88,91 @@ def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialSt
     problem.within(limits, store=store, known=())
 
 
-def candidate_levels(config: RunConfig, prepared: Prepared, store: TrialStore, logger: RunLogger) -> Candidates:
+def candidate_levels(
+    config: RunConfig,
+    prepared: Prepared,
+    store: TrialStore,
+    logger: RunLogger,
+    *,
+    pruned: PruningPolicy | None = None,
+) -> Candidates:
     """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
+
+    `pruned`, a policy that is trained already, is one more of them if all smaller ones are cuts of it. Where there is a
+    policy above that did well, a search starts from it, and takes fewer evaluations.
 
     Agents of these searches are not kept: `agent/` is that of the run's own target. Raises `TargetError` if all of them
     find the same policy.
     """
     ratios = config.adaptive.max_ratios
-    problem = prepared.problem
-    done = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
-    if done is not None:
-        return Candidates.of(ratios, done)
-    found: list[PruningPolicy] = []
-    for number, ratio in sorted(enumerate(ratios), reverse=True):
-        if ratio == 1.0:
-            found.insert(0, problem.full_policy)
-            continue
-        seed_everything(derive_seed(config.seed, f"level {number}"))
-        part = problem.within(
-            _limits(problem, ratio), store=store.part(f"level {number}"), known=tuple(found[:1]) or problem.known
-        )
-        best = searched(part, config, logger, max_evaluations=config.search.evaluations).best.policy
-        found.insert(0, nested(part, best, found[0]) if found else best)
-    store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
-    return Candidates.of(ratios, found)
+    problem, full = prepared.problem, prepared.problem.full_policy
+    above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
+    found = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
+    if found is None:
+        found = []
+        for number, ratio in sorted(enumerate(ratios), reverse=True):
+            if ratio == 1.0:
+                found.insert(0, full)
+                continue
+            within = found[0] if found and found[0] != full else above
+            seed_everything(derive_seed(config.seed, f"level {number}"))
+            part = problem.within(
+                _limits(problem, ratio),
+                store=store.part(f"level {number}"),
+                known=(within,) if within is not None else tuple(found[:1]) or problem.known,
+            )
+            evaluations = config.search.evaluations if within is None else config.search.evaluations_from_known
+            best = searched(part, config, logger, max_evaluations=evaluations).best.policy
+            within = within or (found[0] if found else None)
+            found.insert(0, best if within is None else nested(part, best, within))
+        store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
+    place = sum(ratio < 1.0 for ratio in ratios)
+    if above is None or (place and not is_nested(found[place - 1], above)):
+        return Candidates.of(ratios, found)
+    return Candidates.of(
+        (*ratios[:place], _share(problem, above), *ratios[place:]), (*found[:place], above, *found[place:])
+    )
 
 
-def best_mixture(
+def mixtures_tried(
     config: RunConfig,
     candidates: Candidates,
     prepared: Prepared,
     run_dir: RunDir,
     store: TrialStore,
     logger: RunLogger,
-) -> tuple[AdaptivePolicy, tuple[Mixture, ...]]:
-    """Those of `candidates` that work best together once all of them are trained for a moment, and all that were tried.
+    ready: Ready,
+) -> tuple[Mixture, ...]:
+    """The mixtures of `candidates`, the best first, once all are trained for a moment; none, and nothing is trained,
+    where at most one of them is to be trained anyway, or there are but two."""
+    levels = candidates.policy.levels
+    if len(levels) == LEAST_LEVELS or sum(level not in ready for level in levels) < 2:
+        return ()
+    stored = store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(levels)))
+    if stored is not None:
+        return stored
+    epochs = config.adaptive.trial_epochs
+    models = trained_levels(
+        config, candidates.policy, prepared, run_dir, logger, ready, epochs=epochs, name="trial of levels"
+    )
+    tried = mixtures_of(config, candidates, models, prepared)
+    store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
+    return tried
 
-    Two candidates are both taken: there is nothing to choose, and nothing is tried.
-    """
-    policy = candidates.policy
-    if len(policy.levels) == LEAST_LEVELS:
-        return policy, ()
-    stored = store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(policy.levels)))
-    if stored is None:
-        settings = config.adaptive
-        levels = trained_levels(
-            config, policy, prepared, run_dir, logger, epochs=settings.trial_epochs, name="trial of levels"
-        )
-        latencies = [prepared.problem.predict(level).predicted_latency_ms for level in policy.levels]
-        tried = mixtures(
-            answers_to(prepared.data.search, levels.models, prepared, latencies),
-            most_levels=settings.max_levels,
-            max_drop=settings.max_drop,
-        )
-        store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
-    else:
-        tried = stored
-    shares = ", ".join(f"{candidates.max_ratios[place]:g}" for place in tried[0].levels)
+
+def mixtures_of(
+    config: RunConfig, candidates: Candidates, models: LevelModels, prepared: Prepared
+) -> tuple[Mixture, ...]:
+    """All mixtures of levels, the best first, as their models answer to the search split."""
+    latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.policy.levels]
+    tried = mixtures(
+        Answering(models.models, prepared).to(prepared.data.search, latencies),
+        most_levels=config.adaptive.max_levels,
+        max_drop=config.adaptive.max_drop,
+    )
+    shares = ", ".join(f"{candidates.max_ratios[place]:.3g}" for place in tried[0].levels)
     say(f"the best mixture of {len(tried)}: levels at {shares} of the original's latency")
-    return AdaptivePolicy(tuple(policy.levels[place] for place in tried[0].levels)), tried
+    return tried
 
 
 def trained_levels(
@@ -139,14 +181,19 @@ def trained_levels(
     prepared: Prepared,
     run_dir: RunDir,
     logger: RunLogger,
+    ready: Ready,
     *,
     epochs: int,
     name: str,
 ) -> LevelModels:
-    """Levels trained together as `finetune` says but for its epochs, taught by the original, which stays as it is where
-    it is the largest level; a stopped training goes on."""
-    original = (prepared.elastic.original,) if policy.levels[-1] == prepared.problem.full_policy else ()
-    levels = Levels(prepared.elastic, policy.levels[: len(policy.levels) - len(original)])
+    """Levels trained together as `finetune` says but for its epochs, taught by the original; those that are `ready`,
+    the largest ones, stay as they are. A stopped training goes on."""
+    wanted = [level for level in policy.levels if level not in ready]
+    finished = tuple(ready[level] for level in policy.levels if level in ready)
+    if not wanted:
+        return LevelModels(finished, ())
+    elastic = repaired_cut(prepared.elastic, wanted[-1], prepared, repairs=config.search.repair)
+    levels = Levels(elastic, wanted)
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
     shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
     levels.recalibrate(normalise(shown, prepared.data.info))
@@ -156,43 +203,57 @@ def trained_levels(
         teacher=prepared.teacher,
         config=config.finetune.for_epochs(epochs),
         learning_rate=config.finetune_learning_rate,
-        seed=derive_seed(config.seed, name),
+        seed=derive_seed(config.seed, "finetune 0"),  # what the pruned model saw, the teacher has answered already
         description=name,
         state_path=run_dir.state / f"{name.replace(' ', '-')}.pt",
         on_epoch=lambda log: logger.epoch(name, log),
     )
-    return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *original), trained.layer_cuts)
+    return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *finished), trained.layer_cuts)
 
 
-def answers_to(
-    split: ImageSplit, models: Sequence[nn.Module], prepared: Prepared, latency_ms: Sequence[float]
-) -> LevelAnswers:
-    """What levels and the original answer to images without augmentation; `latency_ms` is each level's, for one."""
-    original = prepared.elastic.original
-    answered = {model: logits_of(model, split, prepared.data.info).softmax(1).numpy() for model in {*models, original}}
-    levels = np.stack([answered[model] for model in models])
-    return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[original])
+class Answering:
+    """Levels and the original, in ONNX Runtime: they are shown many images."""
+
+    def __init__(self, models: Sequence[nn.Module], prepared: Prepared) -> None:
+        self._info, self._models, self._original = prepared.data.info, models, prepared.elastic.original
+        self._answers = {model: OnnxAnswers(model, self._info) for model in {*models, self._original}}
+
+    def to(self, split: ImageSplit, latency_ms: Sequence[float]) -> LevelAnswers:
+        """What they answer to images as they are; `latency_ms` is each level's, for one."""
+        answered = {model: self._probabilities(answers, split) for model, answers in self._answers.items()}
+        levels = np.stack([answered[model] for model in self._models])
+        return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[self._original])
+
+    def to_views(self, split: ImageSplit, augmentation: Augmentation, latency_ms: Sequence[float]) -> LevelAnswers:
+        """What they answer to all views of the images, one view after the other.
+
+        Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them. Ten views of each
+        tell what a threshold loses with 0.6 of the standard error (ResNet-20, Fashion-MNIST: 0.036 points, not 0.063).
+        """
+        shown = views(split.images, augmentation)
+        with bar("answers", augmentation.views) as progress:
+            parts = []
+            for images in shown:
+                parts.append(self.to(ImageSplit(images, split.labels), latency_ms))
+                progress.advance(1)
+        return joined(parts)
+
+    def _probabilities(self, answers: OnnxAnswers, split: ImageSplit) -> NDArray[np.float32]:
+        starts = range(0, len(split), EVALUATION_BATCH)
+        batches = (normalise(split.images[start : start + EVALUATION_BATCH], self._info) for start in starts)
+        found: NDArray[np.float32] = torch.cat([answers(images) for images in batches]).softmax(1).numpy()
+        return found
 
 
-def answers_to_views(
-    split: ImageSplit,
-    augmentation: Augmentation,
-    models: Sequence[nn.Module],
-    prepared: Prepared,
-    latency_ms: Sequence[float],
-) -> LevelAnswers:
-    """What they answer to all views of the images, one view after the other.
+def _may_be_a_level(problem: SearchProblem, policy: PruningPolicy, ratios: Sequence[float]) -> bool:
+    """Whether a policy of the ladders' widths costs more than all levels that are asked for but the original."""
+    is_known = all(kept in group.ladder for (_, kept), group in zip(policy.channels, problem.groups, strict=True))
+    share = _share(problem, policy)
+    return is_known and policy != problem.full_policy and all(ratio < share for ratio in ratios if ratio < 1.0)
 
-    Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them. Ten views of each tell
-    what a threshold loses with 0.6 of the standard error (ResNet-20, Fashion-MNIST: 0.036 points instead of 0.063).
-    """
-    shown = views(split.images, augmentation)
-    with bar("answers", augmentation.views) as progress:
-        parts = []
-        for images in shown:
-            parts.append(answers_to(ImageSplit(images, split.labels), models, prepared, latency_ms))
-            progress.advance(1)
-    return joined(parts)
+
+def _share(problem: SearchProblem, policy: PruningPolicy) -> float:
+    return problem.predict(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
 
 
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
