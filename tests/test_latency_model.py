@@ -36,8 +36,7 @@ from autoprune.prediction.latency_table import LatencyFit, LatencyPredictor, Lat
 from autoprune.prediction.latency_validation import compare, validate_latency
 from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.prediction.whole_models import (
-    HEAVY_WHOLE_MODELS,
-    WHOLE_MODELS,
+    BY_WEIGHT_BYTES,
     _loaded_together,
     measure_cuts,
     random_policies,
@@ -180,9 +179,8 @@ def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer and shorter measurements, however busy the machine is; they are real ones all the same."""
-    monkeypatch.setattr(whole_models_module, "WHOLE_MODELS", 2)
-    monkeypatch.setattr(whole_models_module, "LOADS", 1)
-    monkeypatch.setattr(whole_models_module, "SECONDS_A_MODEL", 0.1)
+    monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", ((0.0, 2, 1),))
+    monkeypatch.setattr(whole_models_module, "SECONDS_A_LOAD", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
 
 
@@ -430,9 +428,13 @@ def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.Mon
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     ladders = {name: (1, channels) for name, channels in elastic.full_policy.channels}
-    assert len(whole_models(elastic, shapes, ladders)) == 2 + WHOLE_MODELS
-    monkeypatch.setattr(whole_models_module, "HEAVY_BYTES", 1.0)
-    assert len(whole_models(elastic, shapes, ladders)) == 2 + HEAVY_WHOLE_MODELS
+    light, heavy, huge = (models for _, models, _ in BY_WEIGHT_BYTES)
+    assert light < heavy < huge
+    least = weight_bytes(shapes, elastic.full_policy)
+    for bounds, models in (((least + 1, least + 2), light), ((least, least + 1), heavy), ((least - 1, least), huge)):
+        table = tuple((start, *rest) for start, (_, *rest) in zip((0, *bounds), BY_WEIGHT_BYTES, strict=True))
+        monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", table)
+        assert len(whole_models(elastic, shapes, ladders)) == 2 + models
 
 
 def test_a_group_that_was_scanned_whole_is_not_thinned_out() -> None:

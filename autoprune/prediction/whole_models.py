@@ -19,11 +19,13 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.scratch import scratch_folder
 from autoprune.seeding import rng
 
-WHOLE_MODELS = 12  # random cuts measured whole, beside the original and the smallest, to correct the sum of the layers
-HEAVY_BYTES, HEAVY_WHOLE_MODELS = 8e6, 80  # with so many weights, what stays in the caches has to be found out too
-LOADS = 3  # one load of a file may run faster than the next for as long as it lives: where its memory happens to lie
+# Random cuts measured whole, beside the original and the smallest, to correct the sum of the layers, and how often each
+# is loaded: one load may run faster than the next for as long as it lives, by where its memory happens to lie. With
+# more weights, what stays in the caches has to be found out too, from more of them, among which loads even out.
+LOADS = 3
+BY_WEIGHT_BYTES = ((0.0, 12, LOADS), (8e6, 20, LOADS), (32e6, 80, 1))  # from so many bytes on: models, loads of each
 LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
-SECONDS_A_MODEL = 3.0  # at most, on a machine that is never quiet
+SECONDS_A_LOAD = 1.0  # of a model, at most, on a machine that is never quiet
 
 Ladders = Mapping[str, tuple[int, ...]]
 
@@ -31,9 +33,15 @@ Ladders = Mapping[str, tuple[int, ...]]
 def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    is_heavy = weight_bytes(shapes, elastic.full_policy) >= HEAVY_BYTES
-    count = HEAVY_WHOLE_MODELS if is_heavy else WHOLE_MODELS
-    return [elastic.full_policy, smallest, *random_policies(ladders, count, purpose="whole models")]
+    models, _ = models_and_loads(shapes, elastic.full_policy)
+    return [elastic.full_policy, smallest, *random_policies(ladders, models, purpose="whole models")]
+
+
+def models_and_loads(shapes: CutShapes, original: PruningPolicy) -> tuple[int, int]:
+    """How many random cuts of a model with so many weights are measured, and how often each is loaded."""
+    weights = weight_bytes(shapes, original)
+    *_, (models, loads) = ((models, loads) for least, models, loads in BY_WEIGHT_BYTES if weights >= least)
+    return models, loads
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -57,13 +65,14 @@ def measure_cuts(
     Not all fit into memory at once; which ones are loaded together changes with each load.
     """
     loads_ms = []
+    _, loads = models_and_loads(shapes, elastic.full_policy)
     order = rng(0, "whole models in turn")
-    with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
-        for _ in range(LOADS):
+    with exported_cuts(elastic, policies, info) as files, bar("whole models", loads * len(policies)) as progress:
+        for _ in range(loads):
             load_ms: dict[int, float] = {}
             for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
                 calls = [black_images_call(files[index], info, measure) for index in part]
-                times = time_until_quiet(calls, limit_s=SECONDS_A_MODEL / LOADS * len(part))
+                times = time_until_quiet(calls, limit_s=SECONDS_A_LOAD * len(part))
                 load_ms |= {index: time.quiet_ms for index, time in zip(part, times, strict=True)}
                 progress.advance(len(part))
             loads_ms.append([load_ms[index] for index in range(len(policies))])
