@@ -362,8 +362,8 @@ def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
     text = report_of(make_run(tmp_path, result=result)).text
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
     assert (
-        "Test accuracy 93.00%, mean latency 0.200 ms: 0.40 of the original's, and 0.80 of that of the fastest static "
-        "model whose accuracy cannot be told from it (pruned, 93.00%). Share of inputs by level, smallest first: 70%, "
+        "Test accuracy 93.00% (−0.62 points), mean latency 0.200 ms: 0.40 of the original's, and 0.80 of that of the "
+        "fastest static model whose accuracy cannot be told from it (pruned, 93.00%). Share of inputs by level, smallest first: 70%, "
         "20%, 10%. adaptive.html has more." in text
     )
     assert "No environment was recorded." in text
@@ -387,8 +387,10 @@ def test_calls_at_the_slow_end_that_take_longer_are_said(tmp_path: Path) -> None
     ("low", "high", "meaning"),
     [
         (-0.0051, -0.0011, "the pruned model is less accurate"),
-        (-0.0051, 0.0, "the two cannot be told apart"),
-        (-0.004, 0.002, "the two cannot be told apart"),
+        (-0.0051, 0.0, "the two cannot be told apart, and a loss of up to 0.51 points is not excluded"),
+        (-0.004, 0.002, "the two cannot be told apart, and a loss of up to 0.40 points is not excluded"),
+        (0.0, 0.002, "the two cannot be told apart"),
+        (0.001, 0.002, "the pruned model is more accurate"),
     ],
 )
 def test_accuracies_have_their_intervals(low: float, high: float, meaning: str, tmp_path: Path) -> None:
@@ -402,9 +404,9 @@ def test_accuracies_have_their_intervals(low: float, high: float, meaning: str, 
         }
     }
     text = report_of(make_run(tmp_path, result=result)).text
-    assert "On these 10,000 test images the accuracy changes by −0.31 points (95% interval: −0." in text
+    assert "On these 10,000 test images the accuracy changes by −0.31 points (95% interval: " in text
     assert f"): {meaning}." in text
-    assert "its 95% interval 93.1% to 94.1% 92.8% to 93.8%" in text
+    assert "its 95% interval 93.1–94.1% 92.8–93.8%" in text
 
 
 def test_a_branch_that_is_gone_is_explained(tmp_path: Path) -> None:
@@ -422,8 +424,8 @@ def test_fine_tuning_has_its_frame(tmp_path: Path) -> None:
         "finetune_frame", json.dumps({"original": 0.95, "before": 0.6, "epochs": 12})
     )
     page = report_of(run_dir)
-    assert "3 epochs of 12: its time was over; the weights" in page.text
-    assert "Epoch 0 is the cut before any training." in page.text
+    assert "3 epochs of 12: its time was over, and more may help; the weights" in page.text
+    assert "Epoch 0 is the cut before any training, on the whole search split." in page.text
     assert {"pruned", "original"} <= set(page.texts)
 
 
@@ -472,14 +474,20 @@ def test_an_adaptive_page_says_what_its_headline_leaves_out() -> None:
         adaptive=figures.model_copy(update={"latency_ms_mean": 0.4, "latency_ms_p95": 1.3}),
         latency_ratio=0.4,
         accuracy_change_ci95=(-0.002, 0.001),
+        onnx_bytes=2_000_000,
+        largest_level_onnx_bytes=1_000_000,
     )
-    interval, slow = adaptive.caveats(result)
-    assert interval.endswith("on the same test images: −0.20 to +0.10 points.")
-    assert slow == "The hardest images take longer than before: p95 is 1.300 ms, and 1.100 ms of the original."
+    interval, slow, size = adaptive.caveats(result)
+    assert "changes by −0.20 to +0.10 points (95% interval): the two cannot be told apart, and a loss of up" in interval
+    assert slow == (
+        "That is the mean; the hardest images take longer: one in twenty takes 1.300 ms or more (the original: 1.100 ms), "
+        "the slowest 2.000 ms (2.000 ms)."
+    )
+    assert size == "The file holds 2.00 MB, 2.00 times the largest level's."
     lost = result.model_copy(update={"adaptive": figures.model_copy(update={"test_accuracy": 0.9})})
     assert adaptive.headline(result) == "0.40 of the original's mean latency, ±0.00 points of test accuracy"
     assert adaptive.headline(lost) == "3.0 points of test accuracy lost: 0.40 of the mean latency"
-    assert len(adaptive.caveats(lost)) == 1
+    assert "take about as long: one in twenty" in adaptive.caveats(lost)[1]
 
 
 def test_energy_that_was_not_measured_is_not_made_up() -> None:

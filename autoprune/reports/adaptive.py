@@ -13,7 +13,7 @@ from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.reports.adaptive_charts import curve_chart, share_chart
 from autoprune.reports.pages import write_page
-from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed, told_apart
 from autoprune.results.adaptive import AdaptiveResult, Example, RouteFigures
 from autoprune.run_dir import RunDir
 from autoprune.terminal import titled
@@ -120,16 +120,24 @@ def beside_static(result: AdaptiveResult) -> str:
 
 
 def caveats(result: AdaptiveResult) -> list[str]:
-    """What the headline leaves out: how sure the accuracy is, and that hard images may take longer than before."""
+    """What the headline leaves out: how sure the accuracy is, what hard images take, and how large the file is."""
     found = []
     if result.accuracy_change_ci95 is not None:
         low, high = (signed(100 * bound, digits=2) for bound in result.accuracy_change_ci95)
-        found.append(f"95% interval of the change of accuracy, on the same test images: {low} to {high} points.")
-    before, after = result.original.latency_ms_p95, result.adaptive.latency_ms_p95
-    if after > before * (1 + P95_NOISE):
         found.append(
-            f"The hardest images take longer than before: p95 is {after:.3f} ms, and {before:.3f} ms of the original."
+            f"On the same test images the accuracy changes by {low} to {high} points (95% interval): "
+            f"{told_apart(result.accuracy_change_ci95, model='adaptive')}."
         )
+    before, after = result.original, result.adaptive
+    longer = "longer" if after.latency_ms_p95 > before.latency_ms_p95 * (1 + P95_NOISE) else "about as long"
+    longer = "less" if after.latency_ms_p95 < before.latency_ms_p95 * (1 - P95_NOISE) else longer
+    found.append(
+        f"That is the mean; the hardest images take {longer}: one in twenty takes {after.latency_ms_p95:.3f} ms or "
+        f"more (the original: {before.latency_ms_p95:.3f} ms), the slowest {after.latency_ms_max:.3f} ms "
+        f"({before.latency_ms_max:.3f} ms)."
+    )
+    times = result.onnx_bytes / result.largest_level_onnx_bytes
+    found.append(f"The file holds {result.onnx_bytes / 1e6:.2f} MB, {times:.2f} times the largest level's.")
     return found
 
 

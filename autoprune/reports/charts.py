@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from autoprune.reports.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes, shorten
 
 BAR_PITCH_IN = 0.25
+SEARCH_COLOURS = [colour for colour in SERIES if colour != "best"]  # that of the best so far, and of the chosen one
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def keep_chart(groups: Sequence[GroupWidths]) -> str:
         axes.barh(rows, [group.keep_ratio for group in groups], height=0.62, color=COLOURS["accent"])
         rungs = [(width / group.of, row) for row, group in zip(rows, groups, strict=True) for width in group.ladder]
         if rungs:
-            axes.plot(*zip(*rungs, strict=True), "|", color=COLOURS["muted"], markersize=7, markeredgewidth=0.6)
+            axes.plot(*zip(*rungs, strict=True), "|", color=COLOURS["ink"], markersize=7, markeredgewidth=0.8, zorder=3)
         for row, group in zip(rows, groups, strict=True):
             text = f"{group.kept} / {group.of}" if group.kept else "gone"
             axes.text(1.02, row, text, va="center", fontsize=8, color=COLOURS["ink"])
@@ -67,7 +68,7 @@ def episode_chart(series: Sequence[Series], *, name: str, ylabel: str, best_labe
     with rc_context(STYLE):
         figure, axes = new_axes()
         only = len(series) == 1
-        for one, colour in zip(series, cycle(SERIES), strict=False):
+        for one, colour in zip(series, cycle(SEARCH_COLOURS), strict=False):
             episodes = range(1, len(one.values) + 1)
             line_colour = COLOURS["best" if only else colour]
             axes.plot(episodes, one.values, "o", color=COLOURS[colour], markersize=3.4, alpha=0.7, markeredgewidth=0)
@@ -93,10 +94,9 @@ def scatter_chart(
     original: tuple[float, float] | None,
 ) -> str:
     """The trials of each search as (predicted latency in ms, top-1 in %); `chosen` and the `original` are marked."""
-    colours = [colour for colour in SERIES if colour != "best"]  # that of the chosen one
     with rc_context(STYLE):
         figure, axes = new_axes()
-        for (label, points), colour in zip(searches.items(), cycle(colours), strict=False):
+        for (label, points), colour in zip(searches.items(), cycle(SEARCH_COLOURS), strict=False):
             latencies, accuracies = zip(*points, strict=True)
             axes.plot(
                 latencies,

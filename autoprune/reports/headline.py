@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed, told_apart
 from autoprune.results.run import RunResult
 
 
@@ -51,13 +51,9 @@ def accuracy_in_words(result: RunResult) -> str | None:
     if found is None:
         return None
     low, high = (signed(100 * bound, digits=2) for bound in found.change_ci95)
-    if found.change_ci95[0] <= 0 <= found.change_ci95[1]:
-        meaning = "the two cannot be told apart"
-    else:
-        meaning = "the pruned model is less accurate" if found.change < 0 else "the pruned model is more accurate"
     return (
         f"On these {found.images:,} test images the accuracy changes by {points(result, digits=2)} "
-        f"(95% interval: {low} to {high}): {meaning}."
+        f"(95% interval: {low} to {high}): {told_apart(found.change_ci95, model='pruned')}."
     )
 
 

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.config import TargetConfig
+from autoprune.config import RewardConfig, TargetConfig
 from autoprune.progress import duration
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.headline import accuracy_in_words, headline, points, slow_calls, verdict
@@ -71,6 +71,8 @@ def write_report(run_dir: Path) -> Path:
             "slow_calls": slow_calls(record.result),
             "accuracy_in_words": accuracy_in_words(record.result),
             "code": run_code(record.result.input, file="export/model.onnx"),
+            "adaptive_points": _adaptive_points(record.result),
+            "reward_in_words": reward_in_words(record.config.search.reward),
             "gone": [group.name for group in record.groups if not group.kept],
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
@@ -128,11 +130,33 @@ def comparison_rows(result: RunResult) -> list[Row]:
     ]
 
 
+def _adaptive_points(result: RunResult) -> str:
+    if result.adaptive is None:
+        return ""
+    return signed(100 * (result.adaptive.test_accuracy - result.original.test_accuracy), digits=2)
+
+
+def reward_in_words(reward: RewardConfig) -> str:
+    """What a search was after, for people who know no configuration."""
+    if reward.form == "amc":
+        return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
+    accuracy = {
+        "kl": "minus the KL divergence of the original's answers to the cut's, in nats",
+        "cross_entropy": "minus the cross-entropy, in nats",
+        "top1": "the share of right answers",
+    }[reward.accuracy]
+    if reward.form == "weighted":
+        return (
+            f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
+        )
+    return f"The reward is {accuracy}."
+
+
 def _interval_row(result: RunResult) -> list[Row]:
     found = result.accuracy
     if found is None:
         return []
-    before, after = (f"{low:.1%} to {high:.1%}" for low, high in (found.original_ci95, found.pruned_ci95))
+    before, after = (f"{100 * low:.1f}–{high:.1%}" for low, high in (found.original_ci95, found.pruned_ci95))
     change = " to ".join(signed(100 * bound, digits=2) for bound in found.change_ci95)
     return [Row("its 95% interval", before, after, change)]
 

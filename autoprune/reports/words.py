@@ -11,6 +11,18 @@ def signed(value: float, *, digits: int) -> str:
     return f"±{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
 
 
+def told_apart(change_ci95: tuple[float, float], *, model: str) -> str:
+    """What the 95% interval of a change of accuracy says of `model` beside the original."""
+    low, high = change_ci95
+    if high < 0:
+        return f"the {model} model is less accurate"
+    if low > 0:
+        return f"the {model} model is more accurate"
+    if low == 0:
+        return "the two cannot be told apart"
+    return f"the two cannot be told apart, and a loss of up to {-100 * low:.2f} points is not excluded"
+
+
 def run_code(given: InputFigures | None, *, file: str, level: bool = False) -> str | None:
     """How to run an exported file, in five lines of Python."""
     if given is None:
