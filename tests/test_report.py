@@ -363,8 +363,8 @@ def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
     assert (
         "Test accuracy 93.00% (−0.62 points), mean latency 0.200 ms: 0.40 of the original's, and 0.80 of that of the "
-        "fastest static model whose accuracy cannot be told from it (pruned, 93.00%). Share of inputs by level, smallest first: 70%, "
-        "20%, 10%. adaptive.html has more." in text
+        "fastest static model whose accuracy cannot be told from it (pruned, 93.00%). Share of inputs by level, "
+        "smallest first: 70%, 20%, 10%. adaptive.html has more." in text
     )
     assert "No environment was recorded." in text
 
@@ -480,8 +480,8 @@ def test_an_adaptive_page_says_what_its_headline_leaves_out() -> None:
     interval, slow, size = adaptive.caveats(result)
     assert "changes by −0.20 to +0.10 points (95% interval): the two cannot be told apart, and a loss of up" in interval
     assert slow == (
-        "That is the mean; the hardest images take longer: one in twenty takes 1.300 ms or more (the original: 1.100 ms), "
-        "the slowest 2.000 ms (2.000 ms)."
+        "That is the mean; the hardest images take longer: one in twenty takes 1.300 ms or more (the original: "
+        "1.100 ms), the slowest 2.000 ms (2.000 ms)."
     )
     assert size == "The file holds 2.00 MB, 2.00 times the largest level's."
     lost = result.model_copy(update={"adaptive": figures.model_copy(update={"test_accuracy": 0.9})})
