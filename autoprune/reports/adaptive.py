@@ -147,7 +147,7 @@ def rows(result: AdaptiveResult) -> list[Row]:
     name = f"original, level {last}" if result.levels[-1].is_original else "original"
     measured = [(name, result.original), ("adaptive", result.adaptive)]
     measured += [
-        (f"level {place}{', the pruned model,' if level.is_pruned else ''} alone", level.alone)
+        (f"level {place} alone{' (pruned)' if level.is_pruned else ''}", level.alone)
         for place, level in enumerate(result.levels)
         if not level.is_original
     ]

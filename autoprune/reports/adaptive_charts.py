@@ -44,7 +44,7 @@ def share_chart(classes: Sequence[ClassFigures], overall: Sequence[float]) -> st
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.set_xlim(0, 1.22)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-        axes.set_xlabel("images answered; at the right the change of accuracy, in points")
+        axes.set_xlabel("images answered; right: change of accuracy, points")
         axes.grid(visible=False)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)

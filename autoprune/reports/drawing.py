@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-WIDTH_IN = 5.2
-HEIGHT_IN = 3.1
+WIDTH_IN = 4.4  # its text is as large as a page's small print, also on a telephone
+HEIGHT_IN = 2.8
 MAX_LABEL_CHARACTERS = 30
 
 # matplotlib wants real colours: each of these stands for a CSS variable until the SVG is written.
