@@ -1,7 +1,7 @@
 """The command line in a process that stops itself (SIGSTOP) when something has been stored, so that a test that is late
 still finds it there: `python stopping.py WHEN ARGUMENT...`.
 
-WHEN is `trials:5` (so many have been stored), `fact:NAME`, or `state:SUFFIX` (of a training's state file).
+WHEN is `trials:5` (so many have been stored), `fact:NAME`, or `state:PATTERN` (of a training's state file).
 """
 
 import os
@@ -36,7 +36,7 @@ def prepare(when: str) -> None:
     elif kind == "fact":
         TrialStore.set_fact = stopping(TrialStore.set_fact, lambda _store, name, _value: name == value)  # type: ignore[method-assign]
     elif kind == "state":
-        train._save_state = stopping(train._save_state, lambda path, _state: str(path).endswith(value))
+        train._save_state = stopping(train._save_state, lambda path, _state: path.match(value))
     else:
         raise ValueError(when)
 

@@ -336,7 +336,7 @@ def test_disk_full_midway(ddpg_config: Path, disk: Callable[[str], Path], stage:
     run_dir, ballast = small / "run", small / "ballast"
     stops_at, reached = {
         "search": ("trials:5", lambda: trials_in(run_dir) >= 5),
-        "fine-tuning": ("state:finetune-0.pt", (run_dir / "state" / "finetune-0.pt").is_file),
+        "fine-tuning": ("state:*-finetune-0.pt", lambda: any((run_dir / "state").glob("*-finetune-0.pt"))),
     }[stage]
     with started("run", ddpg_config, "--run-dir", run_dir, "--quiet", stops_at=stops_at) as process:
         wait_for(reached, process)

@@ -150,10 +150,10 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
     small_config: Path, whole: Path, tmp_path: Path
 ) -> None:
     run_dir = tmp_path / "run"
-    tuning = run_dir / "state" / "trial-2" / "state" / "finetune-0.pt"
+    tunings = run_dir / "state" / "trial-2" / "state"
     run = ("run", small_config, *OPTIONS, "--run-dir", run_dir, "--quiet")
-    with started(*run, stops_at="state:trial-2/state/finetune-0.pt") as process:
-        wait_for(tuning.is_file, process)
+    with started(*run, stops_at="state:trial-2/state/*-finetune-0.pt") as process:
+        wait_for(lambda: any(tunings.glob("*-finetune-0.pt")), process)
         process.kill()
         process.wait()
     assert verdicts(run_dir) == 1

@@ -209,6 +209,7 @@ def test_how_many_finalists_the_time_has_room_for_by_hand() -> None:
     limited = FinetuneConfig(max_minutes=20 / 3)  # 0.15 of it: 60 s for those that are not taken
     assert affordable(4, seconds_each=1e4, finetune=FinetuneConfig()) == 4
     assert [affordable(4, seconds_each=each, finetune=limited) for each in (61, 60, 25, 20, 1)] == [1, 2, 3, 4, 4]
+    assert affordable(4, seconds_each=0.0, finetune=limited) == 1  # not one epoch
 
 
 def test_finalists_that_take_too_long_are_left_out(small_config: Path, tmp_path: Path) -> None:

@@ -1,105 +1,131 @@
-"""Which levels an input-adaptive model of a run may have: searched ones, the run's pruned model, the original."""
+"""What an adaptive model is made of, worked out by hand: its levels, its operating point, what is compared with it."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
+import numpy as np
 import pytest
-import torch
+from routing_for_tests import answers_by_hand
 
-from autoprune.config import RunConfig
-from autoprune.config_file import load_config
-from autoprune.policy import PruningPolicy, is_nested
-from autoprune.prepare import Prepared, prepare
-from autoprune.run_dir import RunDir
-from autoprune.search.trials import TrialStore
-from autoprune.stages.level_choice import (
-    LevelModels,
-    candidate_levels,
-    mixtures_of,
-    mixtures_tried,
-    trained_levels,
-)
-from autoprune.stages.narrowing import one_rung_lower
-from autoprune.stages.subject import load_subject
-from autoprune.stages.tensorboard import RunLogger
+from autoprune.adaptive.measurement import ImageTimes
+from autoprune.adaptive.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
+from autoprune.errors import TargetError
+from autoprune.policies.heuristics import nested
+from autoprune.policies.router_graph import CascadeNodes
+from autoprune.policy import PruningPolicy
+from autoprune.results.adaptive import RouteFigures
+from autoprune.results.run import StaticFigures
+from autoprune.search.toy import toy_optimum, toy_problem
+from autoprune.stages.adaptive_examples import MOST_EXAMPLES, picked
+from autoprune.stages.adaptive_figures import agreement, static_at_equal_accuracy
+from autoprune.stages.level_choice import Candidates
+from autoprune.stages.operating_point import OperatingPoint, at_budgets, chosen_point
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> TrialStore:
-    return TrialStore(tmp_path / "trials.sqlite")
+def test_budgets_by_hand() -> None:
+    """Two cascades over three levels of 1, 2 and 4 ms: never on (1 ms, a quarter right) and always on (7 ms, all)."""
+    answers = answers_by_hand()
+    points = [
+        OperatingPoint("cascade", CascadeNodes(thresholds), router, figures_of(follow(router, answers), answers))
+        for thresholds in ((0.0, 0.0), (ALWAYS, ALWAYS))
+        for router in (by_confidence(thresholds),)
+    ]
+    found = at_budgets(points, answers, {"cascade": 0.0, "learned": 0.0})
+    assert [one.budget_ms for one in found] == pytest.approx([2.0, 3.0, 4.0, 5.0, 6.0])
+    assert {(one.router, one.figures.accuracy, one.figures.estimated_latency_ms) for one in found} == {
+        ("cascade", 0.25, 1.0)
+    }
 
 
-@pytest.fixture
-def prepared(small_config: Path, store: TrialStore) -> Prepared:
-    config = load_config(small_config)
-    subject = load_subject(config)
-    return prepare(config, subject.model, subject.data, store=store)
+def test_the_operating_point_by_hand() -> None:
+    """The original is right of three of four images."""
+    right = np.array([0.9, 0.1])
+    teacher = np.stack([right, right, right, right[::-1]]).astype(np.float32)
+    answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), (1.0, 2.0), teacher=teacher)
+    nodes = CascadeNodes((0.5,))
+    points = [
+        OperatingPoint(
+            "cascade",
+            nodes,
+            by_confidence((0.5,)),
+            RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0), (1.0, 0.0)),
+        )
+        for accuracy, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
+    ]
+    assert chosen_point(points, answers, max_drop=0.0, original_ms=9.0) is points[2]
+    assert chosen_point(points, answers, max_drop=0.05, original_ms=9.0) is points[1]
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=9.0) is points[1]
+    # What is slower than the original is of no use unless it holds.
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=1.2) is points[0]
+    assert chosen_point(points[:2], answers, max_drop=0.0, original_ms=0.5) is points[1]
 
 
-@pytest.fixture
-def logger(tmp_path: Path) -> Iterator[RunLogger]:
-    with RunLogger(tmp_path / "logs") as found:
-        yield found
+@pytest.mark.parametrize("seed", range(5))
+def test_a_level_is_cut_back_to_be_nested_and_filled_up_elsewhere(seed: int) -> None:
+    """What a group may not keep goes to others, as far as the limit and the larger level allow."""
+    problem = toy_problem()
+    rng = np.random.default_rng(seed)
+    ladders = [group.ladder for group in problem.groups]
+    names = [group.name for group in problem.groups]
+    within = PruningPolicy.of(dict(zip(names, (int(rng.choice(ladder[1:])) for ladder in ladders), strict=True)))
+    best = toy_optimum().policy
+    found = nested(problem, best, within)
+    kept, widest, wanted = found.as_dict(), within.as_dict(), best.as_dict()
+    assert all(min(wanted[name], widest[name]) <= kept[name] <= widest[name] for name in names)
+    assert problem.is_feasible(found)
+    for name, ladder in zip(names, ladders, strict=True):  # nothing that may be wider fits
+        wider = next((width for width in ladder if kept[name] < width <= widest[name]), None)
+        assert wider is None or not problem.is_feasible(PruningPolicy.of({**kept, name: wider}))
 
 
-def share(prepared: Prepared, policy: PruningPolicy) -> float:
-    problem = prepared.problem
-    return problem.predict(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
+def test_agreement_by_hand() -> None:
+    """Of three images the second is answered as its level does not."""
+    levels = np.array([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]], dtype=np.float32)
+    answered = np.array([[1.0, 0.25], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
+    found = agreement(ImageTimes(answered, np.array([0, 1, 1]), np.ones(3)), levels)
+    assert (found.images, found.different_answers, found.largest_logit_difference) == (3, 1, 1.0)
 
 
-def pruned_of(prepared: Prepared) -> PruningPolicy:
-    """The original with one group a rung lower, where that saves most."""
-    full = prepared.problem.full_policy
-    return min(one_rung_lower(prepared.problem, full), key=lambda policy: share(prepared, policy))
+def test_the_static_model_of_equal_accuracy_by_hand() -> None:
+    def figures(accuracy: float, mean_ms: float) -> RouteFigures:
+        return RouteFigures(
+            test_accuracy=accuracy,
+            latency_ms_mean=mean_ms,
+            latency_ms_p50=mean_ms,
+            latency_ms_p95=mean_ms,
+            latency_ms_max=mean_ms,
+            energy_mj=1.0,
+            energy_source="estimated",
+        )
+
+    images = np.arange(1000)
+    static = {"original": figures(0.93, 4.0), "pruned": figures(0.929, 2.0), "level 0": figures(0.90, 1.0)}
+    right = {name: images < 1000 * one.test_accuracy for name, one in static.items()}
+
+    def beside(accuracy: float, mean_ms: float) -> StaticFigures:
+        adaptive = figures(accuracy, mean_ms)
+        return static_at_equal_accuracy(static, adaptive, right=right, adaptive_right=images < 1000 * accuracy)
+
+    found = beside(0.93, 1.5)
+    assert (found.model, found.latency_ratio) == ("pruned", 0.75)  # one image of a thousand less tells nothing
+    assert beside(0.9302, 1.5).model == "pruned"
+    assert beside(0.936, 1.5).model == "original"  # seven less than it do tell; six do not
+    assert beside(0.95, 1.5).model == "original"  # none is; it comes nearest
+    assert beside(0.90, 0.9).model == "level 0"
 
 
-def config_with(small_config: Path, *ratios: float) -> RunConfig:
-    return load_config(small_config, [f"adaptive.max_ratios={list(ratios)}", "finetune.epochs=1"])
+def test_examples_are_of_all_classes_in_turn() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, 0])
+    levels = np.array([0, 0, 1, 0, 0, 0, 0])
+    assert picked(labels, levels, 0) == [0, 3, 5, 1, 4, 6]
+    assert picked(np.zeros(50, dtype=np.int64), np.zeros(50, dtype=np.int64), 0) == list(range(MOST_EXAMPLES))
+    assert picked(labels, levels, 2) == []
 
 
-def test_a_pruned_model_is_a_level_if_all_smaller_ones_are_cuts_of_it(
-    small_config: Path, prepared: Prepared, store: TrialStore, logger: RunLogger
-) -> None:
-    pruned = pruned_of(prepared)
-    below = (share(prepared, prepared.problem.floor_policy) + share(prepared, pruned)) / 2
-    config = config_with(small_config, below, 1.0)
-    found = candidate_levels(config, prepared, store, logger, pruned=pruned)
-    small, middle, whole = found.policy.levels
-    assert (middle, whole) == (pruned, prepared.problem.full_policy)
-    assert is_nested(small, pruned)
-    assert found.max_ratios == (below, pytest.approx(share(prepared, pruned)), 1.0)
-    assert candidate_levels(config, prepared, store, logger, pruned=pruned) == found  # from what is stored
-    # One that takes no longer than a level that is asked for, or has other widths than searches know, is none.
-    above = config_with(small_config, below, (1 + share(prepared, pruned)) / 2, 1.0)
-    others = candidate_levels(above, prepared, store.part("above"), logger, pruned=pruned)
-    assert pruned not in others.policy.levels or len(others.policy.levels) < 4
-    first = prepared.problem.groups[0]
-    strange = next(width for width in range(1, first.channels) if width not in first.ladder)
-    odd = PruningPolicy.of({**pruned.as_dict(), first.name: strange})
-    assert odd not in candidate_levels(config, prepared, store, logger, pruned=odd).policy.levels
-
-
-def test_what_is_ready_is_not_trained_and_levels_are_chosen_after_the_rest_is(
-    small_config: Path, prepared: Prepared, store: TrialStore, logger: RunLogger, tmp_path: Path
-) -> None:
-    pruned = pruned_of(prepared)
-    below = (share(prepared, prepared.problem.floor_policy) + share(prepared, pruned)) / 2
-    config, run_dir = config_with(small_config, below, 1.0), RunDir(tmp_path)
-    run_dir.state.mkdir()
-    candidates = candidate_levels(config, prepared, store, logger, pruned=pruned)
-    model, original = prepared.elastic.cut(pruned).eval(), prepared.elastic.original
-    ready = {pruned: model, prepared.problem.full_policy: original}
-    assert mixtures_tried(config, candidates, prepared, run_dir, store, logger, ready) == ()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    levels = trained_levels(config, candidates.policy, prepared, run_dir, logger, ready, epochs=1, name="levels")
-    assert levels.models[1:] == (model, original)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert len(levels.cuts) == 1
-    tried = mixtures_of(config, candidates, levels, prepared)
-    assert {mixture.levels for mixture in tried} == {(0, 1), (0, 2), (1, 2), (0, 1, 2)}
-    assert candidates.chosen(tried[0]).levels == tuple(candidates.policy.levels[p] for p in tried[0].levels)
-    assert levels.of((1, 2)) == LevelModels((model, original), ())
-    assert levels.of((0, 2)) == LevelModels((levels.models[0], original), levels.cuts)
-    two = candidates.chosen(next(mixture for mixture in tried if mixture.levels == (1, 2)))
-    untrained = trained_levels(config, two, prepared, run_dir, logger, ready, epochs=1, name="none")
-    assert untrained == LevelModels((model, original), ())
+def test_levels_that_are_one_policy_are_one_level() -> None:
+    small, large = (PruningPolicy.of({"conv1": kept, "conv2": kept}) for kept in (4, 8))
+    found = Candidates.of((0.2, 0.5, 1.0), (small, small, large))
+    assert found.policy.levels == (small, large)
+    assert found.max_ratios == (0.2, 1.0)
+    assert Candidates.of((0.2, 1.0), (small, large)).max_ratios == (0.2, 1.0)
+    with pytest.raises(
+        TargetError, match=r"adaptive\.max_ratios: the searches under 0\.4, 0\.5 of the latency found one"
+    ):
+        Candidates.of((0.4, 0.5), (small, small))

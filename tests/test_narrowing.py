@@ -82,7 +82,10 @@ def test_what_is_within_its_target_or_was_given_stays_as_it_is(
     assert share(small, slow) > 1
     for place in ("fast", "slow"):
         assert not (tmp_path / place / "policy.json").exists()
-        assert TrialStore(tmp_path / place / "trials.sqlite").fact(NARROWED_FACT) is None
+        assert TrialStore(tmp_path / place / "trials.sqlite").fact(NARROWED_FACT) == '{"settled": true, "steps": []}'
+    # What follows is made of a model that is settled: a run that goes on later lets it stay, whatever it measures then.
+    again = measured(small, tmp_path / "slow", full)
+    assert (again.policy, again.narrowed) == (full, ())
 
 
 def test_the_narrower_cut_is_enough_as_predicted_and_the_nearest_of_those(

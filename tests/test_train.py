@@ -24,6 +24,7 @@ from autoprune.training.train import (
     fit,
     has_fast_bf16,
     one_cycle,
+    spent_s,
     train_baseline,
 )
 
@@ -238,7 +239,12 @@ def test_a_training_stopped_at_an_epoch_goes_on_where_it_was(tmp_path: Path) -> 
     )
     assert rest == whole[:1]
     assert not same_state(head, expected)
-    assert same_state(trained(net(), replace(RECIPE, epochs=40), state_path=path, logs=rest), expected)
+    kept = torch.load(path, weights_only=True)
+    assert all(torch.equal(value, kept["averaged"][name]) for name, value in head.state_dict().items())
+    assert spent_s(path) == kept["spent_s"] > 0 == spent_s(tmp_path / "none.pt")
+    assert same_state(
+        trained(net(), replace(RECIPE, epochs=40, learning_rate=9.0), state_path=path, logs=rest), expected
+    )
     assert rest[1:] == whole  # the first is told again
 
 

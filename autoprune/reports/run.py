@@ -71,6 +71,7 @@ def write_report(run_dir: Path) -> Path:
             "slow_calls": slow_calls(record.result),
             "accuracy_in_words": accuracy_in_words(record.result),
             "code": run_code(record.result.input, file="export/model.onnx"),
+            "timed": any(target.metric == "latency" for target in record.config.target),
             "adaptive_points": _adaptive_points(record.result),
             "reward_in_words": reward_in_words(record.config.search.reward),
             "gone": [group.name for group in record.groups if not group.kept],

@@ -141,11 +141,11 @@ def _levels(
         chosen = ChosenLevels(*earlier_levels(config.adaptive.start_from, prepared))
     else:
         begin(SEARCHING_LEVELS)
-        ready = {prepared.problem.full_policy: prepared.elastic.original}
-        if pruned is not None:
-            ready[pruned.policy] = pruned.model
         found = None if pruned is None else pruned.policy
         candidates = candidate_levels(config, prepared, store, logger, pruned=found)
+        ready = {prepared.problem.full_policy: prepared.elastic.original}
+        if pruned is not None and candidates.pruned is not None:
+            ready[candidates.pruned] = pruned.model
         begin(TRAINING_LEVELS)
         tried = mixtures_tried(config, candidates, prepared, run_dir, store, logger, ready)
         policy = candidates.chosen(tried[0]) if tried else candidates.policy
@@ -211,7 +211,7 @@ def _measured(
     policies, models = built.levels.policy.levels, built.levels.models.models
     level_files = _level_files(run_dir, len(models))
     own_files = level_files[:-1] if models[-1] is prepared.elastic.original else level_files
-    is_pruned = [pruned is not None and level == pruned.policy for level in policies]
+    is_pruned = [pruned is not None and model is pruned.model for model in models]
     statics = [run_dir.model_onnx] if pruned is not None and not any(is_pruned) else []
     files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
     times = measure_by_image(files, test, info, threads=config.measure.threads)

@@ -6,7 +6,6 @@ finalists for a moment and take the one that comes closest to the original.
 
 import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,7 +25,7 @@ from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.stages.finalists import Finalists, corrected_limits, finalists
-from autoprune.stages.finetune import finalist_training
+from autoprune.stages.finetune import finalist_s, finalist_training
 from autoprune.stages.tensorboard import RunLogger
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
@@ -215,10 +214,9 @@ def best_finalist(
             break
         if policy.key in scores:
             continue
-        started = time.monotonic()
         tuned = finalist_training(config, policy, prepared, run_dir, description=f"finalist {number}/{tried}")
         if number == 1:
-            tried = affordable(len(policies), seconds_each=time.monotonic() - started, finetune=config.finetune)
+            tried = affordable(len(policies), seconds_each=finalist_s(policy, run_dir), finetune=config.finetune)
             store.set_fact(TRIED_FACT, str(tried))
         scores[policy.key] = prepared.evaluator.score_model(tuned).kl
         store.set_fact(FINALISTS_FACT, json.dumps(scores))
@@ -234,7 +232,9 @@ def affordable(finalists: int, *, seconds_each: float, finetune: FinetuneConfig)
     room for. What the others learn is thrown away, and tells less than the same time does for the one that is kept."""
     if finetune.max_minutes is None:
         return finalists
-    others = int(FINALISTS_SHARE * 60 * finetune.max_minutes / max(seconds_each, 1e-9))
+    if seconds_each == 0:  # not one epoch in all the time
+        return 1
+    others = int(FINALISTS_SHARE * 60 * finetune.max_minutes / seconds_each)
     if others < finalists - 1:
         say(f"a finalist takes {duration(seconds_each)} here: {1 + others} of {finalists} are tried")
     return min(finalists, 1 + others)

@@ -79,8 +79,10 @@ def score_in_views(file: Path, split: ImageSplit, augmentation: Augmentation, in
 
 
 def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:
-    """The batch (N, C, H, W) that files are timed on: the first images of `split`, normalised."""
-    return normalise(split.images[: config.batch_size], info).contiguous().numpy()
+    """The batch (N, C, H, W) that files are timed on: the first images of `split`, normalised, over and over if there
+    are too few."""
+    places = torch.arange(config.batch_size) % len(split)
+    return normalise(split.images[places], info).contiguous().numpy()
 
 
 def timed_together(files: Sequence[Path], images: np.ndarray[Any, Any], config: MeasureConfig) -> list[Latency]:

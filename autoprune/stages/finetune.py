@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 from torch import nn
 
@@ -21,7 +22,7 @@ from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import accuracy
-from autoprune.training.train import EpochLog
+from autoprune.training.train import EpochLog, spent_s
 
 FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
 
@@ -126,7 +127,6 @@ def training_of(
     """Fine-tune `cut`, the cut at `policy`; its state is kept by `name` and policy, and gone on with.
 
     Trainings of one name see the same batches."""
-    place = f"{name.replace(' ', '-')}-{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}.pt"
     return finetune(
         cut,
         prepared.data,
@@ -135,10 +135,20 @@ def training_of(
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, name),
         description=description,
-        state_path=run_dir.state / place,
+        state_path=state_of(run_dir, name, policy),
         until_epoch=until_epoch,
         on_epoch=on_epoch,
     )
+
+
+def finalist_s(policy: PruningPolicy, run_dir: RunDir) -> float:
+    """Seconds that a finalist's training has taken, also if it was stopped in between; 0 if it has made no epoch."""
+    return max(spent_s(state_of(run_dir, name, policy)) for name in ("finetune 0", "finalist"))
+
+
+def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
+    """Where the state of a training is kept."""
+    return run_dir.state / f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{name.replace(' ', '-')}.pt"
 
 
 def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:

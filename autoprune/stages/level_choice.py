@@ -7,7 +7,7 @@ A run's pruned model is a level too, as it is, where all others are cuts of it. 
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Candidates:
 
     policy: AdaptivePolicy
     max_ratios: tuple[float, ...]
+    pruned: PruningPolicy | None = None  # the one of them that is trained already, as a run's pruned model
 
     @classmethod
     def of(cls, max_ratios: Sequence[float], found: Sequence[PruningPolicy]) -> "Candidates":
@@ -129,9 +130,10 @@ def candidate_levels(
     place = sum(ratio < 1.0 for ratio in ratios)
     if above is None or (place and not is_nested(found[place - 1], above)):
         return Candidates.of(ratios, found)
-    return Candidates.of(
+    with_it = Candidates.of(
         (*ratios[:place], _share(problem, above), *ratios[place:]), (*found[:place], above, *found[place:])
     )
+    return replace(with_it, pruned=above)
 
 
 def mixtures_tried(
@@ -190,6 +192,7 @@ def trained_levels(
     the largest ones, stay as they are. A stopped training goes on."""
     wanted = [level for level in policy.levels if level not in ready]
     finished = tuple(ready[level] for level in policy.levels if level in ready)
+    assert policy.levels[: len(wanted)] == tuple(wanted), "a level that is trained is larger than one that is not"
     if not wanted:
         return LevelModels(finished, ())
     elastic = repaired_cut(prepared.elastic, wanted[-1], prepared, repairs=config.search.repair)

@@ -6,7 +6,7 @@ A candidate is chosen by its cut's file, minutes or hours before; the machine, o
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from autoprune.policy import PruningPolicy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.progress import bar, say
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.run_dir import RunDir
 from autoprune.search.problem import SearchProblem
 from autoprune.search.trials import TrialStore
@@ -61,9 +61,10 @@ def measured_within_target(
     """Export and time `model`, fine-tuned at `policy`; while it misses its latency target, narrow it, if that may be.
 
     A file that misses is timed three times, and the middle one counts. What is narrowed is on disk before it is
-    measured, and replaces the run's policy and pruned model in the end.
+    measured, and replaces the run's policy and pruned model in the end. Then it is settled: a run that goes on later,
+    when what follows has been made of that model, narrows no further.
     """
-    done = store.parsed_fact(NARROWED_FACT, _steps) or ()
+    settled, done = store.parsed_fact(NARROWED_FACT, _state) or (False, ())
     if done:
         policy = done[-1].policy
         model = load_pruned(_folder(run_dir, len(done)), architecture=subject.model)
@@ -71,7 +72,7 @@ def measured_within_target(
         said = tuple(step.text for step in done)
         found = _measured(config, subject, prepared, policy, model, run_dir, said)
         share = _share(found, config)
-        if share <= 1 or not may_narrow or len(done) == MOST_NARROWINGS:
+        if share <= 1 or settled or not may_narrow or len(done) == MOST_NARROWINGS:
             break
         tuned = prepared.elastic.narrow(policy).with_weights_of(model)
         narrower = narrower_policy(prepared, tuned, policy, share=share, repairs=config.search.repair)
@@ -83,11 +84,13 @@ def measured_within_target(
         policy = narrower
         done = (*done, Step(policy, text))
         save_pruned(_folder(run_dir, len(done)), model, subject.spec)
-        store.set_fact(NARROWED_FACT, json.dumps([[step.policy.as_dict(), step.text] for step in done]))
+        _store(store, done, settled=False)
     if done:
         original = prepared.elastic.full_policy.as_dict()
+        (run_dir.pruned / STRUCTURE_FILE).unlink(missing_ok=True)  # no structure beside the weights of another
         save_pruned(run_dir.pruned, model, subject.spec)
         save_policy(run_dir.policy, policy, model=config.model.name, original=original)
+    _store(store, done, settled=True)
     return found
 
 
@@ -165,7 +168,7 @@ def _measured(
 
 
 def _timed(config: RunConfig, subject: Subject, info: DataInfo, run_dir: RunDir) -> list[Latency]:
-    images = timed_images(subject.test, info, config.measure)
+    images = timed_images(subject.data.search, info, config.measure)
     return timed_together([run_dir.original_onnx, run_dir.model_onnx], images, config.measure)
 
 
@@ -197,6 +200,12 @@ def _folder(run_dir: RunDir, number: int) -> Path:
     return run_dir.state / f"narrowed-{number}"
 
 
-def _steps(text: str) -> tuple[Step, ...]:
-    """Raises `ValueError` for a text that holds no steps."""
-    return tuple(Step(PruningPolicy.of(channels), str(said)) for channels, said in json.loads(text))
+def _store(store: TrialStore, done: Sequence[Step], *, settled: bool) -> None:
+    steps = [[step.policy.as_dict(), step.text] for step in done]
+    store.set_fact(NARROWED_FACT, json.dumps({"settled": settled, "steps": steps}))
+
+
+def _state(text: str) -> tuple[bool, tuple[Step, ...]]:
+    """Whether the model is settled, and what was cut. Raises `ValueError` and the like for a text of another form."""
+    raw = json.loads(text)
+    return raw["settled"] is True, tuple(Step(PruningPolicy.of(channels), str(said)) for channels, said in raw["steps"])

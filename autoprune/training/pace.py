@@ -12,6 +12,7 @@ from torch import nn
 from autoprune.data import SearchData
 from autoprune.progress import duration, say
 from autoprune.pruning.copies import copied
+from autoprune.seeding import derive_seed
 from autoprune.training.batches import epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
 from autoprune.training.memory_format import laid_out
@@ -22,10 +23,15 @@ WARM_STEPS, TIMED_STEPS = 2, 5
 
 
 def seconds_a_step(model: nn.Module, data: SearchData, loss: Loss, recipe: FitRecipe, *, seed: int) -> float:
-    """The median time of a step, forward, backward and with its teacher; `model` is not changed."""
+    """The median time of a step, forward, backward and with its teacher; `model` is not changed.
+
+    Batches are others than those of the training: a teacher may have answered to these already, for another one.
+    """
     model = laid_out(copied(model))
     model.train()
-    batches = epoch_batches(data, recipe.augmentation, batch_size=recipe.batch_size, epoch=0, seed=seed)
+    batches = epoch_batches(
+        data, recipe.augmentation, batch_size=recipe.batch_size, epoch=0, seed=derive_seed(seed, "pace")
+    )
     times_s = []
     with fast_batchnorm(model), safe_strided_convolutions(model):
         started = time.perf_counter()
@@ -47,7 +53,7 @@ def in_time(
 
     A schedule cut short at the learning rate of a long one leaves a cut worse than it could be: ResNet-20 at half its
     latency loses 0.59 points after two epochs at 0.1, and 0.39 at 0.03 (Fashion-MNIST, ten views of the search split).
-    The rate goes with the root of the share of the steps.
+    The rate goes with the root of the share of the steps. Muon's steps (`muon_step`) stay as they are.
     """
     if recipe.max_s is None or recipe.epochs == 0:
         return recipe

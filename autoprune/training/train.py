@@ -136,7 +136,8 @@ def fit(
 
     Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
     named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
-    with the epochs and rates of its recipe. `until_epoch` stops there, in the middle of the schedule.
+    with the epochs and rates of its recipe. `until_epoch` stops there, in the middle of the schedule, and
+    returns what there is then.
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
     `RunError` if the loss stops being finite.
     """
@@ -161,7 +162,7 @@ def fit(
         load_tensor_state(best, state["best"])
         optimizer.load_state_dict(state["optimizer"])
         best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
-        recipe = replace(recipe, epochs=state.get("of_epochs", recipe.epochs))
+        recipe = replace(recipe, **state.get("planned", {}))
         logs = [EpochLog(**log) for log in state["logs"]]
         for log in logs:
             if on_epoch is not None:
@@ -217,7 +218,7 @@ def fit(
                     state_path,
                     {
                         "epoch": epoch + 1,
-                        "of_epochs": recipe.epochs,
+                        "planned": {"epochs": recipe.epochs, "learning_rate": recipe.learning_rate},
                         "model": tensor_state(model),
                         "averaged": tensor_state(averaged),
                         "best": tensor_state(best),
@@ -231,8 +232,15 @@ def fit(
                 on_epoch(logs[-1])
             if steps < steps_per_epoch:
                 break
-    best.eval()
-    return best
+    stops_midway = until_epoch is not None and until_epoch < recipe.epochs
+    found = averaged if stops_midway else best
+    found.eval()
+    return found
+
+
+def spent_s(state_path: Path) -> float:
+    """Seconds that the training of a state has taken so far; 0 if there is none."""
+    return float(_load_state(state_path)["spent_s"]) if state_path.is_file() else 0.0
 
 
 def steps_an_epoch(data: SearchData, recipe: FitRecipe) -> int:
