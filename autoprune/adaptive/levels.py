@@ -20,6 +20,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.distill import finetune_recipe, taught_value
+from autoprune.training.pace import in_time
 from autoprune.training.scores import EVALUATION_BATCH
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog, Loss, fit
@@ -106,13 +107,15 @@ def train_levels(
 
     The state with the highest accuracy on the search split, a mean over the levels, is returned.
     """
+    loss = levels_loss(teacher, config)
+    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+    if state_path is None or not state_path.is_file():
+        recipe = in_time(recipe, levels, data, loss, seed=seed, description=description)
     trained = fit(
         levels,
         data,
-        loss=levels_loss(teacher, config),
-        recipe=finetune_recipe(
-            config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes
-        ),
+        loss=loss,
+        recipe=recipe,
         seed=seed,
         description=description,
         score=lambda model: float(right_by_level(model, data.search, data).float().mean()),
