@@ -33,15 +33,15 @@ Ladders = Mapping[str, tuple[int, ...]]
 def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    models, _ = models_and_loads(shapes, elastic.full_policy)
+    models, _ = models_and_repeats(shapes, elastic.full_policy)
     return [elastic.full_policy, smallest, *random_policies(ladders, models, purpose="whole models")]
 
 
-def models_and_loads(shapes: CutShapes, original: PruningPolicy) -> tuple[int, int]:
+def models_and_repeats(shapes: CutShapes, original: PruningPolicy) -> tuple[int, int]:
     """How many random cuts of a model with so many weights are measured, and how often each is loaded."""
     weights = weight_bytes(shapes, original)
-    *_, (models, loads) = ((models, loads) for least, models, loads in BY_WEIGHT_BYTES if weights >= least)
-    return models, loads
+    *_, (models, repeats) = ((models, repeats) for least, models, repeats in BY_WEIGHT_BYTES if weights >= least)
+    return models, repeats
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -65,10 +65,10 @@ def measure_cuts(
     Not all fit into memory at once; which ones are loaded together changes with each load.
     """
     loads_ms = []
-    _, loads = models_and_loads(shapes, elastic.full_policy)
+    _, repeats = models_and_repeats(shapes, elastic.full_policy)
     order = rng(0, "whole models in turn")
-    with exported_cuts(elastic, policies, info) as files, bar("whole models", loads * len(policies)) as progress:
-        for _ in range(loads):
+    with exported_cuts(elastic, policies, info) as files, bar("whole models", repeats * len(policies)) as progress:
+        for _ in range(repeats):
             load_ms: dict[int, float] = {}
             for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
                 calls = [black_images_call(files[index], info, measure) for index in part]
