@@ -273,7 +273,7 @@ class AdaptiveConfig(Section):
         2, gt=0, le=MOST_EPOCHS, description="of training all levels together before some are chosen"
     )
     max_drop: float = Field(
-        0.0, ge=0, lt=1, description="of accuracy on views of the search split, at which the router works"
+        0.0005, ge=0, lt=1, description="of accuracy, estimated on views of the search split, at which the router works"
     )
     router_rounds: int = Field(
         40, gt=0, le=10_000, description="of training the learned router; its best state is kept"

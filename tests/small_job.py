@@ -141,8 +141,8 @@ class NetThatRaises(nn.Module):
 
 
 def write_config(path: Path, **sections: Mapping[str, Any]) -> Path:
-    """`CONFIG` with the keys of some sections changed."""
-    changed = {**CONFIG, **{name: {**CONFIG[name], **keys} for name, keys in sections.items()}}
+    """`CONFIG` with the keys of some sections changed, or with sections that it has not."""
+    changed = {**CONFIG, **{name: {**CONFIG.get(name, {}), **keys} for name, keys in sections.items()}}
     path.write_text(yaml.safe_dump(changed), encoding="utf-8")
     return path
 

@@ -23,7 +23,6 @@ from test_cli_errors import check_whole
 KILLING = HERE.with_name("killing.py")
 MARK = "AUTOPRUNE_TEST_CHAIN"
 MOST_KILLS = 6  # of one run: then it is let to its end
-LAST_EVENT, LAST_S = 130, 9.0  # about as many files are touched, and as long it takes
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ class Chain:
 
     folder: Path
     config: Path
+    last_event: int = 130  # about as many files are touched
+    last_s: float = 9.0  # and as long it takes
+    more_files: frozenset[str] = frozenset()  # than a run without levels leaves
 
     @property
     def run_dir(self) -> Path:
@@ -86,9 +88,9 @@ def attack(chain: Chain, chance: random.Random) -> int:
     before: list[tuple[Any, ...]] = []
     while kills < MOST_KILLS:
         by_time = chance.random() < 0.3
-        process = chain.start(kill_at=0 if by_time else 1 + int(LAST_EVENT * chance.random() ** 2))
+        process = chain.start(kill_at=0 if by_time else 1 + int(chain.last_event * chance.random() ** 2))
         try:
-            _, errors = process.communicate(timeout=LAST_S * chance.random() if by_time else TIMEOUT_S)
+            _, errors = process.communicate(timeout=chain.last_s * chance.random() if by_time else TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             _, errors = process.communicate()
@@ -122,7 +124,7 @@ def check_end(chain: Chain, before: list[tuple[Any, ...]]) -> None:
     assert json.loads((chain.run_dir / "result.json").read_text())["checks"]["target_met"]
     check_whole(chain.run_dir)
     expected = {"config.yaml", "result.json", "trials.sqlite", "policy.json", "report.html"}
-    assert {path.name for path in chain.run_dir.iterdir() if path.is_file()} == {*expected, ".lock"}
+    assert {path.name for path in chain.run_dir.iterdir() if path.is_file()} == {*expected, *chain.more_files, ".lock"}
     assert not (chain.run_dir / "state").exists()
     ours = [path.name for path in chain.temporary.iterdir() if path.name.startswith("autoprune-")]
     assert ours == []
@@ -132,6 +134,24 @@ def check_end(chain: Chain, before: list[tuple[Any, ...]]) -> None:
 @pytest.mark.parametrize("seed", [0])
 def test_a_job_killed_at_random_goes_on(seed: int, small_config: Path, tmp_path: Path) -> None:
     assert attack(Chain(tmp_path, small_config), random.Random(seed)) >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("seed", range(3))
+def test_a_job_with_finalists_and_levels_killed_at_random_goes_on(
+    seed: int, small_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Also within a finalist that is gone on with, and between the pruned model and the levels above and below it."""
+    config = small_job.write_config(
+        tmp_path / "levels.yaml",
+        model={"checkpoint": str(small_checkpoint)},
+        search={"agent": "ddpg", "max_evaluations": 8, "finalists": 2, "finalist_epochs": 1, "min_keep": 0.02},
+        adaptive={"enabled": True, "max_ratios": [0.8, 1.0], "router_rounds": 2},
+    )
+    chain = Chain(tmp_path, config, 260, 20.0, frozenset({"adaptive.json", "adaptive.html"}))
+    assert attack(chain, random.Random(seed)) >= 2
 
 
 @pytest.mark.slow

@@ -35,9 +35,9 @@ def test_budgets_by_hand() -> None:
 
 
 def test_the_operating_point_by_hand() -> None:
-    """The original is right of three of four images."""
-    right = np.array([0.9, 0.1])
-    teacher = np.stack([right, right, right, right[::-1]]).astype(np.float32)
+    """The original is three quarters sure of each of four images, of the last one wrongly: that counts as much."""
+    sure = np.array([0.75, 0.25])
+    teacher = np.stack([sure, sure, sure, sure[::-1]]).astype(np.float32)
     answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), (1.0, 2.0), teacher=teacher)
     nodes = CascadeNodes((0.5,))
     points = [
@@ -45,9 +45,9 @@ def test_the_operating_point_by_hand() -> None:
             "cascade",
             nodes,
             by_confidence((0.5,)),
-            RoutedFigures(accuracy, accuracy, latency_ms, (1.0, 0.0), (1.0, 0.0)),
+            RoutedFigures(0.8, worth, latency_ms, (1.0, 0.0), (1.0, 0.0)),
         )
-        for accuracy, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
+        for worth, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
     ]
     assert chosen_point(points, answers, max_drop=0.0, original_ms=9.0) is points[2]
     assert chosen_point(points, answers, max_drop=0.05, original_ms=9.0) is points[1]
@@ -77,9 +77,9 @@ def test_a_level_is_cut_back_to_be_nested_and_filled_up_elsewhere(seed: int) -> 
 
 def test_agreement_by_hand() -> None:
     """Of three images the second is answered as its level does not."""
-    levels = np.array([[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]], dtype=np.float32)
+    expected = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], dtype=np.float32)
     answered = np.array([[1.0, 0.25], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
-    found = agreement(ImageTimes(answered, np.array([0, 1, 1]), np.ones(3)), levels)
+    found = agreement(ImageTimes(answered, np.array([0, 1, 1]), np.ones(3)), expected)
     assert (found.images, found.different_answers, found.largest_logit_difference) == (3, 1, 1.0)
 
 

@@ -1,6 +1,8 @@
 """A model whose file misses its latency target when it is measured last is narrowed until it meets it."""
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from autoprune.prepare import Prepared, prepare
 from autoprune.pruning.structure import load_pruned
 from autoprune.run_dir import RunDir
 from autoprune.search.trials import TrialStore
+from autoprune.stages import narrowing
 from autoprune.stages.met import latency_targets, median_share
 from autoprune.stages.narrowing import (
     NARROWED_FACT,
@@ -69,6 +72,39 @@ def test_a_file_that_misses_its_target_is_narrowed_until_it_meets_it(
     again = measured(small, tmp_path, full)
     assert (again.policy, again.narrowed) == (found.policy, found.narrowed)
     assert not list((tmp_path / "state").glob("*.pt"))
+
+
+@pytest.mark.parametrize("step", ["save_pruned", "_store", "export_onnx", "save_policy", "training_of"])
+@pytest.mark.parametrize("time", [1, 2])
+def test_a_narrowing_that_is_stopped_goes_on(
+    small: tuple[RunConfig, Subject, Prepared], step: str, time: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Just before or just after a step: what is on disk in the end is one model, and it meets the target."""
+    whole = getattr(narrowing, step)
+    calls = []
+
+    def stopped(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        if len(calls) == time:
+            if time == 2:
+                whole(*arguments, **named)
+            raise KeyboardInterrupt
+        return whole(*arguments, **named)
+
+    _, subject, prepared = small
+    full = prepared.problem.full_policy
+    with monkeypatch.context() as patched:
+        patched.setattr(narrowing, step, stopped)
+        with contextlib.suppress(KeyboardInterrupt):
+            measured(small, tmp_path, full)
+        assert calls
+    found = measured(small, tmp_path, full)
+    assert share(small, found) <= 1
+    assert found.policy != full
+    assert load_policy(tmp_path / "policy.json") == found.policy
+    kept = load_pruned(tmp_path / "pruned", architecture=subject.model)
+    image = torch.randn(2, *subject.data.info.input_shape)
+    torch.testing.assert_close(kept(image), found.model.eval()(image))
 
 
 def test_what_is_within_its_target_or_was_given_stays_as_it_is(

@@ -6,6 +6,7 @@ next; so on until it stops or the largest level has run. Everything that ran is 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +18,15 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class Trust:
+    """How much of a network's margin, its probability of its own class less that of the other one's, is believed where
+    a level and the original answer differently."""
+
+    original: float = 1.0
+    level: float = 0.0
+
+
+@dataclass(frozen=True)
 class LevelAnswers:
     """What `levels` levels, the smallest first, answer to the same N images, and what one image costs."""
 
@@ -25,6 +35,7 @@ class LevelAnswers:
     latency_ms: tuple[float, ...]  # of each level alone, of one image, measured
     router_ms: float = 0.0  # of one decision
     teacher: Array | None = None  # (N, classes) probabilities of the original
+    trust: Trust = Trust()
 
     def __post_init__(self) -> None:
         levels, images, classes = self.probabilities.shape
@@ -40,23 +51,37 @@ class LevelAnswers:
     def levels(self) -> int:
         return len(self.latency_ms)
 
-    @property
+    @cached_property
     def right(self) -> Bools:
         """(levels, N): which images each level classifies right."""
         return np.asarray(self.probabilities.argmax(2) == self.labels)
 
-    @property
+    @cached_property
     def worth(self) -> Array:
-        """(levels, N): how good each answer is, 0..1; what a router learns from.
+        """(levels, N): how good each answer is; what a router learns from, and what operating points are chosen by.
 
-        The original's probability of the class that the level names: the expectation of being right, where a label
-        would say 0 or 1. Two levels differ in few images, so that labels of some thousand of them are mostly noise.
+        The original's probability of its own class where the level names the same; where it names another one, less
+        the original's margin and more the level's, each as far as it is to be trusted. With `Trust()` that is the
+        original's probability of the class that the level names: the expectation of being right, where a label would
+        say 0 or 1. Two levels differ in few images, so that labels of some thousand of them are mostly noise.
         Without the original, whether the answer is right.
         """
         if self.teacher is None:
             return self.right.astype(np.float32)
-        named = self.probabilities.argmax(2)  # (levels, N)
-        return np.take_along_axis(self.teacher.T[None], named[:, None, :], axis=1)[:, 0]
+        original, level = self.margins
+        worth: Array = self.teacher.max(1) - self.trust.original * original + self.trust.level * level
+        return worth
+
+    @property
+    def margins(self) -> tuple[Array, Array]:
+        """(levels, N) each, of the original over the level's class and of the level over the original's, 0..1: both
+        are 0 where they name the same class."""
+        assert self.teacher is not None
+        images = np.arange(len(self.labels))
+        own, named = self.teacher.argmax(1), self.probabilities.argmax(2)
+        original = self.teacher[images, own] - self.teacher[images, named]
+        levels = np.arange(self.levels)[:, None]
+        return original, self.probabilities[levels, images, named] - self.probabilities[levels, images, own]
 
     def of_levels(self, places: Sequence[int]) -> "LevelAnswers":
         """Those of some levels, by place, the smallest first."""
@@ -200,7 +225,7 @@ def cascades(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
 
 
 def cascade_points(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
-    """The cascades that no other one beats in both accuracy and mean latency, the fastest first."""
+    """The cascades that no other one beats in both worth and mean latency, the fastest first."""
     return tuple(_front(cascades(answers)))
 
 
@@ -215,10 +240,10 @@ AnyJudged = TypeVar("AnyJudged", bound=Judged)
 
 
 def best_within(points: Sequence[AnyJudged], budget_ms: float) -> AnyJudged | None:
-    """The most accurate of `points` whose mean latency is at most `budget_ms`, of equals the fastest; None if none is
-    within it."""
+    """The one of `points` that is worth most of those whose mean latency is at most `budget_ms`, of equals the fastest;
+    None if none is within it."""
     allowed = [point for point in points if point.figures.estimated_latency_ms <= budget_ms]
-    return max(allowed, key=lambda point: (point.figures.accuracy, -point.figures.estimated_latency_ms), default=None)
+    return max(allowed, key=lambda point: (point.figures.worth, -point.figures.estimated_latency_ms), default=None)
 
 
 def _combinations(grids: Sequence[NDArray[np.float64]]) -> list[tuple[float, ...]]:
@@ -228,7 +253,7 @@ def _combinations(grids: Sequence[NDArray[np.float64]]) -> list[tuple[float, ...
 
 def _front(points: Sequence[CascadePoint]) -> list[CascadePoint]:
     front: list[CascadePoint] = []
-    for point in sorted(points, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.accuracy)):
-        if not front or point.figures.accuracy > front[-1].figures.accuracy:
+    for point in sorted(points, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.worth)):
+        if not front or point.figures.worth > front[-1].figures.worth:
             front.append(point)
     return front

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from autoprune.adaptive.export import export_adaptive
 from autoprune.adaptive.measurement import measure_by_image, measured_decision_ms
 from autoprune.adaptive.mixture import LEAST_LEVELS, Mixture
 from autoprune.adaptive.routing import LevelAnswers, figures_of, follow, oracle
+from autoprune.adaptive.trust import fitted_trust
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
@@ -169,8 +170,10 @@ def _built(
     augmentation = augmentation_of(config.finetune.augment)
     answering = Answering(levels.models, prepared)
     answers = answering.to_views(search, augmentation, level_ms)
+    answers = replace(answers, trust=fitted_trust(answers, views=augmentation.views))
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
-    router = learned_router(answering.to(shown, level_ms), answers, config)
+    learnt = replace(answering.to(shown, level_ms), trust=answers.trust)
+    router = learned_router(learnt, answers, config)
     files = _level_files(run_dir, len(levels.models))
     decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
     points = operating_points(answers, router, decision_ms)
@@ -249,7 +252,7 @@ def _measured(
         input=input_figures(info),
         router=built.chosen.name,
         level_share=shares(times[1].levels, levels=len(level_files)),
-        agreement=agreement(times[1], np.stack([logits_of(model, test, info).numpy() for model in models])),
+        agreement=agreement(times[1], _level_logits(models, times[1].levels, test, info)),
         levels=tuple(
             LevelFigures(
                 channels=level.as_dict(), on_search=point, alone=own, is_original=own is original, is_pruned=its_pruned
@@ -276,6 +279,18 @@ def _measured(
         seed=config.seed,
         environment=environment(),
     )
+
+
+def _level_logits(
+    models: Sequence[nn.Module], answered: NDArray[np.int64], test: ImageSplit, info: DataInfo
+) -> NDArray[np.float32]:
+    """(N, classes): for each image what the level that `answered` it answers in PyTorch."""
+    logits = np.zeros((len(test), len(info.classes)), dtype=np.float32)
+    for level, model in enumerate(models):
+        own = np.flatnonzero(answered == level)
+        if len(own):
+            logits[own] = logits_of(model, test.select(torch.from_numpy(own)), info).numpy()
+    return logits
 
 
 def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -> Call:

@@ -83,9 +83,8 @@ def static_at_equal_accuracy(
     )
 
 
-def agreement(adaptive: ImageTimes, level_logits: NDArray[np.float32]) -> Agreement:
-    """Of a file with the levels (levels, N, classes) that it was made of, each image with the level that answered."""
-    expected = level_logits[adaptive.levels, np.arange(len(adaptive.levels))]
+def agreement(adaptive: ImageTimes, expected: NDArray[np.float32]) -> Agreement:
+    """Of a file with what the level that answered each image answers by itself, (N, classes) logits."""
     return Agreement(
         images=len(expected),
         different_answers=int((adaptive.answers != expected.argmax(1)).sum()),

@@ -18,6 +18,7 @@ from autoprune.adaptive.levels import Levels, train_levels
 from autoprune.adaptive.mixture import LEAST_LEVELS, Mixture, mixtures
 from autoprune.adaptive.routing import LevelAnswers, joined
 from autoprune.adaptive.shared_weights import Cuts
+from autoprune.adaptive.trust import fitted_trust
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import Augmentation, ImageSplit, normalise, views
 from autoprune.errors import TargetError
@@ -167,8 +168,9 @@ def mixtures_of(
 ) -> tuple[Mixture, ...]:
     """All mixtures of levels, the best first, as their models answer to the search split."""
     latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.policy.levels]
+    answers = Answering(models.models, prepared).to(prepared.data.search, latencies)
     tried = mixtures(
-        Answering(models.models, prepared).to(prepared.data.search, latencies),
+        replace(answers, trust=fitted_trust(answers)),
         most_levels=config.adaptive.max_levels,
         max_drop=config.adaptive.max_drop,
     )

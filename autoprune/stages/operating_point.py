@@ -24,6 +24,7 @@ from autoprune.seeding import derive_seed
 RouterName = Literal["cascade", "learned"]
 PRICES = 240  # of time, at which the learned router is tried: as many as a cascade of two levels has thresholds
 BUDGETS = 5  # at which the routers are compared
+ROUNDING = 1e-6  # of a mean of float32
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,18 @@ def prices(router: LearnedRouter) -> list[float]:
 def chosen_point(
     points: Sequence[OperatingPoint], answers: LevelAnswers, *, max_drop: float, original_ms: float
 ) -> OperatingPoint:
-    """The fastest that loses at most `max_drop` of the original's accuracy on the search split.
+    """The fastest that is worth at most `max_drop` less than the original, on the search split.
 
-    If none holds that, the most accurate of those that are no slower than the original; of equals the fastest.
+    If none is, the one that is worth most of those that are no slower than the original; of equals the fastest.
     """
     assert answers.teacher is not None
-    wanted = float((answers.teacher.argmax(1) == answers.labels).mean()) - max_drop
-    allowed = [point for point in points if point.figures.accuracy >= wanted - 1e-9]
+    wanted = float(answers.teacher.max(1).mean()) - max_drop
+    allowed = [point for point in points if point.figures.worth >= wanted - ROUNDING]
     if allowed:
-        return min(allowed, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.accuracy))
-    say(f"no router holds {100 * wanted:.2f}% on the search split: taking the most accurate that saves time")
+        return min(allowed, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.worth))
+    say(f"no router loses as little as {100 * max_drop:g} points: taking the one that loses least and saves time")
     affordable = [point for point in points if point.figures.estimated_latency_ms <= original_ms]
-    return min(affordable or points, key=lambda point: (-point.figures.accuracy, point.figures.estimated_latency_ms))
+    return min(affordable or points, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
 
 
 def _learned_point(router: LearnedRouter, price: float, answers: LevelAnswers) -> OperatingPoint:
@@ -113,13 +114,13 @@ class AtBudget:
 def at_budgets(
     points: Sequence[OperatingPoint], others: LevelAnswers, decision_ms: Mapping[RouterName, float]
 ) -> tuple[AtBudget, ...]:
-    """For each of `BUDGETS` mean latencies, evenly between the cheapest point and the most accurate one, both routers.
+    """For each of `BUDGETS` mean latencies, evenly between the cheapest point and the one worth most, both routers.
 
     A point is chosen by its figures on the images it was made on; `others` are answers to images that no router has
     seen. A router without a point within the budget is left out.
     """
     cheapest = min(point.figures.estimated_latency_ms for point in points)
-    best = min(points, key=lambda point: (-point.figures.accuracy, point.figures.estimated_latency_ms))
+    best = min(points, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
     span = best.figures.estimated_latency_ms - cheapest
     found = []
     for number in range(1, BUDGETS + 1):

@@ -1,0 +1,29 @@
+"""How far the margins of two networks tell which of them is right where they answer differently."""
+
+import numpy as np
+
+from autoprune.adaptive.routing import LevelAnswers, Trust
+
+# What `Trust()` weighs against what images tell, in squares of margins: as much as some twenty of them.
+PRIOR = 3.0
+
+
+def fitted_trust(answers: LevelAnswers, *, views: int = 1) -> Trust:
+    """Least squares of which one was right (1: the level, -1: the original) on their margins, drawn to `Trust()`.
+
+    What a router loses against the original is decided by a few dozen images of thousands. To count which of the two
+    was right there is mostly noise, and the cheapest of hundreds of operating points that seems to lose nothing is one
+    that was lucky. Two numbers, fitted to all images where a level differs, smooth that, as a control variate does:
+    chosen on 5,000 images and judged on 10,000 others, a hundred times, with four ResNet-20s of Fashion-MNIST, points
+    take the same time, and what they lose spreads by two thirds as much.
+
+    `answers` are of images that no level was trained on, `views` of each, with the original's.
+    """
+    assert answers.teacher is not None
+    original, level = answers.margins
+    differs = original + level > 0
+    gain = answers.right.astype(np.float64) - (answers.teacher.argmax(1) == answers.labels)
+    told = np.stack([-original[differs], level[differs]], axis=1).astype(np.float64)
+    usual, strength = np.array([Trust().original, Trust().level]), PRIOR * views
+    found = np.linalg.solve(told.T @ told + strength * np.eye(2), told.T @ gain[differs] + strength * usual)
+    return Trust(float(found[0]), float(found[1]))

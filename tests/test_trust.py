@@ -1,0 +1,103 @@
+"""How far margins are trusted: by hand, where it is known, and what operating points gain by it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autoprune.adaptive.routing import LevelAnswers, Trust, by_confidence, cascades, figures_of, follow
+from autoprune.adaptive.trust import PRIOR, fitted_trust
+
+
+def _answers(level: list[list[float]], original: list[list[float]], labels: list[int]) -> LevelAnswers:
+    """Of a level, and of the original as the next one."""
+    probabilities = np.array([level, original], dtype=np.float32)
+    return LevelAnswers(probabilities, np.array(labels), (1.0, 2.0), teacher=probabilities[1])
+
+
+def test_worth_by_hand() -> None:
+    """The first image is answered alike. Of the second the original says class 0 by 0.6 to 0.3, the level class 1 by
+    0.8 to 0.1: 0.6 - 0.5 * 0.3 + 0.2 * 0.7; with all trust in the original its probability of class 1."""
+    answers = _answers([[0.9, 0.1, 0.0], [0.1, 0.8, 0.1]], [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]], [0, 0])
+    original, level = answers.margins
+    assert original == pytest.approx(np.array([[0.0, 0.3], [0.0, 0.0]]))
+    assert level == pytest.approx(np.array([[0.0, 0.7], [0.0, 0.0]]))
+    assert answers.worth == pytest.approx(np.array([[0.7, 0.3], [0.7, 0.6]]))
+    trusting = replace(answers, trust=Trust(original=0.5, level=0.2))
+    assert trusting.worth == pytest.approx(np.array([[0.7, 0.59], [0.7, 0.6]]))
+
+
+def test_fit_by_hand() -> None:
+    """Of three images one is answered differently: the original by 0.5, the level by 0.4, and the level is right. With
+    a prior of p the weights (o, l) solve (p + 0.25) o - 0.2 l = p - 0.5 and -0.2 o + (p + 0.16) l = 0.4."""
+    answers = _answers([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7]], [[0.8, 0.2], [0.9, 0.1], [0.75, 0.25]], [0, 1, 1])
+    left = np.array([[PRIOR + 0.25, -0.2], [-0.2, PRIOR + 0.16]])
+    expected = np.linalg.solve(left, np.array([PRIOR - 0.5, 0.4]))
+    found = fitted_trust(answers)
+    assert (found.original, found.level) == pytest.approx(tuple(expected), abs=1e-6)
+    assert found.original < 1.0 and found.level > 0.0  # what it saw speaks for the level
+
+
+def test_nothing_that_differs_leaves_trust_as_it_is() -> None:
+    same = [[0.9, 0.1], [0.2, 0.8]]
+    assert fitted_trust(_answers(same, same, [1, 1])) == Trust()
+
+
+def test_views_of_few_images_tell_no_more_than_the_images() -> None:
+    answers = _answers([[0.3, 0.7]] * 4, [[0.75, 0.25]] * 4, [1, 1, 0, 1])
+    ten = LevelAnswers(
+        np.tile(answers.probabilities, (1, 10, 1)), np.tile(answers.labels, 10), (1.0, 2.0), teacher=np.tile(
+            answers.probabilities[1], (10, 1)
+        )
+    )  # fmt: skip
+    alone, viewed = fitted_trust(answers), fitted_trust(ten, views=10)
+    assert (viewed.original, viewed.level) == pytest.approx((alone.original, alone.level), abs=1e-6)
+
+
+def _many(seed: int, images: int, classes: int = 4) -> LevelAnswers:
+    """A level that was taught by the original: it answers what the original does, less surely and with errors of its
+    own. Both are too sure of themselves, as networks are."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(classes, size=images)
+    scores = generator.normal(0.0, 1.0, (images, classes))
+    scores[np.arange(images), labels] += 5.0 * generator.uniform(0.0, 1.0, images)
+    taught = 0.8 * scores + generator.normal(0.0, 0.4, (images, classes))
+    exponentials = np.exp(2.0 * np.stack([taught, scores]))
+    probabilities = (exponentials / exponentials.sum(2, keepdims=True)).astype(np.float32)
+    return LevelAnswers(probabilities, labels, (1.0, 4.0), teacher=probabilities[1])
+
+
+def test_the_fit_tells_what_a_level_loses() -> None:
+    """On images that it was not fitted to, too: the loss in worth is the loss in accuracy, which margins taken as they
+    are do not tell."""
+    trust = fitted_trust(_many(0, 20_000))
+    held_out = _many(1, 20_000)
+    lost = float((held_out.right[1].astype(float) - held_out.right[0]).mean())
+    fitted = replace(held_out, trust=trust).worth.mean(1)
+    assert fitted[1] - fitted[0] == pytest.approx(lost, abs=0.006)
+
+
+def test_a_point_chosen_by_worth_was_less_lucky() -> None:
+    """The fastest cascade that loses half a point, chosen on 2,000 images and judged on 20,000 others, forty times:
+    chosen by what it seems to lose it loses more than that by more, and how much is more of a chance."""
+    judged = _many(1000, 20_000)
+    lost = np.array([_lost(_many(seed, 2000), judged) for seed in range(40)])
+    (by_counting, by_worth), (spread_counting, spread_worth) = lost.mean(0), lost.std(0)
+    assert spread_worth < 0.8 * spread_counting
+    assert abs(by_worth - 0.005) < abs(by_counting - 0.005)
+
+
+def _lost(answers: LevelAnswers, judged: LevelAnswers) -> tuple[float, float]:
+    """By how much accuracy falls on `judged`, at the point that counting chooses and the one that worth chooses."""
+    answers = replace(answers, trust=fitted_trust(answers))
+    points = cascades(answers)
+    accuracy = float(answers.right[1].mean())
+    worth = float(answers.worth[1].mean())
+    counted = [point for point in points if point.figures.accuracy >= accuracy - 0.005]
+    valued = [point for point in points if point.figures.worth >= worth - 0.005]
+    found = []
+    for allowed in (counted, valued):
+        fastest = min(allowed, key=lambda point: point.figures.estimated_latency_ms)
+        figures = figures_of(follow(by_confidence(fastest.thresholds), judged), judged)
+        found.append(float(judged.right[1].mean()) - figures.accuracy)
+    return found[0], found[1]
