@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,7 +24,7 @@ from autoprune.pruning.groups import ModelGroups, PrunableGroup
 from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.problem import Bar, Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.training.teacher import Teacher
@@ -31,6 +32,8 @@ from autoprune.training.teacher import Teacher
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015
 SETTING_UP = "reading and timing the model"  # as a stage of a job
+# The first look of all is enough to tell how sensitive groups are beside each other: its images pass anyway.
+FIRST_LOOK = {0: Bar(seen=math.inf, reward=0.0)}
 ORIGINAL_FACT = "original"  # where it stands among its candidates
 
 
@@ -153,7 +156,12 @@ def search_limits(
 
 
 def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[SearchGroup, ...]:
-    """The problem's groups with the KL to the original when each alone is at its middle rung, or gone."""
+    """The problem's groups with the KL to the original when each alone is at its middle rung, or gone.
+
+    As the first look tells it, which takes a quarter of the time of a whole evaluation. ResNet-20, Fashion-MNIST: the
+    ranks of all 22 correlate by 0.93 with what whole evaluations find, and searches end no worse (at 0.4 of the latency
+    -0.295, -0.276 and -0.295; from whole evaluations, the same first two seeds, -0.305 and -0.289).
+    """
     full = problem.full_policy.as_dict()
 
     def alone(group: SearchGroup, channels: int) -> PruningPolicy:
@@ -164,10 +172,11 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
         for first in range(0, len(problem.groups), workers):
             together = problem.groups[first : first + workers]
             gone = [alone(group, 0) for group in together if group.may_go]
-            shared.expect([*gone, *(alone(group, group.ladder[group.middle_rung]) for group in together)])
+            middles = [alone(group, group.ladder[group.middle_rung]) for group in together]
+            shared.expect([*gone, *middles], bars=FIRST_LOOK)
             for group in together:
-                branch_loss = shared.evaluate(alone(group, 0)).score.kl if group.may_go else 0.0
-                sensitivity = shared.evaluate(alone(group, group.ladder[group.middle_rung])).score.kl
+                branch_loss = shared.evaluate(alone(group, 0), bars=FIRST_LOOK).score.kl if group.may_go else 0.0
+                sensitivity = shared.evaluate(alone(group, group.ladder[group.middle_rung]), bars=FIRST_LOOK).score.kl
                 groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
                 progress.advance()
     return tuple(groups)

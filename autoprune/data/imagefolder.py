@@ -48,10 +48,12 @@ def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
     tell(files, folder / split)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused by name
-        known = _headers(train)
-        headers = known if files is train else _headers(files)
-        mode: Mode = "L" if all(header.is_grey for header in known.values()) else "RGB"
-        scales = _scales(known, headers, folder / split)
+        headers = _headers(files)
+        is_grey = _is_grey(train) if files is not train else all(header.is_grey for header in headers.values())
+        mode: Mode = "L" if is_grey else "RGB"
+        is_deep = any(header.deep is not None for header in headers.values())
+        judged = _headers(train) if is_deep and files is not train else headers
+        scales = _scales(judged, headers, folder / split)
         if image_size is not None:
             _tell_enlarged(headers, image_size, folder / split)
         images, notes = _decoded(headers, mode=mode, image_size=image_size, scales=scales)
@@ -72,6 +74,11 @@ def describe(name: str, classes: tuple[str, ...], train: ImageSplit) -> DataInfo
         mean.append(channel_mean)
         std.append(max(float((share * (levels - channel_mean) ** 2).sum()) ** 0.5, 1e-3))
     return DataInfo(name, classes, channels, height, width, tuple(mean), tuple(std))
+
+
+def _is_grey(files: PictureFiles) -> bool:
+    """Whether all are: looked at up to the first that is not."""
+    return all(read_header(path).is_grey for path in chain.from_iterable(files.pictures))
 
 
 def _headers(files: PictureFiles) -> dict[Path, Header]:
