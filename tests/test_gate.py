@@ -160,6 +160,20 @@ def test_an_original_that_does_as_guessing_does_is_told_and_one_of_other_classes
         progress.show(False)
 
 
+class NeverTheFirst(Judge):
+    """Right of all classes but the first, which it never answers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) - 9.0 * torch.eye(3)[0]
+
+
+def test_a_split_that_is_sorted_by_class_is_judged_all_over(data: SearchData) -> None:
+    """As folders of pictures are: the first images alone would all be of the class that this model never answers."""
+    order = data.search.labels.argsort().repeat_interleave(16)
+    assert len(data.search.labels[order[:1000]].unique()) == 1
+    tell_accuracy(NeverTheFirst(0), SearchData(data.info, data.train, data.search.select(order)), "resnet20-fashion-mnist")
+
+
 def test_guessing_is_to_answer_the_commonest_class(data: SearchData, capsys: pytest.CaptureFixture[str]) -> None:
     first = torch.arange(200)[data.search.labels == 0]
     at = torch.cat([first, torch.arange(200)[data.search.labels == 1][:7]])  # 66 and 7

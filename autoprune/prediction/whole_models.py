@@ -23,9 +23,9 @@ from autoprune.seeding import rng
 # is loaded: one load may run faster than the next for as long as it lives, by where its memory happens to lie. With
 # more weights, what stays in the caches has to be found out too, from more of them, among which loads even out.
 LOADS = 3
-BY_WEIGHT_BYTES = ((0.0, 12, LOADS), (8e6, 28, LOADS), (32e6, 80, 1))  # from so many bytes on: models, loads of each
+BY_WEIGHT_BYTES = ((0.0, 12, LOADS), (10e6, 28, LOADS), (32e6, 80, 1))  # from so many bytes on: models, loads of each
 LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
-SECONDS_A_LOAD = 1.0  # of a model, at most, on a machine that is never quiet
+SECONDS_A_LOAD = 0.8  # of a model, at most, on a machine that is never quiet
 
 Ladders = Mapping[str, tuple[int, ...]]
 
