@@ -273,7 +273,11 @@ class AdaptiveConfig(Section):
         2, gt=0, le=MOST_EPOCHS, description="of training all levels together before some are chosen"
     )
     max_drop: float = Field(
-        0.0005, ge=0, lt=1, description="of accuracy, estimated on views of the search split, at which the router works"
+        0.0005,
+        ge=0,
+        lt=1,
+        description="of accuracy, as estimated on views of the search split, at which the router works; 0 leaves it "
+        "little: where levels differ something is lost as a rule",
     )
     router_rounds: int = Field(
         40, gt=0, le=10_000, description="of training the learned router; its best state is kept"

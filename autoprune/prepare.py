@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,7 +23,7 @@ from autoprune.pruning.groups import ModelGroups, PrunableGroup
 from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
-from autoprune.search.problem import Bar, Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.problem import FIRST_LOOK, Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.training.teacher import Teacher
@@ -32,8 +31,6 @@ from autoprune.training.teacher import Teacher
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015
 SETTING_UP = "reading and timing the model"  # as a stage of a job
-# The first look of all is enough to tell how sensitive groups are beside each other: its images pass anyway.
-FIRST_LOOK = {0: Bar(seen=math.inf, reward=0.0)}
 ORIGINAL_FACT = "original"  # where it stands among its candidates
 
 

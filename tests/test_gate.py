@@ -171,7 +171,9 @@ def test_a_split_that_is_sorted_by_class_is_judged_all_over(data: SearchData) ->
     """As folders of pictures are: the first images alone would all be of the class that this model never answers."""
     order = data.search.labels.argsort().repeat_interleave(16)
     assert len(data.search.labels[order[:1000]].unique()) == 1
-    tell_accuracy(NeverTheFirst(0), SearchData(data.info, data.train, data.search.select(order)), "resnet20-fashion-mnist")
+    tell_accuracy(
+        NeverTheFirst(0), SearchData(data.info, data.train, data.search.select(order)), "resnet20-fashion-mnist"
+    )
 
 
 def test_guessing_is_to_answer_the_commonest_class(data: SearchData, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup
+from autoprune.search.problem import FIRST_LOOK, Limit, PredictedCost, SearchGroup
 from autoprune.search.trials import TrialStore
 
 CONFIG = RunConfig(
@@ -81,7 +81,7 @@ def test_the_branches_of_all_blocks_may_go_and_their_losses_are_measured(twice: 
     for group in groups:
         if group.may_go:
             policy = PruningPolicy.of({**full, group.name: 0})
-            assert problem.evaluate(policy).score.kl == group.branch_loss > 0
+            assert problem.evaluate(policy, bars=FIRST_LOOK).score.kl == group.branch_loss > 0
             predicted = problem.predict(policy)
             assert predicted.predicted_latency_ms < problem.original_cost.predicted_latency_ms
             cut = twice.first.elastic.cut(policy)
@@ -115,7 +115,7 @@ def test_sensitivities_are_measured(twice: Twice, groups: tuple[SearchGroup, ...
     chosen = max(groups, key=lambda group: len(group.ladder))
     problem = twice.first.problem
     policy = {**problem.full_policy.as_dict(), chosen.name: chosen.ladder[chosen.middle_rung]}
-    outcome = problem.evaluate(PruningPolicy.of(policy))
+    outcome = problem.evaluate(PruningPolicy.of(policy), bars=FIRST_LOOK)
     assert outcome.score.kl == chosen.sensitivity
 
 

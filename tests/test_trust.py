@@ -78,9 +78,9 @@ def test_the_fit_tells_what_a_level_loses() -> None:
 
 
 def test_a_point_chosen_by_worth_was_less_lucky() -> None:
-    """The fastest cascade that loses half a point, chosen on 2,000 images and judged on 20,000 others, forty times:
+    """The fastest cascade that loses half a point, chosen on 2,000 images and judged on 200,000 others, forty times:
     chosen by what it seems to lose it loses more than that by more, and how much is more of a chance."""
-    judged = _many(1000, 20_000)
+    judged = _many(1000, 200_000)
     lost = np.array([_lost(_many(seed, 2000), judged) for seed in range(40)])
     (by_counting, by_worth), (spread_counting, spread_worth) = lost.mean(0), lost.std(0)
     assert spread_worth < 0.8 * spread_counting
@@ -101,3 +101,18 @@ def _lost(answers: LevelAnswers, judged: LevelAnswers) -> tuple[float, float]:
         figures = figures_of(follow(by_confidence(fastest.thresholds), judged), judged)
         found.append(float(judged.right[1].mean()) - figures.accuracy)
     return found[0], found[1]
+
+
+def test_a_level_that_errs_where_it_is_surest_is_not_distrusted_for_being_sure() -> None:
+    """Two hundred sure and wrong answers, whose errors are what is told of the original's margin alone."""
+    answers = _answers([[0.05, 0.95]] * 200, [[0.6, 0.4]] * 200, [0] * 200)
+    found = fitted_trust(answers)
+    assert found.level == 0.0
+    assert found.original == pytest.approx((200 * 0.2 + PRIOR) / (200 * 0.04 + PRIOR), rel=1e-5)
+
+
+def test_an_image_that_several_levels_answer_differently_tells_no_more() -> None:
+    answers = _answers([[0.3, 0.7]] * 4, [[0.75, 0.25]] * 4, [1, 1, 0, 1])
+    thrice = answers.of_levels([0, 0, 0, 1])
+    once, more = fitted_trust(answers), fitted_trust(thrice)
+    assert (more.original, more.level) == pytest.approx((once.original, once.level), abs=1e-6)

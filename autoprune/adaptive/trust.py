@@ -24,6 +24,10 @@ def fitted_trust(answers: LevelAnswers, *, views: int = 1) -> Trust:
     differs = original + level > 0
     gain = answers.right.astype(np.float64) - (answers.teacher.argmax(1) == answers.labels)
     told = np.stack([-original[differs], level[differs]], axis=1).astype(np.float64)
-    usual, strength = np.array([Trust().original, Trust().level]), PRIOR * views
-    found = np.linalg.solve(told.T @ told + strength * np.eye(2), told.T @ gain[differs] + strength * usual)
-    return Trust(float(found[0]), float(found[1]))
+    strength = PRIOR * views * max(int(differs.any(1).sum()), 1)  # an image counts once for each level that differs
+    squares = told.T @ told + strength * np.eye(2)
+    products = told.T @ gain[differs] + strength * np.array([Trust().original, Trust().level])
+    original_weight, level_weight = np.linalg.solve(squares, products)
+    if level_weight < 0.0:  # few images may say that the surer it is the likelier it is wrong
+        original_weight, level_weight = products[0] / squares[0, 0], 0.0
+    return Trust(max(float(original_weight), 0.0), float(level_weight))

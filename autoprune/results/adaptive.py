@@ -108,6 +108,7 @@ class AdaptiveResult(Part):
     hard: tuple[Example, ...]
     mixtures: tuple[MixtureFigures, ...]  # the best first; none if there was nothing to choose
     chosen_on_search: CurvePoint
+    estimated_drop_on_search: float | None = None  # of accuracy, by which the point was chosen; see `adaptive.trust`
     original_on_search: CurvePoint
     oracle_on_search: CurvePoint
     curve_on_search: tuple[CurvePoint, ...]

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable
 
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import NO_BARS, Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import FIRST_LOOK, Bar, Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
 from autoprune.search.trials import Episode
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
@@ -83,15 +83,15 @@ class SearchSession:
         now, side by side. Nothing is counted, and outcomes are the same as without."""
         new = [policy for policy in dict.fromkeys(policies) if policy.key not in self._seen]
         left = self.max_evaluations - self.evaluations
-        self.problem.expect(new[:left], bars=NO_BARS if as_probes else self._bars())
+        self.problem.expect(new[:left], bars=FIRST_LOOK if as_probes else self._bars())
 
     def probe(self, policy: PruningPolicy) -> Outcome:
-        """Evaluate within the budget to learn from it: a probe may break limits and is never the best.
+        """A first look within the budget, to learn from it: a probe may break limits and is never the best.
 
         It counts as an evaluation, but is no episode: neither in `outcomes` nor told to `on_outcome`.
         """
         self._spend(policy)
-        return self.problem.evaluate(policy)
+        return self.problem.evaluate(policy, bars=FIRST_LOOK)
 
     def evaluate(self, policy: PruningPolicy) -> Outcome:
         """Evaluate a candidate within the budget; raises `BudgetSpent` when it is used up.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.data import SearchData, normalise
+from autoprune.data.splits import stratified_indices
 from autoprune.errors import ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx
 from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
@@ -96,8 +97,8 @@ def tell_accuracy(model: nn.Module, data: SearchData, checkpoint: str) -> None:
 
     Raises `ModelError` if it does clearly worse than guessing: then its classes are not those of the data.
     """
-    step = -(-len(data.search) // JUDGED_IMAGES)  # all over the split: it may be sorted by class
-    some = data.search.select(torch.arange(0, len(data.search), step))
+    count = min(len(data.search), JUDGED_IMAGES)
+    some = data.search.select(stratified_indices(data.search.labels, count, seed=0, purpose="judged"))  # in any order
     found = accuracy(model, some, data.info)
     if _tell_chance(found, some.labels, data.info.num_classes, checkpoint):
         return

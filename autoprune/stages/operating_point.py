@@ -81,18 +81,27 @@ def prices(router: LearnedRouter) -> list[float]:
 def chosen_point(
     points: Sequence[OperatingPoint], answers: LevelAnswers, *, max_drop: float, original_ms: float
 ) -> OperatingPoint:
-    """The fastest that is worth at most `max_drop` less than the original, on the search split.
+    """The fastest that is worth at most `max_drop` less than the original, on the search split, and is no slower.
 
-    If none is, the one that is worth most of those that are no slower than the original; of equals the fastest.
+    If none is, the one that is worth most of those that are no slower; of equals the fastest.
     """
-    assert answers.teacher is not None
-    wanted = float(answers.teacher.max(1).mean()) - max_drop
-    allowed = [point for point in points if point.figures.worth >= wanted - ROUNDING]
+    wanted = _original_worth(answers) - max_drop
+    affordable = [point for point in points if point.figures.estimated_latency_ms <= original_ms]
+    allowed = [point for point in affordable if point.figures.worth >= wanted - ROUNDING]
     if allowed:
         return min(allowed, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.worth))
     say(f"no router loses as little as {100 * max_drop:g} points: taking the one that loses least and saves time")
-    affordable = [point for point in points if point.figures.estimated_latency_ms <= original_ms]
     return min(affordable or points, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
+
+
+def estimated_drop(point: OperatingPoint, answers: LevelAnswers) -> float:
+    """By how much less `point` is worth than the original, on images whose `answers` it was judged on."""
+    return _original_worth(answers) - point.figures.worth
+
+
+def _original_worth(answers: LevelAnswers) -> float:
+    assert answers.teacher is not None
+    return float(answers.teacher.max(1).mean())
 
 
 def _learned_point(router: LearnedRouter, price: float, answers: LevelAnswers) -> OperatingPoint:
