@@ -25,7 +25,7 @@ from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.training.batches import Batch
 from autoprune.training.distill import finetune_recipe
-from autoprune.training.pace import seconds_a_step
+from autoprune.training.pace import pace_of
 
 FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 
@@ -168,7 +168,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     # With a time budget its steps are timed first, which changes nothing.
     levels = Levels(elastic, policy.levels)
     recipe = finetune_recipe(FINETUNE, epochs=2, learning_rate=0.05, max_minutes=1.0)
-    assert seconds_a_step(levels, data, levels_loss(teacher, FINETUNE), recipe, seed=0) > 0
+    assert pace_of(levels, data, levels_loss(teacher, FINETUNE), recipe, seed=0).step_s > 0
     assert same_state(levels, Levels(elastic, policy.levels))
     assert level_logits(whole, data.search, data).shape == (2, len(data.search), len(data.info.classes))
 

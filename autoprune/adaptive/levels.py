@@ -110,7 +110,7 @@ def train_levels(
     loss = levels_loss(teacher, config)
     recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
     if state_path is None or not state_path.is_file():
-        recipe = in_time(recipe, levels, data, loss, seed=seed, description=description)
+        recipe = in_time(recipe, levels, data, loss, teacher=teacher, seed=seed, description=description)
     trained = fit(
         levels,
         data,

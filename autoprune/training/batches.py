@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import Augmentation, SearchData, augment, draw, mixed_labels, normalise
+from autoprune.data import Augmentation, AugmentationDraws, SearchData, augment, draw, mixed_labels, normalise
 from autoprune.seeding import derive_seed
 
 
@@ -44,15 +44,8 @@ def epoch_batches(
     data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
 ) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
-    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
     height, width = data.info.input_shape[1:]
-    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
-    # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
-    size = min(batch_size, len(order))
-    batches = len(order) // size
-    for number in range(batches):
-        chosen = order[number * size : (number + 1) * size]
-        drawn = draws.select(chosen)
+    for origin, chosen, drawn in epoch_draws(data, augmentation, batch_size=batch_size, epoch=epoch, seed=seed):
         labels = data.train.labels[chosen]
         if augmentation.cutmix_size:
             labels = mixed_labels(labels, data.info.num_classes, (height, width), augmentation, drawn)
@@ -61,9 +54,23 @@ def epoch_batches(
             labels,
             chosen,
             drawn.forms(augmentation),
-            epoch * batches + number,
-            Origin(seed, epoch, number, size, augmentation),
+            epoch * (len(data.train) // origin.size) + origin.number,
+            origin,
         )
+
+
+def epoch_draws(
+    data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
+) -> Iterator[tuple[Origin, Tensor, AugmentationDraws]]:
+    """Which images (N,) each batch of an epoch takes, and what chance decided for them; no image is touched."""
+    order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))
+    height, width = data.info.input_shape[1:]
+    draws = draw(len(order), (height, width), augmentation, _generator(seed, f"augmentation {epoch}"))
+    # Batches of full size only: a small last one would disturb BatchNorm; a tiny data set is one batch.
+    size = min(batch_size, len(order))
+    for number in range(len(order) // size):
+        chosen = order[number * size : (number + 1) * size]
+        yield Origin(seed, epoch, number, size, augmentation), chosen, draws.select(chosen)
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:

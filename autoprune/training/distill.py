@@ -43,7 +43,7 @@ def finetune(
     loss = distillation_loss(teacher, config, layers)
     recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
     if state_path is None or not state_path.is_file():
-        recipe = in_time(recipe, model, data, loss, seed=seed, description=description)
+        recipe = in_time(recipe, model, data, loss, teacher=teacher, seed=seed, description=description)
     return fit(
         model,
         data,

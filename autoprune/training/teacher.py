@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.config import FinetuneConfig
-from autoprune.data import SearchData
-from autoprune.training.batches import Batch, Origin, augmentation_of
+from autoprune.data import Augmentation, SearchData
+from autoprune.training.batches import Batch, Origin, augmentation_of, epoch_draws
 from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.train import has_fast_bf16
 
@@ -57,6 +57,29 @@ class Teacher:
         if batch.origin is not None:
             return self._by_origin(batch, batch.origin)
         return self._answered(batch.images)
+
+    def to_be_asked(
+        self, data: SearchData, augmentation: Augmentation, *, batch_size: int, epochs: int, seed: int
+    ) -> list[float]:
+        """The share of the images of each epoch to come about which the model will be asked, as nothing is known yet of
+        the form that they take then."""
+        known = None if self._known is None else self._known.clone()
+        shares = []
+        for epoch in range(epochs):
+            asked = images = 0
+            for origin, chosen, drawn in epoch_draws(data, augmentation, batch_size=batch_size, epoch=epoch, seed=seed):
+                images += len(chosen)
+                forms = drawn.forms(augmentation)
+                if self._forms is None or forms is None:
+                    asked += 0 if origin in self._first_rows else len(chosen)
+                    continue
+                if known is None:
+                    known = torch.zeros(self._images * self._forms, dtype=torch.bool)
+                places = chosen * self._forms + forms
+                asked += int((~known[places]).sum())
+                known[places] = True
+            shares.append(asked / images)
+        return shares
 
     def computed(self, batch: Batch) -> Tensor:
         """The same, asked anew of the model itself, whose layers can be listened to."""
