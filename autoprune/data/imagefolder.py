@@ -169,7 +169,8 @@ def _tell_notes(
 def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, Header]) -> list[T]:
     """In threads, as the decoders let go of Python's lock, but large pictures one by one, for their memory, and small
     ones, over which threads would only wait for each other; the first error ends it."""
-    alone, together = [], []
+    alone: list[Path] = []
+    together: list[Path] = []
     for path in paths:
         (together if SMALL_PIXELS < headers[path].pixels <= LARGE_PIXELS else alone).append(path)
     done = [work(path) for path in alone]
