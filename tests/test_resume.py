@@ -136,7 +136,7 @@ def test_an_elastic_distillation_killed_with_9_goes_on(small_config: Path, tmp_p
     assert episodes(stopped) == episodes(whole)
     # Sensitivities are measured with both weights: the same policies under two fingerprints.
     by_policy: dict[object, list[float]] = {}
-    for _, policy, kl in rows(whole, "SELECT fingerprint, policy, kl FROM trials WHERE complete ORDER BY id"):
+    for _, policy, kl in rows(whole, "SELECT fingerprint, policy, kl FROM trials WHERE look = 0 ORDER BY id"):
         by_policy.setdefault(policy, []).append(float(str(kl)))
     twice = [kls for kls in by_policy.values() if len(kls) == 2]
     assert len(twice) == 3
