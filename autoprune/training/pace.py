@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -43,24 +43,29 @@ def pace_of(model: nn.Module, data: SearchData, loss: Loss, recipe: FitRecipe, *
     """
     model = laid_out(copied(model))
     model.train()
-    batches = epoch_batches(
-        data, recipe.augmentation, batch_size=recipe.batch_size, epoch=0, seed=derive_seed(seed, "pace")
-    )
-    timed = list(islice(batches, WARM_STEPS + TIMED_STEPS))
+
+    def batches() -> Iterator[Batch]:
+        other = derive_seed(seed, "pace")
+        every = epoch_batches(data, recipe.augmentation, batch_size=recipe.batch_size, epoch=0, seed=other)
+        return islice(every, WARM_STEPS + TIMED_STEPS)
+
     with fast_batchnorm(model), safe_strided_convolutions(model):
-        first, again = (_step_s(model, timed, loss) for _ in range(2))
+        first, again = (_step_s(model, batches(), loss) for _ in range(2))
     return Pace(again, max(0.0, first - again))
 
 
-def _step_s(model: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+def _step_s(model: nn.Module, batches: Iterator[Batch], loss: Loss) -> float:
+    """The median, from batch to batch: drawing and augmenting them is part of a step."""
     times_s = []
+    started = time.perf_counter()
     for batch in batches:
-        started = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
             value = loss(model, batch)
         value.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
-        times_s.append(time.perf_counter() - started)
+        now = time.perf_counter()
+        times_s.append(now - started)
+        started = now
     return statistics.median(times_s[WARM_STEPS:] or times_s)
 
 
