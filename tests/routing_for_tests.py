@@ -1,8 +1,11 @@
-"""Answers of three levels to a few images, small enough to work out routes in the head, and many by chance."""
+"""Answers of three levels to a few images, small enough to work out routes in the head, and many by chance; routers
+that look at nothing."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.adaptive.routing import LevelAnswers
+from autoprune.adaptive.routing import LevelAnswers, Router
 
 LATENCY_MS = (1.0, 2.0, 4.0)
 
@@ -37,3 +40,14 @@ def answers_by_chance(images: int, *, seed: int, classes: int = 4, levels: int =
     exponentials = np.exp(np.stack(logits))
     probabilities = (exponentials / exponentials.sum(2, keepdims=True)).astype(np.float32)
     return LevelAnswers(probabilities, labels, tuple(float(2**level) for level in range(levels)))
+
+
+def always(level: int) -> Router:
+    """Run the smallest level, then this one, whatever the input."""
+    return lambda at, probabilities: np.full(len(probabilities), level if at < level else at)
+
+
+def at_random(shares: Sequence[float], *, seed: int) -> Router:
+    """Go one level up from each level with the chance given, whatever the input."""
+    generator = np.random.default_rng(seed)
+    return lambda at, probabilities: np.where(generator.random(len(probabilities)) < shares[at], at + 1, at)

@@ -1,8 +1,10 @@
 """Finalists: those that are timed and fine-tuned for a moment, and limits corrected by what timing told."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from models_for_tests import same_state
@@ -19,6 +21,8 @@ from autoprune.run_dir import RunDir
 from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of
 from autoprune.search.reward import Score
 from autoprune.search.trials import TrialStore
+from autoprune.stages import decision as deciding
+from autoprune.stages import finalists as stage
 from autoprune.stages.decision import (
     CORRECTED,
     ERROR_FACT,
@@ -35,6 +39,7 @@ from autoprune.stages.finalists import (
     corrected_limits,
     distance,
     finalists,
+    kept_finalists,
     least_distance,
     slowdown,
 )
@@ -42,6 +47,7 @@ from autoprune.stages.finetune import FINETUNE_FACT, finetuned
 from autoprune.stages.met import share_of_allowed
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
+from autoprune.training import pace, train
 
 MACS = Limit("macs", 900)
 
@@ -183,12 +189,17 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
 
 
-def test_what_the_best_finalist_learnt_is_gone_on_with(small_config: Path, tmp_path: Path) -> None:
+def test_what_the_best_finalist_learnt_is_gone_on_with(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its fine-tuning begins with the second epoch, and ends where one without finalists ends."""
     config = load_config(small_config, ["search.finalists=2", "search.min_keep=0.02", "finetune.epochs=2"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
     floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    taken: list[str] = []
+    monkeypatch.setattr(train, "take_step", counted(train.take_step, taken))
+    an_epoch = len(prepared.data.train) // config.finetune.batch_size
     ends = []
     for place, policies in (("one", [full]), ("two", [floor, full])):
         run_dir = RunDir(tmp_path / place)
@@ -197,12 +208,68 @@ def test_what_the_best_finalist_learnt_is_gone_on_with(small_config: Path, tmp_p
         assert best_finalist(prepared, policies, config, run_dir, store)[0] == full
         begun = sorted(run_dir.state.iterdir())
         assert len(begun) == (0 if place == "one" else 2)
+        taken.clear()
         with RunLogger(run_dir.logs) as logger:
             tuned = finetuned(config, subject, prepared, full, run_dir, store, logger)
-        assert sorted(run_dir.state.iterdir())[: len(begun)] == begun
+        assert len(list(run_dir.state.iterdir())) == max(len(begun), 1)  # gone on with, not begun beside it
+        assert len(taken) == (2 if place == "one" else 1) * an_epoch
         assert [log["epoch"] for log in json.loads(store.fact(FINETUNE_FACT) or "")] == [1, 2]
         ends.append(tuned)
     assert same_state(*ends)
+
+
+def test_files_are_timed_once_whenever_a_run_is_stopped(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = "target={metric: latency, max_ratio: 0.5}"
+    config = load_config(small_config, [target, "search.min_keep=0.02", "search.finalists=1"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    outcomes = [prepared.problem.evaluate(prepared.problem.floor_policy)]
+    store, timed = TrialStore(tmp_path / "trials.sqlite"), list[str]()
+    monkeypatch.setattr(stage, "measure_interleaved", counted(stage.measure_interleaved, timed))
+    first = kept_finalists(prepared, outcomes, config, store)
+    assert first.policies == (prepared.problem.floor_policy,) and first.measured and first.latency_error
+    assert kept_finalists(prepared, outcomes, config, TrialStore(store.path)) == first
+    assert len(timed) == 1
+    assert kept_finalists(prepared, outcomes, config, store.part("another search")).policies == first.policies
+    assert len(timed) == 2
+
+
+def test_finalists_that_have_little_time_go_by_one_plan(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the teacher has answered for the first one does not make the second one's schedule longer."""
+    config = load_config(
+        small_config,
+        ["search.finalists=2", "search.min_keep=0.02", "finetune.epochs=1000", "finetune.max_minutes=0.05"],
+    )
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
+    run_dir.state.mkdir()
+    monkeypatch.setattr(deciding, "FINALISTS_SHARE", 1.0)
+    planned: list[str] = []
+    monkeypatch.setattr(pace, "pace_of", counted(pace.pace_of, planned))
+    best, scores = best_finalist(prepared, [floor, full], config, run_dir, store)
+    assert len(scores) == 2 and len(planned) == 1
+    with RunLogger(run_dir.logs) as logger:
+        finetuned(config, subject, prepared, best, run_dir, store, logger)
+    assert len(planned) == 1
+    logs = json.loads(store.fact(FINETUNE_FACT) or "")
+    assert 1 < len(logs) < 1000
+    assert logs[-1]["learning_rate"] < 0.2 * logs[0]["learning_rate"]  # the schedule ends where the time does
+
+
+def counted(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    """`function`, which notes each call."""
+
+    def counting(*args: object, **named: object) -> object:
+        calls.append(function.__name__)
+        return function(*args, **named)
+
+    return counting
 
 
 def test_how_many_finalists_the_time_has_room_for_by_hand() -> None:

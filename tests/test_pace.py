@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,22 +10,41 @@ from models_for_tests import Counting
 from test_train import DATA, RECIPE, net
 from torch import Tensor, nn
 
+from autoprune.errors import RunError
 from autoprune.training import pace
+from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.pace import Pace, epochs_held, in_time, pace_of
+from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, Loss, cosine, cross_entropy_loss
+from autoprune.training.train import FitRecipe, cosine, cross_entropy_loss
 
 LOSS = cross_entropy_loss(0.0)
 
 
-def planned(recipe: FitRecipe, monkeypatch: pytest.MonkeyPatch, found: Pace) -> FitRecipe:
-    def known(model: nn.Module, data: object, loss: Loss, recipe: FitRecipe, *, seed: int) -> Pace:
-        return found
+def planned(
+    recipe: FitRecipe, monkeypatch: pytest.MonkeyPatch, found: Pace, *, plan_path: Path | None = None
+) -> FitRecipe:
+    monkeypatch.setattr(pace, "pace_of", lambda *_, **__: found)
+    return in_time(
+        recipe,
+        net(),
+        DATA,
+        LOSS,
+        teacher=teacher_of(recipe, Counting()),
+        score=score,
+        seed=0,
+        description="test",
+        plan_path=plan_path,
+    )
 
-    monkeypatch.setattr(pace, "pace_of", known)
-    teacher = Teacher(Counting(), images=len(DATA.train), classes=2, forms=recipe.augmentation.forms)
-    return in_time(recipe, net(), DATA, LOSS, teacher=teacher, seed=0, description="test")
+
+def teacher_of(recipe: FitRecipe, model: nn.Module) -> Teacher:
+    return Teacher(model, images=len(DATA.train), classes=2, forms=recipe.augmentation.forms)
+
+
+def score(model: nn.Module) -> float:
+    return accuracy(model, DATA.search, DATA.info)
 
 
 def test_what_the_time_holds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,13 +62,41 @@ def test_what_the_time_holds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_epochs_take_less_the_more_the_teacher_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two forms of each image half are new in the second epoch, a quarter in the third: with a second a step and two
-    more where the teacher is asked, about 27, 18 and 13.5 seconds."""
+    """Of two forms of each image half are new in the second epoch, a quarter in the third: with a second a step, two
+    more where the teacher is asked and one to judge an epoch about 28, 19 and 14.5 seconds."""
     flips = replace(RECIPE, epochs=3, schedule=cosine, augmentation=replace(RECIPE.augmentation, crop_padding=0))
     assert flips.augmentation.forms == 2
-    found = Pace(step_s=1.0, asking_s=2.0)
-    assert planned(replace(flips, max_s=60.0), monkeypatch, found).epochs == 3
-    assert planned(replace(flips, max_s=40.0), monkeypatch, found).epochs == 2
+    found = Pace(step_s=1.0, asking_s=2.0, judging_s=1.0)
+    assert planned(replace(flips, max_s=65.0), monkeypatch, found) == replace(flips, max_s=65.0)
+    short = planned(replace(flips, max_s=40.0), monkeypatch, found)
+    assert short.epochs == 2
+    assert short.learning_rate == pytest.approx(flips.learning_rate * ((1 + 12 / 19) / 3) ** 0.5, rel=0.02)
+
+
+def test_trainings_that_are_compared_go_by_one_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And one that is stopped before its first epoch was over goes by the plan that it had."""
+    recipe, path = replace(RECIPE, epochs=100, schedule=cosine, max_s=450.0), tmp_path / "state" / "plan.json"
+    first = planned(recipe, monkeypatch, Pace(2.0), plan_path=path)
+    assert first.epochs == 25
+    assert planned(recipe, monkeypatch, Pace(20.0), plan_path=path) == first
+    for broken in ("{}", '{"epochs": 2.5, "learning_rate": 0.1}', '{"epochs": 2, "learning_rate": "NaN"}'):
+        path.write_text(broken, encoding="utf-8")
+        with pytest.raises(RunError, match=r"plan\.json: corrupt plan of a training"):
+            planned(recipe, monkeypatch, Pace(2.0), plan_path=path)
+
+
+def test_epochs_that_do_not_fit_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred thousand would take half an hour."""
+    drawn: list[int] = []
+    real = teacher_module.epoch_draws
+
+    def counting(*args: object, epoch: int, **named: object) -> object:
+        drawn.append(epoch)
+        return real(*args, epoch=epoch, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(teacher_module, "epoch_draws", counting)
+    assert planned(replace(RECIPE, epochs=100_000, max_s=60.0), monkeypatch, Pace(2.0)).epochs == 4
+    assert drawn == [0, 1, 2, 3]
 
 
 def test_epochs_held_by_hand() -> None:
@@ -63,7 +111,7 @@ def test_what_the_teacher_will_be_asked_is_what_it_is_asked(forms: int | None) -
     augmentation = replace(RECIPE.augmentation, crop_padding=0)
     asked = Counting()
     teacher = Teacher(asked, images=len(DATA.train), classes=2, forms=forms)
-    expected = teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3)
+    expected = list(teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3))
     found = []
     for epoch in range(4):
         before, images = asked.asked, 0
@@ -73,27 +121,43 @@ def test_what_the_teacher_will_be_asked_is_what_it_is_asked(forms: int | None) -
         found.append((asked.asked - before) / images)
     assert found == expected
     assert expected == [1.0] * 4 if forms is None else expected[3] < 0.3 < expected[1] < 0.7 < expected[0] == 1.0
-    assert teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3) == [0.0] * 4
+    assert list(teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3)) == [0.0] * 4
 
 
 def test_timing_steps_changes_nothing() -> None:
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert pace_of(model, DATA, LOSS, RECIPE, seed=0).step_s > 0
+    found = pace_of(model, DATA, LOSS, RECIPE, teacher=teacher_of(RECIPE, Counting()), score=score, seed=0)
+    assert found.step_s > 0 and found.judging_s > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_teacher_that_takes_time_is_told_from_the_steps() -> None:
+@pytest.mark.parametrize("forms", [RECIPE.augmentation.forms, None])
+@pytest.mark.parametrize("batch_size", [32, 1000])
+def test_a_teacher_that_takes_time_is_told_from_the_steps(forms: int | None, batch_size: int) -> None:
+    """Also where it has answered the very batches, for a training before; also where an epoch is one batch."""
+
     class Slow(Counting):
         def forward(self, images: Tensor) -> Tensor:
-            time.sleep(0.2)
+            time.sleep(0.1)
             return super().forward(images)
 
-    teacher = Teacher(Slow(), images=len(DATA.train), classes=2, forms=RECIPE.augmentation.forms)
+    teacher = Teacher(Slow(), images=len(DATA.train), classes=2, forms=forms)
+    recipe = replace(RECIPE, batch_size=batch_size)
 
     def taught(model: nn.Module, batch: Batch) -> Tensor:
         return LOSS(model, batch) + 0.0 * teacher(batch).sum()
 
-    found = pace_of(net(), DATA, taught, RECIPE, seed=0)
-    assert found.asking_s > 0.1 and found.asking_s > found.step_s
+    for _ in range(2):
+        found = pace_of(net(), DATA, taught, recipe, teacher=teacher, score=score, seed=0)
+        assert found.asking_s > 0.05 > found.step_s
+
+
+def test_a_slow_score_is_told_from_the_steps() -> None:
+    def slow(model: nn.Module) -> float:
+        time.sleep(0.1)
+        return 0.0
+
+    teacher = teacher_of(RECIPE, Counting())
+    assert pace_of(net(), DATA, LOSS, RECIPE, teacher=teacher, score=slow, seed=0).judging_s > 0.1

@@ -1,9 +1,9 @@
 """The learned router: it solves a problem whose best decisions are known, and learns the same from the same seed."""
 
 import numpy as np
-from routing_for_tests import answers_by_chance
+from routing_for_tests import always, answers_by_chance
 
-from autoprune.adaptive.routing import LevelAnswers, always, figures_of, follow
+from autoprune.adaptive.routing import LevelAnswers, figures_of, follow
 from autoprune.envs.input_adaptive import InputAdaptiveEnv
 from autoprune.policies.router import RouterSettings, every_decision, mean_return, train_router
 

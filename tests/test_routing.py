@@ -2,13 +2,11 @@
 
 import numpy as np
 import pytest
-from routing_for_tests import LATENCY_MS, answers_by_chance, answers_by_hand
+from routing_for_tests import LATENCY_MS, always, answers_by_chance, answers_by_hand, at_random
 
 from autoprune.adaptive.routing import (
     ALWAYS,
     LevelAnswers,
-    always,
-    at_random,
     best_within,
     by_confidence,
     cascade_points,

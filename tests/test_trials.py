@@ -57,6 +57,7 @@ FACTS: dict[str, object] = {
     "ladders": {"a": [1, 2]},
     "energy": {"mac_pj": 4.6},
     "latency_error": None,
+    "files_timed": {"policies": ["{}"], "latency_error": 1.1, "target_met": True, "measured": {"{}": 0.98}},
     "finalists": {P: 0.1},
     "levels": [{"a": 1}, {"a": 2}],
     "mixtures": [{"levels": [0, 1], "holds": True, "worth": 0.9, "estimated_latency_ms": 0.2}],
@@ -296,6 +297,7 @@ BROKEN_FACTS: dict[str, tuple[str, ...]] = {
     "energy": ('{"mac_pj": "much"}', "[1]"),
     "latency_error": ('"high"', "-0.5", "0"),
     "finalists": ('{"p": null}', "[]"),
+    "files_timed": ('{"policies": [], "latency_error": 1, "target_met": true, "measured": {}}', "[]"),
     "levels": ("[]", '[{"a": -1}]', "7", '[["a", 1]]'),
     "mixtures": ("[]", '[{"levels": []}]', "{}"),
     "finetune_log": (

@@ -38,6 +38,20 @@ def test_fit_by_hand() -> None:
     assert found.original < 1.0 and found.level > 0.0  # what it saw speaks for the level
 
 
+@pytest.mark.parametrize("righter", ["level", "original"])
+def test_no_margin_speaks_against_its_own_network(righter: str) -> None:
+    """Half of the images are answered surely by one and hardly by the other, half the other way round, and one of them
+    is right of all: least squares would take the other's sureness for a sign that it is wrong. Then the one is trusted
+    as least squares of its margins alone have it: by hand, with margins of 0.8 and 0.2 and n images, 0.5 n to
+    0.34 n, and the prior."""
+    images = 3000
+    level = [[0.1, 0.9], [0.4, 0.6]] * (images // 2)
+    original = [[0.6, 0.4], [0.9, 0.1]] * (images // 2)
+    found = fitted_trust(_answers(level, original, [int(righter == "level")] * images))
+    told = (0.5 * images + PRIOR * (righter == "original")) / (0.34 * images + PRIOR)
+    assert (found.original, found.level) == pytest.approx((0.0, told) if righter == "level" else (told, 0.0), abs=1e-5)
+
+
 def test_nothing_that_differs_leaves_trust_as_it_is() -> None:
     same = [[0.9, 0.1], [0.2, 0.8]]
     assert fitted_trust(_answers(same, same, [1, 1])) == Trust()

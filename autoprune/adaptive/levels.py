@@ -109,16 +109,28 @@ def train_levels(
     """
     loss = levels_loss(teacher, config)
     recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
-    if state_path is None or not state_path.is_file():
-        recipe = in_time(recipe, levels, data, loss, teacher=teacher, seed=seed, description=description)
+
+    def score(model: nn.Module) -> float:
+        return float(right_by_level(model, data.search, data).float().mean())
+
     trained = fit(
         levels,
         data,
         loss=loss,
-        recipe=recipe,
+        recipe=in_time(
+            recipe,
+            levels,
+            data,
+            loss,
+            teacher=teacher,
+            score=score,
+            seed=seed,
+            description=description,
+            plan_path=None if state_path is None else state_path.with_suffix(".json"),
+        ),
         seed=seed,
         description=description,
-        score=lambda model: float(right_by_level(model, data.search, data).float().mean()),
+        score=score,
         state_path=state_path,
         on_epoch=on_epoch,
     )

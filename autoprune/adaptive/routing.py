@@ -158,11 +158,6 @@ def figures_of(route: Route, answers: LevelAnswers) -> RoutedFigures:
     )
 
 
-def always(level: int) -> Router:
-    """Run the smallest level, then this one, whatever the input."""
-    return lambda at, probabilities: np.full(len(probabilities), level if at < level else at)
-
-
 ALWAYS = 1.02  # a threshold that every confidence is below
 USUAL_PRICE, HIGHEST_PRICE = 0.5, 1.0  # of time for a cascade: where thresholds are as chosen, and where none goes on
 
@@ -177,12 +172,6 @@ def by_confidence(thresholds: Sequence[float], *, price: float = USUAL_PRICE) ->
     """The fixed-confidence cascade: go one level up while the largest probability is below the level's threshold."""
     thresholds = [priced(threshold, price) for threshold in thresholds]
     return lambda at, probabilities: np.where(probabilities.max(1) < thresholds[at], at + 1, at)
-
-
-def at_random(shares: Sequence[float], *, seed: int) -> Router:
-    """Go one level up from each level with the chance given, whatever the input."""
-    generator = np.random.default_rng(seed)
-    return lambda at, probabilities: np.where(generator.random(len(probabilities)) < shares[at], at + 1, at)
 
 
 def oracle(answers: LevelAnswers) -> Route:

@@ -28,7 +28,8 @@ def fitted_trust(answers: LevelAnswers, *, views: int = 1) -> Trust:
     strength = PRIOR * views * max(int(differs.any(1).sum()), 1)  # an image counts once for each level that differs
     squares = told.T @ told + strength * np.eye(2)
     products = told.T @ gain[differs] + strength * np.array([Trust().original, Trust().level])
-    original_weight, level_weight = np.linalg.solve(squares, products)
-    if level_weight < 0.0:  # few images may say that the surer it is the likelier it is wrong
-        original_weight, level_weight = products[0] / squares[0, 0], 0.0
-    return Trust(max(float(original_weight), 0.0), float(level_weight))
+    weights = np.linalg.solve(squares, products)
+    if weights.min() < 0.0:  # few images may say that the surer one is, the likelier it is wrong: the other one alone
+        alone = np.maximum(products / np.diag(squares), 0.0)
+        weights = np.where(np.arange(2) == np.argmax(products * alone), alone, 0.0)
+    return Trust(float(weights[0]), float(weights[1]))

@@ -64,6 +64,13 @@ class _Original(_Form):
     top1: Share
 
 
+class _Timed(_Form):
+    policies: Annotated[list[str], Field(min_length=1)]
+    latency_error: Positive | None
+    target_met: bool
+    measured: dict[str, Positive]
+
+
 class _Frame(_Form):
     original: Share
     before: Share
@@ -78,6 +85,7 @@ FORMS: Mapping[str, TypeAdapter[Any]] = {
     "ladders": TypeAdapter(Ladders),
     "energy": TypeAdapter(dict[str, Finite]),
     "latency_error": TypeAdapter(Positive | None),
+    "files_timed": TypeAdapter(_Timed),
     "finalists": TypeAdapter(dict[str, Finite]),
     "finalists_tried": TypeAdapter(Annotated[int, Field(ge=1, strict=True)]),
     "levels": TypeAdapter(Annotated[list[dict[str, Count]], Field(min_length=1)]),

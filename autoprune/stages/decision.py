@@ -24,7 +24,7 @@ from autoprune.search.earlier_run import check_start
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
-from autoprune.stages.finalists import Finalists, corrected_limits, finalists
+from autoprune.stages.finalists import Finalists, corrected_limits, kept_finalists
 from autoprune.stages.finetune import finalist_s, finalist_training
 from autoprune.stages.tensorboard import RunLogger
 
@@ -171,16 +171,18 @@ def verified(
     stored = store.fact(ERROR_FACT)
     found: Finalists | None = None
     if stored is None:
-        found = finalists(prepared, result.outcomes, config)
+        found = kept_finalists(prepared, result.outcomes, config, store)
         stored = json.dumps(found.error_of_few if of_few else found.error_to_correct)
         store.set_fact(ERROR_FACT, stored)
     error = json.loads(stored)
     limits = corrected_limits(prepared.problem, error)
+    timed_in = store
     if limits is not None:
         say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
         best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
         known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
-        problem = prepared.problem.within(limits, store=store.part(CORRECTED), known=known)
+        timed_in = store.part(CORRECTED)
+        problem = prepared.problem.within(limits, store=timed_in, known=known)
         more = search_on(problem)
         feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
         result = replace(
@@ -191,7 +193,7 @@ def verified(
             wall_s=result.wall_s + more.wall_s,
         )
         found = None
-    found = found or finalists(prepared, result.outcomes, config)
+    found = found or kept_finalists(prepared, result.outcomes, config, timed_in)
     if not found.target_met:
         say("no candidate meets the latency target as measured; taking the fastest")
     return found, result

@@ -1,7 +1,8 @@
 """Elastic distillation: training that makes every cut of the elastic model accurate without a training of its own.
 
-Each step trains one cut, taught by the original: in turn the largest, the smallest, and some between (the sandwich rule
-of Yu & Huang 2019, one cut a step instead of all in each). All are nested, so they share weights.
+Each step trains one cut, drawn by chance and taught by the original; the largest and the smallest may get a share of
+the steps (the sandwich rule of Yu & Huang 2019, one cut a step instead of all in each). All are nested, so they share
+weights.
 """
 
 from collections.abc import Callable, Sequence

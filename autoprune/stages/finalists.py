@@ -1,6 +1,7 @@
 """Which candidates of a search go on: the best whose exported files meet the latency targets as measured."""
 
 import itertools
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,11 +15,13 @@ from autoprune.prepare import Prepared
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.scratch import scratch_folder
 from autoprune.search.problem import Limit, Outcome, SearchProblem
+from autoprune.search.trials import TrialStore
 from autoprune.stages.final import timed_images
 from autoprune.stages.met import HEADROOM, latency_targets, share_of_allowed
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
+TIMED_FACT = "files_timed"
 UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many of them
 CLEARLY_FASTER = 0.98  # measured by predicted latency; a smaller error is noise
 
@@ -37,6 +40,24 @@ class Finalists:
     target_met: bool
     measured: Mapping[PruningPolicy, float] = field(default_factory=dict)
 
+    def as_json(self) -> str:
+        return json.dumps(
+            {
+                "policies": [policy.key for policy in self.policies],
+                "latency_error": self.latency_error,
+                "target_met": self.target_met,
+                "measured": {policy.key: share for policy, share in self.measured.items()},
+            }
+        )
+
+    @classmethod
+    def of_json(cls, text: str) -> "Finalists":
+        """What `as_json` has made. Raises `ValueError` and the like for another text."""
+        raw = json.loads(text)
+        measured = {PruningPolicy.of_key(key): float(share) for key, share in raw["measured"].items()}
+        policies = tuple(PruningPolicy.of_key(key) for key in raw["policies"])
+        return cls(policies, raw["latency_error"], raw["target_met"], measured)
+
     @property
     def error_to_correct(self) -> float | None:
         """The error, if it costs something: accuracy, as files are faster than they need be, or the target."""
@@ -51,6 +72,16 @@ class Finalists:
         if self.latency_error is not None and self.latency_error > 1 and next(iter(self.measured)) != self.policies[0]:
             return self.latency_error
         return self.error_to_correct
+
+
+def kept_finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig, store: TrialStore) -> Finalists:
+    """The same, timed once: a run that goes on later takes what is in `store`, or one near the target might drop out,
+    and what it had learnt with it."""
+    found = store.parsed_fact(TIMED_FACT, Finalists.of_json)
+    if found is None:
+        found = finalists(prepared, outcomes, config)
+        store.set_fact(TIMED_FACT, found.as_json())
+    return found
 
 
 def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig) -> Finalists:

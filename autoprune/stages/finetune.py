@@ -126,7 +126,8 @@ def training_of(
 ) -> nn.Module:
     """Fine-tune `cut`, the cut at `policy`; its state is kept by `name` and policy, and gone on with.
 
-    Trainings of one name see the same batches."""
+    Trainings of one name see the same batches, and where time is short they are planned alike, so that they compare.
+    """
     return finetune(
         cut,
         prepared.data,
@@ -136,6 +137,7 @@ def training_of(
         seed=derive_seed(config.seed, name),
         description=description,
         state_path=state_of(run_dir, name, policy),
+        plan_path=run_dir.state / f"{name.replace(' ', '-')}.json",
         until_epoch=until_epoch,
         on_epoch=on_epoch,
     )

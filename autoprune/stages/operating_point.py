@@ -90,7 +90,8 @@ def chosen_point(
     allowed = [point for point in affordable if point.figures.worth >= wanted - ROUNDING]
     if allowed:
         return min(allowed, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.worth))
-    say(f"no router loses as little as {100 * max_drop:g} points: taking the one that loses least and saves time")
+    saving = " of those that are no slower than the original" if affordable else ""
+    say(f"no router loses as little as {100 * max_drop:g} points: taking the one that loses least{saving}")
     return min(affordable or points, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
 
 

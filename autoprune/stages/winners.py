@@ -113,6 +113,7 @@ def _tuned_file(
             seed=derive_seed(winner.seed, "finetune 0"),
             description=name,
             state_path=run_dir.state / f"winner-{label}.pt",
+            plan_path=run_dir.state / f"winners-{epochs}-epochs.json",
         )
         export_onnx(tuned, file, subject.data.info)
     return file

@@ -12,6 +12,7 @@ from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
 from autoprune.training.batches import Batch, augmentation_of
 from autoprune.training.pace import in_time
+from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, cross_entropy_loss, fit
 
@@ -26,13 +27,15 @@ def finetune(
     seed: int,
     description: str = "fine-tuning",
     state_path: Path | None = None,
+    plan_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`, a cut of the teacher's, and return the state that does best on the search split.
 
     Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher's model is not changed. With
-    `until_epoch` it stops there; a later call with the same `state_path` goes on.
+    `until_epoch` it stops there; a later call with the same `state_path` goes on. What a time budget holds is planned
+    once for all trainings with the same `plan_path`.
     """
     pruned = changed_layers(teacher.model, model)
     factors = {
@@ -42,13 +45,21 @@ def finetune(
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     loss = distillation_loss(teacher, config, layers)
     recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
-    if state_path is None or not state_path.is_file():
-        recipe = in_time(recipe, model, data, loss, teacher=teacher, seed=seed, description=description)
     return fit(
         model,
         data,
         loss=loss,
-        recipe=recipe,
+        recipe=in_time(
+            recipe,
+            model,
+            data,
+            loss,
+            teacher=teacher,
+            score=lambda model: accuracy(model, data.search, data.info),
+            seed=seed,
+            description=description,
+            plan_path=plan_path,
+        ),
         seed=seed,
         description=description,
         lr_factors=factors,

@@ -1,6 +1,7 @@
 """The model that teaches a fine-tuning, and what it has answered already."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Teacher:
         self._block: Tensor | None = None
         self._first_rows: dict[Origin, int] = {}
         self._rows = 0
+        self._asks_anew = False
 
     @classmethod
     def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
@@ -58,13 +60,21 @@ class Teacher:
             return self._by_origin(batch, batch.origin)
         return self._answered(batch.images)
 
+    @contextmanager
+    def asking_anew(self) -> Iterator[None]:
+        """While the block runs the model is asked about all batches, those that it has answered too."""
+        self._asks_anew = True
+        try:
+            yield
+        finally:
+            self._asks_anew = False
+
     def to_be_asked(
         self, data: SearchData, augmentation: Augmentation, *, batch_size: int, epochs: int, seed: int
-    ) -> list[float]:
+    ) -> Iterator[float]:
         """The share of the images of each epoch to come about which the model will be asked, as nothing is known yet of
-        the form that they take then."""
+        the form that they take then; each is worked out when it is asked for."""
         known = None if self._known is None else self._known.clone()
-        shares = []
         for epoch in range(epochs):
             asked = images = 0
             for origin, chosen, drawn in epoch_draws(data, augmentation, batch_size=batch_size, epoch=epoch, seed=seed):
@@ -78,19 +88,19 @@ class Teacher:
                 places = chosen * self._forms + forms
                 asked += int((~known[places]).sum())
                 known[places] = True
-            shares.append(asked / images)
-        return shares
+            yield asked / images
 
     def computed(self, batch: Batch) -> Tensor:
         """The same, asked anew of the model itself, whose layers can be listened to."""
         return self._computed(batch.images)
 
     def _by_form(self, batch: Batch, count: int, forms: Tensor) -> Tensor:
+        assert batch.origin is None or batch.origin.augmentation.forms == count, "forms of another augmentation"
         if self._logits is None or self._known is None:
             self._logits = torch.empty(self._images * count, self._classes)
             self._known = torch.zeros(self._images * count, dtype=torch.bool)
         places = batch.indices * count + forms
-        unknown = ~self._known[places]
+        unknown = torch.ones_like(places, dtype=torch.bool) if self._asks_anew else ~self._known[places]
         if unknown.any():
             asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
             self._logits[places[unknown]] = self._answered(asked)
@@ -99,9 +109,12 @@ class Teacher:
 
     def _by_origin(self, batch: Batch, origin: Origin) -> Tensor:
         first, size = self._first_rows.get(origin), len(batch.images)
-        if first is not None and self._block is not None:
-            return self._block[first : first + size]
+        known = None if first is None or self._block is None else self._block[first : first + size]
+        if known is not None and not self._asks_anew:
+            return known
         answers = self._answered(batch.images)
+        if known is not None:
+            return answers
         if self._block is None:  # memory that the system lends page by page, as rows are filled
             self._block = torch.empty(int(REMEMBERED_BYTES) // answers[0].nbytes, answers.shape[1])
         if self._rows + size <= len(self._block):

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +136,13 @@ def fit(
 
     Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
     named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
-    with the epochs and rates of its recipe. `until_epoch` stops there, in the middle of the schedule, and
-    returns what there is then.
-    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome.
+    if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there is then.
+    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
+    training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
     `RunError` if the loss stops being finite.
     """
     model = laid_out(model)
-    turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
-    optimizer = MuonSGD(
-        _parameter_groups(model, recipe, lr_factors or {}, turned),
-        lr=recipe.learning_rate,
-        momentum=MOMENTUM,
-        nesterov=True,
-    )
+    optimizer = make_optimizer(model, recipe, data, lr_factors=lr_factors or {})
     score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copied(model)
     best = copied(model)
@@ -162,7 +156,6 @@ def fit(
         load_tensor_state(best, state["best"])
         optimizer.load_state_dict(state["optimizer"])
         best_accuracy, first_epoch, spent_s = state["best_accuracy"], state["epoch"], state["spent_s"]
-        recipe = replace(recipe, **state.get("planned", {}))
         logs = [EpochLog(**log) for log in state["logs"]]
         for log in logs:
             if on_epoch is not None:
@@ -172,11 +165,12 @@ def fit(
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
     steps_per_epoch = steps_an_epoch(data, recipe)
     total_steps = recipe.epochs * steps_per_epoch
-    use_bf16 = has_fast_bf16()
+    stops_midway = until_epoch is not None and until_epoch < recipe.epochs
     started = time.perf_counter() - spent_s
 
     def share_done(step: int) -> float:
-        by_time = 0.0 if recipe.max_s is None else (time.perf_counter() - started) / recipe.max_s
+        timed = recipe.max_s is not None and not stops_midway
+        by_time = (time.perf_counter() - started) / recipe.max_s if timed and recipe.max_s else 0.0
         return min(max(step / total_steps, by_time), 1.0)
 
     with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
@@ -192,15 +186,10 @@ def fit(
                 scale = recipe.schedule(share)
                 for group, base_rate in zip(optimizer.param_groups, base_rates, strict=True):
                     group["lr"] = base_rate * scale
-                with torch.autocast("cpu", torch.bfloat16, enabled=use_bf16):
-                    value = loss(model, batch)
-                optimizer.zero_grad(set_to_none=True)
-                value.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
-                _average(averaged, model, min(recipe.ema_decay, step / (step + 10)))
-                loss_sum += value.item()
+                decay = min(recipe.ema_decay, step / (step + 10))
+                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay)
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
@@ -218,7 +207,6 @@ def fit(
                     state_path,
                     {
                         "epoch": epoch + 1,
-                        "planned": {"epochs": recipe.epochs, "learning_rate": recipe.learning_rate},
                         "model": tensor_state(model),
                         "averaged": tensor_state(averaged),
                         "best": tensor_state(best),
@@ -232,10 +220,31 @@ def fit(
                 on_epoch(logs[-1])
             if steps < steps_per_epoch:
                 break
-    stops_midway = until_epoch is not None and until_epoch < recipe.epochs
-    found = averaged if stops_midway else best
+    found = best if until_epoch is None else averaged
     found.eval()
     return found
+
+
+def make_optimizer(
+    model: nn.Module, recipe: FitRecipe, data: SearchData, *, lr_factors: Mapping[str, float]
+) -> MuonSGD:
+    """SGD with momentum, or Muon's step where the recipe says so; at the recipe's top rate."""
+    turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
+    groups = _parameter_groups(model, recipe, lr_factors, turned)
+    return MuonSGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+
+
+def take_step(
+    model: nn.Module, averaged: nn.Module, optimizer: MuonSGD, loss: Loss, batch: Batch, *, average_decay: float
+) -> float:
+    """One step of the optimizer and of the average, both in place; the loss."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+        value = loss(model, batch)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    _average(averaged, model, average_decay)
+    return value.item()
 
 
 def spent_s(state_path: Path) -> float:
@@ -248,7 +257,7 @@ def steps_an_epoch(data: SearchData, recipe: FitRecipe) -> int:
 
 
 def _parameter_groups(
-    model: nn.Module, recipe: FitRecipe, lr_factors: dict[str, float], turned: frozenset[str]
+    model: nn.Module, recipe: FitRecipe, lr_factors: Mapping[str, float], turned: frozenset[str]
 ) -> Sequence[dict[str, object]]:
     """One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed."""
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
