@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
 from autoprune.files import write_json
-from autoprune.policies.agents import AgentSearcher
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
 from autoprune.progress import bar, say
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.run_dir import RunDir
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
@@ -31,8 +30,8 @@ COMPARISON_FILE = "comparison.json"
 
 def check_searchers(names: Sequence[str]) -> None:
     """Raise `InputError` for a name that is no searcher, or twice the same."""
-    if unknown := [name for name in names if name not in SEARCHERS]:
-        raise InputError(f"--searchers: unknown {', '.join(unknown)}; there are {', '.join(SEARCHERS)}")
+    if unknown := [name for name in names if name not in KINDS]:
+        raise InputError(f"--searchers: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
     if len(set(names)) < len(names) or not names:
         raise InputError("--searchers: name each of them once")
 
@@ -95,7 +94,6 @@ def _searched(
         return done
     own = run_dir.state / f"{name}-{seed}.sqlite"
     own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
-    searcher = SEARCHERS[name]()
     curve: list[Progress] = []
     seen: set[str] = set()
     started = time.perf_counter()
@@ -109,18 +107,19 @@ def _searched(
 
         seed_everything(derive_seed(seed, "search"))
         result = run_search(
-            searcher,
+            searcher_maker(name),
             problem.stored_in(TrialStore(own)),
             max_evaluations=config.search.max_evaluations,
             seed=seed,
             workers=usual_workers(),
             on_outcome=on_outcome,
+            races=config.search.racing,
         )
     best = result.best
     search = Search(
         searcher=name,
         seed=seed,
-        is_agent=isinstance(searcher, AgentSearcher),
+        is_agent=result.agent is not None,
         evaluations=result.evaluations,
         wall_s=result.wall_s,
         best_reward=best.reward,

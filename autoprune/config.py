@@ -19,13 +19,23 @@ from autoprune.errors import ConfigError, shown
 
 Metric = Literal["latency", "energy", "macs", "params"]
 # fmt: off
-Agent = Literal[
+SEARCHERS = (
     "ddpg", "td3", "sac", "tqc", "crossq", "ppo",
     "evolution", "tpe", "nsga2", "sensitivity", "knapsack", "global_magnitude", "random", "uniform",
-]
+)
 # fmt: on
 
+REWARD_FORMS = ("constrained", "weighted", "amc")
+IMPORTANCES = ("l2", "bn_scale", "taylor")
+
 LEAST_STD = 1e-4  # of pixels in 0..1: less is no spread of a byte
+
+
+def _known(name: str, names: tuple[str, ...], own: str) -> str:
+    """A name that is built in, or one that may be of a user's own file."""
+    if name not in names and ":" not in name:
+        raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
+    return name
 
 
 def _listed(values: tuple[float, ...] | None) -> str:
@@ -142,22 +152,39 @@ class TargetConfig(Section):
 
 class RewardConfig(Section):
     """`form`: constrained = accuracy part alone (the target is met by clipping); weighted = minus cost_weight times
-    the cost ratio; amc = -error * log(cost) (He et al. 2018)."""
+    the cost ratio; amc = -error * log(cost) (He et al. 2018); or path/file.py:function of score and cost ratio."""
 
     accuracy: Literal["kl", "cross_entropy", "top1"] = "kl"
-    form: Literal["constrained", "weighted", "amc"] = "constrained"
+    form: str = "constrained"
     cost: Metric = "latency"
     cost_weight: float = Field(0.0, ge=0, le=HEAVIEST)
 
+    @field_validator("form")
+    @classmethod
+    def _known_form(cls, name: str) -> str:
+        return _known(name, REWARD_FORMS, "path/file.py:function")
+
+    @model_validator(mode="after")
+    def _nothing_ignored(self) -> "RewardConfig":
+        if self.cost_weight and self.form != "weighted":
+            raise ValueError(f"cost_weight is for form weighted; {self.form} does not use it")
+        if self.cost != "latency" and self.form == "constrained":
+            raise ValueError("cost is for the other forms; constrained rewards accuracy alone, the target limits costs")
+        if self.accuracy != "kl" and self.form not in ("constrained", "weighted"):
+            raise ValueError(f"accuracy is for forms constrained and weighted; {self.form} does not use it")
+        return self
+
 
 class SearchConfig(Section):
-    agent: Agent = "ddpg"
+    agent: str = Field("ddpg", description=f"{', '.join(SEARCHERS)}, or path/file.py:factory")
+    settings: dict[str, Any] = Field({}, description="of that searcher, in place of its defaults")
     max_evaluations: int = Field(120, gt=0, le=20_000)
-    importance: Literal["l2", "bn_scale", "taylor"] = "l2"
+    importance: str = Field("l2", description=f"{', '.join(IMPORTANCES)}, or path/file.py:function")
     score_images: int = Field(
         1000, gt=1, le=MOST_IMAGES, description="images of the search split that score a candidate"
     )
     calibration_images: int = Field(256, gt=1, le=MOST_IMAGES, description="training images that recalibrate BatchNorm")
+    racing: bool = Field(True, description="drop candidates that are clearly behind at a coarse look")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
     start_from: str | None = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
@@ -188,7 +215,17 @@ class SearchConfig(Section):
     )
     reward: RewardConfig = RewardConfig()
 
-    _names = field_validator("start_from")(names_a_file)
+    _names = field_validator("agent", "importance", "start_from")(names_a_file)
+
+    @field_validator("agent")
+    @classmethod
+    def _known_searcher(cls, name: str) -> str:
+        return _known(name, SEARCHERS, "path/file.py:factory")
+
+    @field_validator("importance")
+    @classmethod
+    def _known_importance(cls, name: str) -> str:
+        return _known(name, IMPORTANCES, "path/file.py:function")
 
     @property
     def evaluations(self) -> int:

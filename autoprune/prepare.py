@@ -23,7 +23,9 @@ from autoprune.pruning.groups import ModelGroups, PrunableGroup
 from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
-from autoprune.search.problem import FIRST_LOOK, Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.racing import FIRST_LOOK
+from autoprune.search.reward import make_reward
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.training.teacher import Teacher
@@ -97,7 +99,7 @@ def prepare(
         limits,
         predict=predict,
         looks=evaluator.looks,
-        reward_config=config.search.reward,
+        reward=make_reward(config.search.reward),
         fingerprint=fingerprint(config, elastic),
         store=store,
         known=known,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from autoprune.errors import InputError
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import PruningProblem, SearchGroup, meets
+from autoprune.search.problem import PredictedProblem, SearchGroup, meets
 
 
 def keep_ratio_of(action: float, group: SearchGroup) -> float:
@@ -58,7 +58,7 @@ def rungs_of(groups: Sequence[SearchGroup], policy: PruningPolicy) -> tuple[int,
     return tuple(group.ladder.index(channels[group.name]) for group in groups)
 
 
-def clip_rung(problem: PruningProblem, decided: Sequence[int], asked: int) -> int:
+def clip_rung(problem: PredictedProblem, decided: Sequence[int], asked: int) -> int:
     """The largest rung not above `asked`, for the group after `decided`, that leaves every limit within reach.
 
     Within reach means: met with all later groups at their floor (AMC, He et al. 2018, section 3.2 and algorithm 1).

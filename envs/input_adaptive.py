@@ -11,6 +11,7 @@ from autoprune.adaptive.routing import LevelAnswers
 from autoprune.bounds import real_number, whole_number
 from autoprune.envs.misuse import discrete_action, reset_needed
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
+from autoprune.envs.router_transition import RouterDynamics
 
 Array = NDArray[np.float32]
 
@@ -39,8 +40,7 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
             -LARGEST_NUMBER, LARGEST_NUMBER, (observation_size(classes, answers.levels),), np.float32
         )
         self.action_space = gymnasium.spaces.Discrete(answers.levels)
-        self._right, self._worth = answers.right, answers.worth
-        self._costs = (np.array(answers.latency_ms) + answers.router_ms) / answers.latency_ms[-1]
+        self._right, self._dynamics = answers.right, RouterDynamics(answers)
         self._image, self._level, self._price = 0, 0, 0.0
         self._started, self._done = False, False
 
@@ -62,16 +62,11 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
         if not self._started or self._done:
             raise reset_needed(started=self._started)
         asked = discrete_action(action, self.answers.levels)
-        goes_on = asked > self._level
-        reward = 0.0
-        if goes_on:
-            won = float(self._worth[asked, self._image]) - float(self._worth[self._level, self._image])
-            reward = won - self._price * float(self._costs[asked])
-            self._level = asked
-        done = self._done = not goes_on or self._level + 1 == self.answers.levels
+        routed = self._dynamics.advance(self._level, asked, np.array([self._image]), np.array([self._price]))
+        self._level, self._done = routed.level, routed.done
         right = bool(self._right[self._level, self._image])
-        info: dict[str, Any] = {"level": self._level, "right": right} if done else {}
-        return self._observe(), reward, done, False, info
+        info: dict[str, Any] = {"level": self._level, "right": right} if routed.done else {}
+        return self._observe(), float(routed.rewards[0]), routed.done, False, info
 
     def _observe(self) -> Array:
         probabilities = self.answers.probabilities[self._level, self._image][None]

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import with_floor, with_full
-from autoprune.search.problem import Limit, PredictedCost, PruningProblem, SearchGroup
+from autoprune.envs.transition import EpisodeState, is_over
+from autoprune.search.problem import Limit, PredictedCost, PredictedProblem, SearchGroup
 
 LAYER_FIELDS = (
     "is_conv",
@@ -38,15 +39,15 @@ OBSERVATION_FIELDS = (*LAYER_FIELDS, *PROGRESS_FIELDS)
 """The names of an observation's numbers, in order; all of them lie in [-1, 1]. After He et al. 2018 (AMC), eq. 1."""
 
 
-def observe(problem: PruningProblem, decided: Sequence[int], last_action: float) -> NDArray[np.float32]:
-    """The observation before the group after `decided` (rung indices); `(len(OBSERVATION_FIELDS),)`, float32.
+def observe(problem: PredictedProblem, state: EpisodeState) -> NDArray[np.float32]:
+    """The observation before the next group is decided; `(len(OBSERVATION_FIELDS),)`, float32.
 
     After the last group the layer fields are 0. The cost is that of the limit with the most still to remove, latency
     if the problem has no limit.
     """
     groups = problem.groups
-    layer = layer_features(groups[len(decided)]) if len(decided) < len(groups) else [0.0] * len(LAYER_FIELDS)
-    progress = progress_features(problem, decided, last_action)
+    layer = [0.0] * len(LAYER_FIELDS) if is_over(problem, state) else layer_features(groups[len(state.decided)])
+    progress = progress_features(problem, state)
     return np.clip(np.array(layer + progress, dtype=np.float32), -1.0, 1.0)
 
 
@@ -69,9 +70,9 @@ def layer_features(group: SearchGroup) -> list[float]:
     ]
 
 
-def progress_features(problem: PruningProblem, decided: Sequence[int], last_action: float) -> list[float]:
+def progress_features(problem: PredictedProblem, state: EpisodeState) -> list[float]:
     """The numbers of `PROGRESS_FIELDS`."""
-    groups = problem.groups
+    groups, decided = problem.groups, state.decided
     most = problem.predict(with_full(groups, decided))
     least = problem.predict(with_floor(groups, decided))
     limit = tightest_limit(problem, most)
@@ -87,11 +88,11 @@ def progress_features(problem: PruningProblem, decided: Sequence[int], last_acti
         required,
         required / removable if removable > 0.0 else float(required > 0.0),
         damage(groups, decided),
-        last_action,
+        state.last_action,
     ]
 
 
-def tightest_limit(problem: PruningProblem, cost: PredictedCost) -> Limit:
+def tightest_limit(problem: PredictedProblem, cost: PredictedCost) -> Limit:
     """The limit that `cost` exceeds by the largest share of the original; the original latency if there is none."""
 
     def excess(limit: Limit) -> float:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of, rungs_of
+from autoprune.envs.action import action_of, rungs_of
 from autoprune.envs.observation import observe
+from autoprune.envs.transition import EpisodeState, advance, decided_policy
 from autoprune.errors import RunError
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import PruningProblem
+from autoprune.search.problem import PredictedProblem
 
 Act = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
 """(step, observations (count, fields)) -> actions (count,) in [-1, 1]."""
@@ -26,38 +27,35 @@ class RollOut:
     policy: PruningPolicy
 
 
-def roll_out(problem: PruningProblem, act: Act, *, count: int = 1) -> tuple[RollOut, ...]:
+def roll_out(problem: PredictedProblem, act: Act, *, count: int = 1) -> tuple[RollOut, ...]:
     """Decide on every group in turn, in `count` independent episodes side by side.
 
     Raises `RunError` if `act` gives anything but finite numbers, as an agent does whose training has diverged.
     """
-    groups = problem.groups
-    decided: list[tuple[int, ...]] = [()] * count
-    actions = np.zeros((len(groups) + 1, count), dtype=np.float32)  # row 0 is the last action before the first one
-    observations = [np.stack([observe(problem, (), 0.0)] * count)]  # (count, fields) each
-    for step, group in enumerate(groups):
-        asked = act(step, observations[-1])
-        if not np.isfinite(asked[:count]).all():
+    states = [EpisodeState()] * count
+    actions: list[NDArray[np.float32]] = []  # (count,) each
+    observations = [np.stack([observe(problem, state) for state in states])]  # (count, fields) each
+    for step in range(len(problem.groups)):
+        asked = act(step, observations[-1])[:count]
+        if not np.isfinite(asked).all():
             raise RunError("the agent's actions are not finite: its training has diverged; search with another seed")
-        for i in range(count):
-            rung = clip_rung(problem, decided[i], rung_of(float(asked[i]), group))
-            decided[i] = (*decided[i], rung)
-            actions[step + 1, i] = action_of(rung, group)
-        observations.append(np.stack([observe(problem, decided[i], float(actions[step + 1, i])) for i in range(count)]))
-    stacked = np.stack(observations, axis=1)  # (count, n + 1, fields)
+        states = [advance(problem, state, float(action)) for state, action in zip(states, asked, strict=True)]
+        actions.append(np.array([state.last_action for state in states], dtype=np.float32))
+        observations.append(np.stack([observe(problem, state) for state in states]))
+    done, seen = np.stack(actions, axis=1), np.stack(observations, axis=1)  # (count, n), (count, n + 1, fields)
     return tuple(
-        RollOut(stacked[i], actions[1:, i], decided[i], policy_of_rungs(groups, decided[i])) for i in range(count)
+        RollOut(seen[i], done[i], state.decided, decided_policy(problem, state)) for i, state in enumerate(states)
     )
 
 
-def demonstrate(problem: PruningProblem, policy: PruningPolicy) -> RollOut:
+def demonstrate(problem: PredictedProblem, policy: PruningPolicy) -> RollOut:
     """The roll-out that asks for the rungs of `policy`; clipping may still lower some of them."""
     actions = actions_of(problem, policy)
     (rolled,) = roll_out(problem, lambda step, _: actions[step : step + 1])
     return rolled
 
 
-def actions_of(problem: PruningProblem, policy: PruningPolicy) -> NDArray[np.float32]:
+def actions_of(problem: PredictedProblem, policy: PruningPolicy) -> NDArray[np.float32]:
     """The actions that ask for the rungs of `policy`; `(n,)`. Raises `ValueError` for a width off the ladder."""
     rungs = rungs_of(problem.groups, policy)
     return np.array([action_of(rung, group) for rung, group in zip(rungs, problem.groups, strict=True)], np.float32)

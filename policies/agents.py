@@ -1,99 +1,115 @@
 """Reinforcement-learning agents as searchers: heuristics first, then exploration under the critic's eye."""
 
 import contextlib
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.action import policy_of_rungs
 from autoprune.envs.rollout import RollOut, demonstrate, roll_out
-from autoprune.policies.exploration import Exploration, act_with, propose, utilities_of
+from autoprune.policies.exploration import act_with, propose, utilities_of
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, Learner, make_learner
-from autoprune.policies.trained import TrainedActor, exported_network
-from autoprune.search.session import BudgetSpent, SearchSession
+from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, make_learner
+from autoprune.search.problem import Outcome
+from autoprune.search.searcher import Ask, Brief, SearcherState
 from autoprune.seeding import derive_seed, rng
+from autoprune.tensor_json import from_json, to_json
 
 REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not evaluated before
 
 
-@dataclass(frozen=True)
-class Imitation:
-    """Behaviour cloning of the best episode so far: after the first round, each other one, and of the final actor."""
-
-    learning_rate: float = 3e-3
-    first_steps: int = 300
-    round_steps: int = 20
-    final_steps: int = 600
-
-
-@dataclass(frozen=True)
 class AgentSearcher:
     """One agent of stable-baselines3 or sb3-contrib on one problem.
 
     The heuristics' policies are the first round of episodes, so an agent is never worse than they are. Then each round
-    proposes many roll-outs, which cost no evaluation, evaluates a few that are new, and learns from them. The final
-    actor is brought back to the best episode, so that it stands for what the search has found. Evaluations leave the
-    agent's random state and thread count alone, and the agent theirs: a search takes the same course whether scores are
-    computed or remembered.
+    proposes many roll-outs, which cost no evaluation, asks for a few that are new, and learns from them. The actor that
+    is given in the end is brought back to the best episode, so that it stands for what the search has found.
+    Evaluations leave the agent's random state and thread count alone, and the agent theirs: a search takes the same
+    course whether scores are computed or remembered.
     """
 
-    name: str
-    agent: AgentSettings
-    exploration: Exploration = field(default_factory=Exploration)
-    imitation: Imitation = field(default_factory=Imitation)
+    def __init__(self, brief: Brief, settings: AgentSettings, *, name: str) -> None:
+        self.name, self._brief, self._settings = name, brief, settings
+        with _private_randomness(derive_seed(brief.seed, "weights")):
+            self._learner = make_learner(settings, groups=len(brief.problem.groups), episodes=brief.max_episodes + 1)
+        self._rolled: list[RollOut] = []  # the episodes so far
+        self._rewards: list[float] = []
+        self._asked: list[RollOut] = []  # the last round
+        self._rounds = 0
 
-    def explore(self, session: SearchSession) -> TrainedActor:
-        env = LayerwisePruningEnv(session)
-        with _private_randomness(derive_seed(session.seed, "weights")):
-            learner = make_learner(self.agent, env, episodes=session.max_episodes + 1)
-        best = self._learn(env, learner, session)
-        with _private_randomness(derive_seed(session.seed, "final")):
-            imitate(learner.actor, best, steps=self.imitation.final_steps, learning_rate=self.imitation.learning_rate)
-        return TrainedActor(self.name, exported_network(learner.actor))
+    def ask(self) -> Ask:
+        """The next round. Learning from the one before is put off until now: after the last one nobody asks."""
+        self._asked = self._next_round() if self._rounds else self._first_round()
+        self._rounds += 1
+        return Ask(tuple(episode.policy for episode in self._asked))
 
-    def _learn(self, env: LayerwisePruningEnv, learner: Learner, session: SearchSession) -> RollOut:
-        """Play rounds of episodes until the budget is spent; the best episode."""
-        rolled: list[RollOut] = []
-        rewards: list[float] = []
-        chosen = [demonstrate(session, policy) for policy in demonstrations(session)]
-        with contextlib.suppress(BudgetSpent):
-            for number in itertools.count():
-                session.expect(episode.policy for episode in chosen)
-                for episode in chosen:
-                    rewards.append(play(env, episode))
-                    rolled.append(episode)
-                if session.spent:
-                    break
-                best = rolled[int(np.argmax(rewards))]
-                with _private_randomness(derive_seed(session.seed, f"round {number}")):
-                    learner.learn(chosen, utilities_of(rewards).tolist())
-                    imitate(
-                        learner.actor,
-                        best,
-                        steps=self.imitation.round_steps if number else self.imitation.first_steps,
-                        learning_rate=self.imitation.learning_rate,
-                    )
-                    chosen = self._choose(session, learner, best, rng(session.seed, f"proposals {number}"))
-        return rolled[int(np.argmax(rewards))]
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        self._asked = self._asked[: len(outcomes)]
+        self._rolled += self._asked
+        self._rewards += [outcome.reward for outcome in outcomes]
 
-    def _choose(
-        self, session: SearchSession, learner: Learner, best: RollOut, draw: np.random.Generator
-    ) -> list[RollOut]:
+    def state(self) -> SearcherState:
+        learnt = to_json(self._learner.state())
+        return SearcherState(
+            {
+                "rounds": self._rounds,
+                "rewards": self._rewards,
+                "rolled": [episode.rungs for episode in self._rolled],
+                "asked": [episode.rungs for episode in self._asked],
+                "learner": learnt.text,
+            },
+            learnt.tensors,
+        )
+
+    def restore(self, state: SearcherState) -> None:
+        facts = state.facts
+        self._rounds, self._rewards = facts["rounds"], list(facts["rewards"])
+        self._rolled, self._asked = (
+            [demonstrate(self._brief.problem, policy_of_rungs(self._brief.problem.groups, rungs)) for rungs in several]
+            for several in (facts["rolled"], facts["asked"])
+        )
+        self._learner.restore(from_json(facts["learner"], state.tensors))
+
+    def trained(self) -> nn.Module:
+        """A copy of the actor, after a last imitation of the best episode."""
+        actor, settings = copy.deepcopy(self._learner.actor), self._settings.imitation
+        with _private_randomness(derive_seed(self._brief.seed, "final")):
+            imitate(actor, self._best(), steps=settings.final_steps, learning_rate=settings.learning_rate)
+        return actor
+
+    def _first_round(self) -> list[RollOut]:
+        problem = self._brief.problem
+        return [demonstrate(problem, policy) for policy in demonstrations(problem)]
+
+    def _next_round(self) -> list[RollOut]:
+        number, seed, imitation = self._rounds - 1, self._brief.seed, self._settings.imitation
+        with _private_randomness(derive_seed(seed, f"round {number}")):
+            self._learner.learn(self._asked, utilities_of(self._rewards).tolist())
+            imitate(
+                self._learner.actor,
+                self._best(),
+                steps=imitation.round_steps if number else imitation.first_steps,
+                learning_rate=imitation.learning_rate,
+            )
+            return self._choose(rng(seed, f"proposals {number}"))
+
+    def _best(self) -> RollOut:
+        return self._rolled[int(np.argmax(self._rewards))]
+
+    def _choose(self, draw: np.random.Generator) -> list[RollOut]:
         """Proposals that were not evaluated yet: mostly the critic's favourites, sometimes any."""
-        known = {outcome.policy for outcome in session.outcomes}
-        progress = session.evaluations / session.max_evaluations
-        settings = self.exploration
+        problem, settings, learner = self._brief.problem, self._settings.exploration, self._learner
+        known = {episode.policy for episode in self._rolled}
+        progress = len(known) / self._brief.max_evaluations
         noise = settings.noise_start + progress * (settings.noise_end - settings.noise_start)
-        (followed,) = roll_out(session, act_with(learner.actor))
-        bases = [best.rungs, followed.rungs]
+        (followed,) = roll_out(problem, act_with(learner.actor))
+        bases = [self._best().rungs, followed.rungs]
         for redraw in range(REDRAWS):
-            proposals = propose(session, bases, settings, noise=noise * (1 + redraw), rng=draw)
+            proposals = propose(problem, bases, settings, noise=noise * (1 + redraw), rng=draw)
             new = list({proposal.policy: proposal for proposal in proposals if proposal.policy not in known}.values())
             if new:
                 break
@@ -104,12 +120,6 @@ class AgentSearcher:
             liked.pop(0 if draw.random() < settings.greed else int(draw.integers(len(liked))))
             for _ in range(min(settings.episodes, len(new)))
         ]
-
-
-def play(env: LayerwisePruningEnv, rolled: RollOut) -> float:
-    """Do a roll-out's actions in the environment; the episode's reward."""
-    env.reset()
-    return sum(env.step(rolled.actions[step : step + 1])[1] for step in range(len(rolled.actions)))
 
 
 def imitate(actor: nn.Module, rolled: RollOut, *, steps: int, learning_rate: float) -> None:

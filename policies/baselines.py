@@ -1,49 +1,76 @@
 """Baselines: the least that an agent has to beat."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from autoprune import seeding
 from autoprune.envs.rollout import roll_out
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import PruningProblem, SearchProblem
-from autoprune.search.session import SearchSession
+from autoprune.search.problem import Outcome, PredictedProblem, meets
+from autoprune.search.searcher import Ask, Brief, SearcherState
+
+TOGETHER = 16  # policies that depend on no outcome: so many are asked for at a time
 
 
-@dataclass(frozen=True)
 class ListSearcher:
-    """Evaluates the distinct feasible ones of the policies that a heuristic names, in its order."""
+    """Asks for given policies, in their order."""
 
-    name: str
-    policies: Callable[[PruningProblem], Iterable[PruningPolicy]]
+    def __init__(self, brief: Brief, *, name: str, policies: Iterable[PruningPolicy]) -> None:
+        self.name, self._given = name, 0
+        self._policies = iter(policies)
 
-    def explore(self, session: SearchSession) -> None:
-        session.evaluate_each(self._distinct(session.problem))
+    def ask(self) -> Ask:
+        policies = tuple(itertools.islice(self._policies, TOGETHER))
+        self._given += len(policies)
+        return Ask(policies)
 
-    def _distinct(self, problem: SearchProblem) -> Iterator[PruningPolicy]:
-        given: set[PruningPolicy] = set()
-        for policy in filter(problem.is_feasible, self.policies(problem)):
-            if policy not in given:
-                given.add(policy)
-                yield policy
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Nothing that it would learn from."""
+
+    def state(self) -> SearcherState:
+        return SearcherState({"given": self._given})
+
+    def restore(self, state: SearcherState) -> None:
+        self._given = len(list(itertools.islice(self._policies, state.facts["given"])))
+
+    def trained(self) -> None:
+        return None
 
 
-@dataclass(frozen=True)
 class RandomSearcher:
     """Actions drawn evenly from [-1, 1], snapped and clipped as the agents' are."""
 
-    name: str = "random"
+    name = "random"
 
-    def explore(self, session: SearchSession) -> None:
-        rng = seeding.rng(session.seed, "random search")
+    def __init__(self, brief: Brief) -> None:
+        self._problem, self._rng = brief.problem, seeding.rng(brief.seed, "random search")
 
-        def drawn() -> Iterator[PruningPolicy]:
-            while True:
-                (rolled,) = roll_out(
-                    session.problem, lambda _, seen: rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32)
-                )
-                yield rolled.policy
+    def ask(self) -> Ask:
+        return Ask(tuple(self._drawn() for _ in range(TOGETHER)))
 
-        session.evaluate_each(drawn())
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        """Nothing that it would learn from."""
+
+    def state(self) -> SearcherState:
+        return SearcherState({"rng": self._rng.bit_generator.state})
+
+    def restore(self, state: SearcherState) -> None:
+        self._rng.bit_generator.state = state.facts["rng"]
+
+    def trained(self) -> None:
+        return None
+
+    def _drawn(self) -> PruningPolicy:
+        (rolled,) = roll_out(self._problem, lambda _, seen: self._rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32))
+        return rolled.policy
+
+
+def distinct(problem: PredictedProblem, policies: Iterable[PruningPolicy]) -> Iterator[PruningPolicy]:
+    """Those of `policies` that meet every limit, each once."""
+    given: set[PruningPolicy] = set()
+    for policy in policies:
+        if policy not in given and meets(problem.predict(policy), problem.limits):
+            given.add(policy)
+            yield policy

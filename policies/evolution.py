@@ -10,13 +10,25 @@ from autoprune import seeding
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.search.problem import SearchProblem
-from autoprune.search.session import SearchSession
+from autoprune.policies.settings import Amount, Count, Share
+from autoprune.search.problem import Outcome
+from autoprune.search.searcher import Ask, Brief, SearcherState
 
 REDRAWS = 20  # offspring drawn, each wilder, to find one that was not evaluated before
 
 
 @dataclass(frozen=True)
+class EvolutionSettings:
+    """Settings of regularised evolution."""
+
+    population: Count = 24
+    offspring: Count = 4  # bred before any of them is evaluated
+    drawn: Count = 8  # from the population, of which the best is a parent
+    crossover: Share = 0.3  # how often a child has two parents
+    noise: Amount = 0.5  # standard deviation of the truncated normal noise on an action
+    exploration: Exploration = field(default_factory=Exploration)
+
+
 class EvolutionSearcher:
     """Regularised evolution (Real et al. 2019, algorithm 1) over policies that meet the limits.
 
@@ -25,60 +37,71 @@ class EvolutionSearcher:
     of two parents, and is brought back under the limits as the agents' proposals are.
     """
 
-    name: str = "evolution"
-    population: int = 24
-    offspring: int = 4  # bred before any of them is evaluated
-    drawn: int = 8  # from the population, of which the best is a parent
-    crossover: float = 0.3  # how often a child has two parents
-    noise: float = 0.5  # standard deviation of the truncated normal noise on an action
-    exploration: Exploration = field(default_factory=Exploration)
+    name = "evolution"
 
-    def explore(self, session: SearchSession) -> None:
-        problem, rng = session.problem, seeding.rng(session.seed, "evolution")
-        savings = lone_savings(problem)
-        planned = [list(rungs_of(problem.groups, policy)) for policy in demonstrations(problem)]
-        known = {tuple(rungs) for rungs in planned}
-        alive: deque[tuple[float, list[int]]] = deque(maxlen=self.population)  # (reward, rungs), the oldest first
-        while not session.spent:
-            young = planned or [self._new(problem, alive, known, savings, rng) for _ in range(self.offspring)]
-            session.expect(policy_of_rungs(problem.groups, rungs) for rungs in young)
-            for rungs in young:
-                if session.spent:
-                    break
-                alive.append((session.evaluate(policy_of_rungs(problem.groups, rungs)).reward, rungs))
-            planned = []
+    def __init__(self, brief: Brief, settings: EvolutionSettings) -> None:
+        self._problem, self._settings = brief.problem, settings
+        self._rng = seeding.rng(brief.seed, "evolution")
+        self._savings = lone_savings(self._problem)
+        self._young: list[list[int]] = []  # asked for, not told yet
+        self._known: dict[tuple[int, ...], None] = {}
+        self._alive: deque[tuple[float, list[int]]] = deque(maxlen=self._settings.population)  # (reward, rungs)
 
-    def _new(
-        self,
-        problem: SearchProblem,
-        alive: Sequence[tuple[float, list[int]]],
-        known: set[tuple[int, ...]],
-        savings: Sequence[Sequence[float]],
-        rng: np.random.Generator,
-    ) -> list[int]:
-        """Rungs that are not `known`, if chance finds any, and are so from now on; random ones until the population is
+    def ask(self) -> Ask:
+        groups = self._problem.groups
+        if self._known:
+            self._young = [self._child() for _ in range(self._settings.offspring)]
+        else:
+            self._young = [list(rungs_of(groups, policy)) for policy in demonstrations(self._problem)]
+            self._known = {tuple(rungs): None for rungs in self._young}
+        return Ask(tuple(policy_of_rungs(groups, rungs) for rungs in self._young))
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        self._alive.extend((outcome.reward, rungs) for outcome, rungs in zip(outcomes, self._young, strict=False))
+
+    def state(self) -> SearcherState:
+        return SearcherState(
+            {
+                "rng": self._rng.bit_generator.state,
+                "young": self._young,
+                "known": list(self._known),
+                "alive": list(self._alive),
+            }
+        )
+
+    def restore(self, state: SearcherState) -> None:
+        facts = state.facts
+        self._rng.bit_generator.state = facts["rng"]
+        self._young = facts["young"]
+        self._known = {tuple(rungs): None for rungs in facts["known"]}
+        self._alive.extend((reward, rungs) for reward, rungs in facts["alive"])
+
+    def trained(self) -> None:
+        return None
+
+    def _child(self) -> list[int]:
+        """Rungs that are not known, if chance finds any, and are so from now on; random ones until the population is
         full."""
+        groups, settings, rng = self._problem.groups, self._settings, self._rng
         for redraw in range(REDRAWS):
             keep: frozenset[int] = frozenset()
-            if len(known) < self.population:
-                rungs = [int(rng.integers(len(group.ladder))) for group in problem.groups]
-            elif rng.random() < self.crossover:
-                rungs = mixed(self._parent(alive, rng), self._parent(alive, rng), rng)
+            if len(self._known) < settings.population:
+                rungs = [int(rng.integers(len(group.ladder))) for group in groups]
+            elif rng.random() < settings.crossover:
+                rungs = mixed(self._parent(), self._parent(), rng)
             else:
-                noise = self.noise * (1.0 + redraw)
-                rungs, keep = disturb(
-                    problem.groups, self._parent(alive, rng), self.exploration.changed_groups, noise=noise, rng=rng
-                )
-            child = settle(problem, rungs, self.exploration, savings, keep=keep, rng=rng)
-            if tuple(child) not in known:
+                noise = settings.noise * (1.0 + redraw)
+                rungs, keep = disturb(groups, self._parent(), settings.exploration.changed_groups, noise=noise, rng=rng)
+            child = settle(self._problem, rungs, settings.exploration, self._savings, keep=keep, rng=rng)
+            if tuple(child) not in self._known:
                 break
-        known.add(tuple(child))
+        self._known[tuple(child)] = None
         return child
 
-    def _parent(self, alive: Sequence[tuple[float, list[int]]], rng: np.random.Generator) -> list[int]:
+    def _parent(self) -> list[int]:
         """The best of a few (tournament selection)."""
-        drawn = rng.choice(len(alive), size=min(self.drawn, len(alive)), replace=False)
-        return max((alive[int(index)] for index in drawn), key=lambda member: member[0])[1]
+        drawn = self._rng.choice(len(self._alive), size=min(self._settings.drawn, len(self._alive)), replace=False)
+        return max((self._alive[int(index)] for index in drawn), key=lambda member: member[0])[1]
 
 
 def mixed(first: Sequence[int], second: Sequence[int], rng: np.random.Generator) -> list[int]:

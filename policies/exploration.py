@@ -12,22 +12,23 @@ from autoprune.envs.action import action_of, policy_of_rungs, rung_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.envs.rollout import Act, RollOut, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
-from autoprune.search.problem import PruningProblem, SearchGroup, meets
+from autoprune.policies.settings import Amount, Count, Share
+from autoprune.search.problem import PredictedProblem, SearchGroup, meets
 
 
 @dataclass(frozen=True)
 class Exploration:
     """How far and how much to look around; the noise falls linearly from start to end over the budget."""
 
-    proposals: int = 32  # roll-outs per round
-    episodes: int = 4  # of them that are evaluated before the agent learns
-    noise_start: float = 0.6  # standard deviation of the truncated normal noise on an action
-    noise_end: float = 0.3
-    changed_groups: float = 2.5  # groups that get noise in an episode, on average
-    toggle: float = 0.3  # how often a proposal takes a branch away or brings one back, and changes nothing else
-    fill: float = 0.7  # how often what a proposal leaves under the limits is used up
-    doubt: float = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
-    greed: float = 0.9  # how often the critic picks; otherwise the pick is random
+    proposals: Count = 32  # roll-outs per round
+    episodes: Count = 4  # of them that are evaluated before the agent learns
+    noise_start: Amount = 0.6  # standard deviation of the truncated normal noise on an action
+    noise_end: Amount = 0.3
+    changed_groups: Amount = 2.5  # groups that get noise in an episode, on average
+    toggle: Share = 0.3  # how often a proposal takes a branch away or brings one back, and changes nothing else
+    fill: Share = 0.7  # how often what a proposal leaves under the limits is used up
+    doubt: Amount = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
+    greed: Share = 0.9  # how often the critic picks; otherwise the pick is random
 
 
 def act_with(actor: nn.Module) -> Act:
@@ -42,7 +43,7 @@ def act_with(actor: nn.Module) -> Act:
 
 
 def propose(
-    problem: PruningProblem,
+    problem: PredictedProblem,
     bases: Sequence[Sequence[int]],
     settings: Exploration,
     *,
@@ -68,7 +69,7 @@ def propose(
 
 
 def settle(
-    problem: PruningProblem,
+    problem: PredictedProblem,
     rungs: Sequence[int],
     settings: Exploration,
     savings: Sequence[Sequence[float]],
@@ -122,7 +123,7 @@ def disturb(
     return rungs, changed
 
 
-def lone_savings(problem: PruningProblem) -> list[list[float]]:
+def lone_savings(problem: PredictedProblem) -> list[list[float]]:
     """What each rung of each group saves of the cost when the group is cut alone; never less than a wider rung."""
     groups = problem.groups
     full = [len(group.ladder) - 1 for group in groups]
@@ -137,7 +138,7 @@ def lone_savings(problem: PruningProblem) -> list[list[float]]:
 
 
 def pay(
-    problem: PruningProblem,
+    problem: PredictedProblem,
     rungs: Sequence[int],
     losses: Losses,
     savings: Sequence[Sequence[float]],
@@ -163,7 +164,7 @@ def pay(
     return paid
 
 
-def refill(problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int]) -> list[int]:
+def refill(problem: PredictedProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int]) -> list[int]:
     """Raise groups, those that lost most first, as far as the limits leave room; never those in `keep`."""
     filled = list(rungs)
     for index in sorted(set(range(len(filled))) - keep, key=lambda index: -losses[index][filled[index]]):

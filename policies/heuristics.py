@@ -11,7 +11,7 @@ from autoprune.envs.action import nearest_rung, policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.policies.knapsack import PairwiseCosts, exchange, measure_pairwise
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import PruningProblem, SearchGroup, meets
+from autoprune.search.problem import PredictedProblem, SearchGroup, meets
 from autoprune.seeding import rng
 
 Losses = Sequence[Sequence[float]]
@@ -40,7 +40,7 @@ def lost_importance(group: SearchGroup) -> tuple[float, ...]:
 SHAPES: tuple[Shape, ...] = (cut_share, lost_importance)
 
 
-def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
+def demonstrations(problem: PredictedProblem) -> tuple[PruningPolicy, ...]:
     """A few distinct policies that meet every limit, so that they leave most of a small budget.
 
     What is known from elsewhere comes first, brought under these limits. Then at most ten others: the largest of one
@@ -56,7 +56,7 @@ def demonstrations(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
     return tuple(dict.fromkeys(policies))
 
 
-def adapted(problem: PruningProblem, policy: PruningPolicy) -> PruningPolicy:
+def adapted(problem: PredictedProblem, policy: PruningPolicy) -> PruningPolicy:
     """`policy` on the nearest rungs, cut further until every limit is met, then filled up to the limits."""
     channels = policy.as_dict()
     losses = modelled_losses(problem.groups, exponent=ADAPTED_EXPONENT)
@@ -64,12 +64,12 @@ def adapted(problem: PruningProblem, policy: PruningPolicy) -> PruningPolicy:
     return policy_of_rungs(problem.groups, fill(problem, cut(problem, rungs, losses), losses))
 
 
-def largest_feasible(problem: PruningProblem, policies: Iterable[PruningPolicy]) -> PruningPolicy:
+def largest_feasible(problem: PredictedProblem, policies: Iterable[PruningPolicy]) -> PruningPolicy:
     """The first that meets every limit of policies that go from full to floor."""
     return next(policy for policy in policies if _meets(problem, policy))
 
 
-def varied_policies(problem: PruningProblem, count: int, *, seed: int) -> tuple[PruningPolicy, ...]:
+def varied_policies(problem: PredictedProblem, count: int, *, seed: int) -> tuple[PruningPolicy, ...]:
     """At most `count` policies close under the limits: greedy ones, for sensitivities that chance has varied.
 
     Every second one takes all groups for equally sensitive before chance varies them, or groups whose sensitivity is
@@ -92,7 +92,7 @@ def varied_policies(problem: PruningProblem, count: int, *, seed: int) -> tuple[
     return tuple(found)
 
 
-def uniform_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
+def uniform_policies(problem: PredictedProblem) -> tuple[PruningPolicy, ...]:
     """Every policy that one keep ratio for all groups, snapped to the nearest rungs, can give; from full to floor."""
     shares = [[channels / group.channels for channels in group.ladder] for group in problem.groups]
     # The nearest rung of a group changes half-way between two shares: one ratio from each interval gives all policies.
@@ -104,7 +104,7 @@ def uniform_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
     return tuple(dict.fromkeys(policies))
 
 
-def magnitude_policies(problem: PruningProblem) -> tuple[PruningPolicy, ...]:
+def magnitude_policies(problem: PredictedProblem) -> tuple[PruningPolicy, ...]:
     """Every policy that one threshold on the normalised importance of channels can give; from full to floor.
 
     As Torch-Pruning's global pruning, at the rungs: a group goes down while the channels between two rungs, which go
@@ -134,7 +134,7 @@ def threshold_policies(groups: Sequence[SearchGroup], prices: Sequence[Sequence[
 
 
 def knapsack_policies(
-    problem: PruningProblem, *, shapes: Sequence[Shape] = SHAPES, exponents: Sequence[float] = EXPONENTS
+    problem: PredictedProblem, *, shapes: Sequence[Shape] = SHAPES, exponents: Sequence[float] = EXPONENTS
 ) -> Iterator[PruningPolicy]:
     """For each shape and exponent of the modelled losses, the policy that loses least in sum under the limits.
 
@@ -148,7 +148,7 @@ def knapsack_policies(
         yield policy_of_rungs(groups, least_loss(problem, costs, losses, uniform))
 
 
-def least_loss(problem: PruningProblem, costs: PairwiseCosts, losses: Losses, uniform: Sequence[int]) -> list[int]:
+def least_loss(problem: PredictedProblem, costs: PairwiseCosts, losses: Losses, uniform: Sequence[int]) -> list[int]:
     """The rungs with the lowest sum of `losses` to which exchanges lead.
 
     One start may end where no exchange gains though other rungs lose less; three starts hardly ever do: greed from full
@@ -178,7 +178,7 @@ def modelled_losses(groups: Sequence[SearchGroup], *, exponent: float, shape: Sh
     return losses
 
 
-def cut(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[int]:
+def cut(problem: PredictedProblem, rungs: Sequence[int], losses: Losses) -> list[int]:
     """Lower one group at a time, the one that loses least per cost saved, until every limit is met.
 
     A step goes down to the next rung that saves cost (latency is no monotone function of the width).
@@ -202,7 +202,7 @@ def cut(problem: PruningProblem, rungs: Sequence[int], losses: Losses) -> list[i
 
 
 def fill(
-    problem: PruningProblem, rungs: Sequence[int], losses: Losses, *, ceiling: Sequence[int] | None = None
+    problem: PredictedProblem, rungs: Sequence[int], losses: Losses, *, ceiling: Sequence[int] | None = None
 ) -> list[int]:
     """Raise one group at a time, the one that wins back most, while the limits leave room; none above `ceiling`."""
     groups, raised = problem.groups, list(rungs)
@@ -220,7 +220,7 @@ def fill(
         raised[index] = rung
 
 
-def nested(problem: PruningProblem, policy: PruningPolicy, within: PruningPolicy) -> PruningPolicy:
+def nested(problem: PredictedProblem, policy: PruningPolicy, within: PruningPolicy) -> PruningPolicy:
     """`policy`, no group wider than in `within`; what that saves goes to groups that may be wider, up to the limits."""
     groups, ceiling = problem.groups, rungs_of(problem.groups, within)
     narrowed = [min(pair) for pair in zip(rungs_of(groups, policy), ceiling, strict=True)]
@@ -228,5 +228,5 @@ def nested(problem: PruningProblem, policy: PruningPolicy, within: PruningPolicy
     return policy_of_rungs(groups, fill(problem, narrowed, losses, ceiling=ceiling))
 
 
-def _meets(problem: PruningProblem, policy: PruningPolicy) -> bool:
+def _meets(problem: PredictedProblem, policy: PruningPolicy) -> bool:
     return meets(problem.predict(policy), problem.limits)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.envs.action import policy_of_rungs
-from autoprune.search.problem import PruningProblem, meets
+from autoprune.search.problem import PredictedProblem, meets
 
 Options = NDArray[np.int64]  # one option of each group
 
@@ -47,7 +47,7 @@ class PairwiseCosts:
         return np.asarray(self.of(chosen)[:, None, None] + change[:, :, None] + change[:, None, :] + both)
 
 
-def measure_pairwise(problem: PruningProblem, around: Sequence[int]) -> PairwiseCosts:
+def measure_pairwise(problem: PredictedProblem, around: Sequence[int]) -> PairwiseCosts:
     """Predict what each rung, and each two rungs of groups that are coupled, change of the cost of `around`.
 
     Whether two groups are coupled is seen from their rungs farthest from `around`; the rungs of others need no pairs.
@@ -88,7 +88,7 @@ def measure_pairwise(problem: PruningProblem, around: Sequence[int]) -> Pairwise
 
 
 def exchange(
-    problem: PruningProblem, costs: PairwiseCosts, rungs: Sequence[int], losses: Sequence[Sequence[float]]
+    problem: PredictedProblem, costs: PairwiseCosts, rungs: Sequence[int], losses: Sequence[Sequence[float]]
 ) -> list[int]:
     """Exchange the rungs of one, two or three groups at a time for some that lose less in sum, until there are none.
 
@@ -107,7 +107,7 @@ def exchange(
 
 
 def _exchanged_triple(
-    problem: PruningProblem, costs: PairwiseCosts, chosen: Options, loss: NDArray[np.float64], least: float
+    problem: PredictedProblem, costs: PairwiseCosts, chosen: Options, loss: NDArray[np.float64], least: float
 ) -> Options | None:
     """The first exchange of a pair that gains, with a third group put at another rung before."""
     for option in np.flatnonzero(chosen[costs.group] != np.arange(len(loss))):
@@ -120,7 +120,7 @@ def _exchanged_triple(
 
 
 def _exchanged_pair(
-    problem: PruningProblem, costs: PairwiseCosts, chosen: Options, loss: NDArray[np.float64], least: float
+    problem: PredictedProblem, costs: PairwiseCosts, chosen: Options, loss: NDArray[np.float64], least: float
 ) -> Options | None:
     """The exchange of one or two rungs of `chosen` that meets the limits and gains most, if that is above `least`."""
     bounds = np.array([limit.max_value for limit in problem.limits])

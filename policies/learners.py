@@ -5,33 +5,57 @@ never read: they hold pickles, which run code.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Protocol, cast
 
+import gymnasium
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from sb3_contrib import TQC, CrossQ
 from stable_baselines3 import DDPG, PPO, SAC, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from torch import nn
 
-from autoprune.envs.layerwise import LayerwisePruningEnv
+from autoprune.envs.layerwise import action_space, observation_space
 from autoprune.envs.rollout import RollOut
+from autoprune.policies.exploration import Exploration
+from autoprune.policies.settings import Amount, Count, Rate
 
+BUFFERED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # arrays of a replay buffer
 IMITATION_LIMIT = 0.97  # actions are imitated up to here: a tanh reaches 1 only at infinity; rungs are wider apart
 
 
 @dataclass(frozen=True)
-class OffPolicy:
+class Imitation:
+    """Behaviour cloning of the best episode so far: after the first round, each other one, and of the final actor."""
+
+    learning_rate: Rate = 3e-3
+    first_steps: Count = 300
+    round_steps: Count = 20
+    final_steps: Count = 600
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What all agents have in common: how they look around, and how they imitate what did best."""
+
+    exploration: Exploration = field(default_factory=Exploration)
+    imitation: Imitation = field(default_factory=Imitation)
+
+
+@dataclass(frozen=True)
+class OffPolicy(Practice):
     """What agents that learn from a replay buffer have in common."""
 
-    learning_rate: float = 2e-3
-    hidden: int = 64
-    batch_size: int = 128
-    updates_per_group: int = 2  # gradient steps for each new episode, times the number of groups
+    learning_rate: Rate = 2e-3
+    hidden: Count = 64
+    batch_size: Count = 128
+    updates_per_group: Count = 2  # gradient steps for each new episode, times the number of groups
 
 
 @dataclass(frozen=True)
@@ -48,34 +72,34 @@ class Td3(OffPolicy):
 class Sac(OffPolicy):
     """Settings of SAC (Haarnoja et al. 2018). The entropy's weight is fixed: utilities always span [-1, 1]."""
 
-    entropy_weight: float = 0.01
+    entropy_weight: Amount = 0.01
 
 
 @dataclass(frozen=True)
 class Tqc(OffPolicy):
     """Settings of TQC (Kuznetsov et al. 2020): SAC whose critics tell quantiles; the highest are not believed."""
 
-    entropy_weight: float = 0.01
-    quantiles: int = 25  # of each critic
-    dropped: int = 2  # of them, in targets
+    entropy_weight: Amount = 0.01
+    quantiles: Count = 25  # of each critic
+    dropped: Annotated[int, Field(ge=0)] = 2  # of them, in targets
 
 
 @dataclass(frozen=True)
 class Crossq(OffPolicy):
     """Settings of CrossQ (Bhatt et al. 2024): SAC with batch renormalisation in place of target networks."""
 
-    entropy_weight: float = 0.01
+    entropy_weight: Amount = 0.01
 
 
 @dataclass(frozen=True)
-class Ppo:
+class Ppo(Practice):
     """Settings of PPO (Schulman et al. 2017)."""
 
-    learning_rate: float = 1e-3
-    hidden: int = 64
-    episodes_per_update: int = 4
-    epochs: int = 10
-    log_std: float = -1.5
+    learning_rate: Rate = 1e-3
+    hidden: Count = 64
+    episodes_per_update: Count = 4
+    epochs: Count = 10
+    log_std: Annotated[float, Field(ge=-20, le=2)] = -1.5
 
 
 AgentSettings = Ddpg | Td3 | Sac | Tqc | Crossq | Ppo
@@ -96,6 +120,12 @@ class Learner(Protocol):
     def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
         """Take in episodes and train; `utilities` are those of all episodes so far, these ones' last."""
         ...
+
+    def state(self) -> dict[str, Any]:
+        """All that it has learnt and remembers: nested dictionaries and lists of tensors and numbers."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 class OffPolicyLearner:
@@ -138,10 +168,40 @@ class OffPolicyLearner:
         self.agent.train(self.updates * len(rolled), self.agent.batch_size)
         self.agent.policy.set_training_mode(False)
 
+    def state(self) -> dict[str, Any]:
+        filled = self._buffer.pos
+        remembered = {name: torch.from_numpy(getattr(self._buffer, name)[:filled]) for name in BUFFERED}
+        return {**_networks(self.agent), "remembered": remembered}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        _restore_networks(self.agent, state)
+        remembered = state["remembered"]
+        self._buffer.pos = len(remembered["rewards"])
+        for name in BUFFERED:
+            getattr(self._buffer, name)[: self._buffer.pos] = remembered[name].numpy()
+
+
+def _networks(agent: BaseAlgorithm) -> dict[str, Any]:
+    return {"networks": agent.get_parameters(), "updates": agent._n_updates}
+
+
+def _restore_networks(agent: BaseAlgorithm, state: dict[str, Any]) -> None:
+    agent.set_parameters(state["networks"], device="cpu")
+    agent._n_updates = state["updates"]
+
 
 def _side_by_side(values: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """What critics tell of each state and action, (batch, q): one number each, or (batch, critics, quantiles)."""
     return values.flatten(1) if isinstance(values, torch.Tensor) else torch.cat(values, dim=1)
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode that PPO has not learnt from yet."""
+
+    observations: torch.Tensor  # (n + 1, fields)
+    actions: torch.Tensor  # (n,)
+    utility: float
 
 
 class PpoLearner:
@@ -149,7 +209,7 @@ class PpoLearner:
 
     def __init__(self, agent: PPO, actor: nn.Module, *, episodes_per_update: int) -> None:
         self.agent, self.actor, self.episodes_per_update = agent, actor, episodes_per_update
-        self._recent: list[tuple[RollOut, float]] = []
+        self._recent: list[Played] = []
         agent.set_logger(Logger(None, []))
 
     def appraise(self, rolled: Sequence[RollOut]) -> NDArray[np.float32]:
@@ -160,25 +220,34 @@ class PpoLearner:
         return cast(NDArray[np.float32], values.reshape(observations.shape[:2]).mean(dim=1).numpy())
 
     def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
-        self._recent.extend(zip(rolled, utilities[-len(rolled) :], strict=True))
+        for episode, utility in zip(rolled, utilities[-len(rolled) :], strict=True):
+            seen, done = torch.from_numpy(episode.observations), torch.from_numpy(episode.actions)
+            self._recent.append(Played(seen, done, utility))
         while len(self._recent) >= self.episodes_per_update:
             self._update(self._recent[: self.episodes_per_update])
             del self._recent[: self.episodes_per_update]
 
-    def _update(self, played: Sequence[tuple[RollOut, float]]) -> None:
+    def state(self) -> dict[str, Any]:
+        return {**_networks(self.agent), "recent": [asdict(episode) for episode in self._recent]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        _restore_networks(self.agent, state)
+        self._recent = [Played(**episode) for episode in state["recent"]]
+
+    def _update(self, played: Sequence[Played]) -> None:
         """Train on episodes and their utilities."""
         buffer, policy = self.agent.rollout_buffer, self.agent.policy
         buffer.reset()
-        for episode, utility in played:
-            actions = torch.from_numpy(episode.actions).unsqueeze(-1)
+        for episode in played:
+            actions = episode.actions.unsqueeze(-1)
             with torch.no_grad():
-                values, log_probs, _ = policy.evaluate_actions(torch.from_numpy(episode.observations[:-1]), actions)
+                values, log_probs, _ = policy.evaluate_actions(episode.observations[:-1], actions)
             for step in range(len(actions)):
                 is_last = step == len(actions) - 1
                 buffer.add(
-                    episode.observations[step : step + 1],
-                    episode.actions[step : step + 1, None],
-                    np.array([utility if is_last else 0.0]),
+                    episode.observations[step : step + 1].numpy(),
+                    actions[step : step + 1].numpy(),
+                    np.array([episode.utility if is_last else 0.0]),
                     np.array([step == 0]),
                     values[step],
                     log_probs[step : step + 1],
@@ -192,9 +261,17 @@ def _net(hidden: int) -> dict[str, Any]:
     return {"net_arch": [hidden, hidden], "optimizer_kwargs": {"fused": True}}
 
 
-def make_learner(settings: AgentSettings, env: LayerwisePruningEnv, *, episodes: int) -> Learner:
-    """A fresh learner that can hold `episodes` episodes; its weights come from the global generators."""
-    groups = len(env.problem.groups)
+class _Spaces(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """What agents see and do; they are driven from outside, and never step."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = observation_space(), action_space()
+
+
+def make_learner(settings: AgentSettings, *, groups: int, episodes: int) -> Learner:
+    """A fresh learner that can hold `episodes` episodes of so many groups; its weights come from the global
+    generators."""
+    env = _Spaces()
     if isinstance(settings, Ppo):
         ppo = PPO(
             "MlpPolicy",

@@ -13,6 +13,7 @@ from torch import nn
 from autoprune.adaptive.routing import LevelAnswers, Router, figures_of, follow
 from autoprune.envs.input_adaptive import InputAdaptiveEnv
 from autoprune.envs.router_observation import observe_answer, price_of, share_of
+from autoprune.envs.router_transition import RouterDynamics
 from autoprune.seeding import derive_seed, rng
 
 Array = NDArray[np.float32]
@@ -161,28 +162,23 @@ def every_decision(answers: LevelAnswers, settings: RouterSettings, *, seed: int
 
     The same as stepping through `InputAdaptiveEnv`, all images at once.
     """
-    generator = rng(seed, "router prices")
+    generator, dynamics = rng(seed, "router prices"), RouterDynamics(answers)
     levels, images = answers.levels, len(answers.labels)
-    costs = (np.array(answers.latency_ms) + answers.router_ms) / answers.latency_ms[-1]
-    worth = answers.worth
+    every = np.arange(images)
     parts = []
     for _ in range(settings.copies):
         share = generator.uniform(0.0, 1.0, images).astype(np.float32)
         seen = [observe_answer(level, answers.probabilities[level], share, levels=levels) for level in range(levels)]
         for level in range(levels - 1):
             for action in range(levels):
-                goes_on = action > level
-                after = action if goes_on else level
-                done = not goes_on or after == levels - 1
-                won = worth[after] - worth[level]
-                spent = price_of(share, settings.max_price) * costs[after] * float(goes_on)
+                routed = dynamics.advance(level, action, every, price_of(share, settings.max_price))
                 parts.append(
                     Transitions(
                         seen[level],
                         np.full(images, action),
-                        np.asarray(won - spent, dtype=np.float32),
-                        seen[after],
-                        np.full(images, float(done), dtype=np.float32),
+                        np.asarray(routed.rewards, dtype=np.float32),
+                        seen[routed.level],
+                        np.full(images, float(routed.done), dtype=np.float32),
                     )
                 )
     return Transitions(

@@ -5,12 +5,13 @@ Li et al. 2017 (section 3.2) prune each layer by how the network bears that laye
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autoprune.envs.action import policy_of_rungs, rungs_of
+from autoprune.policies.baselines import TOGETHER, distinct
 from autoprune.policies.heuristics import (
     MIN_SENSITIVITY,
     Losses,
@@ -20,14 +21,21 @@ from autoprune.policies.heuristics import (
     threshold_policies,
     uniform_policies,
 )
+from autoprune.policies.settings import Share
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import SearchGroup, SearchProblem
-from autoprune.search.session import SearchSession
+from autoprune.search.problem import Outcome, PredictedProblem, SearchGroup
+from autoprune.search.searcher import Ask, Brief, SearcherState
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
 
 
 @dataclass(frozen=True)
+class Sensitivity:
+    """Settings of the search by sensitivities."""
+
+    probe_share: Share = 0.5  # of the budget: what groups cut alone may take of it
+
+
 class SensitivitySearcher:
     """Measures groups cut alone, then evaluates what thresholds on their KL give, the largest policies first.
 
@@ -35,29 +43,56 @@ class SensitivitySearcher:
     Groups cut alone count as evaluations too, but are no outcomes: most of them meet no limit.
     """
 
-    name: str = "sensitivity"
-    probe_share: float = 0.5  # of the budget: what groups cut alone may take of it
+    name = "sensitivity"
 
-    def explore(self, session: SearchSession) -> None:
-        problem = session.problem
-        uniform = largest_feasible(problem, uniform_policies(problem))
-        session.evaluate(uniform)
-        losses = self._measured_losses(session, probes=int(self.probe_share * (session.max_evaluations - 1)))
-        session.evaluate_each(policy for policy in threshold_candidates(problem, losses) if policy != uniform)
+    def __init__(self, brief: Brief, settings: Sensitivity) -> None:
+        self._problem = brief.problem
+        groups = self._problem.groups
+        self._uniform = largest_feasible(self._problem, uniform_policies(self._problem))
+        self._probes = probes_of(groups)[: int(settings.probe_share * (brief.max_evaluations - 1))]
+        self._measured = [{group.middle_rung: group.sensitivity} for group in groups]  # the set-up has measured these
+        self._asked = 0  # times
+        self._given = 0  # candidates after the first
+        self._candidates: Iterator[PruningPolicy] | None = None
 
-    def _measured_losses(self, session: SearchSession, *, probes: int) -> Losses:
-        """The KL of each rung of each group alone, from as many new measurements as `probes`."""
-        groups = session.groups
-        measured = [{group.middle_rung: group.sensitivity} for group in groups]  # the set-up has measured these
-        full = [len(group.ladder) - 1 for group in groups]
-        alone = {
-            (index, rung): policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]])
-            for index, rung in probes_of(groups)[:probes]
-        }
-        session.expect(alone.values(), as_probes=True)
-        for (index, rung), policy in alone.items():
-            measured[index][rung] = session.probe(policy).score.kl
-        return [sensitivity_curve(group, known) for group, known in zip(groups, measured, strict=True)]
+    def ask(self) -> Ask:
+        self._asked += 1
+        if self._asked == 1:
+            return Ask((self._uniform,))
+        if self._asked == 2 and self._probes:
+            groups = self._problem.groups
+            full = [len(group.ladder) - 1 for group in groups]
+            alone = ([*full[:index], rung, *full[index + 1 :]] for index, rung in self._probes)
+            return Ask(tuple(policy_of_rungs(groups, rungs) for rungs in alone), are_probes=True)
+        if self._candidates is None:
+            self._candidates = self._all_candidates()
+        policies = tuple(itertools.islice(self._candidates, TOGETHER))
+        self._given += len(policies)
+        return Ask(policies)
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        if self._asked == 2 and self._probes:
+            for (index, rung), outcome in zip(self._probes, outcomes, strict=False):
+                self._measured[index][rung] = outcome.score.kl
+
+    def state(self) -> SearcherState:
+        measured = [list(known.items()) for known in self._measured]
+        return SearcherState({"asked": self._asked, "given": self._given, "measured": measured})
+
+    def restore(self, state: SearcherState) -> None:
+        self._asked, self._given = state.facts["asked"], state.facts["given"]
+        self._measured = [dict(known) for known in state.facts["measured"]]
+        if self._given:
+            self._candidates = itertools.islice(self._all_candidates(), self._given, None)
+
+    def trained(self) -> None:
+        return None
+
+    def _all_candidates(self) -> Iterator[PruningPolicy]:
+        losses = [
+            sensitivity_curve(group, known) for group, known in zip(self._problem.groups, self._measured, strict=True)
+        ]
+        return (policy for policy in threshold_candidates(self._problem, losses) if policy != self._uniform)
 
 
 def probes_of(groups: tuple[SearchGroup, ...]) -> list[tuple[int, int]]:
@@ -98,15 +133,14 @@ def sensitivity_curve(group: SearchGroup, measured: Mapping[int, float]) -> list
     ]
 
 
-def threshold_candidates(problem: SearchProblem, losses: Losses) -> Iterator[PruningPolicy]:
+def threshold_candidates(problem: PredictedProblem, losses: Losses) -> Iterator[PruningPolicy]:
     """What each threshold that meets the limits gives, the lowest first, each also with the room that it leaves used.
 
     All thresholds are predicted instead of bisected: latency is not monotone in the width, and predictions are quick.
     """
-    given: set[PruningPolicy] = set()
-    for policy in filter(problem.is_feasible, threshold_policies(problem.groups, losses)):
-        filled = policy_of_rungs(problem.groups, fill(problem, rungs_of(problem.groups, policy), losses))
-        for candidate in (policy, filled):
-            if candidate not in given:
-                given.add(candidate)
-                yield candidate
+
+    def filled(policy: PruningPolicy) -> PruningPolicy:
+        return policy_of_rungs(problem.groups, fill(problem, rungs_of(problem.groups, policy), losses))
+
+    fitting = distinct(problem, threshold_policies(problem.groups, losses))
+    return distinct(problem, (candidate for policy in fitting for candidate in (policy, filled(policy))))

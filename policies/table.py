@@ -1,29 +1,85 @@
-"""All searchers by name."""
+"""All searchers by name, and what a configuration may set of each; a user's own by its file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
+from autoprune.factories import load_factory
 from autoprune.policies.agents import AgentSearcher
-from autoprune.policies.baselines import ListSearcher, RandomSearcher
-from autoprune.policies.evolution import EvolutionSearcher
+from autoprune.policies.baselines import ListSearcher, RandomSearcher, distinct
+from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings
 from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
 from autoprune.policies.learners import Crossq, Ddpg, Ppo, Sac, Td3, Tqc
-from autoprune.policies.searcher import Searcher
-from autoprune.policies.sensitivity import SensitivitySearcher
-from autoprune.policies.tuners import Nsga2Searcher, TpeSearcher
+from autoprune.policies.sensitivity import Sensitivity, SensitivitySearcher
+from autoprune.policies.settings import read_settings
+from autoprune.policies.tuners import Nsga2, Tpe, nsga2, require_optuna, tpe
+from autoprune.policy import PruningPolicy
+from autoprune.search.problem import PredictedProblem
+from autoprune.search.searcher import Brief, MakeSearcher, Searcher
 
-SEARCHERS: dict[str, Callable[[], Searcher]] = {
-    "ddpg": lambda: AgentSearcher("ddpg", Ddpg()),
-    "td3": lambda: AgentSearcher("td3", Td3()),
-    "sac": lambda: AgentSearcher("sac", Sac()),
-    "tqc": lambda: AgentSearcher("tqc", Tqc()),
-    "crossq": lambda: AgentSearcher("crossq", Crossq()),
-    "ppo": lambda: AgentSearcher("ppo", Ppo()),
-    "random": RandomSearcher,
-    "evolution": EvolutionSearcher,
-    "tpe": TpeSearcher,
-    "nsga2": Nsga2Searcher,
-    "sensitivity": SensitivitySearcher,
-    "knapsack": lambda: ListSearcher("knapsack", knapsack_policies),
-    "global_magnitude": lambda: ListSearcher("global_magnitude", magnitude_policies),
-    "uniform": lambda: ListSearcher("uniform", uniform_policies),
+FIELD = "search.settings"
+
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Of a searcher that has none."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A searcher that is built in: its settings, a dataclass, and what makes it of them."""
+
+    settings: type[Any]
+    make: Callable[[Brief, Any], Searcher]
+
+
+def _agent(name: str, settings: type[Any]) -> Kind:
+    return Kind(settings, partial(AgentSearcher, name=name))
+
+
+def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[PruningPolicy]]) -> Kind:
+    """A heuristic: of the policies that it names, those that meet the limits."""
+
+    def make(brief: Brief, settings: NoSettings) -> ListSearcher:
+        return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
+
+    return Kind(NoSettings, make)
+
+
+KINDS: dict[str, Kind] = {
+    "ddpg": _agent("ddpg", Ddpg),
+    "td3": _agent("td3", Td3),
+    "sac": _agent("sac", Sac),
+    "tqc": _agent("tqc", Tqc),
+    "crossq": _agent("crossq", Crossq),
+    "ppo": _agent("ppo", Ppo),
+    "random": Kind(NoSettings, lambda brief, _: RandomSearcher(brief)),
+    "evolution": Kind(EvolutionSettings, EvolutionSearcher),
+    "tpe": Kind(Tpe, tpe),
+    "nsga2": Kind(Nsga2, nsga2),
+    "sensitivity": Kind(Sensitivity, SensitivitySearcher),
+    "knapsack": _listed("knapsack", knapsack_policies),
+    "global_magnitude": _listed("global_magnitude", magnitude_policies),
+    "uniform": _listed("uniform", uniform_policies),
 }
+NEED_OPTUNA = ("tpe", "nsga2")
+NOTHING: Mapping[str, Any] = {}
+
+
+def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSearcher:
+    """What makes the searcher `name`, one of `KINDS` or a user's own `path/file.py:factory`.
+
+    A factory is called with a `Brief`, and with `settings` by keyword. Raises `ConfigError` for settings that a
+    searcher does not have, or an extra that is not installed, `InputError` for a file that does not give a factory.
+    """
+    kind = KINDS.get(name)
+    if kind is None:
+        return partial(load_factory(name, field="search.agent"), **settings)
+    if name in NEED_OPTUNA:
+        require_optuna(name)
+    return partial(_made, kind, read_settings(kind.settings, settings, field=FIELD))
+
+
+def _made(kind: Kind, settings: Any, brief: Brief) -> Searcher:
+    return kind.make(brief, settings)

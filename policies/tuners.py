@@ -1,54 +1,108 @@
 """Optuna's samplers as searchers: a rung for each group, suggested by what earlier suggestions were told."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.errors import ConfigError
 from autoprune.policies.exploration import Exploration, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
+from autoprune.policies.settings import Count
 from autoprune.search.problem import Outcome
-from autoprune.search.session import SearchSession
+from autoprune.search.searcher import Ask, Brief, SearcherState
 from autoprune.seeding import derive_seed, rng
 
+Goals = Mapping[str, Callable[[Outcome], float]]
+"""A value of an outcome by the direction in which it should go."""
+
+
+class OptunaSearcher:
+    """Asks for what a sampler suggests, one policy at a time.
+
+    The heuristics' policies are the first suggestions. Any other is brought under the limits, and often close to them,
+    as the agents' proposals are, and is told the values of that: the sampler learns where its suggestions lead.
+    Samplers do not show their state: it is what they were told, from which a new one becomes the same.
+    """
+
+    def __init__(self, brief: Brief, *, name: str, sampler: Any, goals: Goals) -> None:
+        optuna = require_optuna(name)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.name, self._problem, self._goals = name, brief.problem, goals
+        self._study = optuna.create_study(sampler=sampler, directions=list(goals))
+        groups = self._problem.groups
+        self._ladders = {group.name: optuna.distributions.IntDistribution(0, len(group.ladder) - 1) for group in groups}
+        self._planned = demonstrations(self._problem)
+        for policy in self._planned:
+            self._study.enqueue_trial(dict(zip(self._ladders, rungs_of(groups, policy), strict=True)))
+        self._savings, self._chance = lone_savings(self._problem), rng(brief.seed, f"{name} repairs")
+        self._trial: Any = None  # asked for, not told yet
+        self._told: list[list[float]] = []
+
+    def ask(self) -> Ask:
+        groups = self._problem.groups
+        self._trial = self._study.ask(self._ladders)
+        rungs = [self._trial.params[group.name] for group in groups]
+        if self._trial.number >= len(self._planned):
+            rungs = settle(self._problem, rungs, Exploration(), self._savings, keep=frozenset(), rng=self._chance)
+        return Ask((policy_of_rungs(groups, rungs),))
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            self._tell([goal(outcome) for goal in self._goals.values()])
+
+    def state(self) -> SearcherState:
+        return SearcherState({"told": self._told, "has_asked": self._trial is not None})
+
+    def restore(self, state: SearcherState) -> None:
+        for values in state.facts["told"]:
+            self.ask()
+            self._tell(values)
+        if state.facts["has_asked"]:
+            self.ask()
+
+    def trained(self) -> None:
+        return None
+
+    def _tell(self, values: list[float]) -> None:
+        self._study.tell(self._trial, values)
+        self._told.append(values)
+        self._trial = None
+
 
 @dataclass(frozen=True)
-class TpeSearcher:
-    """Tree-structured Parzen estimators (Bergstra et al. 2011; Watanabe 2023), all groups in one density."""
+class Tpe:
+    """Settings of tree-structured Parzen estimators (Bergstra et al. 2011; Watanabe 2023), all groups in one."""
 
-    name: str = "tpe"
-    startup: int = 15  # suggestions before the densities are used; the heuristics' are the first
-
-    def __post_init__(self) -> None:
-        require_optuna(self.name)
-
-    def explore(self, session: SearchSession) -> None:
-        sampler = require_optuna(self.name).samplers.TPESampler(
-            seed=derive_seed(session.seed, self.name), multivariate=True, n_startup_trials=self.startup
-        )
-        _ask_and_tell(session, sampler, {"maximize": lambda outcome: outcome.reward})
+    startup: Count = 15  # suggestions before the densities are used; the heuristics' are the first
 
 
 @dataclass(frozen=True)
-class Nsga2Searcher:
-    """NSGA-II (Deb et al. 2002) with two goals: a high reward, and a low cost of what the tightest limit limits."""
+class Nsga2:
+    """Settings of NSGA-II (Deb et al. 2002)."""
 
-    name: str = "nsga2"
-    population: int = 16
+    population: Annotated[int, Field(ge=2, le=10_000)] = 16
 
-    def __post_init__(self) -> None:
-        require_optuna(self.name)
 
-    def explore(self, session: SearchSession) -> None:
-        sampler = require_optuna(self.name).samplers.NSGAIISampler(
-            seed=derive_seed(session.seed, self.name), population_size=self.population
-        )
-        metric = tightest_limit(session.problem, session.original_cost).metric
-        goals = {"maximize": lambda outcome: outcome.reward, "minimize": lambda outcome: outcome.cost.of(metric)}
-        _ask_and_tell(session, sampler, goals)
+def tpe(brief: Brief, settings: Tpe) -> OptunaSearcher:
+    sampler = require_optuna("tpe").samplers.TPESampler(
+        seed=derive_seed(brief.seed, "tpe"), multivariate=True, n_startup_trials=settings.startup
+    )
+    return OptunaSearcher(brief, name="tpe", sampler=sampler, goals={"maximize": lambda outcome: outcome.reward})
+
+
+def nsga2(brief: Brief, settings: Nsga2) -> OptunaSearcher:
+    """With two goals: a high reward, and a low cost of what the tightest limit limits."""
+    sampler = require_optuna("nsga2").samplers.NSGAIISampler(
+        seed=derive_seed(brief.seed, "nsga2"), population_size=settings.population
+    )
+    metric = tightest_limit(brief.problem, brief.problem.original_cost).metric
+    goals: Goals = {"maximize": lambda outcome: outcome.reward, "minimize": lambda outcome: outcome.cost.of(metric)}
+    return OptunaSearcher(brief, name="nsga2", sampler=sampler, goals=goals)
 
 
 def require_optuna(searcher: str) -> Any:
@@ -59,28 +113,3 @@ def require_optuna(searcher: str) -> Any:
         raise ConfigError(
             f"search.agent: {searcher} needs Optuna; install it with `pip install autoprune[optuna]`"
         ) from None
-
-
-def _ask_and_tell(session: SearchSession, sampler: Any, goals: dict[str, Callable[[Outcome], float]]) -> None:
-    """Evaluate what `sampler` suggests until the budget is spent; `goals` are values by the direction they should go.
-
-    The heuristics' policies are the first suggestions. Any other is brought under the limits, and often close to them,
-    as the agents' proposals are, and is told the values of that: the sampler learns where its suggestions lead.
-    """
-    optuna = importlib.import_module("optuna")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=sampler, directions=list(goals))
-    problem, groups = session.problem, session.groups
-    ladders = {group.name: optuna.distributions.IntDistribution(0, len(group.ladder) - 1) for group in groups}
-    planned = demonstrations(problem)
-    for policy in planned:
-        study.enqueue_trial(dict(zip(ladders, rungs_of(groups, policy), strict=True)))
-    savings, exploration = lone_savings(problem), Exploration()
-    chance = rng(session.seed, f"{session.searcher} repairs")
-    while not session.spent:
-        trial = study.ask(ladders)
-        asked = [trial.params[group.name] for group in groups]
-        is_planned = trial.number < len(planned)
-        rungs = asked if is_planned else settle(problem, asked, exploration, savings, keep=frozenset(), rng=chance)
-        outcome = session.evaluate(policy_of_rungs(groups, rungs))
-        study.tell(trial, [goal(outcome) for goal in goals.values()])

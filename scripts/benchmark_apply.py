@@ -25,11 +25,11 @@ from autoprune.config_file import find_config, load_config
 from autoprune.errors import TargetError
 from autoprune.files import write_json
 from autoprune.policies.actor import Actor, load_actor
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import searcher_maker
 from autoprune.prepare import Prepared, prepare, search_limits
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
+from autoprune.search.loop import run_search
 from autoprune.search.problem import SearchProblem
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
@@ -153,7 +153,7 @@ def row_of(
 
 
 def searched_reward(name: str, problem: SearchProblem, evaluations: int) -> float:
-    result = run_search(SEARCHERS[name](), problem, max_evaluations=evaluations, seed=0, workers=usual_workers())
+    result = run_search(searcher_maker(name), problem, max_evaluations=evaluations, seed=0, workers=usual_workers())
     return result.best.reward
 
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ from autoprune.config_file import find_config, load_config
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import make_session, session_call
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.baselines import ListSearcher
+from autoprune.policies.table import searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare
 from autoprune.search.evaluate import SECOND_LOOK, Evaluator
-from autoprune.search.session import SearchSession
+from autoprune.search.loop import run_search
+from autoprune.search.problem import Outcome
 from autoprune.search.trials import TrialStore
 from autoprune.stages.subject import load_subject
 from autoprune.training.batchnorm import fold_batchnorm
@@ -62,9 +64,10 @@ def main() -> None:
     config = load_config(find_config(arguments.config), [*arguments.override, "search.drop_branches=false"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    searcher = SEARCHERS[config.search.agent]()
     started = time.perf_counter()
-    searched = run_search(searcher, prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed)
+    searched = run_search(
+        searcher_maker(config.search.agent), prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed
+    )
     search_s = time.perf_counter() - started
     policies = list(dict.fromkeys(outcome.policy for outcome in searched.outcomes))
     ours, naive, looks = in_turn(prepared, policies, naive_count=arguments.naive)
@@ -104,16 +107,20 @@ def in_turn(
     every = max(1, len(policies) // naive_count)
     with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
         problem = prepared.problem.stored_in(TrialStore(Path(folder) / "trials.sqlite"))
-        session = SearchSession(problem, searcher="benchmark", seed=0, max_evaluations=len(policies))
-        for index, policy in enumerate(policies):
-            started = time.perf_counter()
-            outcome = session.evaluate(policy)
+        started = time.perf_counter()
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal started
             ours.append(time.perf_counter() - started)
             looks.append(outcome.score.look)
-            for exporter, seconds in naive.items() if index % every == 0 else ():
+            for exporter, seconds in naive.items() if (len(ours) - 1) % every == 0 else ():
                 started = time.perf_counter()
-                naive_evaluation(prepared, policy, Path(folder), exporter=exporter)
+                naive_evaluation(prepared, outcome.policy, Path(folder), exporter=exporter)
                 seconds.append(time.perf_counter() - started)
+            started = time.perf_counter()
+
+        listed = partial(ListSearcher, name="benchmark", policies=policies)
+        run_search(listed, problem, max_evaluations=len(policies), seed=0, on_outcome=on_outcome)
     return ours, naive, looks
 
 

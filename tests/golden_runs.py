@@ -20,8 +20,7 @@ from autoprune.config_file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.models import ModelSpec, build_model
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_model import FACT, build_latency_model
@@ -29,8 +28,9 @@ from autoprune.prepare import prepare
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
@@ -46,7 +46,7 @@ Course = list[tuple[str, float]]
 
 def course(searcher: str, problem: SearchProblem, *, seed: int, max_evaluations: int, workers: int = 1) -> Course:
     """What a searcher evaluates of `problem`."""
-    found = run_search(SEARCHERS[searcher](), problem, max_evaluations=max_evaluations, seed=seed, workers=workers)
+    found = run_search(searcher_maker(searcher), problem, max_evaluations=max_evaluations, seed=seed, workers=workers)
     return [(_written(problem.groups, outcome.policy), outcome.reward) for outcome in found.outcomes]
 
 
@@ -95,12 +95,12 @@ def demo_problem() -> SearchProblem:
 
     limits = tuple(Limit(**limit) for limit in written["limits"])
     return SearchProblem(
-        groups, limits, predict=predict, looks=looks, reward_config=RewardConfig(), fingerprint="golden"
+        groups, limits, predict=predict, looks=looks, reward=make_reward(RewardConfig()), fingerprint="golden"
     )
 
 
 def write_toy() -> None:
-    for searcher in SEARCHERS:
+    for searcher in KINDS:
         _write(f"toy_{searcher}", {str(seed): toy_course(searcher, seed) for seed in TOY_SEEDS})
 
 

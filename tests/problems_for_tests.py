@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from autoprune.config import RewardConfig
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.trials import TrialStore
 
 
@@ -47,7 +47,7 @@ def problem(
         limits,
         predict=predict,
         looks=looks,
-        reward_config=reward_config or RewardConfig(),
+        reward=make_reward(reward_config or RewardConfig()),
         fingerprint=fingerprint,
         store=store,
     )

@@ -10,7 +10,7 @@ from autoprune.config import RewardConfig
 from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of, rungs_of
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.toy import toy_problem
 
 
@@ -43,7 +43,7 @@ def _staircase_problem(limit_ms: float) -> SearchProblem:
         (Limit("latency", limit_ms),),
         predict=predict,
         looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="staircase",
     )
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from small_job import autoprune
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import demonstrate
 from autoprune.errors import InputError
@@ -35,9 +34,9 @@ from autoprune.policies.learners import (
     Tqc,
     make_learner,
 )
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import searcher_maker
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.search.loop import run_search
 from autoprune.search.toy import toy_problem
 
 INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
@@ -47,9 +46,9 @@ INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an agent that has searched the toy problem a little."""
     folder = tmp_path_factory.mktemp("agent")
-    trained = run_search(SEARCHERS["ddpg"](), toy_problem(), max_evaluations=12, seed=0).agent
+    trained = run_search(searcher_maker("ddpg"), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
-    trained.save(folder, INFO)
+    TrainedActor("ddpg", exported_network(trained)).save(folder, INFO)
     return folder
 
 
@@ -61,7 +60,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_actor_does_what_the_agents_own_policy_does(settings: AgentSettings, tmp_path: Path) -> None:
     """After some training: CrossQ's normalisation has statistics then, and is used without those of the batch."""
     problem = toy_problem()
-    learner = make_learner(settings, LayerwisePruningEnv(problem), episodes=4)
+    learner = make_learner(settings, groups=len(problem.groups), episodes=4)
     for episode, policy in enumerate(varied_policies(problem, 4, seed=0), 1):
         learner.learn([demonstrate(problem, policy)], np.linspace(-1.0, 1.0, episode).tolist())
         with_statistics = [layer for layer in learner.actor.modules() if list(layer.buffers(recurse=False))]
@@ -93,9 +92,9 @@ def test_the_files_say_what_they_are(saved: Path) -> None:
 @pytest.mark.parametrize("name", ["ddpg", "td3", "sac", "tqc", "crossq", "ppo"])
 def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Path) -> None:
     problem = toy_problem()
-    result = run_search(SEARCHERS[name](), problem, max_evaluations=12, seed=0)
+    result = run_search(searcher_maker(name), problem, max_evaluations=12, seed=0)
     assert result.agent is not None
-    result.agent.save(tmp_path, INFO)
+    TrainedActor(name, exported_network(result.agent)).save(tmp_path, INFO)
     assert roll_out(load_actor(tmp_path), problem) == result.best.policy
 
 
@@ -336,8 +335,8 @@ def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> 
 
 def test_the_description_tells_what_the_agent_was_trained_for(saved: Path, tmp_path: Path) -> None:
     assert load_actor(saved).training == Training(model="toy", metrics=frozenset({"latency"}))
-    trained = run_search(SEARCHERS["ddpg"](), toy_problem(), max_evaluations=12, seed=0).agent
+    trained = run_search(searcher_maker("ddpg"), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
-    trained.save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
+    TrainedActor("ddpg", exported_network(trained)).save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
     ratios = {"latency": 0.45}
     assert load_actor(tmp_path).training == Training("toy", 30, ratios, frozenset({"latency"}))

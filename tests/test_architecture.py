@@ -17,7 +17,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "paths", "scratch", "files"),
-        *("factories", "onnx_runtime", "openmp"),
+        *("factories", "onnx_runtime", "openmp", "tensor_json"),
         *("yaml_text", "config_section", "config", "config_file", "policy", "outputs", "run_dir", "machine"),
     ),
     ("models", "data"),
@@ -29,7 +29,19 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("policies",),
     (
         *("results", "reports", "inspection", "stages"),
-        *("pipeline", "adapt", "compare", "front", "file_evaluation", "commands", "arguments", "api", "surgery", "cli"),
+        *(
+            "pipeline",
+            "adapt",
+            "compare",
+            "front",
+            "file_evaluation",
+            "commands",
+            "arguments",
+            "api",
+            "surgery",
+            "testing",
+            "cli",
+        ),
     ),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}

@@ -11,10 +11,10 @@ from small_job import autoprune, done, write_config
 
 from autoprune.errors import ConfigError, InputError
 from autoprune.policies.heuristics import adapted, demonstrations
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.search.earlier_run import KNOWN_POLICIES, check_start, earlier_policies
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.reward import Score
 from autoprune.search.toy import toy_optimum, toy_problem
@@ -79,7 +79,7 @@ def knowing(problem: SearchProblem, *known: PruningPolicy, ratio: float) -> Sear
         (limit,),
         predict=problem.predict,
         looks=lambda policy: [problem.evaluate(policy).score],
-        reward_config=problem._reward_config,
+        reward=problem._reward_of,
         fingerprint="knowing",
         known=known,
     )
@@ -105,7 +105,7 @@ def test_a_search_that_knows_the_best_has_it_at_once() -> None:
     best = toy_optimum()
     problem = knowing(toy_problem(), best.policy, ratio=0.45)
     for name in ("ddpg", "evolution"):
-        result = run_search(SEARCHERS[name](), problem, max_evaluations=1, seed=0)
+        result = run_search(searcher_maker(name), problem, max_evaluations=1, seed=0)
         assert result.best.policy == best.policy
 
 

@@ -17,7 +17,6 @@ from autoprune.envs.rollout import actions_of, demonstrate, roll_out
 from autoprune.errors import InputError, RunError
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import SearchProblem
-from autoprune.search.session import BudgetSpent, SearchSession
 from autoprune.search.toy import toy_optimum, toy_problem
 
 
@@ -60,19 +59,6 @@ def test_asking_for_everything_still_meets_the_target() -> None:
     for _ in problem.groups:
         *_, info = env.step(np.ones(1, dtype=np.float32))
     assert problem.is_feasible(info["outcome"].policy)
-
-
-def test_a_spent_budget_ends_the_episode_with_an_exception() -> None:
-    session = SearchSession(toy_problem(), searcher="test", seed=0, max_evaluations=1)
-    env = LayerwisePruningEnv(session)
-    for action in (-1.0, 1.0):
-        env.reset()
-        for _ in range(3):
-            env.step(np.array([action]))
-        if action == -1.0:
-            env.step(np.array([action]))
-    with pytest.raises(BudgetSpent):
-        env.step(np.array([1.0]))
 
 
 def test_a_roll_out_is_what_the_environment_does_without_the_evaluation() -> None:

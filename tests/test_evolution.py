@@ -1,12 +1,14 @@
 """Evolution's parts: mixtures of two parents, and how a child is brought under the limits."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from autoprune.envs.action import policy_of_rungs
-from autoprune.policies.evolution import EvolutionSearcher, mixed
+from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings, mixed
 from autoprune.policies.exploration import Exploration, lone_savings, settle
-from autoprune.policies.searcher import run_search
+from autoprune.search.loop import run_search
 from autoprune.search.toy import toy_optimum, toy_problem
 
 
@@ -31,12 +33,14 @@ def test_others_than_the_kept_groups_pay_first(seed: int) -> None:
 
 def test_the_oldest_leave_and_the_optimum_is_found_all_the_same() -> None:
     """A population of four: most of what did well is forgotten on the way, but not by the result."""
-    small = EvolutionSearcher(population=4, drawn=2)
-    result = run_search(small, toy_problem(), max_evaluations=150, seed=0)
+    small = EvolutionSettings(population=4, drawn=2)
+    result = run_search(partial(EvolutionSearcher, settings=small), toy_problem(), max_evaluations=150, seed=0)
     assert result.best == toy_optimum()
 
 
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_most_seeds_find_the_toys_optimum_quickly(seed: int) -> None:
-    result = run_search(EvolutionSearcher(), toy_problem(), max_evaluations=100, seed=seed)
+    result = run_search(
+        partial(EvolutionSearcher, settings=EvolutionSettings()), toy_problem(), max_evaluations=100, seed=seed
+    )
     assert result.best == toy_optimum()

@@ -4,7 +4,7 @@ import pytest
 from golden_runs import DEMO_SEARCHERS, TOY_SEEDS, Course, demo_course, demo_problem, golden, toy_course
 from test_searchers import installed
 
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import KINDS
 
 
 def _same(found: Course, written: Course) -> None:
@@ -13,7 +13,7 @@ def _same(found: Course, written: Course) -> None:
 
 
 @pytest.mark.parametrize("seed", TOY_SEEDS)
-@pytest.mark.parametrize("searcher", installed(sorted(SEARCHERS)))
+@pytest.mark.parametrize("searcher", installed(sorted(KINDS)))
 def test_each_searcher_goes_the_way_that_it_went_on_the_toy(searcher: str, seed: int) -> None:
     _same(toy_course(searcher, seed), golden(f"toy_{searcher}")[str(seed)])
 

@@ -1,13 +1,14 @@
 """Criteria worked out by hand on layers of a few weights."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from models_for_tests import elastic_net, images_for, same_state
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.importance import (
@@ -180,3 +181,33 @@ def test_lost_importance_by_hand() -> None:
 
 def test_channels_without_any_importance_are_all_equal() -> None:
     assert lost_importance(torch.zeros(4), (1, 2, 4)) == (0.75, 0.5, 0.0)
+
+
+def test_a_users_own_criterion(tmp_path: Path) -> None:
+    """With gradients, as those that are built in have them; its scores are checked."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\n"
+        "def first(model, group): return 0 * model[0].weight.grad.sum((1, 2, 3)) + torch.tensor([1.0, 3.0, 2.0])\n"
+        "def short(model, group): return torch.ones(2)\n"
+        "def negative(model, group): return torch.tensor([1.0, -1.0, 0.0])\n"
+        "def listed(model, group): return [1.0, 2.0, 3.0]\n"
+    )
+    model = conv_net([[3.0, 4.0], [0.0, 1.0], [5.0, -12.0]])
+    images, labels = torch.rand(4, 1, 1, 2), torch.tensor([0, 1, 0, 1])
+    before = copy.deepcopy(model)
+
+    def ranking(name: str) -> tuple[int, ...]:
+        (found,) = rank_channels(model, (only_group(model),), f"{file}:{name}", images=images, labels=labels).values()
+        return found
+
+    assert ranking("first") == (1, 2, 0)
+    assert same_state(model, before) and all(parameter.grad is None for parameter in model.parameters())
+    for name, message in (
+        ("short", r"gave \(2,\) for group 0, must give a tensor \(3,\)"),
+        ("negative", "gave a score for group 0 that is negative or not finite"),
+        ("listed", r"gave list for group 0"),
+        ("none", "has no callable 'none'"),
+    ):
+        with pytest.raises(InputError, match=rf"search\.importance=.*: .*{message}"):
+            ranking(name)

@@ -26,11 +26,11 @@ from autoprune.policies.heuristics import (
     uniform_policies,
 )
 from autoprune.policies.knapsack import exchange, measure_pairwise
-from autoprune.policies.searcher import run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import searcher_maker
 from autoprune.policy import PruningPolicy
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.toy import toy_problem
 
 TOY = toy_problem()
@@ -46,7 +46,7 @@ def limited(limits: tuple[Limit, ...]) -> SearchProblem:
         limits,
         predict=TOY.predict,
         looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="limited",
     )
 
@@ -107,7 +107,7 @@ def three_equal_groups(
         (Limit("latency", limit),),
         predict=predict,
         looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="three",
     )
 
@@ -149,7 +149,7 @@ def test_a_group_alone_has_nothing_to_exchange() -> None:
         (Limit("latency", 2.0),),
         predict=one_ms_a_channel,
         looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="one",
     )
     assert set(knapsack_policies(problem)) == {PruningPolicy.of({"a": 2})}
@@ -173,12 +173,12 @@ def test_one_threshold_on_the_normalised_importance() -> None:
         (Limit("latency", 7.0),),
         predict=one_ms_a_channel,
         looks=lambda policy: [Score(0.1, 0.1, 0.9, 1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="two",
     )
     kept = [tuple(policy.as_dict().values()) for policy in magnitude_policies(problem)]
     assert kept == [(4, 8), (4, 4), (2, 4), (1, 4), (1, 2)]
-    result = run_search(SEARCHERS["global_magnitude"](), problem, max_evaluations=2, seed=0)
+    result = run_search(searcher_maker("global_magnitude"), problem, max_evaluations=2, seed=0)
     assert [tuple(outcome.policy.as_dict().values()) for outcome in result.outcomes] == [(2, 4), (1, 4)]
 
 
@@ -201,7 +201,7 @@ def test_thirty_groups_of_eight_rungs_take_seconds() -> None:
         (Limit("latency", 0.45 * full),),
         predict=predict,
         looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="thirty",
     )
     started = time.perf_counter()

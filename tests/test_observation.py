@@ -10,20 +10,23 @@ import pytest
 from autoprune.config import RewardConfig
 from autoprune.envs.action import with_floor, with_full
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe, squash_sensitivity, tightest_limit
+from autoprune.envs.transition import EpisodeState
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.toy import toy_problem, toy_score
 
 
 def _named(problem: SearchProblem, decided: tuple[int, ...], last_action: float) -> dict[str, float]:
-    return dict(zip(OBSERVATION_FIELDS, observe(problem, decided, last_action).tolist(), strict=True))
+    return dict(
+        zip(OBSERVATION_FIELDS, observe(problem, EpisodeState(tuple(decided), last_action)).tolist(), strict=True)
+    )
 
 
 def test_every_observation_is_float32_finite_and_within_bounds() -> None:
     problem = toy_problem()
     for steps in range(5):
         for decided in itertools.product((0, 2, 4), repeat=steps):
-            observation = observe(problem, decided, -1.0)
+            observation = observe(problem, EpisodeState(tuple(decided), -1.0))
             assert observation.dtype == np.float32
             assert observation.shape == (len(OBSERVATION_FIELDS),)
             assert np.isfinite(observation).all()
@@ -69,7 +72,7 @@ def test_a_branch_that_may_go_says_what_is_lost_with_it() -> None:
         (),
         predict=lambda policy: PredictedCost(0.01 * (1 + sum(policy.as_dict().values())), 1.0, 100, 100),
         looks=lambda policy: [toy_score((1.0, 1.0, 1.0, 1.0))],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="branch",
     )
     assert _named(toy, (), 0.0)["branch_loss"] == 1.0
@@ -96,7 +99,7 @@ def test_of_several_limits_the_one_with_most_to_remove_counts() -> None:
         limits,
         predict=lambda policy: cost if dict(policy.channels)["conv1"] == 16 else PredictedCost(1.0, 0.1, 10, 10),
         looks=lambda policy: [toy_score((1.0, 1.0, 1.0, 1.0))],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="limits",
     )
     assert tightest_limit(problem, cost) == limits[1]  # 70% too many MACs, 40% too slow
@@ -109,7 +112,7 @@ def test_without_a_limit_progress_counts_latency() -> None:
         (),
         predict=toy.predict,
         looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="no limits",
     )
     seen = _named(problem, (0,), -1.0)

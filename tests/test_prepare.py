@@ -16,7 +16,8 @@ from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.problem import FIRST_LOOK, Limit, PredictedCost, SearchGroup
+from autoprune.search.problem import Limit, PredictedCost, SearchGroup
+from autoprune.search.racing import FIRST_LOOK
 from autoprune.search.trials import TrialStore
 
 CONFIG = RunConfig(

@@ -7,7 +7,8 @@ from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy
 
 from autoprune.config import RewardConfig
 from autoprune.errors import TargetError
-from autoprune.search.problem import Bar, Limit, PredictedCost, meets, policy_of
+from autoprune.search.problem import Limit, PredictedCost, meets, policy_of
+from autoprune.search.racing import Bar
 from autoprune.search.trials import TrialStore
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from _pytest.mark.structures import ParameterSet
 
 from autoprune import commands, pipeline
 from autoprune.cli.main import search
-from autoprune.config import Agent, RewardConfig, RunConfig, SearchConfig
+from autoprune.config import SEARCHERS, RewardConfig, RunConfig, SearchConfig
 from autoprune.errors import ConfigError
 from autoprune.policies.exploration import utilities_of
 from autoprune.policies.heuristics import (
@@ -26,11 +26,13 @@ from autoprune.policies.heuristics import (
     uniform_policies,
     varied_policies,
 )
-from autoprune.policies.searcher import SearchResult, run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import measure_sensitivities
+from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.reward import make_reward
+from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_cost, toy_optimum, toy_problem, toy_score
 from autoprune.search.trials import TrialStore
 
@@ -47,7 +49,7 @@ def installed(names: Iterable[str]) -> list[ParameterSet]:
 
 
 def _search(name: str, *, seed: int, max_evaluations: int = EVALUATIONS) -> SearchResult:
-    return run_search(SEARCHERS[name](), toy_problem(), max_evaluations=max_evaluations, seed=seed)
+    return run_search(searcher_maker(name), toy_problem(), max_evaluations=max_evaluations, seed=seed)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -95,7 +97,7 @@ def test_the_same_seed_twice_gives_the_same_policies_and_another_seed_others(nam
     assert policies(4) != first
 
 
-@pytest.mark.parametrize("name", sorted(SEARCHERS.keys() - set(CHANCE)))
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - set(CHANCE)))
 def test_searchers_without_chance_do_the_same_with_any_seed(name: str) -> None:
     assert _search(name, seed=3).outcomes == _search(name, seed=4).outcomes
 
@@ -112,12 +114,12 @@ def test_a_search_leaves_the_global_generators_and_threads_alone() -> None:
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("name", installed(sorted(SEARCHERS)))
+@pytest.mark.parametrize("name", installed(sorted(KINDS)))
 @pytest.mark.parametrize("max_evaluations", [1, 2, 9])
 def test_every_searcher_keeps_the_budget_and_reports_each_episode(name: str, max_evaluations: int) -> None:
     seen: list[Outcome] = []
     problem = toy_problem()
-    result = run_search(SEARCHERS[name](), problem, max_evaluations=max_evaluations, seed=0, on_outcome=seen.append)
+    result = run_search(searcher_maker(name), problem, max_evaluations=max_evaluations, seed=0, on_outcome=seen.append)
     assert result.searcher == name
     assert tuple(seen) == result.outcomes
     candidates = len({outcome.policy for outcome in seen})
@@ -139,17 +141,46 @@ def test_a_missing_extra_is_named_before_any_work(name: str, tmp_path: Path, mon
 
 
 def test_every_searcher_can_be_configured_and_no_other() -> None:
-    assert set(get_args(Agent)) == set(SEARCHERS)
+    assert set(SEARCHERS) == set(KINDS)
     option = get_type_hints(search, include_extras=True)["agent"].__metadata__[0]
-    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(SEARCHERS)  # what `--help` says
+    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(KINDS)  # what `--help` says
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "ddpg",
+            {"hiden": 3},
+            r"search\.settings: unknown key 'hiden'; allowed are exploration, imitation, learning_rate",
+        ),
+        ("td3", {"exploration": {"greedy": 1}}, r"search\.settings\.exploration: unknown key 'greedy'; allowed are"),
+        ("ddpg", {"hidden": 0}, r"search\.settings\.hidden: .* greater than 0, got 0"),
+        ("ppo", {"exploration": {"greed": 2}}, r"search\.settings\.exploration\.greed: "),
+        ("uniform", {"hidden": 3}, r"search\.settings: unknown key 'hidden'; allowed are none"),
+        ("evolution", {"population": "many"}, r"search\.settings\.population: .*, got 'many'"),
+    ],
+)
+def test_settings_that_a_searcher_does_not_have_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        searcher_maker(name, settings)
+
+
+def test_settings_of_agents_reach_them() -> None:
+    brief = Brief(toy_problem(), seed=0, max_evaluations=20)
+    made = searcher_maker("td3", {"hidden": 8, "exploration": {"episodes": 2}})(brief)
+    made.tell([toy_problem().evaluate(policy) for policy in made.ask().policies])
+    actor = made.trained()
+    assert actor is not None and next(actor.parameters()).shape[0] == 8
+    assert len(made.ask().policies) == 2
 
 
 @pytest.mark.parametrize("name", installed(["ddpg", "ppo", "evolution", "tpe", "sensitivity"]))
 def test_a_search_of_remembered_scores_takes_the_same_course(name: str, tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    fresh = run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=15, seed=0)
+    fresh = run_search(searcher_maker(name), toy_problem(store), max_evaluations=15, seed=0)
     assert store.count() == fresh.evaluations
-    again = run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=15, seed=0)
+    again = run_search(searcher_maker(name), toy_problem(store), max_evaluations=15, seed=0)
     assert again.outcomes == fresh.outcomes
     assert store.count() == fresh.evaluations
 
@@ -162,10 +193,10 @@ def test_a_searcher_ends_when_there_is_nothing_new_to_evaluate(name: str) -> Non
         (),
         predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
         looks=lambda policy: [toy.evaluate(toy.full_policy).score],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="tiny",
     )
-    result = run_search(SEARCHERS[name](), tiny, max_evaluations=7, seed=0)
+    result = run_search(searcher_maker(name), tiny, max_evaluations=7, seed=0)
     # One group of five rungs. Optuna's suggest what they believe in, new or not.
     assert result.evaluations == 5 or (name in NEED_OPTUNA and result.evaluations < 5)
     assert len(result.outcomes) == 28
@@ -246,7 +277,7 @@ def test_the_rung_whose_loss_is_the_sensitivity_is_the_one_that_is_measured(ladd
         (),
         predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
         looks=lambda policy: [toy_score((policy.channels[0][1] / 16, 1.0, 1.0, 1.0))],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="ladder",
     )
     measured = measure_sensitivities(problem)

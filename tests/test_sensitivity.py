@@ -4,12 +4,12 @@ import pytest
 
 from autoprune.config import RewardConfig
 from autoprune.policies.heuristics import threshold_policies
-from autoprune.policies.searcher import run_search
 from autoprune.policies.sensitivity import probes_of, sensitivity_curve
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.table import searcher_maker
 from autoprune.policy import PruningPolicy
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 
 LOSSES = {"a": {1: 0.9, 2: 0.25, 4: 0.0}, "b": {1: 0.3, 2: 0.1, 4: 0.0}}  # nats, by the channels that a group keeps
 
@@ -31,7 +31,7 @@ def two_groups() -> SearchProblem:
         (Limit("latency", 5.0),),
         predict=lambda policy: PredictedCost(float(sum(policy.as_dict().values())), 1.0, 1, 1),
         looks=lambda policy: [score(policy)],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="two",
     )
 
@@ -40,7 +40,7 @@ def test_what_the_thresholds_choose_by_hand() -> None:
     """0.1 keeps (4, 2): too much. 0.25 keeps (2, 2), with no room for more; 0.3 keeps (2, 1), and a may widen to 4,
     which loses less than any other; 0.9 keeps (1, 1), which widens to the same."""
     problem = two_groups()
-    result = run_search(SEARCHERS["sensitivity"](), problem, max_evaluations=9, seed=0)
+    result = run_search(searcher_maker("sensitivity"), problem, max_evaluations=9, seed=0)
     kept = [tuple(outcome.policy.as_dict().values()) for outcome in result.outcomes]
     assert kept == [(2, 2), (2, 1), (4, 1), (1, 1)]  # the uniform policy is the first
     assert result.best.policy.as_dict() == {"a": 4, "b": 1}
@@ -52,7 +52,7 @@ def test_what_the_thresholds_choose_by_hand() -> None:
 def test_groups_cut_alone_are_no_outcomes_and_leave_a_budget_of_one_alone() -> None:
     for budget in (1, 2, 3, 4, 5):
         problem = two_groups()
-        result = run_search(SEARCHERS["sensitivity"](), problem, max_evaluations=budget, seed=0)
+        result = run_search(searcher_maker("sensitivity"), problem, max_evaluations=budget, seed=0)
         assert result.evaluations <= budget
         assert result.outcomes[0].policy.as_dict() == {"a": 2, "b": 2}  # the largest uniform one
         assert all(problem.is_feasible(outcome.policy) for outcome in result.outcomes)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ from problems_for_tests import ThreeLooks, policy, problem
 from small_job import HERE
 
 from autoprune.errors import RunError
-from autoprune.policies.searcher import SearchResult, run_search
-from autoprune.policies.table import SEARCHERS
+from autoprune.policies.baselines import ListSearcher
+from autoprune.policies.table import searcher_maker
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import measure_sensitivities
-from autoprune.search.problem import Bar
+from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.racing import Bar
 from autoprune.search.reward import Score
-from autoprune.search.session import SearchSession
 from autoprune.search.toy import toy_problem
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
@@ -72,7 +73,7 @@ def test_a_worker_looks_no_closer_than_the_bars_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ddpg", "evolution", "random", "uniform", "sensitivity", "knapsack"])
 def test_a_search_takes_the_same_course_with_workers(name: str, tmp_path: Path) -> None:
     def search(workers: int, store: TrialStore | None = None) -> SearchResult:
-        return run_search(SEARCHERS[name](), toy_problem(store), max_evaluations=20, seed=0, workers=workers)
+        return run_search(searcher_maker(name), toy_problem(store), max_evaluations=20, seed=0, workers=workers)
 
     store = TrialStore(tmp_path / "trials.sqlite")
     assert search(2, store).outcomes == search(1).outcomes
@@ -85,12 +86,15 @@ def test_sensitivities_are_the_same() -> None:
 
 def test_expecting_counts_nothing_and_keeps_to_the_budget() -> None:
     with side_by_side(problem(process_of), 2) as shared:
-        session = SearchSession(shared, searcher="test", seed=0, max_evaluations=2)
-        session.expect([policy(1, 2), policy(1, 2), policy(2, 2), policy(4, 2)])
-        assert session.evaluations == 0
-        found = [session.evaluate(policy(width, 2)).score.images for width in (1, 2)]
-        assert os.getpid() not in found
-        assert shared.evaluate(policy(4, 2)).score.images == os.getpid()
+        asked = [policy(1, 2), policy(1, 2), policy(2, 2), policy(4, 2)]
+        shared.expect(asked[:3])
+        found = [shared.evaluate(each).score.images for each in asked]
+        assert os.getpid() not in found[:3]
+        assert found[3] == os.getpid()
+    listed = partial(ListSearcher, name="test", policies=asked)
+    result = run_search(listed, problem(process_of), max_evaluations=2, seed=0, workers=2)
+    assert [outcome.policy for outcome in result.outcomes] == asked[:3]  # what is left of the budget, and a repetition
+    assert os.getpid() not in [outcome.score.images for outcome in result.outcomes]
 
 
 def test_a_worker_that_is_killed_ends_the_search_with_the_way_on() -> None:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import InputError, ModelError
+from autoprune.factories import load_factory
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup
@@ -15,6 +16,7 @@ from autoprune.pruning.groups import Member, PrunableGroup
 Importance = Callable[[nn.Module, PrunableGroup], Tensor]
 
 TAYLOR_BATCH = 256
+FIELD = "search.importance"
 
 
 def l2_norm(model: nn.Module, group: PrunableGroup) -> Tensor:
@@ -60,18 +62,35 @@ def score_channels(
 ) -> dict[str, Tensor]:
     """The scores (channels,) of each group, finite and not negative.
 
-    `images` (N, C, H, W), normalised, and `labels` (N,) feed the gradients of "taylor"; the model is left untouched.
-    Raises `ModelError` for weights that are not finite.
+    `criterion` is one of `IMPORTANCES`, or a user's own `path/file.py:function`. `images` (N, C, H, W), normalised, and
+    `labels` (N,) feed the gradients of "taylor" and of a user's; the model is left untouched.
+    Raises `ModelError` for weights that are not finite, `InputError` for a file that gives no scores.
     """
-    if criterion == "taylor":
-        model = _with_gradients(model, images, labels)
-    scored = {}
-    for group in groups:
-        scores = IMPORTANCES[criterion](model, group)
-        if not torch.isfinite(scores).all():
-            raise ModelError(f"group {group.name}: its weights are not finite; is the checkpoint broken?")
-        scored[group.name] = scores
-    return scored
+    built_in = IMPORTANCES.get(criterion)
+    if built_in is not None:
+        if built_in is taylor:
+            model = _with_gradients(model, images, labels)
+        scored = {group.name: built_in(model, group) for group in groups}
+        for name, scores in scored.items():
+            if not torch.isfinite(scores).all():
+                raise ModelError(f"group {name}: its weights are not finite; is the checkpoint broken?")
+        return scored
+    own: Importance = load_factory(criterion, field=FIELD)
+    model = _with_gradients(model, images, labels)
+    return {group.name: checked_scores(own(model, group), group, where=f"{FIELD}={criterion}") for group in groups}
+
+
+def checked_scores(scores: object, group: PrunableGroup, *, where: str) -> Tensor:
+    """What a user's own criterion gave, float32. Raises `InputError` unless it is a finite number of 0 or more for each
+    channel."""
+    right = isinstance(scores, Tensor) and scores.shape == (group.channels,)
+    if not isinstance(scores, Tensor) or not right:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise InputError(f"{where}: gave {shape} for group {group.name}, must give a tensor ({group.channels},)")
+    plain = scores.detach().float()
+    if not torch.isfinite(plain).all() or (plain < 0).any():
+        raise InputError(f"{where}: gave a score for group {group.name} that is negative or not finite")
+    return plain
 
 
 def ranking_of(scored: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

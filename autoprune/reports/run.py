@@ -141,6 +141,8 @@ def reward_in_words(reward: RewardConfig) -> str:
     """What a search was after, for people who know no configuration."""
     if reward.form == "amc":
         return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
+    if ":" in reward.form:
+        return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
     accuracy = {
         "kl": "minus the KL divergence of the original's answers to the cut's, in nats",
         "cross_entropy": "minus the cross-entropy, in nats",

@@ -1,16 +1,16 @@
 """The search problem: the same for every agent, tuner and baseline, so that they compare fairly."""
 
 import copy
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autoprune.config import Metric, RewardConfig
-from autoprune.errors import TargetError
+from autoprune.config import Metric
+from autoprune.errors import InputError, TargetError
 from autoprune.policy import PruningPolicy
-from autoprune.search.reward import Score, reward
+from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
+from autoprune.search.reward import Reward, Score
 from autoprune.search.trials import TrialStore
 
 
@@ -87,23 +87,7 @@ class Outcome:
 Looks = Callable[[PruningPolicy], Iterable[Score]]
 """Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
 
-# Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has
-# 0.5 to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
-DOUBT = 1.5
 NOT_SEEN = -1  # at no look
-
-
-@dataclass(frozen=True)
-class Bar:
-    """What a candidate has to rival at one look to be looked at more closely: a good candidate, at the same look."""
-
-    seen: float  # the rival's reward at that look
-    reward: float  # its reward as its closest look tells it
-
-
-NO_BARS: Mapping[int, Bar] = {}
-# Nothing rivals that: the first look is all. It tells how groups that are cut alone compare, in a quarter of the time.
-FIRST_LOOK: Mapping[int, Bar] = {0: Bar(seen=math.inf, reward=0.0)}
 
 
 @dataclass(frozen=True)
@@ -115,12 +99,12 @@ class Looked:
     wall_s: float
 
 
-LookAhead = Callable[[Mapping[PruningPolicy, int], Mapping[int, Bar]], Iterable[Looked]]
+LookAhead = Callable[[Mapping[PruningPolicy, int], Bars], Iterable[Looked]]
 """Looks at policies after the look that each was seen at (-1: none), several at a time, in whatever order."""
 
 
-class PruningProblem(Protocol):
-    """What an environment needs of a problem; `SearchProblem` and `SearchSession` both give it."""
+class PredictedProblem(Protocol):
+    """What can be known of a problem without evaluating a policy: all that a searcher needs of it."""
 
     @property
     def groups(self) -> tuple[SearchGroup, ...]: ...
@@ -131,6 +115,11 @@ class PruningProblem(Protocol):
     @property
     def original_cost(self) -> PredictedCost: ...
     def predict(self, policy: PruningPolicy) -> PredictedCost: ...
+
+
+class PruningProblem(PredictedProblem, Protocol):
+    """What an environment needs of a problem, which ends its episodes with an evaluation."""
+
     def evaluate(self, policy: PruningPolicy) -> Outcome: ...
 
 
@@ -149,14 +138,14 @@ class SearchProblem:
         *,
         predict: Callable[[PruningPolicy], PredictedCost],
         looks: Looks,
-        reward_config: RewardConfig,
+        reward: Reward,
         fingerprint: str,
         store: TrialStore | None = None,
         known: tuple[PruningPolicy, ...] = (),
     ) -> None:
         self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
         self.known = known
-        self._predict, self._looks, self._reward_config = predict, looks, reward_config
+        self._predict, self._looks, self._reward_of = predict, looks, reward
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
         self._look_ahead: LookAhead | None = None
@@ -210,7 +199,7 @@ class SearchProblem:
         other._look_ahead, other.workers = look_ahead, workers
         return other
 
-    def expect(self, policies: Iterable[PruningPolicy], *, bars: Mapping[int, Bar] = NO_BARS) -> None:
+    def expect(self, policies: Iterable[PruningPolicy], *, bars: Bars = NO_BARS) -> None:
         """A hint that these are evaluated next: if there are workers, what is unknown is scored and stored now, side by
         side. What is evaluated comes out the same."""
         if self._look_ahead is None:
@@ -224,7 +213,7 @@ class SearchProblem:
         for looked in self._look_ahead(asked, bars):
             self._remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
 
-    def evaluate(self, policy: PruningPolicy, *, bars: Mapping[int, Bar] = NO_BARS) -> Outcome:
+    def evaluate(self, policy: PruningPolicy, *, bars: Bars = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 
         After a look that has a bar the candidate is dropped if its reward there, even `DOUBT` standard errors better,
@@ -240,7 +229,7 @@ class SearchProblem:
         self._remember(policy, known, fresh, wall_s=time.perf_counter() - started)
         return self._outcome(policy, fresh[-1], bars)
 
-    def look(self, policy: PruningPolicy, seen: int, bars: Mapping[int, Bar]) -> list[Score]:
+    def look(self, policy: PruningPolicy, seen: int, bars: Bars) -> list[Score]:
         """The scores of looks after number `seen`, up to the first that settles it; nothing is remembered."""
         fresh: list[Score] = []
         for score in self._looks(policy):
@@ -277,11 +266,24 @@ class SearchProblem:
             self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=wall_s)
         self._scores[policy.key] = (*known, *fresh)
 
-    def _is_settled(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> bool:
+    def _is_settled(self, policy: PruningPolicy, score: Score, bars: Bars) -> bool:
         bar = bars.get(score.look)
-        return score.complete or (bar is not None and self._reward(policy, score.at_best(DOUBT)) < bar.seen)
+        if score.complete or bar is None:
+            return score.complete
+        return bar == NOTHING_RIVALS or self._reward_at_best(policy, score) < bar.seen
 
-    def _outcome(self, policy: PruningPolicy, score: Score, bars: Mapping[int, Bar]) -> Outcome:
+    def _reward_at_best(self, policy: PruningPolicy, score: Score) -> float:
+        """With the benefit of the doubt. Raises `InputError` for a reward that falls where a score is better: who is
+        behind cannot be told then."""
+        best, found = self._reward(policy, score.at_best(DOUBT)), self._reward(policy, score)
+        if best < found:
+            raise InputError(
+                f"search.reward.form: rewards {best:.6g} for {score.at_best(DOUBT)} and {found:.6g} for {score}, which "
+                "is worse: candidates cannot be dropped at a coarse look by that; set search.racing to false"
+            )
+        return best
+
+    def _outcome(self, policy: PruningPolicy, score: Score, bars: Bars) -> Outcome:
         found = self._reward(policy, score)
         if not score.complete:
             bar = bars[score.look]
@@ -294,16 +296,15 @@ class SearchProblem:
         return other
 
     def _reward(self, policy: PruningPolicy, score: Score) -> float:
-        metric = self._reward_config.cost
-        cost, original_cost = self.predict(policy).of(metric), self.original_cost.of(metric)
-        return reward(score, cost=cost, original_cost=original_cost, config=self._reward_config)
+        metric = self._reward_of.metric
+        return self._reward_of(score, cost=self.predict(policy).of(metric), original_cost=self.original_cost.of(metric))
 
 
 def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:
     return all(cost.of(limit.metric) <= limit.max_value * (1 + 1e-9) for limit in limits)
 
 
-def limit_ratios(problem: PruningProblem) -> dict[str, float]:
+def limit_ratios(problem: PredictedProblem) -> dict[str, float]:
     """The tightest limit of each metric as a share of the original's cost."""
     original = problem.original_cost
     loosest_first = sorted(problem.limits, key=lambda limit: -limit.max_value)

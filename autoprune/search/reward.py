@@ -1,10 +1,15 @@
-"""The reward of a candidate: a pure function of its score and its cost."""
+"""The reward of a candidate: a pure function of its score and its cost, in one of several forms or a user's own."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from autoprune.config import RewardConfig
+from autoprune.config import Metric, RewardConfig
+from autoprune.errors import InputError, shown
+from autoprune.factories import load_factory
 
+# Of a score, and of the cost as a share of the original's; pure, and no lower where a score is better.
+RewardForm = Callable[["Score", float], float]
 ROUNDING = 1e-3  # of a KL, which may come out below zero by it
 LARGEST_NATS = 1e6  # of a loss: float32 outputs of a sound network differ by far less
 
@@ -47,16 +52,47 @@ class Score:
         )
 
 
-def reward(score: Score, *, cost: float, original_cost: float, config: RewardConfig) -> float:
-    """The accuracy part, joined with the cost part as `config.form` says; higher is better.
+@dataclass(frozen=True)
+class Reward:
+    """What a candidate is worth: `form` of its score and of its cost in `metric`, as a share of the original's."""
 
-    `cost` and `original_cost` are of the metric `config.cost`, in any one unit. The form "amc" is -error * log(cost)
-    (He et al. 2018, equation 4) with the cost in units of a thousandth of the original's, so that the logarithm stays
-    positive and the reward has no unit.
+    form: RewardForm
+    metric: Metric
+
+    def __call__(self, score: Score, *, cost: float, original_cost: float) -> float:
+        """Higher is better; the costs are in any one unit. Raises `InputError` for what is no finite number."""
+        found = self.form(score, cost / original_cost)
+        if not isinstance(found, int | float) or not math.isfinite(found):
+            raise InputError(f"search.reward.form: gave {shown(found)} for {score}; a reward is a finite number")
+        return float(found)
+
+
+def make_reward(config: RewardConfig) -> Reward:
+    """The reward that a configuration asks for; `config.form` may be a user's own `path/file.py:function`.
+
+    Raises `InputError` for a file that does not give a function.
     """
-    if config.form == "amc":
-        return -(1.0 - score.top1) * math.log(max(1000.0 * cost / original_cost, 1.0))
-    accuracy_part = {"kl": -score.kl, "cross_entropy": -score.cross_entropy, "top1": score.top1}[config.accuracy]
-    if config.form == "constrained":
-        return accuracy_part
-    return accuracy_part - config.cost_weight * cost / original_cost
+    accuracy = ACCURACIES[config.accuracy]
+
+    def constrained(score: Score, cost_ratio: float) -> float:
+        return accuracy(score)
+
+    def weighted(score: Score, cost_ratio: float) -> float:
+        return accuracy(score) - config.cost_weight * cost_ratio
+
+    forms: dict[str, RewardForm] = {"constrained": constrained, "weighted": weighted, "amc": amc}
+    form = forms.get(config.form) or load_factory(config.form, field="search.reward.form")
+    return Reward(form, config.cost)
+
+
+def amc(score: Score, cost_ratio: float) -> float:
+    """-error * log(cost) (He et al. 2018, equation 4), the cost in units of a thousandth of the original's, so that the
+    logarithm stays positive and the reward has no unit."""
+    return -(1.0 - score.top1) * math.log(max(1000.0 * cost_ratio, 1.0))
+
+
+ACCURACIES: dict[str, Callable[[Score], float]] = {
+    "kl": lambda score: -score.kl,
+    "cross_entropy": lambda score: -score.cross_entropy,
+    "top1": lambda score: score.top1,
+}

@@ -5,7 +5,7 @@ import itertools
 from autoprune.config import RewardConfig
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score
+from autoprune.search.reward import Score, make_reward
 from autoprune.search.trials import TrialStore
 
 CHANNELS = (16, 32, 32, 64)
@@ -30,7 +30,7 @@ def toy_problem(store: TrialStore | None = None) -> SearchProblem:
         (Limit("latency", LATENCY_RATIO * original.predicted_latency_ms),),
         predict=lambda policy: toy_cost(_shares(policy)),
         looks=lambda policy: [toy_score(_shares(policy))],
-        reward_config=RewardConfig(),
+        reward=make_reward(RewardConfig()),
         fingerprint="toy-1",
         store=store,
     )

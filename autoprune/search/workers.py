@@ -17,7 +17,8 @@ import torch
 
 from autoprune.errors import RunError
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import Bar, Looked, SearchProblem
+from autoprune.search.problem import Looked, SearchProblem
+from autoprune.search.racing import Bars
 from autoprune.search.reward import Score
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -47,7 +48,7 @@ def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem
         warnings.simplefilter("ignore", DeprecationWarning)
         pool.submit(os.getpid)  # the first task starts all workers
 
-    def look(asked: Mapping[PruningPolicy, int], bars: Mapping[int, Bar]) -> Iterator[Looked]:
+    def look(asked: Mapping[PruningPolicy, int], bars: Bars) -> Iterator[Looked]:
         futures: dict[Future[tuple[list[Score], float]], PruningPolicy] = {}
         try:
             for policy, seen in asked.items():
@@ -89,7 +90,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, KEPT_BYTES)
 
 
-def _look(policy: PruningPolicy, seen: int, bars: Mapping[int, Bar]) -> tuple[list[Score], float]:
+def _look(policy: PruningPolicy, seen: int, bars: Bars) -> tuple[list[Score], float]:
     """Looks at a policy after number `seen`, and what they took in s."""
     assert _problem is not None, "not a worker"
     started = time.perf_counter()

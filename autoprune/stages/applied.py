@@ -7,12 +7,12 @@ from autoprune.bounds import shown
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
 from autoprune.policies.actor import Actor, roll_out
-from autoprune.policies.searcher import SearchResult
 from autoprune.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.progress import say
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
+from autoprune.search.loop import SearchResult
 from autoprune.search.problem import SearchProblem
 from autoprune.search.trials import TrialStore
 from autoprune.stages.decision import SEARCH_FACT, SOURCE_FACT, Decide, Decision, stored_decision, verified

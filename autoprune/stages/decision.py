@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.errors import InputError
-from autoprune.policies.searcher import SearchResult, run_search
-from autoprune.policies.table import SEARCHERS
-from autoprune.policies.trained import TrainingInfo
+from autoprune.policies.table import searcher_maker
+from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.progress import bar, duration, say
@@ -21,6 +20,7 @@ from autoprune.ranks import spearman
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.search.earlier_run import check_start
+from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
@@ -52,7 +52,7 @@ SearchOn = Callable[[SearchProblem], SearchResult]
 
 def check_search(config: RunConfig) -> None:
     """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there."""
-    SEARCHERS[config.search.agent]()
+    searcher_maker(config.search.agent, config.search.settings)
     check_start(config.search.start_from)
 
 
@@ -68,7 +68,7 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
             ratios=limit_ratios(problem),
             params=problem.original_cost.params,
         )
-        result.agent.save(run_dir.agent, info)
+        TrainedActor(result.searcher, exported_network(result.agent)).save(run_dir.agent, info)
     return result
 
 
@@ -76,7 +76,6 @@ def searched(
     problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
 ) -> SearchResult:
     """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
-    searcher = SEARCHERS[config.search.agent]()
     episode = first_episode - 1
     original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
@@ -98,12 +97,13 @@ def searched(
 
         seen: set[str] = set()
         return run_search(
-            searcher,
+            searcher_maker(config.search.agent, config.search.settings),
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,
             workers=usual_workers(),
             on_outcome=on_outcome,
+            races=config.search.racing,
         )
 
 

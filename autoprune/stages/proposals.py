@@ -4,17 +4,17 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from autoprune.config import RunConfig
 from autoprune.policies.actor import Training
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
-from autoprune.policies.searcher import Searcher, SearchResult, run_search
 from autoprune.policy import PruningPolicy
 from autoprune.progress import bar
 from autoprune.results.run import ProposalFigures
-from autoprune.search.problem import Outcome, PruningProblem, SearchProblem, limit_ratios, meets
-from autoprune.search.session import SearchSession
+from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem, limit_ratios, meets
 from autoprune.search.workers import usual_workers
 from autoprune.stages.finalists import Finalists
 from autoprune.stages.met import HEADROOM
@@ -23,7 +23,7 @@ LARGEST, SPREAD = 4, 8  # policies of a list from wide to narrow that are scored
 MOST = 8  # policies of one proposer; those of the knapsack are no more
 SAME_RATIO = 0.005  # of the original's cost: limits that differ by less are the same target
 
-RIVALS: dict[str, Callable[[PruningProblem], Iterable[PruningPolicy]]] = {
+RIVALS: dict[str, Callable[[PredictedProblem], Iterable[PruningPolicy]]] = {
     "uniform": uniform_policies,
     "global_magnitude": magnitude_policies,
     "knapsack": knapsack_policies,
@@ -32,13 +32,10 @@ RIVALS: dict[str, Callable[[PruningProblem], Iterable[PruningPolicy]]] = {
 
 @dataclass(frozen=True)
 class Given:
-    """A searcher that evaluates the one policy that it was given, whether or not it meets the limits."""
+    """A policy to be offered, whether or not it meets the limits, and by whom."""
 
     name: str
     policy: PruningPolicy
-
-    def explore(self, session: SearchSession) -> None:
-        session.evaluate(self.policy)
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,18 @@ class Offers:
 def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
     """Score the policy of `own` and a few of each of its rivals; scores and episodes are kept as a search's are."""
     constrained = config.search.reward.form == "constrained"
-    searchers: list[Searcher] = [own]
+    offered: dict[str, tuple[PruningPolicy, ...]] = {own.name: (own.policy,)}
     for name in RIVALS:
-        searchers.append(_listed(name, tuple(_some(problem, name, constrained=constrained))))
+        offered[name] = tuple(_some(problem, name, constrained=constrained))
     results: list[SearchResult] = []
-    with bar("proposals", len(searchers)) as progress:
-        for searcher in searchers:
-            workers = 1 if searcher is own else usual_workers()
+    with bar("proposals", len(offered)) as progress:
+        for name, policies in offered.items():
+            make = partial(ListSearcher, name=name, policies=policies)
+            workers = 1 if name == own.name else usual_workers()
             results.append(
-                run_search(searcher, problem, max_evaluations=MOST, seed=config.seed, workers=workers, races=False)
+                run_search(make, problem, max_evaluations=MOST, seed=config.seed, workers=workers, races=False)
             )
-            progress.advance(note=f"{searcher.name}: reward {results[-1].best.reward:.4f}")
+            progress.advance(note=f"{name}: reward {results[-1].best.reward:.4f}")
     outcomes = tuple(outcome for result in results for outcome in result.outcomes)
     together = SearchResult(
         searcher=own.name,
@@ -166,10 +164,6 @@ def _missed(problem: SearchProblem, outcome: Outcome, measured_share: float | No
     if measured_share is not None and measured_share > 1.0:
         broken.append(f"its file takes {measured_share:.3f} of the latency that is allowed")
     return "; ".join(broken) or None
-
-
-def _listed(name: str, policies: tuple[PruningPolicy, ...]) -> ListSearcher:
-    return ListSearcher(name, lambda _: policies)
 
 
 def _shares(ratios: Mapping[str, float]) -> str:

@@ -1,0 +1,147 @@
+"""The loop that drives every searcher: it alone knows the budget, the race, the workers, the store and progress."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.errors import RunError
+from autoprune.policy import PruningPolicy
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
+from autoprune.search.searcher import Ask, Brief, MakeSearcher
+from autoprune.search.trials import Episode
+from autoprune.search.workers import side_by_side
+
+AHEAD = 2  # policies scored ahead for each worker: some take longer than others
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A finished search."""
+
+    searcher: str
+    seed: int
+    best: Outcome  # the highest reward, the earliest of equals
+    outcomes: tuple[Outcome, ...]  # one per episode, in order
+    evaluations: int  # distinct policies evaluated
+    wall_s: float
+    agent: nn.Module | None  # what the searcher learnt, if it learns an agent
+
+
+def run_search(
+    make: MakeSearcher,
+    problem: SearchProblem,
+    *,
+    max_evaluations: int,
+    seed: int,
+    workers: int = 1,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    races: bool = True,
+) -> SearchResult:
+    """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode.
+
+    Candidates that the searcher asks for together are scored in `workers` processes. Without `races` each is scored on
+    all images, however poor it looks. A policy that is repeated costs nothing, but a search that has nothing new to ask
+    ends. Whether a score came from the store does not matter to the count, so a resumed search goes the same way as
+    one that was never stopped.
+    """
+    started = time.perf_counter()
+    searcher = make(brief := Brief(problem, seed, max_evaluations))
+    with side_by_side(problem, workers) as shared:
+        search = _Search(shared, brief, searcher.name, races=races, on_outcome=on_outcome)
+        while not search.spent and (asked := searcher.ask()).policies:
+            searcher.tell(search.outcomes_of(asked))
+    if not search.episodes:
+        raise RunError(f"the searcher {searcher.name} asked for no candidate")
+    return SearchResult(
+        searcher=searcher.name,
+        seed=seed,
+        best=max(search.episodes, key=lambda outcome: outcome.reward),
+        outcomes=tuple(search.episodes),
+        evaluations=len(search.seen),
+        wall_s=time.perf_counter() - started,
+        agent=searcher.trained(),
+    )
+
+
+class _Search:
+    """A search under way: what was evaluated, and what may still be."""
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        brief: Brief,
+        searcher: str,
+        *,
+        races: bool,
+        on_outcome: Callable[[Outcome], None] | None,
+    ) -> None:
+        self.episodes: list[Outcome] = []
+        self.seen: set[PruningPolicy] = set()  # candidates and probes
+        self._problem, self._brief, self._searcher, self._on_outcome = problem, brief, searcher, on_outcome
+        self._candidates: dict[PruningPolicy, Outcome] = {}
+        self._race = Race() if races else None
+
+    @property
+    def spent(self) -> bool:
+        brief = self._brief
+        return len(self.seen) >= brief.max_evaluations or len(self.episodes) >= brief.max_episodes
+
+    def outcomes_of(self, asked: Ask) -> list[Outcome]:
+        """Those of the policies that the budget has room for, in order; a few at a time are scored ahead."""
+        found: list[Outcome] = []
+        ahead = AHEAD * self._problem.workers
+        for first in range(0, len(asked.policies), ahead):
+            together = asked.policies[first : first + ahead]
+            self._expect(together, FIRST_LOOK if asked.are_probes else self._bars())
+            for policy in together:
+                if self.spent:
+                    return found
+                found.append(self._probe(policy) if asked.are_probes else self._episode(policy))
+        return found
+
+    def _expect(self, policies: Sequence[PruningPolicy], bars: Bars) -> None:
+        """Score what is new side by side, where there are workers, and within the budget."""
+        left = self._brief.max_evaluations - len(self.seen)
+        new = [policy for policy in dict.fromkeys(policies) if policy not in self.seen]
+        self._problem.expect(new[:left], bars=bars)
+
+    def _probe(self, policy: PruningPolicy) -> Outcome:
+        self.seen.add(policy)
+        return self._problem.evaluate(policy, bars=FIRST_LOOK)
+
+    def _episode(self, policy: PruningPolicy) -> Outcome:
+        """A candidate; one that was evaluated before keeps its outcome, however high the bars are by now."""
+        self.seen.add(policy)
+        if policy not in self._candidates:
+            self._candidates[policy] = self._problem.evaluate(policy, bars=self._bars())
+        outcome = self._candidates[policy]
+        if self._race is not None:
+            self._race.note(policy, outcome.reward, look=outcome.score.look)
+        self.episodes.append(outcome)
+        self._store(outcome)
+        if self._on_outcome is not None:
+            self._on_outcome(outcome)
+        return outcome
+
+    def _bars(self) -> Bars:
+        return NO_BARS if self._race is None else self._race.bars(self._problem.reward_at)
+
+    def _store(self, outcome: Outcome) -> None:
+        if self._problem.store is None:
+            return
+        cost = outcome.cost
+        episode = Episode(
+            self._searcher,
+            self._brief.seed,
+            len(self.episodes),
+            outcome.reward,
+            predicted_latency_ms=cost.predicted_latency_ms,
+            estimated_energy_mj=cost.estimated_energy_mj,
+            macs=cost.macs,
+            params=cost.params,
+        )
+        store, fingerprint = self._problem.store, self._problem.fingerprint
+        store.add_episode(fingerprint, outcome.policy.key, episode, look=outcome.score.look)

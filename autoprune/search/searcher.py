@@ -1,0 +1,94 @@
+"""What a searcher is: it proposes policies and is told what they came to. `search.loop` does all the rest."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from autoprune.errors import InputError
+from autoprune.files import atomic_path
+from autoprune.policy import PruningPolicy
+from autoprune.search.problem import Outcome, PredictedProblem
+
+FACTS = "facts"
+EPISODES_EACH = 4  # per evaluation: a search that has nothing new to ask ends
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What a searcher is given: what can be known of a problem without evaluating, and how far it may go."""
+
+    problem: PredictedProblem
+    seed: int  # all chance comes from it
+    max_evaluations: int  # > 0, of distinct policies
+
+    @property
+    def max_episodes(self) -> int:
+        return EPISODES_EACH * self.max_evaluations
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Policies to evaluate next, in this order or side by side; none: there is nothing more to ask.
+
+    Probes get a first look only. They count as evaluations, but may break limits, are no episodes and never the best.
+    """
+
+    policies: tuple[PruningPolicy, ...]
+    are_probes: bool = False
+
+
+@dataclass(frozen=True)
+class SearcherState:
+    """All that a searcher has learnt, to go on from in another process: JSON, and tensors by name."""
+
+    facts: Any
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Searcher(Protocol):
+    """Looks for the policy with the highest reward.
+
+    `ask` and `tell` come in turn. What is told are the outcomes of the first so many policies that were asked for, all
+    unless the budget is spent. The state may be taken at any time; a searcher of the same kind and brief that is given
+    it goes on exactly as this one would.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def ask(self) -> Ask: ...
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None: ...
+
+    def state(self) -> SearcherState: ...
+
+    def restore(self, state: SearcherState) -> None: ...
+
+    def trained(self) -> nn.Module | None:
+        """The agent as it is now, observations (batch, fields) to actions (batch, 1); None if it learns none."""
+        ...
+
+
+MakeSearcher = Callable[[Brief], Searcher]
+
+
+def save_state(path: Path, state: SearcherState) -> None:
+    """Write a state as safetensors, whole or not at all; its facts are the metadata."""
+    with atomic_path(path) as temporary:
+        save_file(dict(state.tensors), temporary, metadata={FACTS: json.dumps(state.facts)})
+
+
+def load_state(path: Path) -> SearcherState:
+    """Raises `InputError` that names the file if it is missing or holds no state."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return SearcherState(json.loads(file.metadata()[FACTS]), {name: file.get_tensor(name) for name in names})
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not the state of a searcher ({error})") from None

@@ -1,0 +1,122 @@
+"""Contracts as tests: whoever writes an implementation of a seam runs these on theirs, in a test of their own.
+
+Each raises `ContractError`, which names what is asked for and what was found instead.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoprune.policy import PruningPolicy
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.searcher import Ask, Brief, MakeSearcher, Searcher, SearcherState, load_state, save_state
+from autoprune.search.toy import toy_problem
+
+EVALUATIONS = 40  # of the toy's 625 policies
+MOST_REPETITIONS = 20  # asks without a policy that is new, while there are others
+
+
+class ContractError(AssertionError):
+    """An implementation does not do what its seam asks for."""
+
+
+def check_searcher(make: MakeSearcher) -> None:
+    """A searcher proposes policies of its problem, comes to an end or to new ones, does the same for the same seed
+    whatever else goes on, and goes on from its state, saved and loaded, as if it had not been stopped.
+
+    It is tried on the toy problem (`autoprune.search.toy`), a few seconds long.
+    """
+    whole = _course(make, EVALUATIONS)
+    if not whole:
+        raise ContractError("ask: gave no policy at all")
+    if _course(make, EVALUATIONS) != whole:
+        raise ContractError("seed: the same brief gave other policies the second time; all chance must come from it")
+    for stop in (1, len(whole) // 2):
+        rest = _resumed(make, stop, EVALUATIONS) if 0 < stop < len(whole) else whole[stop:]
+        if rest != whole[stop:]:
+            raise ContractError(
+                f"state: given to a new searcher after {stop} asks, it asked for {rest[:1]}, not for {whole[stop:][:1]}"
+            )
+    _check_partial(make)
+
+
+def _made(make: MakeSearcher, problem: SearchProblem, evaluations: int) -> Searcher:
+    searcher = make(Brief(problem, seed=0, max_evaluations=evaluations))
+    if not isinstance(searcher.name, str) or not searcher.name:
+        raise ContractError(f"name: must be a text, got {searcher.name!r}")
+    return searcher
+
+
+def _course(make: MakeSearcher, evaluations: int) -> list[tuple[PruningPolicy, ...]]:
+    problem = toy_problem()
+    return _played(_made(make, problem, evaluations), problem, evaluations, [])
+
+
+def _played(
+    searcher: Searcher, problem: SearchProblem, evaluations: int, asked: Sequence[tuple[PruningPolicy, ...]]
+) -> list[tuple[PruningPolicy, ...]]:
+    """What it asks for after what it has asked for before, until it ends or the budget is spent."""
+    seen = {policy for policies in asked for policy in policies}
+    found: list[tuple[PruningPolicy, ...]] = []
+    repetitions = 0
+    while len(seen) < evaluations:
+        policies = _checked(searcher.ask(), problem)
+        if not policies:
+            break
+        found.append(policies)
+        repetitions = 0 if set(policies) - seen else repetitions + 1
+        if repetitions > MOST_REPETITIONS:
+            raise ContractError(f"ask: {MOST_REPETITIONS} times in a row nothing new; give no policy to end the search")
+        seen |= set(policies)
+        searcher.tell([problem.evaluate(policy) for policy in policies])
+    return found
+
+
+def _checked(asked: object, problem: SearchProblem) -> tuple[PruningPolicy, ...]:
+    if not isinstance(asked, Ask) or not isinstance(asked.policies, tuple):
+        raise ContractError(f"ask: must give an Ask with a tuple of policies, got {asked!r}")
+    ladders = {group.name: group.ladder for group in problem.groups}
+    for policy in asked.policies:
+        channels = policy.as_dict()
+        if list(channels) != list(ladders):
+            raise ContractError(f"ask: {policy.key} is not of the groups {', '.join(ladders)}, in their order")
+        if off := [name for name, kept in channels.items() if kept not in ladders[name]]:
+            raise ContractError(f"ask: {policy.key} keeps what no rung of {', '.join(off)} keeps")
+    return asked.policies
+
+
+def _resumed(make: MakeSearcher, stop: int, evaluations: int) -> list[tuple[PruningPolicy, ...]]:
+    """What it asks for after `stop` asks, each after the first in a searcher that was given the last one's state."""
+    problem = toy_problem()
+    searcher = _made(make, problem, evaluations)
+    asked = []
+    for _ in range(stop):
+        asked.append(_checked(searcher.ask(), problem))
+        searcher.tell([problem.evaluate(policy) for policy in asked[-1]])
+    state = searcher.state()
+    if not isinstance(state, SearcherState):
+        raise ContractError(f"state: must give a SearcherState, got {type(state).__name__}")
+    try:
+        json.dumps(state.facts)
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"state: its facts are no JSON ({error})") from None
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(Path(folder) / "state.safetensors", state)
+        again = _made(make, problem, evaluations)
+        again.restore(load_state(Path(folder) / "state.safetensors"))
+    return _played(again, problem, evaluations, asked)
+
+
+def _check_partial(make: MakeSearcher) -> None:
+    """The last ask of a budget may be answered in part."""
+    problem = toy_problem()
+    searcher = _made(make, problem, EVALUATIONS)
+    policies = _checked(searcher.ask(), problem)
+    told: list[Outcome] = [problem.evaluate(policies[0])]
+    try:
+        searcher.tell(told)
+        searcher.state()
+        searcher.trained()
+    except Exception as error:
+        raise ContractError(f"tell: with the first outcome of {len(policies)} it failed ({error!r})") from error

@@ -1,0 +1,154 @@
+"""The loop: budget, episodes, the best, races, and that a resumed search scores nothing twice."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from problems_for_tests import CountingScorer, ThreeLooks, policy, problem
+
+from autoprune.config import RewardConfig
+from autoprune.errors import InputError, RunError
+from autoprune.policies.baselines import ListSearcher
+from autoprune.policy import PruningPolicy
+from autoprune.search import racing
+from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.searcher import Ask, MakeSearcher
+from autoprune.search.trials import TrialStore
+
+
+def listed(policies: Sequence[PruningPolicy], name: str = "random") -> MakeSearcher:
+    return partial(ListSearcher, name=name, policies=policies)
+
+
+def searched(made: SearchProblem, policies: Sequence[PruningPolicy], max_evaluations: int = 9) -> SearchResult:
+    return run_search(listed(policies), made, max_evaluations=max_evaluations, seed=3)
+
+
+class Probing(ListSearcher):
+    """Probes the original first, then asks for the smallest."""
+
+    told: Sequence[Outcome] = ()
+
+    def ask(self) -> Ask:
+        asked = super().ask()
+        return Ask(asked.policies, are_probes=True) if not self.told else Ask((policy(1, 2),))
+
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        self.told = outcomes
+
+
+def test_a_resumed_search_scores_nothing_twice(tmp_path: Path) -> None:
+    asked = [policy(1, 2), policy(2, 2), policy(1, 2), policy(4, 2)]
+    whole, stopped, resumed = CountingScorer(), CountingScorer(), CountingScorer()
+    uninterrupted = searched(problem(whole), asked, 4)
+
+    path = tmp_path / "trials.sqlite"
+    searched(problem(stopped, store=TrialStore(path)), asked[:2], 4)
+    after = searched(problem(resumed, store=TrialStore(path)), asked, 4)
+    assert after.outcomes == uninterrupted.outcomes
+    assert resumed.asked == [policy(4, 2).key]
+    assert after.evaluations == uninterrupted.evaluations == 3
+    rows = TrialStore(path).episodes()
+    assert [row.episode for row in rows] == [1, 2, 3, 4]
+    assert [row.policy for row in rows] == [each.key for each in asked]
+    assert [row.reward for row in rows] == [outcome.reward for outcome in after.outcomes]
+    assert {(row.searcher, row.seed) for row in rows} == {("random", 3)}
+
+
+def test_the_budget_counts_distinct_policies() -> None:
+    asked = [policy(1, 2), policy(1, 2), policy(2, 2), policy(4, 2)]
+    result = searched(problem(CountingScorer()), asked, 2)
+    assert [outcome.policy for outcome in result.outcomes] == asked[:3]
+    assert result.evaluations == 2
+
+
+def test_a_search_with_nothing_new_to_ask_ends() -> None:
+    result = searched(problem(CountingScorer()), [policy(1, 2)] * 100, 2)
+    assert (len(result.outcomes), result.evaluations) == (8, 1)
+    with pytest.raises(RunError, match="the searcher random asked for no candidate"):
+        searched(problem(CountingScorer()), [])
+
+
+def test_the_best_is_the_earliest_of_equals_and_all_are_told() -> None:
+    told: list[Outcome] = []
+    asked = [policy(1, 2), policy(2, 6), policy(4, 2), policy(2, 6)]
+    made = problem(CountingScorer())
+    result = run_search(listed(asked), made, max_evaluations=9, seed=0, on_outcome=told.append)
+    assert result.best is result.outcomes[1]
+    assert tuple(told) == result.outcomes
+    assert result.agent is None
+
+
+def test_a_probe_counts_but_is_no_episode_and_never_the_best() -> None:
+    looks, told = ThreeLooks(), list[Outcome]()
+    made = problem(looks)
+    probing = partial(Probing, name="probing", policies=[made.full_policy])  # the highest reward that there is
+    result = run_search(probing, made, max_evaluations=2, seed=0, on_outcome=told.append)
+    assert [outcome.policy for outcome in result.outcomes] == [policy(1, 2)]
+    assert (result.best, tuple(told), result.evaluations) == (result.outcomes[0], result.outcomes, 2)
+    assert looks.asked[0] == (made.full_policy.key, 0) != looks.asked[1]  # a first look, and no other
+    assert looks.asked[1][0] == policy(1, 2).key
+
+
+def test_only_rivals_of_the_best_are_looked_at_more_closely(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(racing, "RIVALS", (2, 1))
+    asked = (policy(2, 6), policy(1, 6), policy(1, 2), policy(1, 6), policy(4, 6))
+    result = searched(problem(ThreeLooks()), asked)
+    # Rewards -0.2, -0.3, -0.7, -0.3, 0: the second is no rival of the best, the third of neither of the first two.
+    assert [outcome.score.look for outcome in result.outcomes] == [2, 1, 0, 1, 2]
+    assert [outcome.reward for outcome in result.outcomes] == pytest.approx([-0.2, -0.3, -0.7, -0.3, 0.0])
+    assert result.best is result.outcomes[4]
+    every = run_search(listed(asked), problem(ThreeLooks()), max_evaluations=9, seed=0, races=False)
+    assert all(outcome.score.complete for outcome in every.outcomes)
+
+
+def test_a_search_goes_the_same_way_whether_scores_are_computed_or_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(racing, "RIVALS", (1, 1))
+    asked = [policy(2, 6), policy(1, 2), policy(4, 2), policy(4, 6)]
+    fresh = searched(problem(ThreeLooks(), store=TrialStore(tmp_path / "fresh.sqlite")), asked)
+    store = TrialStore(tmp_path / "full.sqlite")
+    complete = problem(ThreeLooks(), store=store)
+    for each in asked:
+        complete.evaluate(each)
+    assert searched(problem(ThreeLooks(), store=store), asked).outcomes == fresh.outcomes
+    assert [outcome.score.look for outcome in fresh.outcomes] == [2, 0, 0, 2]
+
+
+def test_a_candidate_that_is_asked_for_again_keeps_its_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(racing, "RIVALS", (1, 1))
+    asked = [policy(1, 2), policy(4, 6), policy(1, 2)]  # by the second one's bars the first would be dropped
+    first, _, again = searched(problem(ThreeLooks()), asked).outcomes
+    assert again is first
+    assert first.score.complete
+
+
+@pytest.mark.parametrize(("off", "is_believed"), [(0.22, True), (0.24, False)])
+def test_a_bad_first_look_within_its_error_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch, off: float, is_believed: bool
+) -> None:
+    monkeypatch.setattr(racing, "RIVALS", (1, 1))
+    looks = ThreeLooks()
+
+    def spoil(_: Outcome) -> None:
+        looks.off = off  # the original, 0 in truth, is seen as -0.17 or -0.19 with a standard error of 0.02
+
+    asked = [policy(2, 6), policy(4, 6)]  # the first: -0.2, seen as -0.15
+    result = run_search(listed(asked), problem(looks), max_evaluations=9, seed=0, on_outcome=spoil)
+    assert result.outcomes[1].score.complete is is_believed
+
+
+def test_a_reward_that_falls_where_a_score_is_better_cannot_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(racing, "RIVALS", (1, 1))
+    (tmp_path / "mine.py").write_text("def backwards(score, cost_ratio): return score.kl\n")
+    made = problem(ThreeLooks(), reward_config=RewardConfig(form=f"{tmp_path / 'mine.py'}:backwards"))
+    asked = [policy(2, 6), policy(1, 2)]
+    with pytest.raises(InputError, match=r"search\.reward\.form: rewards .* set search\.racing to false"):
+        searched(made, asked)
+    every = run_search(listed(asked), made, max_evaluations=9, seed=0, races=False)
+    assert every.best.policy == policy(1, 2)

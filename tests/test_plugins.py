@@ -1,0 +1,126 @@
+"""The examples of plug-ins: each keeps its seam's contract and goes through a whole job; violations are caught."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_job
+from test_searchers import installed
+
+from autoprune.factories import load_factory
+from autoprune.policies.baselines import ListSearcher, RandomSearcher
+from autoprune.policies.table import KINDS, searcher_maker
+from autoprune.search.problem import Outcome
+from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
+from autoprune.search.toy import toy_problem
+from autoprune.testing import ContractError, check_searcher
+
+PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
+
+
+def plugin(file: str, name: str) -> str:
+    return f"{PLUGINS / file}:{name}"
+
+
+HILL_CLIMBING = plugin("hill_climbing.py", "HillClimbing")
+
+
+def test_plug_ins_are_short_and_touch_nothing() -> None:
+    for path in PLUGINS.glob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
+
+
+@pytest.mark.parametrize("name", [*installed(sorted(KINDS)), HILL_CLIMBING])
+def test_every_searcher_keeps_the_contract(name: str) -> None:
+    check_searcher(searcher_maker(name))
+
+
+def test_the_example_finds_more_than_it_starts_from() -> None:
+    problem = toy_problem()
+    searcher = load_factory(HILL_CLIMBING, field="search.agent")(Brief(problem, seed=0, max_evaluations=100), steps=1)
+    rewards = []
+    while policies := searcher.ask().policies:
+        outcomes = [problem.evaluate(policy) for policy in policies]
+        rewards += [outcome.reward for outcome in outcomes]
+        searcher.tell(outcomes)
+    assert max(rewards) > rewards[0] + 0.05
+    assert len(rewards) < 100  # it comes to an end by itself
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"),
+    [
+        ("search", {"agent": HILL_CLIMBING, "settings": {"steps": 2}, "max_evaluations": 6}),
+        ("search", {"importance": plugin("geometric_median.py", "distance_to_others")}),
+        ("search", {"reward": {"form": plugin("soft_target.py", "soft_target"), "cost": "macs"}}),
+    ],
+    ids=["searcher", "importance", "reward form"],
+)
+def test_a_job_with_each_plug_in(
+    section: str, settings: dict[str, Any], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = small_job.write_config(
+        tmp_path / "job.yaml", model={"checkpoint": str(small_checkpoint)}, **{section: settings}
+    )
+    small_job.done("run", config, "--run-dir", tmp_path / "run", "--quiet")
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    assert result["checks"]["target_met"]
+    if "agent" in settings:
+        assert result["search"]["searcher"] == "hill_climbing"
+
+
+class Repeating(ListSearcher):
+    def ask(self) -> Ask:
+        return Ask((toy_problem().full_policy,))
+
+
+class Unseeded(RandomSearcher):
+    def __init__(self, brief: Brief) -> None:
+        super().__init__(brief)
+        self._rng = np.random.default_rng()
+
+
+class Forgetful(RandomSearcher):
+    def restore(self, state: SearcherState) -> None:
+        pass
+
+
+class Unsaved(RandomSearcher):
+    def state(self) -> SearcherState:
+        return SearcherState({"rng": self._rng})
+
+
+class OffTheLadder(RandomSearcher):
+    def ask(self) -> Ask:
+        first = toy_problem().full_policy
+        return Ask((type(first).of({name: kept - 1 for name, kept in first.channels}),))
+
+
+class Silent(RandomSearcher):
+    def ask(self) -> Ask:
+        return Ask(())
+
+
+class AllOrNothing(RandomSearcher):
+    def tell(self, outcomes: Sequence[Outcome]) -> None:
+        assert len(outcomes) == 16
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda brief: Repeating(brief, name="again", policies=()), "20 times in a row nothing new"),
+        (Unseeded, "the same brief gave other policies the second time"),
+        (Forgetful, "state: given to a new searcher after 1 asks, it asked for"),
+        (Unsaved, "state: its facts are no JSON"),
+        (OffTheLadder, "keeps what no rung of conv1, conv2, conv3, conv4 keeps"),
+        (Silent, "gave no policy at all"),
+        (AllOrNothing, "with the first outcome of 16 it failed"),
+    ],
+)
+def test_violations_are_caught(make: MakeSearcher, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_searcher(make)
