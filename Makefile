@@ -6,6 +6,7 @@ SHELL := /bin/bash
 export PYTHON           # chooses the interpreter of a new .venv: make demo PYTHON=python3.12
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+DOCS_INSTALLED := .venv/.docs-installed
 TYPED := build/typed
 # An environment that cannot import this very checkout (moved folder, upgraded Python) is made again.
 HEALTHY := $(shell $(BIN)/python -I scripts/check_venv.py 2>/dev/null)
@@ -31,6 +32,17 @@ lint: $(INSTALLED) $(TYPED)  ## ruff and a strict type check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd $(TYPED) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p autoprune
+
+.PHONY: docs
+docs: $(DOCS_INSTALLED)  ## the pages as a site, in build/site; writes docs/configuration.md anew
+	@mkdir -p build
+	$(BIN)/python scripts/configuration_page.py > build/configuration.md
+	mv build/configuration.md docs/configuration.md
+	$(BIN)/mkdocs build --strict
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
 
 .PHONY: install
 install: $(INSTALLED)  ## .venv with autoprune (editable) and its test tools
