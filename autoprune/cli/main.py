@@ -121,7 +121,7 @@ def adapt(
 @app.command(
     epilog="Example: `autoprune search toy --agent ppo`, or `autoprune search demo --agent td3 --run-dir runs/td3`. "
     "Another target from what that has measured, in seconds: `autoprune search demo -o search.start_from=runs/td3 "
-    "-o target.max_ratio=0.3 --run-dir runs/third`",
+    "-o target.0.max_ratio=0.3 --run-dir runs/third`",
 )
 def search(
     config: ConfigArgument,
