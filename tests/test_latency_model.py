@@ -416,11 +416,12 @@ def test_large_models_are_not_all_loaded_at_once(monkeypatch: pytest.MonkeyPatch
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     full = elastic.full_policy
     smallest = PruningPolicy.of(dict.fromkeys(full.as_dict(), 1))
-    monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.5 * weight_bytes(shapes, full))
+    monkeypatch.setattr(whole_models_module, "free_bytes", lambda: 10 * weight_bytes(shapes, full))
+    monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 0.0)
     assert weight_bytes(shapes, full) == 4 * sum(parameter.numel() for parameter in elastic.original.parameters())
     assert _loaded_together([full, smallest, full, full], shapes, [0, 1, 2, 3]) == [[0, 1], [2], [3]]
     assert _loaded_together([full, smallest, full, full], shapes, [3, 0, 1, 2]) == [[3], [0, 1], [2]]
-    monkeypatch.setattr(whole_models_module, "LOADED_BYTES", 1.0)
+    monkeypatch.setattr(whole_models_module, "free_bytes", lambda: None)
     assert _loaded_together([full, smallest], shapes, [0, 1]) == [[0], [1]]
 
 

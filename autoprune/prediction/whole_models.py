@@ -10,6 +10,7 @@ from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import make_session, session_call
+from autoprune.measure.memory_limit import free_bytes
 from autoprune.measure.timing import Call, time_until_quiet
 from autoprune.policy import PruningPolicy
 from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
@@ -24,7 +25,9 @@ from autoprune.seeding import rng
 # more weights, what stays in the caches has to be found out too, from more of them, among which loads even out.
 LOADS = 3
 BY_WEIGHT_BYTES = ((0.0, 12, LOADS), (10e6, 28, LOADS), (32e6, 80, 1))  # from so many bytes on: models, loads of each
-LOADED_BYTES = 5e8  # weights of models that are loaded at the same time
+# Weights of models that are loaded together and timed in turn: what others leave of a shared cache drifts within
+# seconds, and only models that were timed in turn all the while saw the same of it. A session takes twice its weights.
+LOADED_BYTES, LOADED_SHARE = 5e8, 0.15  # at least so many, and as a share of the free memory
 SECONDS_A_LOAD = 0.8  # of a model, at most, on a machine that is never quiet
 
 Ladders = Mapping[str, tuple[int, ...]]
@@ -102,13 +105,13 @@ def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:
 
 
 def _loaded_together(policies: Sequence[PruningPolicy], shapes: CutShapes, order: Sequence[int]) -> list[list[int]]:
-    """The numbers of `policies` in `order`, split so that no part has more than `LOADED_BYTES` of weights, unless it is
-    one model."""
+    """The numbers of `policies` in `order`, split so that no part has more weights than may be loaded together, unless
+    it is one model."""
     parts: list[list[int]] = [[]]
-    loaded = 0
+    loaded, most = 0, max(LOADED_BYTES, LOADED_SHARE * (free_bytes() or 0))
     for index in order:
         size = weight_bytes(shapes, policies[index])
-        if parts[-1] and loaded + size > LOADED_BYTES:
+        if parts[-1] and loaded + size > most:
             parts.append([])
             loaded = 0
         parts[-1].append(index)
