@@ -94,8 +94,8 @@ class DataConfig(Section):
 
 
 class AugmentConfig(Section):
-    crop_padding: int = Field(2, ge=0, le=LARGEST_SIZE)
-    flip: bool = True
+    crop_padding: int = Field(2, ge=0, le=LARGEST_SIZE, description="pixels around an image, from which it is cropped")
+    flip: bool = Field(True, description="mirror every second image, left and right")
     erase_size: int = Field(0, ge=0, le=LARGEST_SIZE, description="side of a square that is set to zero")
     cutmix_size: int = Field(
         0, ge=0, le=LARGEST_SIZE, description="side of a square that comes from another image, in its place"
@@ -112,11 +112,11 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""
 
-    epochs: int = Field(30, gt=0, le=MOST_EPOCHS)
-    batch_size: int = Field(256, gt=1, le=MOST_IMAGES)
-    learning_rate: float = Field(0.4, gt=0, le=HIGHEST_RATE)
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    epochs: int = Field(30, gt=0, le=MOST_EPOCHS, description="passes over the train split")
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
+    learning_rate: float = Field(0.4, gt=0, le=HIGHEST_RATE, description="the highest of the schedule")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="of weights, not of biases and BatchNorm")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
     ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
     augment: AugmentConfig = AugmentConfig()
 
@@ -125,11 +125,11 @@ class TargetConfig(Section):
     """`max_ratio` of the original's cost, an absolute `max_value` in `unit`, or the least cost at which the fine-tuned
     model loses at most `max_drop` of accuracy on the search split (a fraction: 0.005 is half a point)."""
 
-    metric: Metric
-    max_ratio: float | None = Field(None, gt=0, le=1)
-    max_value: float | None = Field(None, gt=0, le=1e18)
-    unit: Literal["ms", "us", "mj", "count"] | None = None
-    max_drop: float | None = Field(None, ge=0, lt=1)
+    metric: Metric = Field(description="what is limited")
+    max_ratio: float | None = Field(None, gt=0, le=1, description="of the original's cost")
+    max_value: float | None = Field(None, gt=0, le=1e18, description="an absolute cost, in `unit`")
+    unit: Literal["ms", "us", "mj", "count"] | None = Field(None, description="of max_value")
+    max_drop: float | None = Field(None, ge=0, lt=1, description="accuracy that may be lost, 0.005: half a point")
 
     @model_validator(mode="after")
     def _one_bound(self) -> "TargetConfig":
@@ -154,10 +154,10 @@ class RewardConfig(Section):
     """`form`: constrained = accuracy part alone (the target is met by clipping); weighted = minus cost_weight times
     the cost ratio; amc = -error * log(cost) (He et al. 2018); or path/file.py:function of score and cost ratio."""
 
-    accuracy: Literal["kl", "cross_entropy", "top1"] = "kl"
-    form: str = "constrained"
-    cost: Metric = "latency"
-    cost_weight: float = Field(0.0, ge=0, le=HEAVIEST)
+    accuracy: Literal["kl", "cross_entropy", "top1"] = Field("kl", description="what a candidate is judged by")
+    form: str = Field("constrained", description=f"{', '.join(REWARD_FORMS)}, or path/file.py:function")
+    cost: Metric = Field("latency", description="which cost counts, in forms that have one")
+    cost_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="of the cost, in form weighted")
 
     @field_validator("form")
     @classmethod
@@ -178,7 +178,7 @@ class RewardConfig(Section):
 class SearchConfig(Section):
     agent: str = Field("ddpg", description=f"{', '.join(SEARCHERS)}, or path/file.py:factory")
     settings: dict[str, Any] = Field({}, description="of that searcher, in place of its defaults")
-    max_evaluations: int = Field(120, gt=0, le=20_000)
+    max_evaluations: int = Field(120, gt=0, le=20_000, description="distinct candidates that are scored")
     importance: str = Field("l2", description=f"{', '.join(IMPORTANCES)}, or path/file.py:function")
     score_images: int = Field(
         1000, gt=1, le=MOST_IMAGES, description="images of the search split that score a candidate"
@@ -256,11 +256,11 @@ class ElasticConfig(Section):
 
 
 class FinetuneConfig(Section):
-    epochs: int = Field(10, ge=0, le=MOST_EPOCHS)
+    epochs: int = Field(10, ge=0, le=MOST_EPOCHS, description="passes over the train split")
     max_minutes: float | None = Field(
         None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
     )
-    batch_size: int = Field(256, gt=1, le=MOST_IMAGES)
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
     learning_rate: float | None = Field(
         None, gt=0, le=HIGHEST_RATE, description="default: the baseline's divided by 10"
     )
@@ -271,10 +271,10 @@ class FinetuneConfig(Section):
         0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
     )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="less than a baseline's: a cut has less to be held back")
-    temperature: float = Field(4.0, ge=0.01, le=1000)
+    temperature: float = Field(4.0, ge=0.01, le=1000, description="of the answers that are compared with the teacher's")
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
     feature_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="weight of the attention-transfer term (0: none)")
-    ema_decay: float = Field(0.998, ge=0, lt=1)
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
     cut_per_step: float | None = Field(
         None, ge=0.001, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
     )
@@ -337,15 +337,15 @@ class MeasureConfig(Section):
     threads: int = Field(1, gt=0, le=4096, description="at most as many as the machine has cores")
     batch_size: int = Field(1, gt=0, le=4096, description="at most as many as there are test images")
     rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds; the interval is bootstrapped over them")
-    runs_per_round: int = Field(20, gt=0, le=10_000)
+    runs_per_round: int = Field(20, gt=0, le=10_000, description="calls of each file in a round")
     allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
 
 
 class RunConfig(Section):
     """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
 
-    problem: Literal["model", "toy"] = "model"
-    seed: int = Field(0, ge=0, lt=2**31)
+    problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
+    seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
