@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoprune import pipeline
 from autoprune.arguments import check_data, check_model, check_run_folder, check_settings, check_target
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.config_file import parse_config
+from autoprune.config.file import parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
 from autoprune.machine import check_machine

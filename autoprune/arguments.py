@@ -78,7 +78,7 @@ def check_target(target: Any) -> list[dict[str, Any]]:
 def check_settings(config: Any, checkpoint: Any, resume: Any, model: Any) -> None:
     """Raise `InputError` unless the other arguments are of their types; a checkpoint goes with a model's name."""
     if config is not None and not isinstance(config, RunConfig):
-        raise InputError(f"config: must be a RunConfig, as of autoprune.config_file.load_config, got {shown(config)}")
+        raise InputError(f"config: must be a RunConfig, as of autoprune.config.file.load_config, got {shown(config)}")
     if config is not None and config.problem == "toy":
         raise InputError("config: problem: toy has no model to prune")
     if not isinstance(resume, bool):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import RunConfig
-from autoprune.config_file import dump_config, load_config
+from autoprune.config.file import dump_config, load_config
 from autoprune.errors import ConfigError, InputError
 from autoprune.files import require_free_space, write_text
 from autoprune.paths import require_writable_folder

@@ -21,7 +21,7 @@ from torch import nn
 
 from autoprune import commands, progress
 from autoprune.config import RunConfig
-from autoprune.config_file import find_config, load_config
+from autoprune.config.file import find_config, load_config
 from autoprune.errors import TargetError
 from autoprune.files import write_json
 from autoprune.policies.actor import Actor, load_actor

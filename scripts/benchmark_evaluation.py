@@ -31,7 +31,7 @@ import torch_pruning
 from torch import nn
 
 from autoprune import progress
-from autoprune.config_file import find_config, load_config
+from autoprune.config.file import find_config, load_config
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import make_session, session_call

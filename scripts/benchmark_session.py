@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.adaptive.session import AdaptiveAnswers, AdaptiveSession
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session

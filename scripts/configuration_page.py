@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from autoprune.config import RunConfig
-from autoprune.config_section import Section
+from autoprune.config.section import Section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
@@ -38,7 +38,7 @@ A section that is left empty means its defaults.
 - `-o key=value` changes one key for one run, and may stand several times: `-o search.agent=ppo -o finetune.epochs=20`.
   The value is YAML: `-o 'target={metric: latency, max_ratio: 0.4}'`. An item of a list has its number:
   `-o target.0.max_ratio=0.4`.
-- From Python: `autoprune.config.RunConfig`, or `autoprune.config_file.load_config(path, ["search.agent=ppo"])`.
+- From Python: `autoprune.config.RunConfig`, or `autoprune.config.file.load_config(path, ["search.agent=ppo"])`.
 
 A key that is not known, a number out of its range and a key that stands twice are refused before any work, by name.
 What keys ask of each other is told the same way.

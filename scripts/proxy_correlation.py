@@ -14,7 +14,7 @@ from pathlib import Path
 
 from autoprune import progress
 from autoprune.config import RunConfig
-from autoprune.config_file import find_config, load_config
+from autoprune.config.file import find_config, load_config
 from autoprune.policies.heuristics import varied_policies
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import Prepared, prepare

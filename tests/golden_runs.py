@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import MeasureConfig, RewardConfig, SearchConfig
-from autoprune.config_file import find_config, load_config
+from autoprune.config.file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.models import ModelSpec, build_model

@@ -13,7 +13,7 @@ from PIL import Image
 from small_job import autoprune, done, started, wait_for
 
 from autoprune.adaptive.measurement import measure_by_image
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME

@@ -18,7 +18,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     (
         *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "paths", "scratch", "files"),
         *("factories", "onnx_runtime", "openmp", "tensor_json"),
-        *("yaml_text", "config_section", "config", "config_file", "policy", "outputs", "run_dir", "machine"),
+        *("config", "policy", "outputs", "run_dir", "machine"),
     ),
     ("models", "data"),
     ("tracing", "pruning"),

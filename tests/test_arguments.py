@@ -11,7 +11,7 @@ from small_job import CONFIG, HERE, net
 from torch import nn
 
 import autoprune
-from autoprune.config_file import parse_config
+from autoprune.config.file import parse_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
 from autoprune.errors import InputError, RunError, cut, shown
 

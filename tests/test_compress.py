@@ -14,7 +14,7 @@ from small_job import HERE, net
 from torch import nn
 
 import autoprune
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data
 from autoprune.errors import InputError
 from autoprune.models import load_weights

@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune import config_file
 from autoprune.config import FinetuneConfig, RunConfig, SearchConfig, TargetConfig, check_bounds
-from autoprune.config_file import dump_config, find_config, load_config, parse_config
+from autoprune.config import file as config_file
+from autoprune.config.file import dump_config, find_config, load_config, parse_config
+from autoprune.config.yaml_text import parse_yaml
 from autoprune.errors import ConfigError
-from autoprune.yaml_text import parse_yaml
 
 
 def written(tmp_path: Path, text: str) -> Path:

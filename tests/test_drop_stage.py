@@ -11,7 +11,7 @@ import torch
 from small_job import HERE, autoprune, done, started, wait_for
 
 import autoprune as package
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, views
 from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx

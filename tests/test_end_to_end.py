@@ -19,7 +19,7 @@ from torch import Tensor
 
 import autoprune
 from autoprune.config import DataConfig, SearchConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
 from autoprune.onnx_runtime import onnxruntime

@@ -10,7 +10,7 @@ from small_job import autoprune, started
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.config_file import parse_config
+from autoprune.config.file import parse_config
 from autoprune.data import DataInfo
 from autoprune.errors import ConfigError
 from autoprune.export.onnx_file import export_onnx

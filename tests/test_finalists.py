@@ -11,7 +11,7 @@ from models_for_tests import same_state
 from problems_for_tests import CountingScorer, problem
 
 from autoprune.config import FinetuneConfig, TargetConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.measure.latency import Latency
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_job import done
 
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.policy import PruningPolicy
 from autoprune.prepare import prepare
 from autoprune.stages.finetune import cutting_steps, repaired_cut

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autoprune.config import RunConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.policy import PruningPolicy, is_nested
 from autoprune.prepare import Prepared, prepare
 from autoprune.run_dir import RunDir

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.config_file import dump_config, parse_config
+from autoprune.config.file import dump_config, parse_config
 from autoprune.data import DataInfo
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx

@@ -7,7 +7,7 @@ import pytest
 from small_job import CONFIG, done, started, wait_for
 from test_scratch import WRITES, holding, names
 
-from autoprune.config_file import parse_config
+from autoprune.config.file import parse_config
 from autoprune.errors import InputError
 from autoprune.run_dir import RunDir, check_run_dir, clean_finished, opened
 

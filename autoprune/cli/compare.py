@@ -37,7 +37,7 @@ def compare(
     from autoprune.compare import check_searchers
     from autoprune.compare import compare as compare_searchers
     from autoprune.config import check_bounds
-    from autoprune.config_file import find_config, load_config
+    from autoprune.config.file import find_config, load_config
     from autoprune.machine import check_machine
     from autoprune.reports.comparison import table, write_comparison_page
     from autoprune.run_dir import check_run_dir, opened

@@ -40,7 +40,7 @@ def evaluate(
     """Exported files on real images, each image alone through all files in turn: accuracy, mean latency, levels."""
     if split not in ("test", "search"):
         raise InputError(f"--split {split}: must be test or search")
-    from autoprune.config_file import find_config, load_config
+    from autoprune.config.file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split, tell_repeated
     from autoprune.file_evaluation import KIND, check_files, evaluate_files
     from autoprune.files import write_json

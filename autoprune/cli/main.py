@@ -257,7 +257,7 @@ def version(
 
 
 def _settings(config: str, overrides: list[str] | None, seed: int | None) -> "RunConfig":
-    from autoprune.config_file import find_config, load_config
+    from autoprune.config.file import find_config, load_config
 
     return load_config(find_config(config), [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
 

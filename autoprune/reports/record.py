@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from autoprune.config import RunConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.errors import InputError
 from autoprune.files import read_json
 from autoprune.policy import load_policy

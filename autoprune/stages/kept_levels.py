@@ -4,7 +4,7 @@ from torch import nn
 
 from autoprune.adaptive.shared_weights import layer_cuts
 from autoprune.config import RunConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.errors import ConfigError
 from autoprune.paths import user_path
 from autoprune.policy import AdaptivePolicy, PruningPolicy

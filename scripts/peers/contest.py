@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.data import normalise
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import parity_max_abs

@@ -13,7 +13,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from autoprune.config_file import load_config
+from autoprune.config.file import load_config
 from autoprune.stages.subject import load_subject
 from peers.table import PEERS
 from peers.task import Task, reason, write_cut

@@ -10,12 +10,12 @@ from pydantic import ValidationError
 
 from autoprune.bounds import LARGEST_WHOLE
 from autoprune.config import RunConfig
+from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
 from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
 from autoprune.paths import user_path
-from autoprune.yaml_text import MOST_BYTES, parse_yaml
 
 MOST_PARTS = 10  # of a key; `train.augment.flip` has three
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 # A wheel holds them inside the package; a checkout has them in the folder above.
 SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 

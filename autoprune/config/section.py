@@ -61,3 +61,10 @@ def names_a_file(value: str | None, info: ValidationInfo) -> str | None:
         except InputError as error:
             raise ValueError(str(error).removeprefix(f"{info.field_name}: ")) from None
     return value
+
+
+def known_or_own(name: str, names: tuple[str, ...], own: str) -> str:
+    """A name that is built in, or one that may be of a user's own file."""
+    if name not in names and ":" not in name:
+        raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
+    return name

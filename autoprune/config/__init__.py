@@ -1,0 +1,28 @@
+"""The configuration of a run: its sections, their keys, and what each may hold."""
+
+from autoprune.config.adaptive import AdaptiveConfig
+from autoprune.config.goals import REWARD_FORMS, Metric, RewardConfig, TargetConfig
+from autoprune.config.run import MeasureConfig, RunConfig, check_bounds
+from autoprune.config.search import IMPORTANCES, SEARCHERS, SearchConfig
+from autoprune.config.subject import DataConfig, ModelConfig
+from autoprune.config.training import AugmentConfig, ElasticConfig, FinetuneConfig, TrainConfig
+
+__all__ = [
+    "IMPORTANCES",
+    "REWARD_FORMS",
+    "SEARCHERS",
+    "AdaptiveConfig",
+    "AugmentConfig",
+    "DataConfig",
+    "ElasticConfig",
+    "FinetuneConfig",
+    "MeasureConfig",
+    "Metric",
+    "ModelConfig",
+    "RewardConfig",
+    "RunConfig",
+    "SearchConfig",
+    "TargetConfig",
+    "TrainConfig",
+    "check_bounds",
+]

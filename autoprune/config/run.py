@@ -1,0 +1,97 @@
+"""A whole run: all sections."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from autoprune.config.adaptive import AdaptiveConfig
+from autoprune.config.goals import TargetConfig
+from autoprune.config.search import SearchConfig
+from autoprune.config.section import Section
+from autoprune.config.subject import DataConfig, ModelConfig
+from autoprune.config.training import ElasticConfig, FinetuneConfig, TrainConfig
+from autoprune.errors import ConfigError, shown
+
+
+class MeasureConfig(Section):
+    threads: int = Field(1, gt=0, le=4096, description="at most as many as the machine has cores")
+    batch_size: int = Field(1, gt=0, le=4096, description="at most as many as there are test images")
+    rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds; the interval is bootstrapped over them")
+    runs_per_round: int = Field(20, gt=0, le=10_000, description="calls of each file in a round")
+    allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
+
+
+class RunConfig(Section):
+    """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
+
+    problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
+    seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    target: tuple[TargetConfig, ...] = (TargetConfig(metric="latency", max_ratio=0.5),)
+    elastic: ElasticConfig = ElasticConfig()
+    search: SearchConfig = SearchConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    adaptive: AdaptiveConfig = AdaptiveConfig()
+    measure: MeasureConfig = MeasureConfig()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _single_target(cls, value: Any) -> Any:
+        if isinstance(value, dict | TargetConfig):
+            return [value]
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError(
+                f"must be a bound such as {{metric: latency, max_ratio: 0.5}} or a list, got {shown(value)}"
+            )
+        return value
+
+    @field_validator("target")
+    @classmethod
+    def _one_open_bound(cls, targets: tuple[TargetConfig, ...]) -> tuple[TargetConfig, ...]:
+        if sum(target.max_drop is not None for target in targets) > 1:
+            raise ValueError("only one target may have max_drop; give the others max_ratio or max_value")
+        return targets
+
+    @property
+    def drop_target(self) -> TargetConfig | None:
+        """The target whose bound the run has to find, if there is one."""
+        return next((target for target in self.target if target.max_drop is not None), None)
+
+    def at_ratio(self, max_ratio: float) -> "RunConfig":
+        """The same with this bound in place of `max_drop`."""
+        targets = tuple(
+            target if target.max_drop is None else TargetConfig(metric=target.metric, max_ratio=max_ratio)
+            for target in self.target
+        )
+        return self.model_copy(update={"target": targets})
+
+    @property
+    def finetune_learning_rate(self) -> float:
+        return self.finetune.learning_rate or self.train.learning_rate / 10
+
+    @property
+    def elastic_learning_rate(self) -> float:
+        return self.elastic.learning_rate or self.finetune_learning_rate
+
+    @property
+    def energy_keys(self) -> tuple[str, ...]:
+        """The keys that make this run work with energy: it needs a sensor, or leave to use estimates."""
+        reward = self.search.reward
+        in_target = any(target.metric == "energy" for target in self.target)
+        in_reward = reward.cost == "energy" and reward.form != "constrained"
+        return (*(("target",) if in_target else ()), *(("search.reward.cost",) if in_reward else ()))
+
+    @property
+    def uses_energy(self) -> bool:
+        return bool(self.energy_keys)
+
+
+def check_bounds(config: RunConfig) -> None:
+    """Raises `ConfigError` if a target has no bound of its own: only a run that fine-tunes can find one."""
+    if config.drop_target is not None:
+        raise ConfigError(
+            "target.max_drop: only `autoprune run` and `autoprune.compress` fine-tune several cuts to find the bound; "
+            f"give one here, for example -o 'target={{metric: {config.drop_target.metric}, max_ratio: 0.5}}'"
+        )

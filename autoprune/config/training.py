@@ -1,0 +1,99 @@
+"""Training: of a baseline, of what is pruned, and of weights that are trained to be cut."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from autoprune.config.section import (
+    HEAVIEST,
+    HIGHEST_RATE,
+    LARGEST_SIZE,
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_MINUTES,
+    Section,
+)
+
+
+class AugmentConfig(Section):
+    crop_padding: int = Field(2, ge=0, le=LARGEST_SIZE, description="pixels around an image, from which it is cropped")
+    flip: bool = Field(True, description="mirror every second image, left and right")
+    erase_size: int = Field(0, ge=0, le=LARGEST_SIZE, description="side of a square that is set to zero")
+    cutmix_size: int = Field(
+        0, ge=0, le=LARGEST_SIZE, description="side of a square that comes from another image, in its place"
+    )
+    square_prob: float = Field(1.0, gt=0, le=1, description="how often an image gets its square (CutMix on CIFAR: 0.5)")
+
+    @model_validator(mode="after")
+    def _one_square(self) -> "AugmentConfig":
+        if self.erase_size and self.cutmix_size:
+            raise ValueError("give erase_size or cutmix_size, not both")
+        return self
+
+
+class TrainConfig(Section):
+    """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""
+
+    epochs: int = Field(30, gt=0, le=MOST_EPOCHS, description="passes over the train split")
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
+    learning_rate: float = Field(0.4, gt=0, le=HIGHEST_RATE, description="the highest of the schedule")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="of weights, not of biases and BatchNorm")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class ElasticConfig(Section):
+    """Elastic distillation before the search: candidates are then scored with weights trained for being cut.
+
+    Batches, augmentation and loss are those of `finetune`.
+    """
+
+    epochs: int = Field(
+        0, ge=0, le=MOST_EPOCHS, description="0: none; candidates are scored with the original's weights"
+    )
+    max_minutes: float | None = Field(
+        None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
+    )
+    learning_rate: float | None = Field(None, gt=0, le=HIGHEST_RATE, description="default: that of finetune")
+    cuts: int = Field(64, gt=0, le=10_000, description="so many cuts that meet the target are trained in turn")
+    ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
+
+
+class FinetuneConfig(Section):
+    epochs: int = Field(10, ge=0, le=MOST_EPOCHS, description="passes over the train split")
+    max_minutes: float | None = Field(
+        None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
+    )
+    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
+    learning_rate: float | None = Field(
+        None, gt=0, le=HIGHEST_RATE, description="default: the baseline's divided by 10"
+    )
+    pruned_lr_factor: float = Field(
+        2.0, gt=0, le=1000, description="the learning rate of layers that lost channels, times this"
+    )
+    muon_step: float = Field(
+        0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
+    )
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="less than a baseline's: a cut has less to be held back")
+    temperature: float = Field(4.0, ge=0.01, le=1000, description="of the answers that are compared with the teacher's")
+    distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
+    feature_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="weight of the attention-transfer term (0: none)")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
+    cut_per_step: float | None = Field(
+        None, ge=0.001, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
+    )
+    augment: AugmentConfig = AugmentConfig()
+
+    def for_epochs(self, epochs: int) -> "FinetuneConfig":
+        """The same for so many epochs, and for as much of the time as they are of the epochs that it has now."""
+        minutes = None if self.max_minutes is None else self.max_minutes * epochs / max(self.epochs, 1)
+        return self.model_copy(update={"epochs": epochs, "max_minutes": minutes})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _retired_key(cls, raw: Any) -> Any:
+        """Runs of an earlier version wrote `augmented_forms: null` into their config.yaml: it changes nothing."""
+        if isinstance(raw, dict) and "augmented_forms" in raw and raw["augmented_forms"] is None:
+            return {key: value for key, value in raw.items() if key != "augmented_forms"}
+        return raw
