@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
+from autoprune.factories import short_name
 from autoprune.files import write_json
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.policy import PruningPolicy
@@ -29,11 +30,13 @@ COMPARISON_FILE = "comparison.json"
 
 
 def check_searchers(names: Sequence[str]) -> None:
-    """Raise `InputError` for a name that is no searcher, or twice the same."""
-    if unknown := [name for name in names if name not in KINDS]:
-        raise InputError(f"--searchers: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}")
-    if len(set(names)) < len(names) or not names:
+    """Raise `InputError` for a name that is no searcher, or twice the same, and for a file that does not give one."""
+    if unknown := [name for name in names if name not in KINDS and ":" not in name]:
+        raise InputError(f"--searchers: unknown {', '.join(unknown)}; there are {', '.join(KINDS)}, or your own file")
+    if len({short_name(name) for name in names}) < len(names) or not names:
         raise InputError("--searchers: name each of them once")
+    for name in names:
+        searcher_maker(name)
 
 
 def compare(
@@ -44,6 +47,8 @@ def compare(
     Each search starts with nothing remembered, so that its time is its own. The files of all distinct winners are timed
     together at the end, and the test split is read then. The toy problem has nothing to fine-tune.
     """
+    if config.search.settings:
+        raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
     store = TrialStore(run_dir.trials)
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:
@@ -88,16 +93,17 @@ def compare(
 def _searched(
     problem: SearchProblem, config: RunConfig, name: str, seed: int, store: TrialStore, run_dir: RunDir
 ) -> Search:
-    fact = f"search {name} {seed}"
+    label = short_name(name)
+    fact = f"search {label} {seed}"
     done = store.parsed_fact(fact, Search.model_validate_json)
     if done is not None:
         return done
-    own = run_dir.state / f"{name}-{seed}.sqlite"
+    own = run_dir.state / f"{label}-{seed}.sqlite"
     own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
     curve: list[Progress] = []
     seen: set[str] = set()
     started = time.perf_counter()
-    with bar(f"{name}, seed {seed}", config.search.max_evaluations) as progress:
+    with bar(f"{label}, seed {seed}", config.search.max_evaluations) as progress:
 
         def on_outcome(outcome: Outcome) -> None:
             progress.advance(int(outcome.policy.key not in seen), f"best reward {_best(curve, outcome):.4f}")
@@ -117,7 +123,7 @@ def _searched(
         )
     best = result.best
     search = Search(
-        searcher=name,
+        searcher=label,
         seed=seed,
         is_agent=result.agent is not None,
         evaluations=result.evaluations,
@@ -130,7 +136,7 @@ def _searched(
     )
     store.set_fact(fact, search.model_dump_json())
     found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
-    say(f"{name}, seed {seed}: {found}")
+    say(f"{label}, seed {seed}: {found}")
     return search
 
 

@@ -32,6 +32,11 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
     return factory  # type: ignore[no-any-return]
 
 
+def short_name(spec: str) -> str:
+    """What a folder or a chart may be named by: the factory of `path/file.py:factory`, any other name as it is."""
+    return spec.rpartition(":")[2]
+
+
 def _run_file(path: Path) -> ModuleType:
     # Its own name among the modules: `model.py` must not hide another `model`, and dataclasses look their module up.
     name = f"autoprune_user_file_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"

@@ -83,7 +83,7 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
         (("run", "demo", "-o", "search.max_evaluations=0"), "search.max_evaluations: must be greater than 0, got 0"),
         (("run", "demo", "-o", "search.agent"), "-o search.agent: expected key=value, for example"),
         (("run", "demo", "-o", "target.metric=latency"), "-o target.metric=latency: 'metric' is not a section"),
-        (("search", "toy", "--agent", "dqn"), "search.agent: must be 'ddpg', 'td3', 'sac', 'tqc', 'crossq',"),
+        (("search", "toy", "--agent", "dqn"), "search.agent: must be one of ddpg, td3, sac, tqc, crossq,"),
         (("run", "toy"), "problem: toy has no model to prune; use `autoprune search toy`"),
         (("report", "nowhere"), "nowhere: no such run directory"),
         (("apply", "demo"), "give either --agent DIR or --policy FILE"),

@@ -1,6 +1,7 @@
 """The examples of plug-ins: each keeps its seam's contract and goes through a whole job; violations are caught."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,11 @@ import pytest
 import small_job
 from test_searchers import installed
 
-from autoprune.factories import load_factory
+from autoprune import pipeline
+from autoprune.compare import check_searchers
+from autoprune.config.file import find_config, load_config
+from autoprune.errors import InputError
+from autoprune.factories import load_factory, short_name
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.problem import Outcome
@@ -124,3 +129,38 @@ class AllOrNothing(RandomSearcher):
 def test_violations_are_caught(make: MakeSearcher, message: str) -> None:
     with pytest.raises(ContractError, match=message):
         check_searcher(make)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("search.agent", "nowhere.py:Mine"),
+        ("search.importance", plugin("geometric_median.py", "mine")),
+        ("search.reward.form", plugin("soft_target.py", "GOAL")),
+    ],
+)
+def test_a_file_that_does_not_give_a_plug_in_is_refused_before_any_work(key: str, value: str, tmp_path: Path) -> None:
+    config = load_config(find_config("demo"), [f"{key}={value}"])
+    with pytest.raises(InputError, match=re.escape(f"{key}={value}: ")):
+        pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_searchers_of_files_can_be_compared(tmp_path: Path) -> None:
+    check_searchers(["uniform", HILL_CLIMBING])
+    for names, message in (
+        (["uniform", "nowhere.py:Mine"], "nowhere.py: no such file"),
+        ([HILL_CLIMBING, HILL_CLIMBING], "name each of them once"),
+        (["unifrom"], "unknown unifrom"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_searchers(names)
+    searchers = ("--searchers", f"uniform,{HILL_CLIMBING}", "--seeds", "1", "-o", "search.max_evaluations=12")
+    small_job.done("compare", "toy", *searchers, "--run-dir", tmp_path / "run", "--quiet")
+    comparison = json.loads((tmp_path / "run" / "comparison.json").read_text(encoding="utf-8"))
+    assert {search["searcher"] for search in comparison["searches"]} == {"uniform", "HillClimbing"}
+
+
+def test_a_run_folder_is_named_by_the_searcher_not_by_its_path() -> None:
+    assert short_name(HILL_CLIMBING) == "HillClimbing"
+    assert short_name("ddpg") == "ddpg"

@@ -24,6 +24,7 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
 from autoprune.errors import AutopruneError, InputError
+from autoprune.factories import short_name
 from autoprune.openmp import share_cores
 from autoprune.plain import open_streams, print_plainly
 
@@ -143,7 +144,7 @@ def search(
     settings = _settings(config, chosen, seed)
     from autoprune import commands
 
-    folder = run_dir or _default_run_dir(f"{Path(config).stem}-{settings.search.agent}-seed{settings.seed}")
+    folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
     with _process_of_a_job(quiet):
         outcome = commands.search(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)

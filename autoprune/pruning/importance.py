@@ -66,18 +66,23 @@ def score_channels(
     `labels` (N,) feed the gradients of "taylor" and of a user's; the model is left untouched.
     Raises `ModelError` for weights that are not finite, `InputError` for a file that gives no scores.
     """
-    built_in = IMPORTANCES.get(criterion)
-    if built_in is not None:
-        if built_in is taylor:
-            model = _with_gradients(model, images, labels)
-        scored = {group.name: built_in(model, group) for group in groups}
-        for name, scores in scored.items():
-            if not torch.isfinite(scores).all():
-                raise ModelError(f"group {name}: its weights are not finite; is the checkpoint broken?")
-        return scored
-    own: Importance = load_factory(criterion, field=FIELD)
-    model = _with_gradients(model, images, labels)
-    return {group.name: checked_scores(own(model, group), group, where=f"{FIELD}={criterion}") for group in groups}
+    importance = find_importance(criterion)
+    is_own = criterion not in IMPORTANCES
+    if is_own or importance is taylor:
+        model = _with_gradients(model, images, labels)
+    scored = {group.name: importance(model, group) for group in groups}
+    if is_own:
+        where = f"{FIELD}={criterion}"
+        return {group.name: checked_scores(scored[group.name], group, where=where) for group in groups}
+    for name, scores in scored.items():
+        if not torch.isfinite(scores).all():
+            raise ModelError(f"group {name}: its weights are not finite; is the checkpoint broken?")
+    return scored
+
+
+def find_importance(criterion: str) -> Importance:
+    """One of `IMPORTANCES`, or a user's own `path/file.py:function`. Raises `InputError` for a file that has none."""
+    return IMPORTANCES.get(criterion) or load_factory(criterion, field=FIELD)
 
 
 def checked_scores(scores: object, group: PrunableGroup, *, where: str) -> Tensor:

@@ -16,12 +16,14 @@ from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_netw
 from autoprune.policy import PruningPolicy, load_policy, save_policy
 from autoprune.prepare import Prepared
 from autoprune.progress import bar, duration, say
+from autoprune.pruning.importance import find_importance
 from autoprune.ranks import spearman
 from autoprune.results.run import SearchFigures
 from autoprune.run_dir import RunDir
 from autoprune.search.earlier_run import check_start
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
+from autoprune.search.reward import make_reward
 from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.stages.finalists import Finalists, corrected_limits, kept_finalists
@@ -51,8 +53,11 @@ SearchOn = Callable[[SearchProblem], SearchResult]
 
 
 def check_search(config: RunConfig) -> None:
-    """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there."""
+    """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there, and
+    `InputError` for a user's own file that is not there or does not give what it is named for."""
     searcher_maker(config.search.agent, config.search.settings)
+    make_reward(config.search.reward)
+    find_importance(config.search.importance)
     check_start(config.search.start_from)
 
 
