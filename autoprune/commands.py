@@ -50,7 +50,7 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         store = TrialStore(run_dir.trials)
         if subject is None:
-            problem = toy_problem(store)
+            problem = toy_problem(store, config.search.reward)
         else:
             prepared = prepare(config, subject.model, subject.data, store=store, sensor=sensor)
             problem = elastic_distilled(prepared, config, run_dir, logger).problem

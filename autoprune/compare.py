@@ -60,7 +60,7 @@ def compare(
         prepared = prepare(config, subject.model, subject.data, store=store)
         with RunLogger(run_dir.logs) as logger:
             prepared = elastic_distilled(prepared, config, run_dir, logger)
-    problem = toy_problem(store) if prepared is None else prepared.problem
+    problem = toy_problem(store, config.search.reward) if prepared is None else prepared.problem
     searches = [_searched(problem, config, name, seed, store, run_dir) for seed in range(seeds) for name in searchers]
     finals: list[Final | None] = [None] * len(searches)
     original_accuracy = None

@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,16 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
     if not callable(factory):
         raise InputError(f"{field}={spec}: {place} has no callable {name!r}")
     return factory  # type: ignore[no-any-return]
+
+
+def check_call(function: Callable[..., Any], *arguments: object, field: str, **named: object) -> None:
+    """Raises `InputError` unless `function` can be called with so many arguments and with those that are named."""
+    try:
+        inspect.signature(function).bind(*arguments, **named)
+    except TypeError as error:
+        raise InputError(f"{field}: {getattr(function, '__name__', function)} cannot be called so: {error}") from None
+    except ValueError:  # one without a signature, such as a C function
+        pass
 
 
 def short_name(spec: str) -> str:

@@ -23,7 +23,7 @@ from autoprune.stages.adaptive import STAGES as ADAPTIVE_STAGES
 from autoprune.stages.adaptive import PrunedModel, adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.applied import STORED_POLICY
-from autoprune.stages.decision import Decide, check_search, search_decision
+from autoprune.stages.decision import Decide, check_scoring, check_search, search_decision
 from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files, run_result
 from autoprune.stages.finetune import finetuned
@@ -59,10 +59,11 @@ def run(
         clean_finished(run_dir)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
     check_machine(config)
-    if decide is None:
-        check_search(config)
-    else:
+    if decide is not None:
         check_bounds(config)
+        check_scoring(config)
+    if decide is None or config.adaptive.enabled:  # levels are searched in any case
+        check_search(config)
     if config.adaptive.enabled:
         check_earlier_levels(config)
     sensor = find_energy_source(config)

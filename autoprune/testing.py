@@ -8,9 +8,23 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.search.searcher import Ask, Brief, MakeSearcher, Searcher, SearcherState, load_state, save_state
+from autoprune.search.searcher import (
+    Ask,
+    Brief,
+    MakeSearcher,
+    Searcher,
+    SearcherState,
+    fault_of,
+    load_state,
+    save_state,
+)
 from autoprune.search.toy import toy_problem
 
 EVALUATIONS = 40  # of the toy's 625 policies
@@ -32,12 +46,14 @@ def check_searcher(make: MakeSearcher) -> None:
         raise ContractError("ask: gave no policy at all")
     if _course(make, EVALUATIONS) != whole:
         raise ContractError("seed: the same brief gave other policies the second time; all chance must come from it")
-    for stop in (1, len(whole) // 2):
-        rest = _resumed(make, stop, EVALUATIONS) if 0 < stop < len(whole) else whole[stop:]
-        if rest != whole[stop:]:
-            raise ContractError(
-                f"state: given to a new searcher after {stop} asks, it asked for {rest[:1]}, not for {whole[stop:][:1]}"
-            )
+    for stop in sorted({1, max(1, len(whole) // 2)}):
+        for told in (True, False):
+            rest = _resumed(make, stop, EVALUATIONS, told=told)
+            if rest != whole[stop:]:
+                when = f"after {stop} asks" if told else f"between ask {stop} and tell"
+                raise ContractError(
+                    f"state: given to a new searcher {when}, it asked for {rest[:1]}, not for {whole[stop:][:1]}"
+                )
     _check_partial(make)
 
 
@@ -61,6 +77,8 @@ def _played(
     found: list[tuple[PruningPolicy, ...]] = []
     repetitions = 0
     while len(seen) < evaluations:
+        np.random.seed(len(found))  # whatever else goes on in the process
+        torch.manual_seed(len(found))
         policies = _checked(searcher.ask(), problem)
         if not policies:
             break
@@ -74,27 +92,27 @@ def _played(
 
 
 def _checked(asked: object, problem: SearchProblem) -> tuple[PruningPolicy, ...]:
-    if not isinstance(asked, Ask) or not isinstance(asked.policies, tuple):
-        raise ContractError(f"ask: must give an Ask with a tuple of policies, got {asked!r}")
-    ladders = {group.name: group.ladder for group in problem.groups}
-    for policy in asked.policies:
-        channels = policy.as_dict()
-        if list(channels) != list(ladders):
-            raise ContractError(f"ask: {policy.key} is not of the groups {', '.join(ladders)}, in their order")
-        if off := [name for name, kept in channels.items() if kept not in ladders[name]]:
-            raise ContractError(f"ask: {policy.key} keeps what no rung of {', '.join(off)} keeps")
+    if (fault := fault_of(asked, problem)) is not None or not isinstance(asked, Ask):
+        raise ContractError(f"ask: {fault}")
     return asked.policies
 
 
-def _resumed(make: MakeSearcher, stop: int, evaluations: int) -> list[tuple[PruningPolicy, ...]]:
-    """What it asks for after `stop` asks, each after the first in a searcher that was given the last one's state."""
+def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> list[tuple[PruningPolicy, ...]]:
+    """What a searcher asks for that was given the state of one after `stop` asks, the last of them `told` or not. The
+    one goes on before its state is saved, which must not change it."""
     problem = toy_problem()
     searcher = _made(make, problem, evaluations)
-    asked = []
-    for _ in range(stop):
+    asked: list[tuple[PruningPolicy, ...]] = []
+    for number in range(1, stop + 1):
         asked.append(_checked(searcher.ask(), problem))
-        searcher.tell([problem.evaluate(policy) for policy in asked[-1]])
+        outcomes = [problem.evaluate(policy) for policy in asked[-1]]
+        if number < stop or told:
+            searcher.tell(outcomes)
     state = searcher.state()
+    if not told:
+        searcher.tell(outcomes)
+    if (more := searcher.ask().policies) and len(set(more).union(*asked)) <= evaluations:
+        searcher.tell([problem.evaluate(policy) for policy in more])
     if not isinstance(state, SearcherState):
         raise ContractError(f"state: must give a SearcherState, got {type(state).__name__}")
     try:
@@ -105,6 +123,8 @@ def _resumed(make: MakeSearcher, stop: int, evaluations: int) -> list[tuple[Prun
         save_state(Path(folder) / "state.safetensors", state)
         again = _made(make, problem, evaluations)
         again.restore(load_state(Path(folder) / "state.safetensors"))
+    if not told:
+        again.tell(outcomes)
     return _played(again, problem, evaluations, asked)
 
 
@@ -117,6 +137,19 @@ def _check_partial(make: MakeSearcher) -> None:
     try:
         searcher.tell(told)
         searcher.state()
-        searcher.trained()
+        actor = searcher.trained()
     except Exception as error:
         raise ContractError(f"tell: with the first outcome of {len(policies)} it failed ({error!r})") from error
+    if actor is not None:
+        _check_actor(actor)
+
+
+def _check_actor(actor: nn.Module) -> None:
+    try:
+        with torch.no_grad():
+            actions = actor(torch.zeros(3, len(OBSERVATION_FIELDS)))
+        right = actions.shape == (3, 1) and bool(torch.isfinite(actions).all())
+    except Exception as error:
+        raise ContractError(f"trained: cannot be asked about three observations ({error!r})") from error
+    if not right:
+        raise ContractError(f"trained: must give finite actions (3, 1) for 3 observations, gave {tuple(actions.shape)}")

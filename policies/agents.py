@@ -57,7 +57,7 @@ class AgentSearcher:
         return SearcherState(
             {
                 "rounds": self._rounds,
-                "rewards": self._rewards,
+                "rewards": list(self._rewards),
                 "rolled": [episode.rungs for episode in self._rolled],
                 "asked": [episode.rungs for episode in self._asked],
                 "learner": learnt.text,

@@ -8,9 +8,9 @@ import numpy as np
 
 from autoprune import seeding
 from autoprune.envs.action import policy_of_rungs, rungs_of
-from autoprune.policies.exploration import Exploration, disturb, lone_savings, settle
+from autoprune.policies.exploration import Disturbance, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.settings import Amount, Count, Share
+from autoprune.policies.settings import Count, Noise, Share
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, SearcherState
 
@@ -25,8 +25,8 @@ class EvolutionSettings:
     offspring: Count = 4  # bred before any of them is evaluated
     drawn: Count = 8  # from the population, of which the best is a parent
     crossover: Share = 0.3  # how often a child has two parents
-    noise: Amount = 0.5  # standard deviation of the truncated normal noise on an action
-    exploration: Exploration = field(default_factory=Exploration)
+    noise: Noise = 0.5  # standard deviation of the truncated normal noise on an action
+    exploration: Disturbance = field(default_factory=Disturbance)
 
 
 class EvolutionSearcher:
@@ -63,7 +63,7 @@ class EvolutionSearcher:
         return SearcherState(
             {
                 "rng": self._rng.bit_generator.state,
-                "young": self._young,
+                "young": list(self._young),
                 "known": list(self._known),
                 "alive": list(self._alive),
             }

@@ -2,32 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import nn
 
 from autoprune.envs.action import action_of, policy_of_rungs, rung_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.envs.rollout import Act, RollOut, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
-from autoprune.policies.settings import Amount, Count, Share
+from autoprune.policies.settings import Amount, Count, Noise, Share
 from autoprune.search.problem import PredictedProblem, SearchGroup, meets
 
 
 @dataclass(frozen=True)
-class Exploration:
+class Disturbance:
+    """How policies are changed, and brought back under the limits."""
+
+    changed_groups: Annotated[float, Field(ge=1, le=1e6)] = 2.5  # that get noise in an episode, on average
+    fill: Share = 0.7  # how often what a proposal leaves under the limits is used up
+    doubt: Amount = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
+
+
+@dataclass(frozen=True)
+class Exploration(Disturbance):
     """How far and how much to look around; the noise falls linearly from start to end over the budget."""
 
     proposals: Count = 32  # roll-outs per round
     episodes: Count = 4  # of them that are evaluated before the agent learns
-    noise_start: Amount = 0.6  # standard deviation of the truncated normal noise on an action
-    noise_end: Amount = 0.3
-    changed_groups: Amount = 2.5  # groups that get noise in an episode, on average
+    noise_start: Noise = 0.6  # standard deviation of the truncated normal noise on an action
+    noise_end: Noise = 0.3
     toggle: Share = 0.3  # how often a proposal takes a branch away or brings one back, and changes nothing else
-    fill: Share = 0.7  # how often what a proposal leaves under the limits is used up
-    doubt: Amount = 0.7  # how far sensitivities are mistrusted: standard deviation of the noise on their logarithm
     greed: Share = 0.9  # how often the critic picks; otherwise the pick is random
 
 
@@ -71,7 +79,7 @@ def propose(
 def settle(
     problem: PredictedProblem,
     rungs: Sequence[int],
-    settings: Exploration,
+    settings: Disturbance,
     savings: Sequence[Sequence[float]],
     *,
     keep: frozenset[int],

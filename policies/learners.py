@@ -83,6 +83,10 @@ class Tqc(OffPolicy):
     quantiles: Count = 25  # of each critic
     dropped: Annotated[int, Field(ge=0)] = 2  # of them, in targets
 
+    def __post_init__(self) -> None:
+        if self.dropped >= self.quantiles:
+            raise ValueError(f"dropped: must be less than quantiles ({self.quantiles}), got {self.dropped}")
+
 
 @dataclass(frozen=True)
 class Crossq(OffPolicy):

@@ -12,6 +12,7 @@ from autoprune.errors import ConfigError
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]  # of learning
 Count = Annotated[int, Field(gt=0, le=100_000)]
 Amount = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Noise = Annotated[float, Field(ge=0, le=10)]  # on actions, which lie in [-1, 1]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 Settings = TypeVar("Settings")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from autoprune.factories import load_factory
+from autoprune.factories import check_call, load_factory
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.baselines import ListSearcher, RandomSearcher, distinct
 from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings
@@ -75,7 +75,9 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
     """
     kind = KINDS.get(name)
     if kind is None:
-        return partial(load_factory(name, field="search.agent"), **settings)
+        factory = load_factory(name, field="search.agent")
+        check_call(factory, Brief, field=f"search.agent={name}", **settings)
+        return partial(factory, **settings)
     if name in NEED_OPTUNA:
         require_optuna(name)
     return partial(_made, kind, read_settings(kind.settings, settings, field=FIELD))

@@ -10,7 +10,7 @@ from pydantic import Field
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.errors import ConfigError
-from autoprune.policies.exploration import Exploration, lone_savings, settle
+from autoprune.policies.exploration import Disturbance, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.settings import Count
 from autoprune.search.problem import Outcome
@@ -48,7 +48,7 @@ class OptunaSearcher:
         self._trial = self._study.ask(self._ladders)
         rungs = [self._trial.params[group.name] for group in groups]
         if self._trial.number >= len(self._planned):
-            rungs = settle(self._problem, rungs, Exploration(), self._savings, keep=frozenset(), rng=self._chance)
+            rungs = settle(self._problem, rungs, Disturbance(), self._savings, keep=frozenset(), rng=self._chance)
         return Ask((policy_of_rungs(groups, rungs),))
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
@@ -56,7 +56,7 @@ class OptunaSearcher:
             self._tell([goal(outcome) for goal in self._goals.values()])
 
     def state(self) -> SearcherState:
-        return SearcherState({"told": self._told, "has_asked": self._trial is not None})
+        return SearcherState({"told": list(self._told), "has_asked": self._trial is not None})
 
     def restore(self, state: SearcherState) -> None:
         for values in state.facts["told"]:

@@ -66,7 +66,10 @@ def main() -> None:
     prepared = prepare(config, subject.model, subject.data)
     started = time.perf_counter()
     searched = run_search(
-        searcher_maker(config.search.agent), prepared.problem, max_evaluations=arguments.evaluations, seed=config.seed
+        searcher_maker(config.search.agent, config.search.settings),
+        prepared.problem,
+        max_evaluations=arguments.evaluations,
+        seed=config.seed,
     )
     search_s = time.perf_counter() - started
     policies = list(dict.fromkeys(outcome.policy for outcome in searched.outcomes))

@@ -1,7 +1,7 @@
 """A searcher in a process of its own, on the toy problem: what it asks for goes to standard output, its state into a
 file after each time that it was told. Started again, it goes on from there.
 
-`python searcher_process.py NAME STATE_FILE ASKS` ends after so many asks.
+`python searcher_process.py NAME STATE_FILE ASKS [STOP]` ends after so many asks; at number STOP it waits to be killed.
 """
 
 import sys
@@ -14,7 +14,7 @@ from autoprune.search.toy import toy_problem
 BUDGET = 200
 
 
-def main(name: str, path: Path, asks: int) -> None:
+def main(name: str, path: Path, asks: int, stop: int | None = None) -> None:
     problem = toy_problem()
     searcher = searcher_maker(name)(Brief(problem, seed=0, max_evaluations=BUDGET))
     done = 0
@@ -24,6 +24,8 @@ def main(name: str, path: Path, asks: int) -> None:
         searcher.restore(SearcherState(kept.facts["searcher"], kept.tensors))
     while done < asks and (asked := searcher.ask()).policies:
         print(done, *(policy.key for policy in asked.policies), flush=True)
+        if done == stop:
+            sys.stdin.read()
         searcher.tell([problem.evaluate(policy) for policy in asked.policies])
         done += 1
         state = searcher.state()
@@ -31,4 +33,4 @@ def main(name: str, path: Path, asks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -13,7 +13,7 @@ from autoprune.policies.baselines import ListSearcher
 from autoprune.policy import PruningPolicy
 from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search
-from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.search.searcher import Ask, MakeSearcher
 from autoprune.search.trials import TrialStore
 
@@ -90,6 +90,40 @@ def test_a_probe_counts_but_is_no_episode_and_never_the_best() -> None:
     assert (result.best, tuple(told), result.evaluations) == (result.outcomes[0], result.outcomes, 2)
     assert looks.asked[0] == (made.full_policy.key, 0) != looks.asked[1]  # a first look, and no other
     assert looks.asked[1][0] == policy(1, 2).key
+
+
+def test_probes_that_repeat_end_and_are_told_what_was_seen() -> None:
+    made = problem(ThreeLooks())
+    told: list[Outcome] = []
+
+    class Repeating(ListSearcher):
+        def ask(self) -> Ask:
+            return Ask((made.full_policy,), are_probes=True)
+
+        def tell(self, outcomes: Sequence[Outcome]) -> None:
+            told.extend(outcomes)
+
+    with pytest.raises(RunError, match="asked for no candidate"):
+        run_search(partial(Repeating, name="again", policies=()), made, max_evaluations=3, seed=0)
+    assert len(told) == 12
+    assert told[0].reward == pytest.approx(0.0)  # of a KL that is taken for 0 at that look
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (policy(4, 6), "breaks a limit; only probes may"),
+        (policy(3, 2), "keeps what no rung of a keeps"),
+        (PruningPolicy.of({"b": 2, "a": 1}), "is not of the groups a, b, in their order"),
+    ],
+)
+def test_a_searcher_that_asks_for_what_it_may_not_is_refused(asked: PruningPolicy, message: str) -> None:
+    made = problem(CountingScorer(), Limit("macs", 900))
+    with pytest.raises(InputError, match=rf"search\.agent: random: .*{message}"):
+        searched(made, [asked])
+    if list(asked.as_dict()) == ["a", "b"]:
+        given = run_search(listed([asked]), made, max_evaluations=1, seed=0, as_given=True)
+        assert given.best.policy == asked
 
 
 def test_only_rivals_of_the_best_are_looked_at_more_closely(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import small_job
 from test_searchers import installed
+from torch import nn
 
 from autoprune import pipeline
 from autoprune.compare import check_searchers
 from autoprune.config.file import find_config, load_config
+from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.errors import InputError
 from autoprune.factories import load_factory, short_name
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
@@ -79,7 +81,7 @@ def test_a_job_with_each_plug_in(
 
 class Repeating(ListSearcher):
     def ask(self) -> Ask:
-        return Ask((toy_problem().full_policy,))
+        return Ask((toy_problem().floor_policy,))
 
 
 class Unseeded(RandomSearcher):
@@ -104,6 +106,60 @@ class OffTheLadder(RandomSearcher):
         return Ask((type(first).of({name: kept - 1 for name, kept in first.channels}),))
 
 
+class BeyondTheLimits(RandomSearcher):
+    def ask(self) -> Ask:
+        return Ask((toy_problem().full_policy,))
+
+
+class OtherOrder(RandomSearcher):
+    def ask(self) -> Ask:
+        floor = toy_problem().floor_policy
+        return Ask((type(floor)(floor.channels[::-1]),))
+
+
+class Listing(RandomSearcher):
+    def ask(self) -> Ask:
+        return [toy_problem().floor_policy]  # type: ignore[return-value]
+
+
+class Shared(RandomSearcher):
+    """Its state is the very list that it goes on with."""
+
+    def __init__(self, brief: Brief) -> None:
+        super().__init__(brief)
+        self._given = [0]
+
+    def ask(self) -> Ask:
+        self._given[0] += 1
+        rng = np.random.default_rng(self._given[0])
+        self._rng = rng
+        return super().ask()
+
+    def state(self) -> SearcherState:
+        return SearcherState({"given": self._given})
+
+    def restore(self, state: SearcherState) -> None:
+        self._given = state.facts["given"]
+
+
+class FromTheGlobalGenerator(RandomSearcher):
+    def __init__(self, brief: Brief) -> None:
+        super().__init__(brief)
+        np.random.seed(brief.seed)
+
+    def ask(self) -> Ask:
+        self._rng = np.random.default_rng(np.random.randint(1 << 30))
+        return super().ask()
+
+    def restore(self, state: SearcherState) -> None:
+        np.random.seed(0)
+
+
+class BadActor(RandomSearcher):
+    def trained(self) -> nn.Module:  # type: ignore[override]
+        return nn.Linear(len(OBSERVATION_FIELDS), 2)
+
+
 class Silent(RandomSearcher):
     def ask(self) -> Ask:
         return Ask(())
@@ -122,6 +178,12 @@ class AllOrNothing(RandomSearcher):
         (Forgetful, "state: given to a new searcher after 1 asks, it asked for"),
         (Unsaved, "state: its facts are no JSON"),
         (OffTheLadder, "keeps what no rung of conv1, conv2, conv3, conv4 keeps"),
+        (BeyondTheLimits, "breaks a limit; only probes may"),
+        (OtherOrder, "is not of the groups conv1, conv2, conv3, conv4, in their order"),
+        (Listing, "must give an Ask with a tuple of policies"),
+        (Shared, "state: given to a new searcher"),
+        (FromTheGlobalGenerator, "state: given to a new searcher"),
+        (BadActor, r"trained: must give finite actions \(3, 1\) for 3 observations, gave \(3, 2\)"),
         (Silent, "gave no policy at all"),
         (AllOrNothing, "with the first outcome of 16 it failed"),
     ],
@@ -143,6 +205,28 @@ def test_a_file_that_does_not_give_a_plug_in_is_refused_before_any_work(key: str
     config = load_config(find_config("demo"), [f"{key}={value}"])
     with pytest.raises(InputError, match=re.escape(f"{key}={value}: ")):
         pipeline.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ((f"search.agent={HILL_CLIMBING}", "search.settings={stps: 2}"), f"search.agent={HILL_CLIMBING}"),
+        (("search.reward.form={file}:of_one",), "search.reward.form={file}:of_one"),
+        (("search.importance={file}:of_one",), "search.importance={file}:of_one"),
+    ],
+)
+@pytest.mark.parametrize("is_applied", [False, True])
+def test_a_plug_in_that_cannot_be_called_is_refused_before_any_work(
+    overrides: tuple[str, ...], named: str, is_applied: bool, tmp_path: Path
+) -> None:
+    """Also where a policy is applied: it is scored too, and levels are searched."""
+    file = tmp_path / "mine.py"
+    file.write_text("def of_one(score): return 1.0\n")
+    written = [override.replace("{file}", str(file)) for override in (*overrides, "adaptive.enabled=true")]
+    decide = pipeline.search_decision if is_applied else None
+    with pytest.raises(InputError, match=re.escape(named.replace("{file}", str(file))) + r": .* cannot be called so"):
+        pipeline.run(load_config(find_config("demo"), written), tmp_path / "run", decide=decide)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 

@@ -143,7 +143,9 @@ def test_a_missing_extra_is_named_before_any_work(name: str, tmp_path: Path, mon
 def test_every_searcher_can_be_configured_and_no_other() -> None:
     assert set(SEARCHERS) == set(KINDS)
     option = get_type_hints(search, include_extras=True)["agent"].__metadata__[0]
-    assert set(re.findall(r"\w+", option.help)) - {"or"} == set(KINDS)  # what `--help` says
+    assert set(re.findall(r"\w+", option.help)) - {"or", "path", "file", "py", "factory"} == set(
+        KINDS
+    )  # what `--help` says
 
 
 @pytest.mark.parametrize(
@@ -158,6 +160,13 @@ def test_every_searcher_can_be_configured_and_no_other() -> None:
         ("ddpg", {"hidden": 0}, r"search\.settings\.hidden: .* greater than 0, got 0"),
         ("ppo", {"exploration": {"greed": 2}}, r"search\.settings\.exploration\.greed: "),
         ("uniform", {"hidden": 3}, r"search\.settings: unknown key 'hidden'; allowed are none"),
+        (
+            "ddpg",
+            {"exploration": {"changed_groups": 0.5}},
+            r"exploration\.changed_groups: .* greater than or equal to 1",
+        ),
+        ("tqc", {"quantiles": 2}, r"search\.settings: .*dropped: must be less than quantiles \(2\), got 2"),
+        ("evolution", {"exploration": {"greed": 0.5}}, r"settings\.exploration: unknown key 'greed'"),
         ("evolution", {"population": "many"}, r"search\.settings\.population: .*, got 'many'"),
     ],
 )

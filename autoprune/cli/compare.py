@@ -42,14 +42,14 @@ def compare(
     from autoprune.reports.comparison import table, write_comparison_page
     from autoprune.run_dir import check_run_dir, opened
     from autoprune.scratch import scratch_for_all
-    from autoprune.search.earlier_run import check_start
+    from autoprune.stages.decision import check_scoring
 
     names = [name.strip() for name in searchers.split(",")]
     check_searchers(names)
     settings = load_config(find_config(config), override or [])
     check_bounds(settings)
     check_machine(settings)
-    check_start(settings.search.start_from)
+    check_scoring(settings)
     checked = check_run_dir(run_dir or Path("runs") / f"{Path(config).stem}-compared", settings, resume=resume)
 
     import torch

@@ -86,7 +86,7 @@ def run(
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune import pipeline
 
-    folder = run_dir or _default_run_dir(config)
+    folder = run_dir or _default_run_dir(Path(config).stem)
     with _process_of_a_job(quiet):
         result = pipeline.run(settings, folder, resume=resume)
     _summarise(result, folder)
@@ -130,7 +130,7 @@ def search(
         str | None,
         typer.Option(
             help="ddpg, td3, sac, tqc, crossq, ppo, evolution, tpe, nsga2, sensitivity, knapsack, global_magnitude, "
-            "random or uniform."
+            "random, uniform or path/file.py:factory."
         ),
     ] = None,
     override: Overrides = None,
@@ -268,8 +268,8 @@ def _as_text(value: str) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _default_run_dir(config: str) -> Path:
-    return Path("runs") / Path(config).stem
+def _default_run_dir(name: str) -> Path:
+    return Path("runs") / name
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import InputError, ModelError
-from autoprune.factories import load_factory
+from autoprune.factories import check_call, load_factory
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup
@@ -82,7 +82,11 @@ def score_channels(
 
 def find_importance(criterion: str) -> Importance:
     """One of `IMPORTANCES`, or a user's own `path/file.py:function`. Raises `InputError` for a file that has none."""
-    return IMPORTANCES.get(criterion) or load_factory(criterion, field=FIELD)
+    if criterion in IMPORTANCES:
+        return IMPORTANCES[criterion]
+    own: Importance = load_factory(criterion, field=FIELD)
+    check_call(own, nn.Module, PrunableGroup, field=f"{FIELD}={criterion}")
+    return own
 
 
 def checked_scores(scores: object, group: PrunableGroup, *, where: str) -> Tensor:

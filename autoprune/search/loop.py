@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.errors import RunError
+from autoprune.errors import InputError, RunError
 from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
-from autoprune.search.searcher import Ask, Brief, MakeSearcher
+from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of
 from autoprune.search.trials import Episode
 from autoprune.search.workers import side_by_side
 
@@ -39,6 +39,7 @@ def run_search(
     workers: int = 1,
     on_outcome: Callable[[Outcome], None] | None = None,
     races: bool = True,
+    as_given: bool = False,
 ) -> SearchResult:
     """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode.
 
@@ -46,12 +47,20 @@ def run_search(
     all images, however poor it looks. A policy that is repeated costs nothing, but a search that has nothing new to ask
     ends. Whether a score came from the store does not matter to the count, so a resumed search goes the same way as
     one that was never stopped.
+
+    Raises `InputError` for a searcher that asks for what it may not (`search.searcher.fault_of`); policies `as_given`
+    may be off the ladders and beyond the limits.
     """
     started = time.perf_counter()
     searcher = make(brief := Brief(problem, seed, max_evaluations))
     with side_by_side(problem, workers) as shared:
         search = _Search(shared, brief, searcher.name, races=races, on_outcome=on_outcome)
-        while not search.spent and (asked := searcher.ask()).policies:
+        while not search.spent:
+            asked = searcher.ask()
+            if (fault := fault_of(asked, problem, as_given=as_given)) is not None:
+                raise InputError(f"search.agent: {searcher.name}: {fault}")
+            if not asked.policies:
+                break
             searcher.tell(search.outcomes_of(asked))
     if not search.episodes:
         raise RunError(f"the searcher {searcher.name} asked for no candidate")
@@ -80,6 +89,7 @@ class _Search:
     ) -> None:
         self.episodes: list[Outcome] = []
         self.seen: set[PruningPolicy] = set()  # candidates and probes
+        self._probes = 0  # repeated ones too
         self._problem, self._brief, self._searcher, self._on_outcome = problem, brief, searcher, on_outcome
         self._candidates: dict[PruningPolicy, Outcome] = {}
         self._race = Race() if races else None
@@ -87,7 +97,7 @@ class _Search:
     @property
     def spent(self) -> bool:
         brief = self._brief
-        return len(self.seen) >= brief.max_evaluations or len(self.episodes) >= brief.max_episodes
+        return len(self.seen) >= brief.max_evaluations or len(self.episodes) + self._probes >= brief.max_episodes
 
     def outcomes_of(self, asked: Ask) -> list[Outcome]:
         """Those of the policies that the budget has room for, in order; a few at a time are scored ahead."""
@@ -110,6 +120,7 @@ class _Search:
 
     def _probe(self, policy: PruningPolicy) -> Outcome:
         self.seen.add(policy)
+        self._probes += 1
         return self._problem.evaluate(policy, bars=FIRST_LOOK)
 
     def _episode(self, policy: PruningPolicy) -> Outcome:

@@ -285,8 +285,8 @@ class SearchProblem:
 
     def _outcome(self, policy: PruningPolicy, score: Score, bars: Bars) -> Outcome:
         found = self._reward(policy, score)
-        if not score.complete:
-            bar = bars[score.look]
+        bar = bars.get(score.look)
+        if not score.complete and bar is not None and bar != NOTHING_RIVALS:
             found = bar.reward + (found - bar.seen)
         return Outcome(policy, score, self.predict(policy), found)
 

@@ -1,15 +1,17 @@
 """The reward of a candidate: a pure function of its score and its cost, in one of several forms or a user's own."""
 
 import math
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autoprune.config import Metric, RewardConfig
 from autoprune.errors import InputError, shown
-from autoprune.factories import load_factory
+from autoprune.factories import check_call, load_factory
 
 # Of a score, and of the cost as a share of the original's; pure, and no lower where a score is better.
 RewardForm = Callable[["Score", float], float]
+FIELD = "search.reward.form"
 ROUNDING = 1e-3  # of a KL, which may come out below zero by it
 LARGEST_NATS = 1e6  # of a loss: float32 outputs of a sound network differ by far less
 
@@ -62,8 +64,8 @@ class Reward:
     def __call__(self, score: Score, *, cost: float, original_cost: float) -> float:
         """Higher is better; the costs are in any one unit. Raises `InputError` for what is no finite number."""
         found = self.form(score, cost / original_cost)
-        if not isinstance(found, int | float) or not math.isfinite(found):
-            raise InputError(f"search.reward.form: gave {shown(found)} for {score}; a reward is a finite number")
+        if not isinstance(found, numbers.Real) or not math.isfinite(found):
+            raise InputError(f"{FIELD}: gave {shown(found)} for {score}; a reward is a finite number")
         return float(found)
 
 
@@ -81,7 +83,10 @@ def make_reward(config: RewardConfig) -> Reward:
         return accuracy(score) - config.cost_weight * cost_ratio
 
     forms: dict[str, RewardForm] = {"constrained": constrained, "weighted": weighted, "amc": amc}
-    form = forms.get(config.form) or load_factory(config.form, field="search.reward.form")
+    form = forms.get(config.form)
+    if form is None:
+        form = load_factory(config.form, field=FIELD)
+        check_call(form, Score, 1.0, field=f"{FIELD}={config.form}")
     return Reward(form, config.cost)
 
 

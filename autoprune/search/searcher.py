@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autoprune.errors import InputError
+from autoprune.errors import InputError, shown
 from autoprune.files import atomic_path
 from autoprune.policy import PruningPolicy
-from autoprune.search.problem import Outcome, PredictedProblem
+from autoprune.search.problem import Outcome, PredictedProblem, meets
 
 FACTS = "facts"
 EPISODES_EACH = 4  # per evaluation: a search that has nothing new to ask ends
@@ -55,8 +55,8 @@ class Searcher(Protocol):
     """Looks for the policy with the highest reward.
 
     `ask` and `tell` come in turn. What is told are the outcomes of the first so many policies that were asked for, all
-    unless the budget is spent. The state may be taken at any time; a searcher of the same kind and brief that is given
-    it goes on exactly as this one would.
+    unless the budget is spent; of a probe the score counts alone. The state may be taken at any time, and stays as it
+    is then; a fresh searcher of the same kind and brief that is given it goes on exactly as this one would.
     """
 
     @property
@@ -78,10 +78,35 @@ class Searcher(Protocol):
 MakeSearcher = Callable[[Brief], Searcher]
 
 
+def fault_of(asked: object, problem: PredictedProblem, *, as_given: bool = False) -> str | None:
+    """What is wrong with what a searcher has asked for; None if nothing is.
+
+    Policies are of the problem's groups, in their order, each on a rung of its ladder, and candidates meet every limit.
+    Those that are `as_given` may be off the ladders and beyond the limits.
+    """
+    if not isinstance(asked, Ask) or not isinstance(asked.policies, tuple):
+        return f"must give an Ask with a tuple of policies, got {shown(asked)}"
+    ladders = {group.name: group.ladder for group in problem.groups}
+    for policy in asked.policies:
+        if not isinstance(policy, PruningPolicy):
+            return f"must ask for policies, got {shown(policy)}"
+        channels = policy.as_dict()
+        if list(channels) != list(ladders):
+            return f"{shown(policy.key)} is not of the groups {', '.join(ladders)}, in their order"
+        if as_given:
+            continue
+        if off := [name for name, kept in channels.items() if kept not in ladders[name]]:
+            return f"{shown(policy.key)} keeps what no rung of {', '.join(off)} keeps"
+        if not asked.are_probes and not meets(problem.predict(policy), problem.limits):
+            return f"{shown(policy.key)} breaks a limit; only probes may"
+    return None
+
+
 def save_state(path: Path, state: SearcherState) -> None:
     """Write a state as safetensors, whole or not at all; its facts are the metadata."""
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(dict(state.tensors), temporary, metadata={FACTS: json.dumps(state.facts)})
+        save_file(tensors, temporary, metadata={FACTS: json.dumps(state.facts, allow_nan=False)})
 
 
 def load_state(path: Path) -> SearcherState:
@@ -90,5 +115,5 @@ def load_state(path: Path) -> SearcherState:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
             return SearcherState(json.loads(file.metadata()[FACTS]), {name: file.get_tensor(name) for name in names})
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not the state of a searcher ({error})") from None

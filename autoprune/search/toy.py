@@ -18,7 +18,7 @@ CLASH = 1.5  # KL, in nats, per share cut of the first group times share cut of 
 LATENCY_RATIO = 0.45  # the limit, of the original's latency
 
 
-def toy_problem(store: TrialStore | None = None) -> SearchProblem:
+def toy_problem(store: TrialStore | None = None, reward_config: RewardConfig | None = None) -> SearchProblem:
     """Four groups of five rungs, 625 policies; analytic score and cost; latency limited to 45% of the original.
 
     The first and third group each look cheap to cut and are ruinous to cut together, so that neither one keep ratio
@@ -30,7 +30,7 @@ def toy_problem(store: TrialStore | None = None) -> SearchProblem:
         (Limit("latency", LATENCY_RATIO * original.predicted_latency_ms),),
         predict=lambda policy: toy_cost(_shares(policy)),
         looks=lambda policy: [toy_score(_shares(policy))],
-        reward=make_reward(RewardConfig()),
+        reward=make_reward(reward_config or RewardConfig()),
         fingerprint="toy-1",
         store=store,
     )

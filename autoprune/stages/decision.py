@@ -53,9 +53,14 @@ SearchOn = Callable[[SearchProblem], SearchResult]
 
 
 def check_search(config: RunConfig) -> None:
-    """Raises `ConfigError` if the search needs an extra that is not installed, or an earlier run that is not there, and
-    `InputError` for a user's own file that is not there or does not give what it is named for."""
+    """Raises `ConfigError` if the search needs an extra that is not installed, and what `check_scoring` raises."""
     searcher_maker(config.search.agent, config.search.settings)
+    check_scoring(config)
+
+
+def check_scoring(config: RunConfig) -> None:
+    """Raises `ConfigError` for an earlier run that is not there, and `InputError` for a user's own reward form or
+    importance that is not there or cannot be called as one: whoever proposes policies, they are scored."""
     make_reward(config.search.reward)
     find_importance(config.search.importance)
     check_start(config.search.start_from)

@@ -59,7 +59,15 @@ def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
             make = partial(ListSearcher, name=name, policies=policies)
             workers = 1 if name == own.name else usual_workers()
             results.append(
-                run_search(make, problem, max_evaluations=MOST, seed=config.seed, workers=workers, races=False)
+                run_search(
+                    make,
+                    problem,
+                    max_evaluations=MOST,
+                    seed=config.seed,
+                    workers=workers,
+                    races=False,
+                    as_given=name == own.name,
+                )
             )
             progress.advance(note=f"{name}: reward {results[-1].best.reward:.4f}")
     outcomes = tuple(outcome for result in results for outcome in result.outcomes)

@@ -36,12 +36,12 @@ class HillClimbing:
                 self._best = (outcome.reward, list(rungs_of(self._problem.groups, outcome.policy)))
 
     def state(self) -> SearcherState:
-        return SearcherState({"best": self._best, "tried": self._tried})
+        return SearcherState({"best": self._best, "tried": list(self._tried)})
 
     def restore(self, state: SearcherState) -> None:
         best = state.facts["best"]
         self._best = None if best is None else (best[0], best[1])
-        self._tried = state.facts["tried"]
+        self._tried = list(state.facts["tried"])
 
     def trained(self) -> None:
         return None
