@@ -16,7 +16,6 @@ from autoprune.search.trials import TrialStore
 from autoprune.stages.adaptive import STAGES, adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.decision import check_search
-from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.kept_levels import check_earlier_levels
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
@@ -48,8 +47,6 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once
         prepared = prepare(at_smallest, subject.model, subject.data, store=store, sensor=sensor)
-        if config.adaptive.start_from is None:
-            prepared = elastic_distilled(prepared, config, run_dir, logger)
         result = adaptive_model(config, subject, prepared, run_dir, store, logger, sensor=sensor)
         shutil.rmtree(run_dir.state, ignore_errors=True)
     return result

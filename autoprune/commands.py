@@ -21,7 +21,6 @@ from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.applied import agent_decision, policy_decision
 from autoprune.stages.decision import Decide, check_search, search_only
-from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
 from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.scores import accuracy
@@ -52,8 +51,7 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
         if subject is None:
             problem = toy_problem(store, config.search.reward)
         else:
-            prepared = prepare(config, subject.model, subject.data, store=store, sensor=sensor)
-            problem = elastic_distilled(prepared, config, run_dir, logger).problem
+            problem = prepare(config, subject.model, subject.data, store=store, sensor=sensor).problem
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, config, run_dir, logger).best
         model = config.model.name if subject is not None else config.problem

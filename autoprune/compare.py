@@ -21,9 +21,7 @@ from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
 from autoprune.seeding import derive_seed, seed_everything
 from autoprune.stages.amounts import check_amounts
-from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
-from autoprune.stages.tensorboard import RunLogger
 from autoprune.stages.winners import Winner, worth
 
 COMPARISON_FILE = "comparison.json"
@@ -58,8 +56,6 @@ def compare(
     prepared = None
     if subject is not None:
         prepared = prepare(config, subject.model, subject.data, store=store)
-        with RunLogger(run_dir.logs) as logger:
-            prepared = elastic_distilled(prepared, config, run_dir, logger)
     problem = toy_problem(store, config.search.reward) if prepared is None else prepared.problem
     searches = [_searched(problem, config, name, seed, store, run_dir) for seed in range(seeds) for name in searchers]
     finals: list[Final | None] = [None] * len(searches)

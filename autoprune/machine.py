@@ -20,8 +20,8 @@ def check_machine(config: RunConfig) -> None:
         "model.name": config.model.name,
         "model.checkpoint": config.model.checkpoint,
         "data.name": config.data.name,
-        "search.start_from": config.search.start_from,
-        "adaptive.start_from": config.adaptive.start_from,
+        "search.trials_from": config.search.trials_from,
+        "adaptive.levels_from": config.adaptive.levels_from,
     }
     for field, name in names.items():
         # `imagefolder:DIR`, `file.py:factory`: either side may be the path.

@@ -24,12 +24,11 @@ from autoprune.stages.adaptive import PrunedModel, adaptive_model
 from autoprune.stages.amounts import check_amounts
 from autoprune.stages.applied import STORED_POLICY
 from autoprune.stages.decision import Decide, check_scoring, check_search, search_decision
-from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.final import compare_files, run_result
 from autoprune.stages.finetune import finetuned
 from autoprune.stages.kept_levels import check_earlier_levels
 from autoprune.stages.level_choice import check_level_limits
-from autoprune.stages.max_drop import cheapest_within_drop, problems_on_the_way
+from autoprune.stages.max_drop import cheapest_within_drop
 from autoprune.stages.narrowing import Measured, measured_within_target
 from autoprune.stages.subject import Subject, load_subject
 from autoprune.stages.tensorboard import RunLogger
@@ -81,11 +80,8 @@ def run(
             check_level_limits(prepared.problem, config, store)
         stage.begin(SEARCHING)
         if open_target is not None:
-            near = problems_on_the_way(prepared, config, open_target, store)
-            prepared = elastic_distilled(prepared, config, run_dir, logger, near=near)
             decision, pruned = cheapest_within_drop(config, open_target, subject, prepared, run_dir, store)
         else:
-            prepared = elastic_distilled(prepared, config, run_dir, logger)
             seed_everything(derive_seed(config.seed, "search"))
             decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
             stage.begin(FINE_TUNING)

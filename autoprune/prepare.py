@@ -91,7 +91,7 @@ def prepare(
     if store is not None:
         shown = {"predicted_latency_ms": original_cost.predicted_latency_ms, "top1": evaluator.original_top1}
         store.set_fact(ORIGINAL_FACT, json.dumps(shown))
-    known = earlier_policies(config.search.start_from, elastic, store)
+    known = earlier_policies(config.search.trials_from, elastic, store)
     problem = SearchProblem(
         tuple(
             _search_group(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups
@@ -124,15 +124,6 @@ def channel_scores(
     return score_channels(
         model, groups, config.search.importance, images=normalise(shown.images, data.info), labels=shown.labels
     )
-
-
-def with_trained_cuts(prepared: Prepared, trained: ElasticModel, config: RunConfig) -> Prepared:
-    """The same problem, its candidates and sensitivities scored with the weights of `trained`; what is applied and
-    fine-tuned in the end is still a cut of the original."""
-    evaluator = prepared.evaluator.of(trained)
-    both = f"{fingerprint(config, prepared.elastic)} {fingerprint(config, trained)}"
-    problem = prepared.problem.scored_by(evaluator.looks, groups=prepared.problem.groups, fingerprint=both)
-    return replace(prepared, problem=_with_sensitivities(problem, evaluator))
 
 
 def _with_sensitivities(problem: SearchProblem, evaluator: Evaluator) -> SearchProblem:

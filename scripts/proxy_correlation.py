@@ -1,10 +1,10 @@
 """How well the search's reward tells which of several equally fast candidates will be the best after fine-tuning.
 
     python scripts/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
-    python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o elastic.epochs=4
+    python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o search.score_images=1024
 
 The policies spread over what meets the target, all close under it. Each is fine-tuned once, as a run would, and scored
-on the whole search split; OUT keeps that, so a second call with other settings of the search (elastic distillation)
+on the whole search split; OUT keeps that, so a second call with other settings of the search
 judges them by the same figures, and a stopped call goes on. Prints JSON.
 """
 
@@ -23,9 +23,7 @@ from autoprune.run_dir import RunDir
 from autoprune.search.evaluate import Evaluator
 from autoprune.search.trials import TrialStore
 from autoprune.seeding import derive_seed
-from autoprune.stages.elastic import elastic_distilled
 from autoprune.stages.subject import load_subject
-from autoprune.stages.tensorboard import RunLogger
 from autoprune.training.distill import finetune
 
 
@@ -45,9 +43,7 @@ def main() -> None:
     prepared = prepare(config, subject.model, subject.data, store=store)
     policies = varied_policies(prepared.problem, arguments.policies, seed=derive_seed(0, "proxy correlation"))
     tuned = [fine_tuned(prepared, policy, config, arguments.epochs, run_dir, store) for policy in policies]
-    with RunLogger(run_dir.logs) as logger:
-        searched = elastic_distilled(prepared, config, run_dir, logger)
-    rewards = [searched.problem.evaluate(policy).reward for policy in policies]
+    rewards = [prepared.problem.evaluate(policy).reward for policy in policies]
     limit = prepared.problem.limits[0]
     rows = [
         {
@@ -64,7 +60,6 @@ def main() -> None:
             {
                 "n": len(policies),
                 "finetune_epochs": arguments.epochs,
-                "elastic_epochs": config.elastic.epochs,
                 "spearman_accuracy": spearman(rewards, [score["top1"] for score in tuned]),
                 "spearman_kl": spearman(rewards, [-score["kl"] for score in tuned]),
                 "policies": rows,

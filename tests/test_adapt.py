@@ -228,7 +228,7 @@ def test_another_operating_point_starts_from_the_levels_of_an_earlier_run(
 ) -> None:
     """Nothing is searched or trained: the levels are the same to the last bit, and faster ones may lose more."""
     folder = tmp_path / "faster"
-    options = ("-o", f"adaptive.start_from={adapted}", "-o", "adaptive.max_drop=0.9")
+    options = ("-o", f"adaptive.levels_from={adapted}", "-o", "adaptive.max_drop=0.9")
     done("adapt", small_config, *OPTIONS, *options, "--run-dir", folder, "--quiet")
     before, after = read_adaptive(RunDir(adapted)), read_adaptive(RunDir(folder))
     assert [level.channels for level in after.levels] == [level.channels for level in before.levels]
@@ -241,7 +241,7 @@ def test_another_operating_point_starts_from_the_levels_of_an_earlier_run(
     assert after.agreement.different_answers == 0
     assert TrialStore(RunDir(folder).trials).fact(LEVELS_FACT) is None
     third = tmp_path / "third"  # from a run that has taken its levels over itself
-    done("adapt", small_config, *OPTIONS, "-o", f"adaptive.start_from={folder}", "--run-dir", third, "--quiet")
+    done("adapt", small_config, *OPTIONS, "-o", f"adaptive.levels_from={folder}", "--run-dir", third, "--quiet")
     assert read_adaptive(RunDir(third)).agreement.different_answers == 0
 
 
@@ -257,7 +257,7 @@ def test_levels_to_start_from_that_do_not_fit_are_refused_before_any_work(
         (adapted, ("-o", "model.width=0.5"), "the run there has another model"),
         (adapted, ("-o", "data.search_images=90"), "the run there has another data"),
     ):
-        arguments = (*OPTIONS, *options, "-o", f"adaptive.start_from={start}", "--run-dir", tmp_path / "run")
+        arguments = (*OPTIONS, *options, "-o", f"adaptive.levels_from={start}", "--run-dir", tmp_path / "run")
         ended = autoprune("adapt", small_config, *arguments)
         assert ended.returncode == 2
         assert message in " ".join(ended.stderr.split())

@@ -281,7 +281,7 @@ def test_no_run_can_be_there(name: str, config: Path, place: Path, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    "key", ["model.name", "model.checkpoint", "data.name", "search.start_from", "adaptive.start_from"]
+    "key", ["model.name", "model.checkpoint", "data.name", "search.trials_from", "adaptive.levels_from"]
 )
 def test_names_in_a_configuration_that_lead_nowhere(
     key: str, config: Path, place: Path, capsys: pytest.CaptureFixture[str]

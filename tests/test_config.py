@@ -302,19 +302,20 @@ def test_every_shipped_configuration_is_found_by_name_and_valid(
 
 def test_a_key_that_runs_of_an_earlier_version_wrote_is_left_aside_where_it_changed_nothing() -> None:
     assert parse_config({"finetune": {"augmented_forms": None}}, where="old") == RunConfig()
-    with pytest.raises(ConfigError, match="unknown key augmented_forms"):
+    with pytest.raises(ConfigError, match="augmented_forms is gone: the teacher remembers"):
         parse_config({"finetune": {"augmented_forms": 12}}, where="old")
+    old = {"elastic": {"epochs": 0, "cuts": 64}, "search": {"start_from": None}, "adaptive": {"start_from": None}}
+    assert parse_config(old, where="old") == RunConfig()
+    for section, message in (
+        ({"elastic": {"epochs": 4}}, "elastic is gone"),
+        ({"search": {"start_from": "runs/a"}}, "start_from is called trials_from"),
+        ({"adaptive": {"start_from": "runs/a"}}, "start_from is called levels_from"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parse_config(section, where="old")
 
 
 def test_fewer_epochs_get_as_large_a_share_of_the_time() -> None:
     whole = FinetuneConfig(epochs=12, max_minutes=6.0)
     assert whole.for_epochs(3).model_dump() == whole.model_dump() | {"epochs": 3, "max_minutes": 1.5}
     assert FinetuneConfig(epochs=12).for_epochs(3).max_minutes is None
-
-
-def test_elastic_distillation_learns_as_fine_tuning_does_unless_it_is_told_otherwise() -> None:
-    config = RunConfig.model_validate({"finetune": {"learning_rate": 0.1}})
-    assert config.elastic_learning_rate == 0.1
-    assert RunConfig.model_validate({"train": {"learning_rate": 0.5}}).elastic_learning_rate == 0.05
-    other = RunConfig.model_validate({"finetune": {"learning_rate": 0.1}, "elastic": {"learning_rate": 0.02}})
-    assert (other.elastic_learning_rate, other.finetune_learning_rate) == (0.02, 0.1)

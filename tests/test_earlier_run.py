@@ -115,7 +115,7 @@ def test_a_second_target_starts_from_the_first_ones_run(tmp_path: Path) -> None:
     done("train", config, "--out", weights)
     command = ("search", config, "-o", f"model.checkpoint={weights}")
     done(*command, "--run-dir", first)
-    done(*command, "--run-dir", second, "-o", "target.max_ratio=0.3", "-o", f"search.start_from={first}")
+    done(*command, "--run-dir", second, "-o", "target.max_ratio=0.3", "-o", f"search.trials_from={first}")
     before, after = TrialStore(first / "trials.sqlite"), TrialStore(second / "trials.sqlite")
     # A quarter of the evaluations; the groups' sensitivities, too, were measured by the first.
     assert 0 < after.count() - before.count() <= 2
@@ -126,9 +126,9 @@ def test_a_second_target_starts_from_the_first_ones_run(tmp_path: Path) -> None:
 def test_a_start_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
     config = write_config(tmp_path / "small.yaml")
     for command in ("run", "search", "compare"):
-        options = ("-o", f"search.start_from={tmp_path / 'nowhere'}", "--run-dir", tmp_path / "run")
+        options = ("-o", f"search.trials_from={tmp_path / 'nowhere'}", "--run-dir", tmp_path / "run")
         finished = autoprune(command, config, *options)
         assert finished.returncode == 2
-        assert "search.start_from" in finished.stderr
+        assert "search.trials_from" in finished.stderr
         assert "trials.sqlite is missing" in finished.stderr
         assert not (tmp_path / "run").exists()

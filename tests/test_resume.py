@@ -119,25 +119,3 @@ def test_a_training_killed_with_9_goes_on(small_checkpoint: Path, tmp_path: Path
             assert torch.equal(resumed.get_tensor(name), unstopped.get_tensor(name)), name
         assert list(resumed.keys()) == names
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
-
-
-def test_an_elastic_distillation_killed_with_9_goes_on(small_config: Path, tmp_path: Path) -> None:
-    """Candidates are scored with weights that were trained for being cut, which scores them higher."""
-    config = ("-o", "elastic.epochs=3", "-o", "elastic.cuts=3", "-o", "elastic.ends_share=0.2")
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    done("run", small_config, *config, "--run-dir", whole, "--quiet")
-    with started("run", small_config, *config, "--run-dir", stopped, "--quiet", stops_at="state:elastic.pt") as process:
-        wait_for((stopped / "state" / "elastic.pt").is_file, process)
-        process.kill()
-        process.wait()
-    assert not (stopped / "policy.json").exists()
-    done("run", small_config, *config, "--run-dir", stopped, "--resume", "--quiet")
-    assert scores(stopped) == scores(whole)
-    assert episodes(stopped) == episodes(whole)
-    # Sensitivities are measured with both weights: the same policies under two fingerprints.
-    by_policy: dict[object, list[float]] = {}
-    for _, policy, kl in rows(whole, "SELECT fingerprint, policy, kl FROM trials WHERE look = 0 ORDER BY id"):
-        by_policy.setdefault(policy, []).append(float(str(kl)))
-    twice = [kls for kls in by_policy.values() if len(kls) == 2]
-    assert len(twice) == 3
-    assert sum(trained for _, trained in twice) < sum(original for original, _ in twice)

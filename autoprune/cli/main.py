@@ -97,7 +97,7 @@ def run(
 @app.command(
     epilog="Example: `autoprune adapt fashion_mnist_adaptive --run-dir runs/adaptive`, then open "
     "`runs/adaptive/adaptive.html`. From the same levels, a faster one that may lose half a point: `autoprune adapt "
-    "fashion_mnist_adaptive -o adaptive.start_from=runs/adaptive -o adaptive.max_drop=0.005 --run-dir runs/faster`",
+    "fashion_mnist_adaptive -o adaptive.levels_from=runs/adaptive -o adaptive.max_drop=0.005 --run-dir runs/faster`",
 )
 def adapt(
     config: ConfigArgument,
@@ -121,7 +121,7 @@ def adapt(
 
 @app.command(
     epilog="Example: `autoprune search toy --agent ppo`, or `autoprune search demo --agent td3 --run-dir runs/td3`. "
-    "Another target from what that has measured, in seconds: `autoprune search demo -o search.start_from=runs/td3 "
+    "Another target from what that has measured, in seconds: `autoprune search demo -o search.trials_from=runs/td3 "
     "-o target.0.max_ratio=0.3 --run-dir runs/third`",
 )
 def search(

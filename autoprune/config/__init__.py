@@ -5,7 +5,7 @@ from autoprune.config.goals import REWARD_FORMS, Metric, RewardConfig, TargetCon
 from autoprune.config.run import MeasureConfig, RunConfig, check_bounds
 from autoprune.config.search import IMPORTANCES, SEARCHERS, SearchConfig
 from autoprune.config.subject import DataConfig, ModelConfig
-from autoprune.config.training import AugmentConfig, ElasticConfig, FinetuneConfig, TrainConfig
+from autoprune.config.training import AugmentConfig, FinetuneConfig, TrainConfig
 
 __all__ = [
     "IMPORTANCES",
@@ -14,7 +14,6 @@ __all__ = [
     "AdaptiveConfig",
     "AugmentConfig",
     "DataConfig",
-    "ElasticConfig",
     "FinetuneConfig",
     "MeasureConfig",
     "Metric",

@@ -1,5 +1,7 @@
 """Input-adaptive models."""
 
+from typing import ClassVar
+
 from pydantic import Field, field_validator
 
 from autoprune.config.section import MOST_EPOCHS, Section, names_a_file
@@ -7,6 +9,8 @@ from autoprune.config.section import MOST_EPOCHS, Section, names_a_file
 
 class AdaptiveConfig(Section):
     """An input-adaptive model: levels between which a router chooses for each input. They train as `finetune` says."""
+
+    RETIRED: ClassVar = {"start_from": "is called levels_from now"}
 
     enabled: bool = Field(False, description="whether `autoprune run` makes one beside the pruned model")
     max_ratios: tuple[float, ...] = Field(
@@ -30,11 +34,11 @@ class AdaptiveConfig(Section):
     router_rounds: int = Field(
         40, gt=0, le=10_000, description="of training the learned router; its best state is kept"
     )
-    start_from: str | None = Field(
+    levels_from: str | None = Field(
         None, description="folder of an earlier run: its trained levels are taken over, for another `max_drop`"
     )
 
-    _names = field_validator("start_from")(names_a_file)
+    _names = field_validator("levels_from")(names_a_file)
 
     @field_validator("max_ratios")
     @classmethod

@@ -1,6 +1,6 @@
 """A whole run: all sections."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -9,7 +9,7 @@ from autoprune.config.goals import TargetConfig
 from autoprune.config.search import SearchConfig
 from autoprune.config.section import Section
 from autoprune.config.subject import DataConfig, ModelConfig
-from autoprune.config.training import ElasticConfig, FinetuneConfig, TrainConfig
+from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.errors import ConfigError, shown
 
 
@@ -24,13 +24,14 @@ class MeasureConfig(Section):
 class RunConfig(Section):
     """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
 
+    RETIRED: ClassVar = {"elastic": "is gone: rewards ordered no better with it"}
+
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     target: tuple[TargetConfig, ...] = (TargetConfig(metric="latency", max_ratio=0.5),)
-    elastic: ElasticConfig = ElasticConfig()
     search: SearchConfig = SearchConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
@@ -70,10 +71,6 @@ class RunConfig(Section):
     @property
     def finetune_learning_rate(self) -> float:
         return self.finetune.learning_rate or self.train.learning_rate / 10
-
-    @property
-    def elastic_learning_rate(self) -> float:
-        return self.elastic.learning_rate or self.finetune_learning_rate
 
     @property
     def energy_keys(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The search: who searches, how far, and how candidates are scored."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -18,6 +18,8 @@ IMPORTANCES = ("l2", "bn_scale", "taylor")
 
 
 class SearchConfig(Section):
+    RETIRED: ClassVar = {"start_from": "is called trials_from now"}
+
     agent: str = Field("ddpg", description=f"{', '.join(SEARCHERS)}, or path/file.py:factory")
     settings: dict[str, Any] = Field({}, description="of that searcher, in place of its defaults")
     max_evaluations: int = Field(120, gt=0, le=20_000, description="distinct candidates that are scored")
@@ -28,7 +30,7 @@ class SearchConfig(Section):
     calibration_images: int = Field(256, gt=1, le=MOST_IMAGES, description="training images that recalibrate BatchNorm")
     racing: bool = Field(True, description="drop candidates that are clearly behind at a coarse look")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
-    start_from: str | None = Field(
+    trials_from: str | None = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
     start_share: float = Field(
@@ -57,7 +59,7 @@ class SearchConfig(Section):
     )
     reward: RewardConfig = RewardConfig()
 
-    _names = field_validator("agent", "importance", "start_from")(names_a_file)
+    _names = field_validator("agent", "importance", "trials_from")(names_a_file)
 
     @field_validator("agent")
     @classmethod
@@ -72,7 +74,7 @@ class SearchConfig(Section):
     @property
     def evaluations(self) -> int:
         """How many candidates the search of a run may evaluate."""
-        return self.max_evaluations if self.start_from is None else self.evaluations_from_known
+        return self.max_evaluations if self.trials_from is None else self.evaluations_from_known
 
     @property
     def evaluations_from_known(self) -> int:

@@ -1,6 +1,7 @@
 """What all sections of a configuration have in common: known keys, and no number or name that breaks a run midway."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -22,6 +23,9 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    # Keys of earlier versions, and what became of them; those that changed nothing are still read, as runs wrote them.
+    RETIRED: ClassVar[Mapping[str, str]] = {}
+
     @model_validator(mode="before")
     @classmethod
     def _known_keys(cls, raw: Any) -> Any:
@@ -31,6 +35,10 @@ class Section(BaseModel):
             return raw
         if not isinstance(raw, dict):
             raise ValueError(f"must be a section with the keys {', '.join(cls.model_fields)}, got {shown(raw)}")
+        for key in cls.RETIRED.keys() & raw.keys():
+            if not _changes_nothing(raw[key]):
+                raise ValueError(f"{key} {cls.RETIRED[key]}")
+        raw = {key: value for key, value in raw.items() if key not in cls.RETIRED}
         if unknown := [key for key in raw if key not in cls.model_fields]:
             named = ", ".join(key if isinstance(key, str) and key.isidentifier() else shown(key) for key in unknown[:5])
             raise ValueError(f"unknown key {named}; allowed are {', '.join(cls.model_fields)}")
@@ -50,6 +58,10 @@ class Section(BaseModel):
             if isinstance(number, float) and 0 < abs(number) < SMALLEST:
                 raise ValueError(f"must be 0 or at least {SMALLEST:g}, got {number!r}")
         return value
+
+
+def _changes_nothing(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and value.get("epochs") == 0)
 
 
 def names_a_file(value: str | None, info: ValidationInfo) -> str | None:

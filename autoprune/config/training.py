@@ -1,6 +1,6 @@
 """Training: of a baseline, of what is pruned, and of weights that are trained to be cut."""
 
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
@@ -43,24 +43,9 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
 
 
-class ElasticConfig(Section):
-    """Elastic distillation before the search: candidates are then scored with weights trained for being cut.
-
-    Batches, augmentation and loss are those of `finetune`.
-    """
-
-    epochs: int = Field(
-        0, ge=0, le=MOST_EPOCHS, description="0: none; candidates are scored with the original's weights"
-    )
-    max_minutes: float | None = Field(
-        None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
-    )
-    learning_rate: float | None = Field(None, gt=0, le=HIGHEST_RATE, description="default: that of finetune")
-    cuts: int = Field(64, gt=0, le=10_000, description="so many cuts that meet the target are trained in turn")
-    ends_share: float = Field(0.0, ge=0, le=1, description="share of the steps for the largest and the smallest cut")
-
-
 class FinetuneConfig(Section):
+    RETIRED: ClassVar = {"augmented_forms": "is gone: the teacher remembers each form that comes back"}
+
     epochs: int = Field(10, ge=0, le=MOST_EPOCHS, description="passes over the train split")
     max_minutes: float | None = Field(
         None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
@@ -70,7 +55,7 @@ class FinetuneConfig(Section):
         None, gt=0, le=HIGHEST_RATE, description="default: the baseline's divided by 10"
     )
     pruned_lr_factor: float = Field(
-        2.0, gt=0, le=1000, description="the learning rate of layers that lost channels, times this"
+        1.0, gt=0, le=1000, description="the learning rate of layers that lost channels, times this"
     )
     muon_step: float = Field(
         0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
@@ -89,11 +74,3 @@ class FinetuneConfig(Section):
         """The same for so many epochs, and for as much of the time as they are of the epochs that it has now."""
         minutes = None if self.max_minutes is None else self.max_minutes * epochs / max(self.epochs, 1)
         return self.model_copy(update={"epochs": epochs, "max_minutes": minutes})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _retired_key(cls, raw: Any) -> Any:
-        """Runs of an earlier version wrote `augmented_forms: null` into their config.yaml: it changes nothing."""
-        if isinstance(raw, dict) and "augmented_forms" in raw and raw["augmented_forms"] is None:
-            return {key: value for key, value in raw.items() if key != "augmented_forms"}
-        return raw

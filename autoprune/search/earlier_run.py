@@ -12,31 +12,31 @@ from autoprune.search.trials import TrialStore
 KNOWN_POLICIES = 6
 
 
-def check_start(start_from: str | None) -> None:
+def check_start(trials_from: str | None) -> None:
     """Raises `ConfigError` if the run to start from is no folder with trials, `InputError` if those are broken."""
-    if start_from is None:
+    if trials_from is None:
         return
-    trials = RunDir(user_path(start_from, field="search.start_from")).trials
+    trials = RunDir(user_path(trials_from, field="search.trials_from")).trials
     if not trials.is_file():
-        raise ConfigError(f"search.start_from: {start_from}: no folder of a run (trials.sqlite is missing)")
+        raise ConfigError(f"search.trials_from: {trials_from}: no folder of a run (trials.sqlite is missing)")
     TrialStore(trials)
 
 
 def earlier_policies(
-    start_from: str | None, elastic: ElasticModel, store: TrialStore | None
+    trials_from: str | None, elastic: ElasticModel, store: TrialStore | None
 ) -> tuple[PruningPolicy, ...]:
     """The best policies of the run to start from, if there is one; all its trials are taken over into `store`.
 
     Raises `ConfigError` if that run searched no model with these groups.
     """
-    if start_from is None:
+    if trials_from is None:
         return ()
-    check_start(start_from)
-    earlier = TrialStore(RunDir(user_path(start_from, field="search.start_from")).trials)
+    check_start(trials_from)
+    earlier = TrialStore(RunDir(user_path(trials_from, field="search.trials_from")).trials)
     policies = tuple(PruningPolicy.of_key(key) for key in earlier.best_policies(KNOWN_POLICIES))
     channels = {group.name: group.channels for group in elastic.groups}
     if not policies or not all(_fits(policy, channels) for policy in policies):
-        raise ConfigError(f"search.start_from: {start_from}: holds no search of a model with these groups")
+        raise ConfigError(f"search.trials_from: {trials_from}: holds no search of a model with these groups")
     if store is not None:
         store.take_over(earlier)
     return policies

@@ -1,6 +1,5 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
-import copy
 import math
 from collections.abc import Iterator
 from dataclasses import replace
@@ -42,12 +41,6 @@ class Evaluator:
         self.reference = _log_probabilities(elastic.original, self.images)  # (N, classes)
         self.calibration_reference = _log_probabilities(elastic.original, self.calibration)
         self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
-
-    def of(self, elastic: ElasticModel) -> "Evaluator":
-        """The same evaluation, against the same original, of other weights, which are trained to be cut as they are."""
-        other = copy.copy(self)
-        other.elastic, other.repair = elastic, None
-        return other
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
         """The cut, its weights repaired and its BatchNorms recalibrated, ready to run."""

@@ -139,8 +139,8 @@ def _levels(
     pruned: PrunedModel | None,
 ) -> ChosenLevels:
     """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
-    if config.adaptive.start_from is not None:
-        chosen = ChosenLevels(*earlier_levels(config.adaptive.start_from, prepared))
+    if config.adaptive.levels_from is not None:
+        chosen = ChosenLevels(*earlier_levels(config.adaptive.levels_from, prepared))
     else:
         begin(SEARCHING_LEVELS)
         found = None if pruned is None else pruned.policy

@@ -63,7 +63,7 @@ def check_scoring(config: RunConfig) -> None:
     importance that is not there or cannot be called as one: whoever proposes policies, they are scored."""
     make_reward(config.search.reward)
     find_importance(config.search.importance)
-    check_start(config.search.start_from)
+    check_start(config.search.trials_from)
 
 
 def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:

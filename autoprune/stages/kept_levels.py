@@ -25,27 +25,27 @@ def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject, *, origi
 
 def check_earlier_levels(config: RunConfig) -> None:
     """Raises `ConfigError` if the run to take levels from holds none, or its model or data are others."""
-    start = config.adaptive.start_from
+    start = config.adaptive.levels_from
     if start is None:
         return
-    earlier = RunDir(user_path(start, field="adaptive.start_from"))
+    earlier = RunDir(user_path(start, field="adaptive.levels_from"))
     if not earlier.adaptive.is_file() or not (earlier.level(0) / STRUCTURE_FILE).is_file():
         raise ConfigError(
-            f"adaptive.start_from: {start}: no finished run with levels (adaptive.json or levels/0 is missing)"
+            f"adaptive.levels_from: {start}: no finished run with levels (adaptive.json or levels/0 is missing)"
         )
     theirs = load_config(earlier.config)
     for section in ("model", "data"):
         if getattr(theirs, section) != getattr(config, section):
-            raise ConfigError(f"adaptive.start_from: {start}: the run there has another {section}; choose its own")
+            raise ConfigError(f"adaptive.levels_from: {start}: the run there has another {section}; choose its own")
 
 
 def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, LevelModels]:
     """The levels of the run in `start`. `ConfigError` if they are no cuts of this model."""
-    earlier, elastic = RunDir(user_path(start, field="adaptive.start_from")), prepared.elastic
+    earlier, elastic = RunDir(user_path(start, field="adaptive.levels_from")), prepared.elastic
     found = read_adaptive(earlier).levels
     policy = AdaptivePolicy(tuple(PruningPolicy.of(level.channels) for level in found))
     if any(level.as_dict().keys() != elastic.full_policy.as_dict().keys() for level in policy.levels):
-        raise ConfigError(f"adaptive.start_from: {start}: holds no levels of a model with these groups")
+        raise ConfigError(f"adaptive.levels_from: {start}: holds no levels of a model with these groups")
     trained = [place for place, level in enumerate(found) if not level.is_original]
     models = [load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy)) for place in trained]
     original = (elastic.original,) * (len(found) - len(trained))

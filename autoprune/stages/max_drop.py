@@ -34,7 +34,6 @@ from autoprune.training.scores import right_in_views
 
 VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6
-ELASTIC_RATIOS = 4
 
 
 @dataclass(frozen=True)
@@ -151,15 +150,6 @@ def drop_answers(config: RunConfig, subject: Subject, model: nn.Module) -> Tenso
     """(views, N) bool: which views of the search split's images `model` gets right; the first is the image itself."""
     data = subject.data
     return right_in_views(model, data.search, augmentation_of(config.finetune.augment), data.info)
-
-
-def problems_on_the_way(
-    prepared: Prepared, config: RunConfig, target: TargetConfig, store: TrialStore
-) -> tuple[SearchProblem, ...]:
-    """The problem at a few limits between the floor and the original, for training weights that serve all trials."""
-    floor = floor_ratio(prepared.problem, target)
-    ratios = [floor ** (step / (ELASTIC_RATIOS + 1)) for step in range(1, ELASTIC_RATIOS + 1)]
-    return tuple(problem_at(prepared, config.at_ratio(ratio), store, known=()) for ratio in ratios)
 
 
 def problem_at(
