@@ -179,7 +179,8 @@ def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
 @pytest.fixture
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer and shorter measurements, however busy the machine is; they are real ones all the same."""
-    monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", ((0.0, 2, 1),))
+    monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", ((0.0, 2),))
+    monkeypatch.setattr(whole_models_module, "LOADS", 1)
     monkeypatch.setattr(whole_models_module, "SECONDS_A_LOAD", 0.1)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
 
@@ -429,11 +430,11 @@ def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.Mon
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
     ladders = {name: (1, channels) for name, channels in elastic.full_policy.channels}
-    light, heavy, huge = (models for _, models, _ in BY_WEIGHT_BYTES)
-    assert light < heavy < huge
+    (_, light), (_, heavy) = BY_WEIGHT_BYTES
+    assert light < heavy
     least = weight_bytes(shapes, elastic.full_policy)
-    for bounds, models in (((least + 1, least + 2), light), ((least, least + 1), heavy), ((least - 1, least), huge)):
-        table = tuple((start, *rest) for start, (_, *rest) in zip((0, *bounds), BY_WEIGHT_BYTES, strict=True))
+    for bound, models in ((least + 1, light), (least, heavy)):
+        table = ((0.0, light), (bound, heavy))
         monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", table)
         assert len(whole_models(elastic, shapes, ladders)) == 2 + models
 

@@ -68,7 +68,7 @@ def test_a_correlation_lies_between_minus_one_and_one(pairs: list[tuple[int, int
 
 def test_a_small_network_is_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The policies are others than those that the predictor was fitted to; the fit made among them is kept."""
-    monkeypatch.setattr(whole_models, "BY_WEIGHT_BYTES", ((0.0, 3, 3),))
+    monkeypatch.setattr(whole_models, "BY_WEIGHT_BYTES", ((0.0, 3),))
     monkeypatch.setattr(whole_models, "SECONDS_A_LOAD", 0.04)
     monkeypatch.setattr(layer_bench, "SECONDS_A_LAYER", 0.02)
     elastic, shape = elastic_net("flatten"), SMALL_NETS["flatten"].input_shape
