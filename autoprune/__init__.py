@@ -4,22 +4,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.adaptive.session import AdaptiveSession
-    from autoprune.api import Result, compress
+    from autoprune.adaptive.file.session import AdaptiveSession
+    from autoprune.api.compress import Result, compress
+    from autoprune.api.surgery import Structure, cut, inspect
     from autoprune.pruning.structure import load_pruned
-    from autoprune.surgery import Structure, cut, inspect
 
 __version__ = "0.1.0"
 __all__ = ["AdaptiveSession", "Result", "Structure", "__version__", "compress", "cut", "inspect", "load_pruned"]
 
 # Imported when they are asked for (PEP 562): `import autoprune` stays light.
 _HOMES = {
-    "AdaptiveSession": "autoprune.adaptive.session",
-    "Result": "autoprune.api",
-    "Structure": "autoprune.surgery",
-    "compress": "autoprune.api",
-    "cut": "autoprune.surgery",
-    "inspect": "autoprune.surgery",
+    "AdaptiveSession": "autoprune.adaptive.file.session",
+    "Result": "autoprune.api.compress",
+    "Structure": "autoprune.api.surgery",
+    "compress": "autoprune.api.compress",
+    "cut": "autoprune.api.surgery",
+    "inspect": "autoprune.api.surgery",
     "load_pruned": "autoprune.pruning.structure",
 }
 

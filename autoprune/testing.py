@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.searcher import (
     Ask,
@@ -26,6 +25,7 @@ from autoprune.search.searcher import (
     save_state,
 )
 from autoprune.search.toy import toy_problem
+from autoprune.space.policy import PruningPolicy
 
 EVALUATIONS = 40  # of the toy's 625 policies
 MOST_REPETITIONS = 20  # asks without a policy that is new, while there are others

@@ -6,4 +6,4 @@ LAYERWISE_PRUNING = "autoprune/LayerwisePruning-v0"
 INPUT_ADAPTIVE = "autoprune/InputAdaptive-v0"
 
 gymnasium.register(id=LAYERWISE_PRUNING, entry_point="autoprune.envs.layerwise:LayerwisePruningEnv")
-gymnasium.register(id=INPUT_ADAPTIVE, entry_point="autoprune.envs.input_adaptive:InputAdaptiveEnv")
+gymnasium.register(id=INPUT_ADAPTIVE, entry_point="autoprune.adaptive.routing.environment:InputAdaptiveEnv")

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from autoprune.errors import InputError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError
 from autoprune.search.problem import PredictedProblem, SearchGroup, meets
+from autoprune.space.policy import PruningPolicy
 
 
 def keep_ratio_of(action: float, group: SearchGroup) -> float:

@@ -6,8 +6,8 @@ from typing import cast
 import gymnasium
 import numpy as np
 
-from autoprune.bounds import shown
-from autoprune.errors import InputError
+from autoprune.foundation.bounds import shown
+from autoprune.foundation.errors import InputError
 from autoprune.search.problem import PruningProblem
 
 PROBLEM_PARTS = ("groups", "limits", "known", "original_cost", "predict", "evaluate")  # of the protocol
@@ -46,7 +46,7 @@ def checked_problem(problem: object) -> PruningProblem:
     if lacking or isinstance(problem, type):
         raise InputError(
             f"problem: must be a PruningProblem, as autoprune.search.toy.toy_problem() or the problem of "
-            f"autoprune.prepare.prepare(...), got {shown(problem)}"
+            f"autoprune.search.prepare.prepare(...), got {shown(problem)}"
         )
     return cast(PruningProblem, problem)
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from autoprune.envs.action import action_of, rungs_of
 from autoprune.envs.observation import observe
 from autoprune.envs.transition import EpisodeState, advance, decided_policy
-from autoprune.errors import RunError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import RunError
 from autoprune.search.problem import PredictedProblem
+from autoprune.space.policy import PruningPolicy
 
 Act = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
 """(step, observations (count, fields)) -> actions (count,) in [-1, 1]."""

@@ -4,8 +4,8 @@ or many side by side, and are the same."""
 from dataclasses import dataclass
 
 from autoprune.envs.action import action_of, clip_rung, policy_of_rungs, rung_of
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PredictedProblem
+from autoprune.space.policy import PruningPolicy
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune import __version__
-from autoprune.bounds import shown
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import roll_out as roll_out_in_env
-from autoprune.errors import InputError
-from autoprune.files import read_json
+from autoprune.foundation.bounds import shown
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json
 from autoprune.measure.latency import make_session
 from autoprune.measure.memory_limit import memory_limited
-from autoprune.onnx_runtime import onnxruntime
-from autoprune.policy import PruningPolicy
+from autoprune.runtimes.onnx_runtime import onnxruntime
 from autoprune.search.problem import PruningProblem
+from autoprune.space.policy import PruningPolicy
 
 ACTOR_FILE, INFO_FILE = "agent.onnx", "agent.json"
 OBSERVATION_NAME, ACTION_NAME = "observation", "action"

@@ -11,13 +11,13 @@ from torch.nn import functional
 
 from autoprune.envs.action import policy_of_rungs
 from autoprune.envs.rollout import RollOut, demonstrate, roll_out
+from autoprune.foundation.seeding import derive_seed, rng
+from autoprune.foundation.tensor_json import from_json, to_json
 from autoprune.policies.exploration import act_with, propose, utilities_of
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.learners import IMITATION_LIMIT, AgentSettings, make_learner
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, SearcherState
-from autoprune.seeding import derive_seed, rng
-from autoprune.tensor_json import from_json, to_json
 
 REDRAWS = 5  # rounds of proposals, each bolder, to find a policy that was not evaluated before
 

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from autoprune import seeding
 from autoprune.envs.rollout import roll_out
-from autoprune.policy import PruningPolicy
+from autoprune.foundation import seeding
 from autoprune.search.problem import Outcome, PredictedProblem, meets
 from autoprune.search.searcher import Ask, Brief, SearcherState
+from autoprune.space.policy import PruningPolicy
 
 TOGETHER = 16  # policies that depend on no outcome: so many are asked for at a time
 

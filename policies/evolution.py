@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoprune import seeding
 from autoprune.envs.action import policy_of_rungs, rungs_of
+from autoprune.foundation import seeding
 from autoprune.policies.exploration import Disturbance, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.settings import Count, Noise, Share

@@ -9,10 +9,10 @@ import numpy as np
 
 from autoprune.envs.action import nearest_rung, policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
+from autoprune.foundation.seeding import rng
 from autoprune.policies.knapsack import PairwiseCosts, exchange, measure_pairwise
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PredictedProblem, SearchGroup, meets
-from autoprune.seeding import rng
+from autoprune.space.policy import PruningPolicy
 
 Losses = Sequence[Sequence[float]]
 """What is lost at each rung of each group, in nats."""

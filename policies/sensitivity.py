@@ -22,9 +22,9 @@ from autoprune.policies.heuristics import (
     uniform_policies,
 )
 from autoprune.policies.settings import Share
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Outcome, PredictedProblem, SearchGroup
 from autoprune.search.searcher import Ask, Brief, SearcherState
+from autoprune.space.policy import PruningPolicy
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
 

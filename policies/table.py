@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from autoprune.factories import check_call, load_factory
+from autoprune.foundation.factories import check_call, load_factory
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.baselines import ListSearcher, RandomSearcher, distinct
 from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings
@@ -14,9 +14,9 @@ from autoprune.policies.learners import Crossq, Ddpg, Ppo, Sac, Td3, Tqc
 from autoprune.policies.sensitivity import Sensitivity, SensitivitySearcher
 from autoprune.policies.settings import read_settings
 from autoprune.policies.tuners import Nsga2, Tpe, nsga2, require_optuna, tpe
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import PredictedProblem
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
+from autoprune.space.policy import PruningPolicy
 
 FIELD = "search.settings"
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
-from autoprune.files import atomic_path, write_json
+from autoprune.foundation.files import atomic_path, write_json
 from autoprune.policies.actor import ACTOR_FILE, INFO_FILE, MIN_VERSION, SCHEMA
 
 OPSET = 17

@@ -9,13 +9,13 @@ from pydantic import Field
 
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
-from autoprune.errors import ConfigError
+from autoprune.foundation.errors import ConfigError
+from autoprune.foundation.seeding import derive_seed, rng
 from autoprune.policies.exploration import Disturbance, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.settings import Count
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, SearcherState
-from autoprune.seeding import derive_seed, rng
 
 Goals = Mapping[str, Callable[[Outcome], float]]
 """A value of an outcome by the direction in which it should go."""

@@ -19,26 +19,27 @@ from typing import Any
 
 from torch import nn
 
-from autoprune import commands, progress
 from autoprune.config import RunConfig
 from autoprune.config.file import find_config, load_config
-from autoprune.errors import TargetError
-from autoprune.files import write_json
+from autoprune.foundation import progress
+from autoprune.foundation.errors import TargetError
+from autoprune.foundation.files import write_json
+from autoprune.jobs import commands
 from autoprune.policies.actor import Actor, load_actor
 from autoprune.policies.table import searcher_maker
-from autoprune.prepare import Prepared, prepare, search_limits
 from autoprune.results.run import SearchFigures
-from autoprune.run_dir import RunDir
 from autoprune.search.loop import run_search
+from autoprune.search.prepare import Prepared, prepare, search_limits
 from autoprune.search.problem import SearchProblem
-from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
-from autoprune.stages.applied import agent_decision
-from autoprune.stages.decision import ERROR_FACT
-from autoprune.stages.finalists import corrected_limits
-from autoprune.stages.met import HEADROOM
-from autoprune.stages.proposals import RIVALS
-from autoprune.stages.subject import load_subject
+from autoprune.steps.applied import agent_decision
+from autoprune.steps.decision import ERROR_FACT
+from autoprune.steps.finalists import corrected_limits
+from autoprune.steps.met import HEADROOM
+from autoprune.steps.proposals import RIVALS
+from autoprune.steps.subject import load_subject
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 
 NETWORKS: dict[str, Mapping[str, Any]] = {
     "resnet20": {"name": "resnet20", "checkpoint": "resnet20-fashion-mnist"},

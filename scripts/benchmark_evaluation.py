@@ -30,20 +30,20 @@ import torch.nn.functional as F
 import torch_pruning
 from torch import nn
 
-from autoprune import progress
 from autoprune.config.file import find_config, load_config
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
+from autoprune.foundation import progress
 from autoprune.measure.latency import make_session, session_call
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import Prepared, prepare
 from autoprune.search.evaluate import SECOND_LOOK, Evaluator
 from autoprune.search.loop import run_search
+from autoprune.search.prepare import Prepared, prepare
 from autoprune.search.problem import Outcome
-from autoprune.search.trials import TrialStore
-from autoprune.stages.subject import load_subject
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.subject import load_subject
+from autoprune.store.trials import TrialStore
 from autoprune.training.batchnorm import fold_batchnorm
 
 BATCH = 256

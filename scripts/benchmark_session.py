@@ -19,15 +19,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.adaptive.session import AdaptiveAnswers, AdaptiveSession
+from autoprune.adaptive.file.session import AdaptiveAnswers, AdaptiveSession
+from autoprune.adaptive.report.page import read_adaptive
 from autoprune.config.file import load_config
 from autoprune.data import normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.measure.latency import make_session
-from autoprune.onnx_runtime import onnxruntime
-from autoprune.reports.adaptive import read_adaptive
-from autoprune.run_dir import RunDir
-from autoprune.stages.subject import load_subject
+from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.steps.subject import load_subject
+from autoprune.store.run_dir import RunDir
 
 ROUNDS = 25
 CHUNK = 500

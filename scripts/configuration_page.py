@@ -29,7 +29,7 @@ TOP = "Top level"
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by scripts/configuration_page.py from autoprune/config.py; `make docs` writes it anew. Do not edit. -->
+<!-- Written by scripts/configuration_page.py from autoprune/config/; `make docs` writes it anew. Do not edit. -->
 
 A configuration is one YAML file. Every key has a default, unless its table says "required"; a file names what differs.
 A section that is left empty means its defaults.

@@ -12,18 +12,18 @@ import argparse
 import json
 from pathlib import Path
 
-from autoprune import progress
 from autoprune.config import RunConfig
 from autoprune.config.file import find_config, load_config
+from autoprune.foundation import progress
+from autoprune.foundation.seeding import derive_seed
+from autoprune.measure.ranks import spearman
 from autoprune.policies.heuristics import varied_policies
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import Prepared, prepare
-from autoprune.ranks import spearman
-from autoprune.run_dir import RunDir
 from autoprune.search.evaluate import Evaluator
-from autoprune.search.trials import TrialStore
-from autoprune.seeding import derive_seed
-from autoprune.stages.subject import load_subject
+from autoprune.search.prepare import Prepared, prepare
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.subject import load_subject
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 from autoprune.training.distill import finetune
 
 

@@ -10,8 +10,8 @@ import small_job
 import torch
 from levels_for_tests import level_answers, level_files, random_levels
 
-from autoprune import onnx_runtime
 from autoprune.prediction.table_store import TABLE_VARIABLE
+from autoprune.runtimes import onnx_runtime
 
 __all__ = ["level_answers", "level_files", "random_levels"]  # fixtures
 

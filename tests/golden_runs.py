@@ -21,20 +21,21 @@ from autoprune.data.fashion_mnist import INFO
 from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.models import ModelSpec, build_model
 from autoprune.policies.table import KINDS, searcher_maker
-from autoprune.policy import PruningPolicy
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_model import FACT, build_latency_model
-from autoprune.prepare import prepare
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.search.loop import run_search
+from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score, make_reward
+from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
-from autoprune.search.trials import TrialStore
 from autoprune.search.workers import usual_workers
-from autoprune.stages.subject import load_subject
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.subject import load_subject
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 FOLDER = Path(__file__).parent / "golden"
 TOY_SEEDS, TOY_EVALUATIONS = (0, 1), 40

@@ -42,7 +42,7 @@ def count_down(folder: str, kill_at: int, log: Path) -> list[int]:
 
 def log_trials(log: Path) -> None:
     """Note what is evaluated, each look once it is stored."""
-    from autoprune.search.trials import TrialStore
+    from autoprune.store.trials import TrialStore
 
     stored = TrialStore.add_trial
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from models_for_tests import elastic_net, images_for, nested_levels
 
-from autoprune.adaptive.levels import Levels
-from autoprune.adaptive.routing import LevelAnswers
+from autoprune.adaptive.levels.training import Levels
+from autoprune.adaptive.routing.routing import LevelAnswers
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 

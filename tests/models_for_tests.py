@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from autoprune.config import AugmentConfig, DataConfig, TrainConfig
 from autoprune.data import SearchData, load_search_data, normalise
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
+from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.teacher import Teacher

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from autoprune.config import RewardConfig
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
-from autoprune.search.reward import Score, make_reward
-from autoprune.search.trials import TrialStore
+from autoprune.search.reward import make_reward
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 
 def group(name: str, *ladder: int) -> SearchGroup:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from autoprune.adaptive.routing import LevelAnswers, Router
+from autoprune.adaptive.routing.routing import LevelAnswers, Router
 
 LATENCY_MS = (1.0, 2.0, 4.0)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autoprune.cli.main import main
-from autoprune.search.trials import TrialStore
+from autoprune.store.trials import TrialStore
 from autoprune.training import train
 
 Stored = Callable[..., None]

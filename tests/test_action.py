@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from autoprune.config import RewardConfig
 from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of, rungs_of
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score, make_reward
+from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
 
 
 def _group(name: str, ladder: tuple[int, ...]) -> SearchGroup:

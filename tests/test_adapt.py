@@ -12,21 +12,21 @@ import torch
 from PIL import Image
 from small_job import autoprune, done, started, wait_for
 
-from autoprune.adaptive.measurement import measure_by_image
+from autoprune.adaptive.figures.schema import AdaptiveResult
+from autoprune.adaptive.file.measurement import measure_by_image
+from autoprune.adaptive.levels.choice import LEVELS_FACT, Candidates
+from autoprune.adaptive.report.page import budget_rows, headline, read_adaptive
 from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
-from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.foundation.errors import InputError
 from autoprune.measure.latency import make_session
-from autoprune.policy import PruningPolicy, load_policy
 from autoprune.pruning.structure import load_pruned
-from autoprune.reports.adaptive import budget_rows, headline, read_adaptive
-from autoprune.results.adaptive import AdaptiveResult
 from autoprune.results.run import parse_result
-from autoprune.run_dir import RunDir
-from autoprune.search.trials import TrialStore
-from autoprune.stages.level_choice import LEVELS_FACT, Candidates
-from autoprune.stages.subject import load_subject
+from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.steps.subject import load_subject
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 from autoprune.training.scores import logits_of
 
 OPTIONS = (

@@ -11,15 +11,15 @@ from models_for_tests import images_for
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive.export import LEVEL_NAME, RouterNodes, export_adaptive
-from autoprune.adaptive.levels import Levels
-from autoprune.adaptive.routing import LevelAnswers, Router, by_confidence, follow
+from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
+from autoprune.adaptive.levels.training import Levels
+from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
+from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
+from autoprune.adaptive.routing.routing import LevelAnswers, Router, by_confidence, follow
 from autoprune.envs.router_observation import observation_size
-from autoprune.errors import InputError
 from autoprune.export.onnx_file import OUTPUT_NAME
+from autoprune.foundation.errors import InputError
 from autoprune.measure.latency import make_session
-from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
-from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 
 
 def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Router) -> None:

@@ -17,16 +17,16 @@ from levels_for_tests import IMAGES
 from models_for_tests import images_for
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive.calibration import calibrations
-from autoprune.adaptive.export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, export_adaptive
-from autoprune.adaptive.levels import Levels
-from autoprune.adaptive.routing import LevelAnswers, by_confidence, follow, priced
-from autoprune.adaptive.session import AdaptiveSession
-from autoprune.errors import InputError
+from autoprune.adaptive.file.export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, export_adaptive
+from autoprune.adaptive.file.session import AdaptiveSession
+from autoprune.adaptive.levels.training import Levels
+from autoprune.adaptive.routing.calibration import calibrations
+from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
+from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
+from autoprune.adaptive.routing.routing import LevelAnswers, by_confidence, follow, priced
 from autoprune.export.onnx_file import OUTPUT_NAME
+from autoprune.foundation.errors import InputError
 from autoprune.measure.latency import make_session
-from autoprune.policies.router import LearnedRouter, RouterSettings, train_router
-from autoprune.policies.router_graph import CascadeNodes, LearnedNodes
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_extreme_prices_are_as_the_ends_of_the_range(adaptive: Path) -> None:
 def test_answers_do_not_depend_on_the_chunks(adaptive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.concatenate([all_images()] * 6)  # more than a chunk
     whole = AdaptiveSession(adaptive).run(images)
-    monkeypatch.setattr("autoprune.adaptive.session.CHUNK_IMAGES", (7, 7))
+    monkeypatch.setattr("autoprune.adaptive.file.session.CHUNK_IMAGES", (7, 7))
     session = AdaptiveSession(adaptive)
     found = session.run(images)
     assert found.levels.tolist() == whole.levels.tolist()
@@ -278,7 +278,7 @@ def test_answers_do_not_depend_on_the_chunks(adaptive: Path, monkeypatch: pytest
 MANY_IMAGES = """
 import sys
 import numpy as np
-from autoprune.adaptive.session import AdaptiveSession
+from autoprune.adaptive.file.session import AdaptiveSession
 from autoprune.measure.rss_probe import peak_rss_bytes
 
 session = AdaptiveSession(sys.argv[1], price=0)

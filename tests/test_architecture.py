@@ -15,34 +15,15 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    (
-        *("errors", "bounds", "ranks", "seeding", "plain", "progress", "terminal", "paths", "scratch", "files"),
-        *("factories", "onnx_runtime", "openmp", "tensor_json"),
-        *("config", "policy", "outputs", "run_dir", "machine"),
-    ),
+    ("foundation", "config", "compute", "space", "store"),
     ("models", "data"),
     ("tracing", "pruning"),
-    ("measure", "export", "bench", "roofline"),
+    ("runtimes", "measure", "export", "bench", "roofline"),
     ("training",),
-    ("search", "prediction", "adaptive", "prepare"),
+    ("prediction", "search"),
     ("envs",),
     ("policies",),
-    (
-        *("results", "reports", "inspection", "stages"),
-        *(
-            "pipeline",
-            "adapt",
-            "compare",
-            "front",
-            "file_evaluation",
-            "commands",
-            "arguments",
-            "api",
-            "surgery",
-            "testing",
-            "cli",
-        ),
-    ),
+    ("results", "reports", "inspection", "steps", "adaptive", "jobs", "api", "testing", "cli"),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
 TOP_LEVEL = len(LEVELS) - 1
@@ -211,13 +192,17 @@ def test_every_folder_is_read():
 @pytest.mark.parametrize(
     ("name", "source", "complaint"),
     [
-        ("autoprune.search.reward", "from autoprune.prepare import prepare", "search (level 5) imports prepare (5)"),
+        (
+            "autoprune.search.reward",
+            "from autoprune.envs.action import rung_of",
+            "search (level 5) imports envs (6)",
+        ),
         (
             "autoprune.training.train",
             "def late():\n    import autoprune.cli.main",
             "training (level 4) imports cli (8)",
         ),
-        ("autoprune.training.train", "from autoprune import pipeline", "training (level 4) imports pipeline (8)"),
+        ("autoprune.training.train", "from autoprune import jobs", "training (level 4) imports jobs (8)"),
         (
             "autoprune.data.splits",
             "from ..models import build_model\nfrom ..training import fit",
@@ -247,7 +232,7 @@ def test_direction_check_finds_a_planted_violation(name, source, complaint):
     ("name", "source"),
     [
         ("autoprune.search.problem", "from autoprune.search.reward import reward\nfrom autoprune.data.splits import X"),
-        ("autoprune.cli.main", "from autoprune import __version__, pipeline\nimport torch, gymnasium.envs"),
+        ("autoprune.cli.main", "from autoprune import __version__, jobs\nimport torch, gymnasium.envs"),
         ("autoprune.data.custom", "from autoprune.data.splits import ImageSplit\nfrom . import splits"),
         ("autoprune", "from autoprune.compress import compress"),
     ],
@@ -285,7 +270,7 @@ def test_circle_check_finds_a_planted_circle():
 @pytest.mark.parametrize("name", ["autoprune.search.evaluate", "autoprune.envs.layerwise", "autoprune.policies.agents"])
 def test_split_check_finds_a_planted_violation(name, source):
     assert split_violations(name, source) != []
-    assert split_violations("autoprune.pipeline", source) == []
+    assert split_violations("autoprune.jobs.run", source) == []
 
 
 @pytest.mark.parametrize(
@@ -320,7 +305,7 @@ def test_pickle_check_finds_a_planted_violation(source):
         "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)",
         "import json, onnx, yaml\njson.loads(text)\nonnx.load(path)\nyaml.safe_load(text)",
         "import pickle\ntry:\n    pass\nexcept pickle.UnpicklingError:\n    pass",
-        "from autoprune.policy import PruningPolicy\nPruningPolicy.load(path)",
+        "from autoprune.space.policy import PruningPolicy\nPruningPolicy.load(path)",
         "class Table:\n    @classmethod\n    def load(cls, path): ...\nTable.load(path)",
         "from autoprune.data import fashion_mnist\nfashion_mnist.load('train')",
     ],

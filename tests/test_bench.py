@@ -47,10 +47,10 @@ from autoprune.bench.plot import write_plot
 from autoprune.bench.result import BenchResult, results
 from autoprune.bench.stats import median_interval, paired_ratio, quiet_interval, student_t_995
 from autoprune.data import DataInfo
-from autoprune.errors import InputError, RunError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.export.subnormals import count_subnormals
-from autoprune.files import write_json
+from autoprune.foundation.errors import InputError, RunError
+from autoprune.foundation.files import write_json
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 TINY = np.float32(1e-40)  # subnormal: the smallest normal float32 is 1.2e-38

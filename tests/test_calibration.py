@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from routing_for_tests import answers_by_hand
 
-from autoprune.adaptive.calibration import (
+from autoprune.adaptive.routing.calibration import (
     LARGEST_CHANGE,
     PRIOR,
     LevelCalibration,
@@ -13,7 +13,7 @@ from autoprune.adaptive.calibration import (
     calibrations,
     of_text,
 )
-from autoprune.adaptive.routing import Route
+from autoprune.adaptive.routing.routing import Route
 
 # A tenth of what the first level answers is wrong, as it says; of what it hands on 4 of 10, of which 3 are set right.
 EXPECTED = (LevelCalibration(0.1, 0.1, 0.4, 0.3), LevelCalibration(0.1, 0.1, 0.0, 0.0))

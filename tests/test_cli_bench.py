@@ -147,7 +147,7 @@ def test_not_slower_than_saved(folder: Path, saved: Path, tmp_path: Path) -> Non
 )
 def test_saved_under_other_circumstances(folder: Path, saved: Path, arguments: tuple[str, ...], message: str) -> None:
     name, *options = arguments
-    from autoprune.onnx_runtime import onnxruntime
+    from autoprune.runtimes.onnx_runtime import onnxruntime
 
     if "AzureExecutionProvider" in options and "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has one provider")

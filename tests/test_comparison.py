@@ -7,7 +7,7 @@ import pytest
 from small_job import autoprune, done, started, wait_until_stopped, write_config
 
 from autoprune.results.comparison import Final, Progress, Search, Spread, equal_time_s, reward_at, standings, verdicts
-from autoprune.search.trials import TrialStore
+from autoprune.store.trials import TrialStore
 
 
 def search(

@@ -9,10 +9,10 @@ from models_for_tests import SMALL_NETS, elastic_net, policies, same_state
 from torch import nn
 
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.cost import Cost, CutShapes, LayerShape, count_cost, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
+from autoprune.space.policy import PruningPolicy
 
 BY_HAND = {
     "convolution": (nn.Conv2d(3, 8, 3, padding=1, bias=False), (3, 4, 4), Cost(3 * 8 * 9 * 16, 3 * 8 * 9)),

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_job import bars, net
 
-from autoprune import progress
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, SearchData
 from autoprune.data.splits import ImageSplit, check_varied, count_repeated, cut_search_split, stratified_indices
-from autoprune.errors import DataError
-from autoprune.stages.subject import load_subject
+from autoprune.foundation import progress
+from autoprune.foundation.errors import DataError
+from autoprune.steps.subject import load_subject
 
 
 def numbered(labels: list[int]) -> ImageSplit:

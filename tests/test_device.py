@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.measure import device as module
 from autoprune.measure.device import INSTRUCTION_SETS, Device, cpu_name, this_device
-from autoprune.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnx_runtime import onnxruntime
 
 DEVICE = Device("A CPU (6/85/7)", ("avx2", "fma"), "onnxruntime 1.2.3", "CPUExecutionProvider", 1, 1)
 X86 = """processor\t: 0

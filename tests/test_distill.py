@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from autoprune.config import FinetuneConfig
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers
 from autoprune.pruning.find import find_groups
+from autoprune.space.policy import PruningPolicy
 from autoprune.training.distill import attention_distance, distillation_loss, finetune, stage_layers
 from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher

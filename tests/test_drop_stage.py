@@ -13,18 +13,18 @@ from small_job import HERE, autoprune, done, started, wait_for
 import autoprune as package
 from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, views
-from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx
+from autoprune.foundation.errors import ConfigError, TargetError
 from autoprune.measure.latency import Speedup
-from autoprune.policy import load_policy
-from autoprune.prepare import prepare
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
-from autoprune.search.trials import TrialStore
-from autoprune.stages.decision import SEARCH_FACT
-from autoprune.stages.final import Comparison, score_in_views, score_onnx, target_met
-from autoprune.stages.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at
-from autoprune.stages.subject import load_subject
+from autoprune.search.prepare import prepare
+from autoprune.space.policy import load_policy
+from autoprune.steps.decision import SEARCH_FACT
+from autoprune.steps.final import Comparison, score_in_views, score_onnx, target_met
+from autoprune.steps.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at
+from autoprune.steps.subject import load_subject
+from autoprune.store.trials import TrialStore
 from autoprune.training.scores import accuracy, right_answers, right_in_views
 
 TRIALS = 4

@@ -9,16 +9,16 @@ import pytest
 from models_for_tests import elastic_net, random_policy
 from small_job import autoprune, done, write_config
 
-from autoprune.errors import ConfigError, InputError
+from autoprune.foundation.errors import ConfigError, InputError
 from autoprune.policies.heuristics import adapted, demonstrations
 from autoprune.policies.table import searcher_maker
-from autoprune.policy import PruningPolicy
 from autoprune.search.earlier_run import KNOWN_POLICIES, check_start, earlier_policies
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, SearchProblem
-from autoprune.search.reward import Score
 from autoprune.search.toy import toy_optimum, toy_problem
-from autoprune.search.trials import Episode, TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
+from autoprune.store.trials import Episode, TrialStore
 
 
 def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:

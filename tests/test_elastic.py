@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, random_policy, same_state, smaller_policies
 from torch import nn
 
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, changed_layers, resized
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.layers import layer_sides
+from autoprune.space.policy import PruningPolicy
 
 EXAMPLES = 8
 names = pytest.mark.parametrize("name", SMALL_NETS)

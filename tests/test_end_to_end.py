@@ -22,13 +22,13 @@ from autoprune.config import DataConfig, SearchConfig
 from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
-from autoprune.onnx_runtime import onnxruntime
-from autoprune.policy import load_policy
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
-from autoprune.stages.decision import CORRECTED
-from autoprune.stages.proposals import RIVALS
-from autoprune.stages.subject import load_subject
+from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.space.policy import load_policy
+from autoprune.steps.decision import CORRECTED
+from autoprune.steps.proposals import RIVALS
+from autoprune.steps.subject import load_subject
 
 FILES = {
     "config.yaml",

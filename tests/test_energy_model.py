@@ -12,7 +12,6 @@ from models_for_tests import little_data
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.measure import energy_measurement
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
 from autoprune.prediction import energy_model
 from autoprune.prediction.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import FACT, MODELS, energy_constants
@@ -20,7 +19,8 @@ from autoprune.prediction.whole_models import whole_models
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 TRUE = EnergyConstants(pj_per_mac=500.0, pj_per_value_moved=9_000.0, mj_per_call=2.0)
 CONFIG = RunConfig(target=(TargetConfig(metric="energy", max_ratio=0.5),))

@@ -14,10 +14,10 @@ from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
-from autoprune.errors import InputError, RunError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_optimum, toy_problem
+from autoprune.space.policy import PruningPolicy
 
 
 def test_gymnasium_makes_the_registered_environment_and_finds_no_fault() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.errors import InputError
-from autoprune.factories import load_factory
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.factories import load_factory
 
 
 def test_a_factory_from_a_file(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from torch import nn
 from autoprune.bench.measurement import BenchSettings, prepare
 from autoprune.bench.stats import RESOLUTION, mean_ratio
 from autoprune.data import DataInfo, ImageSplit
-from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.file_evaluation import check_files, evaluate_files
+from autoprune.foundation.errors import InputError
+from autoprune.jobs.evaluate import check_files, evaluate_files
 from autoprune.measure.matched import accuracy_interval, change_of_accuracy
 from autoprune.measure.memory_limit import free_bytes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.errors import InputError
-from autoprune.files import atomic_path, read_json, require_free_space, write_json, write_text
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import atomic_path, read_json, require_free_space, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -58,7 +58,7 @@ def test_a_write_that_the_system_cuts_off_leaves_the_old_file(tmp_path: Path) ->
     path = tmp_path / "kept.txt"
     write_text(path, "old")
     script = (
-        "import resource, sys; from pathlib import Path; from autoprune.files import write_text\n"
+        "import resource, sys; from pathlib import Path; from autoprune.foundation.files import write_text\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); write_text(Path(sys.argv[1]), 'x' * 100_000)"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)

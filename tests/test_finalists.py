@@ -13,17 +13,14 @@ from problems_for_tests import CountingScorer, problem
 from autoprune.config import FinetuneConfig, TargetConfig
 from autoprune.config.file import load_config
 from autoprune.measure.latency import Latency
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import prepare
 from autoprune.pruning.find import find_groups
 from autoprune.results.run import SearchFigures
-from autoprune.run_dir import RunDir
+from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of
-from autoprune.search.reward import Score
-from autoprune.search.trials import TrialStore
-from autoprune.stages import decision as deciding
-from autoprune.stages import finalists as stage
-from autoprune.stages.decision import (
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps import decision as deciding
+from autoprune.steps import finalists as stage
+from autoprune.steps.decision import (
     CORRECTED,
     ERROR_FACT,
     FINALISTS_FACT,
@@ -33,7 +30,7 @@ from autoprune.stages.decision import (
     proxy_rank_correlation,
     search_decision,
 )
-from autoprune.stages.finalists import (
+from autoprune.steps.finalists import (
     CLEARLY_FASTER,
     Finalists,
     corrected_limits,
@@ -43,10 +40,13 @@ from autoprune.stages.finalists import (
     least_distance,
     slowdown,
 )
-from autoprune.stages.finetune import FINETUNE_FACT, finetuned
-from autoprune.stages.met import share_of_allowed
-from autoprune.stages.subject import load_subject
-from autoprune.stages.tensorboard import RunLogger
+from autoprune.steps.finetune import FINETUNE_FACT, finetuned
+from autoprune.steps.met import share_of_allowed
+from autoprune.steps.subject import load_subject
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 from autoprune.training import pace, train
 
 MACS = Limit("macs", 900)

@@ -10,10 +10,10 @@ import torch
 from small_job import done
 
 from autoprune.config.file import load_config
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import prepare
-from autoprune.stages.finetune import cutting_steps, repaired_cut
-from autoprune.stages.subject import load_subject
+from autoprune.search.prepare import prepare
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.finetune import cutting_steps, repaired_cut
+from autoprune.steps.subject import load_subject
 
 
 def test_cutting_steps_by_hand() -> None:

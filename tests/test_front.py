@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_job import autoprune, done
 
-from autoprune.front import OBJECTIVES, pareto_front
-from autoprune.policy import load_policy
-from autoprune.search.trials import EpisodeRow
+from autoprune.jobs.front import OBJECTIVES, pareto_front
+from autoprune.space.policy import load_policy
+from autoprune.store.trials import EpisodeRow
 
 
 def row(

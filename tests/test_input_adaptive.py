@@ -8,11 +8,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from routing_for_tests import answers_by_chance, answers_by_hand
 
+from autoprune.adaptive.routing.environment import InputAdaptiveEnv
 from autoprune.envs import INPUT_ADAPTIVE
-from autoprune.envs.input_adaptive import InputAdaptiveEnv
 from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
-from autoprune.errors import InputError
+from autoprune.foundation.errors import InputError
 
 
 def test_it_is_registered_and_keeps_the_contract() -> None:

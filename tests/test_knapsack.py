@@ -27,11 +27,12 @@ from autoprune.policies.heuristics import (
 )
 from autoprune.policies.knapsack import exchange, measure_pairwise
 from autoprune.policies.table import searcher_maker
-from autoprune.policy import PruningPolicy
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score, make_reward
+from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
 
 TOY = toy_problem()
 ALL_RUNGS = np.array(list(itertools.product(range(5), repeat=4)))  # (625, 4)

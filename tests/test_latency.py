@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from autoprune.data import DataInfo
-from autoprune.errors import InputError, RunError
 from autoprune.export.onnx_file import export_onnx
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.latency import (
     Latency,
     make_session,

@@ -19,7 +19,6 @@ from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.device import this_device
 from autoprune.models import ModelSpec, build_model
-from autoprune.policy import PruningPolicy
 from autoprune.prediction import layer_bench
 from autoprune.prediction import whole_models as whole_models_module
 from autoprune.prediction.graph_context import epilogues
@@ -46,7 +45,8 @@ from autoprune.prediction.whole_models import (
 from autoprune.pruning.cost import CutShapes, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 SEARCH = SearchConfig(min_keep=0.3, max_rungs=3)
 

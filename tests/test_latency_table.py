@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, random_policy
 from torch import nn
 
-from autoprune.errors import InputError
+from autoprune.foundation.errors import InputError
 from autoprune.measure.device import this_device
-from autoprune.policy import PruningPolicy
 from autoprune.prediction import latency_table
 from autoprune.prediction.latency_table import (
     LatencyFit,
@@ -30,6 +29,7 @@ from autoprune.prediction.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.space.policy import PruningPolicy
 
 CONV = LayerShape("conv", 3, 8, (3, 3), (2, 2), (1, 1), (1, 1), 1, (9, 9), (5, 5), bias=True)
 DEPTHWISE = LayerShape("depthwise", 6, 6, (3, 1), (1, 1), (1, 0), (1, 1), 6, (4, 4), (4, 4), bias=False)

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from routing_for_tests import answers_by_hand
 
-from autoprune.adaptive.measurement import ImageTimes
-from autoprune.adaptive.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
-from autoprune.errors import TargetError
+from autoprune.adaptive.figures.examples import MOST_EXAMPLES, picked
+from autoprune.adaptive.figures.figures import agreement, static_at_equal_accuracy
+from autoprune.adaptive.figures.schema import RouteFigures
+from autoprune.adaptive.file.measurement import ImageTimes
+from autoprune.adaptive.levels.choice import Candidates
+from autoprune.adaptive.routing.graph import CascadeNodes
+from autoprune.adaptive.routing.operating_point import OperatingPoint, at_budgets, chosen_point
+from autoprune.adaptive.routing.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
+from autoprune.foundation.errors import TargetError
 from autoprune.policies.heuristics import nested
-from autoprune.policies.router_graph import CascadeNodes
-from autoprune.policy import PruningPolicy
-from autoprune.results.adaptive import RouteFigures
 from autoprune.results.run import StaticFigures
 from autoprune.search.toy import toy_optimum, toy_problem
-from autoprune.stages.adaptive_examples import MOST_EXAMPLES, picked
-from autoprune.stages.adaptive_figures import agreement, static_at_equal_accuracy
-from autoprune.stages.level_choice import Candidates
-from autoprune.stages.operating_point import OperatingPoint, at_budgets, chosen_point
+from autoprune.space.policy import PruningPolicy
 
 
 def test_budgets_by_hand() -> None:

@@ -16,13 +16,13 @@ from models_for_tests import (
     trained_resnet,
 )
 
-from autoprune.adaptive.levels import Levels, level_logits, levels_loss, right_by_level, train_levels
+from autoprune.adaptive.levels.training import Levels, level_logits, levels_loss, right_by_level, train_levels
 from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
-from autoprune.policy import AdaptivePolicy, PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
+from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.training.batches import Batch
 from autoprune.training.distill import finetune_recipe
 from autoprune.training.pace import pace_of

@@ -8,14 +8,14 @@ import pytest
 from problems_for_tests import CountingScorer, ThreeLooks, policy, problem
 
 from autoprune.config import RewardConfig
-from autoprune.errors import InputError, RunError
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.policies.baselines import ListSearcher
-from autoprune.policy import PruningPolicy
 from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.search.searcher import Ask, MakeSearcher
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 
 def listed(policies: Sequence[PruningPolicy], name: str = "random") -> MakeSearcher:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive.mixture import Mixture, mixtures
-from autoprune.adaptive.routing import LevelAnswers
+from autoprune.adaptive.routing.mixture import Mixture, mixtures
+from autoprune.adaptive.routing.routing import LevelAnswers
 
 SURE, UNSURE, RIGHT = [0.9, 0.1], [0.4, 0.6], [0.8, 0.2]
 

@@ -9,21 +9,21 @@ import torch
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
-from autoprune.policy import PruningPolicy, load_policy
-from autoprune.prepare import Prepared, prepare
 from autoprune.pruning.structure import load_pruned
-from autoprune.run_dir import RunDir
-from autoprune.search.trials import TrialStore
-from autoprune.stages import narrowing
-from autoprune.stages.met import latency_targets, median_share
-from autoprune.stages.narrowing import (
+from autoprune.search.prepare import Prepared, prepare
+from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.steps import narrowing
+from autoprune.steps.met import latency_targets, median_share
+from autoprune.steps.narrowing import (
     NARROWED_FACT,
     Measured,
     measured_within_target,
     narrower_policy,
     one_rung_lower,
 )
-from autoprune.stages.subject import Subject, load_subject
+from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 
 ROUNDS = ["measure.rounds=20", "measure.runs_per_round=10", "search.min_keep=0.1"]
 

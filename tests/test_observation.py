@@ -12,8 +12,9 @@ from autoprune.envs.action import with_floor, with_full
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe, squash_sensitivity, tightest_limit
 from autoprune.envs.transition import EpisodeState
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
-from autoprune.search.reward import Score, make_reward
+from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem, toy_score
+from autoprune.store.score import Score
 
 
 def _named(problem: SearchProblem, decided: tuple[int, ...], last_action: float) -> dict[str, float]:

@@ -9,13 +9,13 @@ from judge_for_tests import answers, with_distinct_values
 from networks_for_tests import CASES, Case
 from torch import nn
 
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.cost import CutShapes, count_cost
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import read_groups
 from autoprune.pruning.importance import l2_norm, ranking_of
 from autoprune.pruning.plain import plain_copy
 from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.space.policy import PruningPolicy
 
 ON_IMAGES = {
     name: case

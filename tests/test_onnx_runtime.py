@@ -10,10 +10,10 @@ import onnx
 import pytest
 from test_architecture import SOURCES, imports
 
-from autoprune.onnx_runtime import TELEMETRY_SWITCH
+from autoprune.runtimes.onnx_runtime import TELEMETRY_SWITCH
 
 LOOKS_UP_AFTER_S = 9  # from its import, measured
-OWN_IMPORT = {"autoprune.onnx_runtime", "autoprune.measure.rss_probe"}  # the second is a program of its own
+OWN_IMPORT = {"autoprune.runtimes.onnx_runtime", "autoprune.measure.rss_probe"}  # the second is a program of its own
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_no_other_module_imports_it() -> None:
 
 
 PROGRAMS = {
-    "the import alone": "import autoprune.onnx_runtime",
+    "the import alone": "import autoprune.runtimes.onnx_runtime",
     "a session": "from autoprune.measure.latency import make_session; make_session(Path(sys.argv[1]), threads=1)",
     "the memory of a file": "from autoprune.measure.latency import peak_rss_bytes; "
     "peak_rss_bytes(Path(sys.argv[1]), (1, 4), threads=1)",
@@ -64,7 +64,7 @@ PROGRAMS = {
     "from autoprune.bench.backends import InputSpec; measure(sys.argv[1], InputSpec('images', (None, 4)), (1, 4), "
     "backend='onnxruntime', provider='CPUExecutionProvider', threads=1)",
     "an actor": "import autoprune.policies.actor",
-    "an adaptive session": "import autoprune.adaptive.session",
+    "an adaptive session": "import autoprune.adaptive.file.session",
 }
 
 

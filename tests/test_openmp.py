@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from autoprune.openmp import POLICY_NAME, SPINS, SPINS_NAME
+from autoprune.compute.openmp import POLICY_NAME, SPINS, SPINS_NAME
 
 CODE = """
 import os, sys

@@ -10,7 +10,7 @@ from models_for_tests import Counting
 from test_train import DATA, RECIPE, net
 from torch import Tensor, nn
 
-from autoprune.errors import RunError
+from autoprune.foundation.errors import RunError
 from autoprune.training import pace
 from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches

@@ -6,12 +6,12 @@ import pytest
 import torch
 from small_job import net
 
-from autoprune import machine
+from autoprune.compute import machine
+from autoprune.compute.machine import free_memory_bytes, require_batches, require_memory, require_threads, usable_cores
 from autoprune.config import DataConfig, FinetuneConfig, RunConfig, TrainConfig
-from autoprune.errors import ConfigError, InputError
-from autoprune.machine import free_memory_bytes, require_batches, require_memory, require_threads, usable_cores
+from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.foundation.paths import require_writable_file, require_writable_folder, user_path
 from autoprune.measure.activation_memory import activation_bytes
-from autoprune.paths import require_writable_file, require_writable_folder, user_path
 
 
 def test_paths_are_taken_as_they_are_and_homes_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

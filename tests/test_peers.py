@@ -12,8 +12,8 @@ import compare_peers
 import pytest
 from rich.console import Console
 
-from autoprune import progress
-from autoprune.errors import InputError, RunError
+from autoprune.foundation import progress
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import Cost
 from peers.compare import COMPARISON_FILE, compare

@@ -12,8 +12,8 @@ from rich.console import Console
 from small_job import COMMAND, environment
 from test_architecture import SOURCES
 
-from autoprune.plain import HANDLER, KEEPING_BYTES, UNKNOWN, plain
-from autoprune.terminal import titled
+from autoprune.foundation.plain import HANDLER, KEEPING_BYTES, UNKNOWN, plain
+from autoprune.foundation.terminal import titled
 
 ENCODINGS = {
     "forced to ASCII": {"PYTHONIOENCODING": "ascii"},
@@ -149,7 +149,7 @@ def test_names_that_are_not_ascii(tmp_path: Path) -> None:
 
 
 def test_a_stream_without_an_encoding_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    from autoprune.plain import print_plainly
+    from autoprune.foundation.plain import print_plainly
 
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     monkeypatch.setattr(sys, "stderr", None)

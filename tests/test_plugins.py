@@ -12,12 +12,12 @@ import small_job
 from test_searchers import installed
 from torch import nn
 
-from autoprune import pipeline
-from autoprune.compare import check_searchers
 from autoprune.config.file import find_config, load_config
 from autoprune.envs.observation import OBSERVATION_FIELDS
-from autoprune.errors import InputError
-from autoprune.factories import load_factory, short_name
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.factories import load_factory, short_name
+from autoprune.jobs import run as pipeline
+from autoprune.jobs.compare import check_searchers
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.problem import Outcome

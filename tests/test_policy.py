@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.errors import InputError
-from autoprune.policy import PruningPolicy, load_policy, load_stored_policy, save_policy
+from autoprune.foundation.errors import InputError
+from autoprune.space.policy import PruningPolicy, load_policy, load_stored_policy, save_policy
 
 
 @given(st.dictionaries(st.text(max_size=12), st.integers(0, 4096), max_size=8))

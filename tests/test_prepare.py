@@ -9,16 +9,16 @@ from models_for_tests import elastic_net, little_data
 from torch import nn
 
 from autoprune.config import DataConfig, RunConfig, SearchConfig, TargetConfig
-from autoprune.errors import ModelError, TargetError
+from autoprune.foundation.errors import ModelError, TargetError
 from autoprune.models import ModelSpec, build_model, load_weights
-from autoprune.policy import PruningPolicy
 from autoprune.prediction.latency_model import with_branch_rung
-from autoprune.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.search.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup
 from autoprune.search.racing import FIRST_LOOK
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 CONFIG = RunConfig(
     target=(TargetConfig(metric="macs", max_ratio=1.0), TargetConfig(metric="latency", max_value=1e6, unit="us")),

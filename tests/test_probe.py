@@ -10,12 +10,12 @@ import torch
 from models_for_tests import SMALL_NETS
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import ModelError
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups, read_groups
 from autoprune.pruning.groups import PrunableGroup, guessed_groups
 from autoprune.pruning.probe import answers, difference, distinct, masked, proven_groups
+from autoprune.space.policy import PruningPolicy
 
 NETS = ("resnet20", "mobilenet_v2", "flatten", "concat")
 FAULTS = ("swap", "shift", "reverse", "drop", "forget", "reroot")

@@ -6,10 +6,10 @@ import pytest
 from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, problem
 
 from autoprune.config import RewardConfig
-from autoprune.errors import TargetError
+from autoprune.foundation.errors import TargetError
 from autoprune.search.problem import Limit, PredictedCost, meets, policy_of
 from autoprune.search.racing import Bar
-from autoprune.search.trials import TrialStore
+from autoprune.store.trials import TrialStore
 
 
 def test_floor_full_and_cost_by_hand() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from autoprune import progress
+from autoprune.foundation import progress
 
 
 @pytest.fixture

@@ -10,14 +10,12 @@ from rich.console import Console
 
 from autoprune.config import RewardConfig, RunConfig, SearchConfig
 from autoprune.policies.actor import Training
-from autoprune.policy import PruningPolicy
 from autoprune.reports.proposals import proposal_lines, proposals_table
 from autoprune.results.run import ProposalFigures, SearchFigures
 from autoprune.search.problem import Limit, SearchProblem
-from autoprune.search.reward import Score
-from autoprune.search.trials import TrialStore
-from autoprune.stages.finalists import Finalists
-from autoprune.stages.proposals import (
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.finalists import Finalists
+from autoprune.steps.proposals import (
     MOST,
     RIVALS,
     Given,
@@ -27,6 +25,8 @@ from autoprune.stages.proposals import (
     strange_training,
     verdict,
 )
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 MACS = Limit("macs", 800)  # 8 of 10 channels: the policies are 1+2, 2+2, 4+2, 1+6 and 2+6
 AGENT = "ddpg (trained before)"

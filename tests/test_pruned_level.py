@@ -6,22 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoprune.config import RunConfig
-from autoprune.config.file import load_config
-from autoprune.policy import PruningPolicy, is_nested
-from autoprune.prepare import Prepared, prepare
-from autoprune.run_dir import RunDir
-from autoprune.search.trials import TrialStore
-from autoprune.stages.level_choice import (
+from autoprune.adaptive.levels.choice import (
     LevelModels,
     candidate_levels,
     mixtures_of,
     mixtures_tried,
     trained_levels,
 )
-from autoprune.stages.narrowing import one_rung_lower
-from autoprune.stages.subject import load_subject
-from autoprune.stages.tensorboard import RunLogger
+from autoprune.config import RunConfig
+from autoprune.config.file import load_config
+from autoprune.search.prepare import Prepared, prepare
+from autoprune.space.policy import PruningPolicy, is_nested
+from autoprune.steps.narrowing import one_rung_lower
+from autoprune.steps.subject import load_subject
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 
 
 @pytest.fixture

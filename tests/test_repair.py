@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from models_for_tests import elastic_net, images_for, little_data, random_policy, same_state, trained_resnet
 from torch import Tensor, nn
 
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
 from autoprune.search.evaluate import Evaluator
+from autoprune.space.policy import PruningPolicy
 from autoprune.training.repair import RIDGE, InputMoments, WeightRepair, _windows, input_moments, repaired
 
 

@@ -15,23 +15,23 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from autoprune.adaptive.figures.schema import AdaptiveResult, ClassFigures, RouteFigures
+from autoprune.adaptive.report import page as adaptive
+from autoprune.adaptive.report.charts import share_chart
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, parse_config
 from autoprune.data import DataInfo
-from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.files import read_json, write_json, write_text
-from autoprune.policy import PruningPolicy, save_policy
-from autoprune.reports import adaptive
-from autoprune.reports.adaptive_charts import share_chart
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json, write_json, write_text
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls
 from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.reports.words import run_code
-from autoprune.results.adaptive import AdaptiveResult, ClassFigures, RouteFigures
 from autoprune.results.run import InputFigures, parse_result
-from autoprune.search.reward import Score
-from autoprune.search.trials import Episode, TrialStore
+from autoprune.space.policy import PruningPolicy, save_policy
+from autoprune.store.score import Score
+from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
 GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autoprune.config import RewardConfig
-from autoprune.errors import InputError
-from autoprune.search.reward import Score, make_reward
+from autoprune.foundation.errors import InputError
+from autoprune.search.reward import make_reward
+from autoprune.store.score import Score
 
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=100)
 

@@ -3,9 +3,9 @@
 import numpy as np
 from routing_for_tests import always, answers_by_chance
 
-from autoprune.adaptive.routing import LevelAnswers, figures_of, follow
-from autoprune.envs.input_adaptive import InputAdaptiveEnv
-from autoprune.policies.router import RouterSettings, every_decision, mean_return, train_router
+from autoprune.adaptive.routing.environment import InputAdaptiveEnv
+from autoprune.adaptive.routing.learner import RouterSettings, every_decision, mean_return, train_router
+from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow
 
 QUICK = RouterSettings(rounds=12, steps=60)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from routing_for_tests import LATENCY_MS, always, answers_by_chance, answers_by_hand, at_random
 
-from autoprune.adaptive.routing import (
+from autoprune.adaptive.routing.routing import (
     ALWAYS,
     LevelAnswers,
     best_within,

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.files import atomic_path, write_json, write_text
-from autoprune.scratch import (
+from autoprune.foundation.files import atomic_path, write_json, write_text
+from autoprune.foundation.scratch import (
     is_temporary,
     is_temporary_of,
     remove_orphans,
@@ -54,13 +54,13 @@ def holding(code: str, *arguments: str | Path, **variables: str) -> Iterator["su
 
 WRITES = """
 from pathlib import Path
-from autoprune.files import atomic_path
+from autoprune.foundation.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as temporary:
     temporary.write_text('half')
     hold()
 """
 WORKS = """
-from autoprune.scratch import scratch_folder
+from autoprune.foundation.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / 'big.onnx').write_text('x')
     (folder / 'sub').mkdir()

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from test_searchers import installed
 
-from autoprune.errors import InputError
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.tensor_json import from_json, to_json
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.searcher import Brief, Searcher, SearcherState, load_state, save_state
 from autoprune.search.toy import toy_problem
-from autoprune.tensor_json import from_json, to_json
 
 ASKS = 20  # twice those before the kill
 QUICK = ("ddpg", "evolution")

@@ -13,10 +13,11 @@ import pytest
 import torch
 from _pytest.mark.structures import ParameterSet
 
-from autoprune import commands, pipeline
 from autoprune.cli.main import search
 from autoprune.config import SEARCHERS, RewardConfig, RunConfig, SearchConfig
-from autoprune.errors import ConfigError
+from autoprune.foundation.errors import ConfigError
+from autoprune.jobs import commands
+from autoprune.jobs import run as pipeline
 from autoprune.policies.exploration import utilities_of
 from autoprune.policies.heuristics import (
     EXPONENTS,
@@ -27,14 +28,14 @@ from autoprune.policies.heuristics import (
     varied_policies,
 )
 from autoprune.policies.table import KINDS, searcher_maker
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import measure_sensitivities
 from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.prepare import measure_sensitivities
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_cost, toy_optimum, toy_problem, toy_score
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 AGENTS = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo")
 NEED_OPTUNA = ("tpe", "nsga2")

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.seeding import derive_seed, rng, seed_everything
+from autoprune.foundation.seeding import derive_seed, rng, seed_everything
 
 
 @given(st.integers(0, 2**31 - 1), st.text(max_size=20))

@@ -6,10 +6,11 @@ from autoprune.config import RewardConfig
 from autoprune.policies.heuristics import threshold_policies
 from autoprune.policies.sensitivity import probes_of, sensitivity_curve
 from autoprune.policies.table import searcher_maker
-from autoprune.policy import PruningPolicy
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score, make_reward
+from autoprune.search.reward import make_reward
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
 
 LOSSES = {"a": {1: 0.9, 2: 0.25, 4: 0.0}, "b": {1: 0.3, 2: 0.1, 4: 0.0}}  # nats, by the channels that a group keeps
 

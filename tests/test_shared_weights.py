@@ -10,12 +10,12 @@ from levels_for_tests import INFO
 from models_for_tests import elastic_net, images_for, nested_levels
 from onnx import helper, numpy_helper
 
-from autoprune.adaptive.export import LEVEL_NAME, export_adaptive
-from autoprune.adaptive.levels import Levels
-from autoprune.adaptive.shared_weights import SHARED, LayerCut, factors_between, layer_name, share_weights
+from autoprune.adaptive.file.export import LEVEL_NAME, export_adaptive
+from autoprune.adaptive.levels.shared_weights import SHARED, LayerCut, factors_between, layer_name, share_weights
+from autoprune.adaptive.levels.training import Levels
+from autoprune.adaptive.routing.graph import CascadeNodes
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.measure.latency import make_session
-from autoprune.policies.router_graph import CascadeNodes
 
 ALWAYS, NEVER = 1.1, 0.0  # thresholds of a cascade that goes on with every image, or with none
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Outcome, PredictedCost
-from autoprune.search.reward import Score
-from autoprune.stages.tensorboard import RunLogger
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.score import Score
 from autoprune.training.train import EpochLog
 
 

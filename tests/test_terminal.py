@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from autoprune.terminal import stdout_console, titled
+from autoprune.foundation.terminal import stdout_console, titled
 
 
 def narrow_table() -> Table:

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from autoprune.policies.heuristics import demonstrations, uniform_policies
-from autoprune.policy import PruningPolicy
 from autoprune.search.toy import CHANNELS, SHARES, toy_cost, toy_optimum, toy_problem, toy_score
+from autoprune.space.policy import PruningPolicy
 
 
 def _all_policies() -> list[PruningPolicy]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation
-from autoprune.errors import RunError
+from autoprune.foundation.errors import RunError
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import accuracy
 from autoprune.training.train import (

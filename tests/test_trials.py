@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_job import autoprune, done
 
-from autoprune.errors import InputError, RunError
-from autoprune.search import trials as trials_module
-from autoprune.search.reward import Score
-from autoprune.search.trials import Episode, EpisodeRow, TrialStore
+from autoprune.foundation.errors import InputError, RunError
+from autoprune.store import trials as trials_module
+from autoprune.store.score import Score
+from autoprune.store.trials import Episode, EpisodeRow, TrialStore
 
 P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
 SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
@@ -28,8 +28,8 @@ SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 WRITER = """
 import sys
 from pathlib import Path
-from autoprune.search.reward import Score
-from autoprune.search.trials import TrialStore
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)

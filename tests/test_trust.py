@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.adaptive.routing import LevelAnswers, Trust, by_confidence, cascades, figures_of, follow
-from autoprune.adaptive.trust import PRIOR, fitted_trust
+from autoprune.adaptive.routing.routing import LevelAnswers, Trust, by_confidence, cascades, figures_of, follow
+from autoprune.adaptive.routing.trust import PRIOR, fitted_trust
 
 
 def _answers(level: list[list[float]], original: list[list[float]], labels: list[int]) -> LevelAnswers:

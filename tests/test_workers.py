@@ -14,17 +14,17 @@ import torch
 from problems_for_tests import ThreeLooks, policy, problem
 from small_job import HERE
 
-from autoprune.errors import RunError
+from autoprune.foundation.errors import RunError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
-from autoprune.policy import PruningPolicy
-from autoprune.prepare import measure_sensitivities
 from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.prepare import measure_sensitivities
 from autoprune.search.racing import Bar
-from autoprune.search.reward import Score
 from autoprune.search.toy import toy_problem
-from autoprune.search.trials import TrialStore
 from autoprune.search.workers import side_by_side, usual_workers
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
-from autoprune.bounds import LONGEST_SHOWN, real_number
-from autoprune.errors import InputError
-from autoprune.files import read_json
+from autoprune.foundation.bounds import LONGEST_SHOWN, real_number
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 
 DRIFT = 0.02  # of the quiet time between two runs of one file, beyond what a run's own interval shows

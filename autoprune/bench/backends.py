@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autoprune.errors import InputError, RunError
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.device import CPU_PROVIDER
 from autoprune.measure.timing import Call
 
@@ -73,12 +73,12 @@ class OnnxRuntimeBackend:
     """Sessions as `measure.latency` makes them (denormals set to zero), with any provider that is installed."""
 
     def runtime(self) -> str:
-        from autoprune.onnx_runtime import onnxruntime
+        from autoprune.runtimes.onnx_runtime import onnxruntime
 
         return f"onnxruntime {onnxruntime.__version__}"
 
     def providers(self) -> tuple[str, ...]:
-        from autoprune.onnx_runtime import onnxruntime
+        from autoprune.runtimes.onnx_runtime import onnxruntime
 
         available = onnxruntime.get_available_providers()
         return (CPU_PROVIDER, *(name for name in available if name != CPU_PROVIDER))

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from autoprune.bench.backends import InputSpec, Runner
-from autoprune.errors import AutopruneError, InputError
-from autoprune.machine import require_memory
+from autoprune.compute.machine import require_memory
+from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.measure.memory_limit import free_bytes, memory_limited
 from autoprune.measure.timing import Call
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from autoprune import progress
 from autoprune.bench.backends import Backend, InputSpec, Runner, find_backend
 from autoprune.bench.inputs import bind_and_run, random_inputs, resolve_shape
 from autoprune.bench.probe import measure_peak_rss_bytes
 from autoprune.bench.stats import BLOCKS, quiet_interval
 from autoprune.bench.yardstick import yardstick
-from autoprune.bounds import real_number, thread_count, whole_number
-from autoprune.errors import InputError
+from autoprune.foundation import progress
+from autoprune.foundation.bounds import real_number, thread_count, whole_number
+from autoprune.foundation.errors import InputError
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autoprune.bench.result import BenchResult
-from autoprune.errors import InputError
-from autoprune.files import atomic_path
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import atomic_path
 
 FORMATS = (".png", ".svg")
 SHOWN_PERCENTILE = 99  # the few slowest calls would squeeze the rest together

@@ -6,7 +6,7 @@ import sys
 
 from autoprune.bench.backends import BACKENDS, InputSpec
 from autoprune.bench.inputs import random_inputs
-from autoprune.errors import AutopruneError, RunError
+from autoprune.foundation.errors import AutopruneError, RunError
 from autoprune.measure.rss_probe import RUNS, peak_rss_bytes
 
 TIMEOUT_S = 300

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune import progress, terminal
 from autoprune.cli.options import STDOUT, JsonTo, Quiet, output_of, path_of
-from autoprune.errors import InputError, RunError
+from autoprune.foundation import progress, terminal
+from autoprune.foundation.errors import InputError, RunError
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console
@@ -99,8 +99,8 @@ def bench(
         prepare,
     )
     from autoprune.bench.result import KIND, results
-    from autoprune.machine import require_threads
-    from autoprune.outputs import check_outputs, json_output, picture_output
+    from autoprune.cli.outputs import check_outputs, json_output, picture_output
+    from autoprune.compute.machine import require_threads
 
     require_threads(threads, field="--threads")
     settings = BenchSettings(
@@ -180,7 +180,7 @@ def _finish(
 ) -> list[str]:
     """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
     from autoprune.bench.against import against_json, compare, describe
-    from autoprune.files import write_json
+    from autoprune.foundation.files import write_json
 
     document = result.as_json()
     if rooflines:

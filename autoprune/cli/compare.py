@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from autoprune import progress
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, path_of
+from autoprune.foundation import progress
 
 DEFAULT_SEARCHERS = "ddpg,evolution,knapsack,sensitivity,global_magnitude,random,uniform"
 EPILOG = (
@@ -34,15 +34,15 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
-    from autoprune.compare import check_searchers
-    from autoprune.compare import compare as compare_searchers
+    from autoprune.compute.machine import check_machine
     from autoprune.config import check_bounds
     from autoprune.config.file import find_config, load_config
-    from autoprune.machine import check_machine
+    from autoprune.foundation.scratch import scratch_for_all
+    from autoprune.jobs.compare import check_searchers
+    from autoprune.jobs.compare import compare as compare_searchers
     from autoprune.reports.comparison import table, write_comparison_page
-    from autoprune.run_dir import check_run_dir, opened
-    from autoprune.scratch import scratch_for_all
-    from autoprune.stages.decision import check_scoring
+    from autoprune.steps.decision import check_scoring
+    from autoprune.store.run_dir import check_run_dir, opened
 
     names = [name.strip() for name in searchers.split(",")]
     check_searchers(names)

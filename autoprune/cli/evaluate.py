@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune import progress, terminal
 from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet, path_of
-from autoprune.errors import InputError
+from autoprune.foundation import progress, terminal
+from autoprune.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from autoprune.file_evaluation import Evaluation, FileFigures
+    from autoprune.jobs.evaluate import Evaluation, FileFigures
 
 EPILOG = (
     "Example: `autoprune evaluate demo runs/demo/export/original.onnx runs/demo/export/model.onnx "
@@ -40,12 +40,12 @@ def evaluate(
     """Exported files on real images, each image alone through all files in turn: accuracy, mean latency, levels."""
     if split not in ("test", "search"):
         raise InputError(f"--split {split}: must be test or search")
+    from autoprune.cli.outputs import check_outputs, json_output
+    from autoprune.compute.machine import check_machine
     from autoprune.config.file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split, tell_repeated
-    from autoprune.file_evaluation import KIND, check_files, evaluate_files
-    from autoprune.files import write_json
-    from autoprune.machine import check_machine
-    from autoprune.outputs import check_outputs, json_output
+    from autoprune.foundation.files import write_json
+    from autoprune.jobs.evaluate import KIND, check_files, evaluate_files
 
     configuration = find_config(config)
     settings = load_config(configuration, override or [])

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune import terminal
 from autoprune.cli.options import path_of
-from autoprune.errors import InputError
-from autoprune.paths import require_writable_folder
+from autoprune.foundation import terminal
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.paths import require_writable_folder
 
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from autoprune.search.trials import EpisodeRow
+    from autoprune.store.trials import EpisodeRow
 
 EPILOG = (
     "Example: `autoprune front runs/demo --save runs/demo/front`, then "
@@ -43,12 +43,12 @@ def front(
         if (save / "config.yaml").exists() or (save / "trials.sqlite").exists():
             raise InputError(f"--save {save}: is the folder of a run; choose another folder, such as {save / 'front'}")
 
-    from autoprune.bounds import whole_number
-    from autoprune.files import read_json
-    from autoprune.front import read_front
-    from autoprune.outputs import check_outputs, policy_output
-    from autoprune.policy import PruningPolicy, load_policy, save_policy
-    from autoprune.run_dir import RunDir
+    from autoprune.cli.outputs import check_outputs, policy_output
+    from autoprune.foundation.bounds import whole_number
+    from autoprune.foundation.files import read_json
+    from autoprune.jobs.front import read_front
+    from autoprune.space.policy import PruningPolicy, load_policy, save_policy
+    from autoprune.store.run_dir import RunDir
 
     rows = read_front(run_dirs)
     if not rows:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from autoprune import progress, terminal
 from autoprune.cli.options import Quiet, output_of
-from autoprune.errors import InputError
-from autoprune.paths import user_path
+from autoprune.foundation import progress, terminal
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.paths import user_path
 
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
@@ -76,7 +76,7 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """What can be pruned in a model, what it costs, how small it can get, and how long a search will take."""
-    from autoprune.machine import BYTES_AN_INPUT, require_memory, require_threads
+    from autoprune.compute.machine import BYTES_AN_INPUT, require_memory, require_threads
 
     shape = _input_shape(input_shape, model)
     if not 0 < width <= 8:
@@ -101,15 +101,15 @@ def inspect(
 
     import torch
 
+    from autoprune.cli.outputs import check_outputs, page_output, picture_output
     from autoprune.config import MeasureConfig, SearchConfig
+    from autoprune.foundation.scratch import scratch_for_all
     from autoprune.inspection.as_json import as_json as json_of
     from autoprune.inspection.charts import check_plot_path, write_staircase
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
     from autoprune.measure.activation_memory import activation_bytes
-    from autoprune.outputs import check_outputs, page_output, picture_output
-    from autoprune.scratch import scratch_for_all
 
     if plot is not None:
         check_plot_path(plot, field="--plot")

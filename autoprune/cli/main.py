@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from autoprune import __version__, progress
-from autoprune.bounds import shown
+from autoprune import __version__
 from autoprune.cli.bench import EPILOG as BENCH_EPILOG
 from autoprune.cli.bench import bench
 from autoprune.cli.compare import EPILOG as COMPARE_EPILOG
@@ -23,10 +22,12 @@ from autoprune.cli.front import EPILOG as FRONT_EPILOG
 from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
-from autoprune.errors import AutopruneError, InputError
-from autoprune.factories import short_name
-from autoprune.openmp import share_cores
-from autoprune.plain import open_streams, print_plainly
+from autoprune.compute.openmp import share_cores
+from autoprune.foundation import progress
+from autoprune.foundation.bounds import shown
+from autoprune.foundation.errors import AutopruneError, InputError
+from autoprune.foundation.factories import short_name
+from autoprune.foundation.plain import open_streams, print_plainly
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
     from autoprune.config import RunConfig
@@ -84,7 +85,7 @@ def run(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
-    from autoprune import pipeline
+    from autoprune.jobs import run as pipeline
 
     folder = run_dir or _default_run_dir(Path(config).stem)
     with _process_of_a_job(quiet):
@@ -111,7 +112,7 @@ def adapt(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
-    from autoprune import adapt as stage
+    from autoprune.adaptive import job as stage
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
     with _process_of_a_job(quiet):
@@ -142,7 +143,7 @@ def search(
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
     chosen = [*(override or []), *([f"search.agent={_as_text(agent)}"] if agent is not None else [])]
     settings = _settings(config, chosen, seed)
-    from autoprune import commands
+    from autoprune.jobs import commands
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
     with _process_of_a_job(quiet):
@@ -189,7 +190,8 @@ def apply(
     chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
     chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
-    from autoprune import commands, pipeline
+    from autoprune.jobs import commands
+    from autoprune.jobs import run as pipeline
 
     decide = commands.applied_decision(settings, agent=agent, policy=policy)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
@@ -213,7 +215,7 @@ def train(
 ) -> None:
     """Train a baseline model and write its weights."""
     settings = _settings(config, override, seed)
-    from autoprune import commands
+    from autoprune.jobs import commands
 
     with _process_of_a_job(quiet):
         trained = commands.train(settings, out, resume=resume)
@@ -230,9 +232,9 @@ def report(
     run_dir: Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="A finished run.", metavar="RUN_DIR")],
 ) -> None:
     """Write the HTML report of a finished run again, and that of its input-adaptive model."""
-    from autoprune.reports.adaptive import write_adaptive_report
+    from autoprune.adaptive.report.page import write_adaptive_report
     from autoprune.reports.run import write_report
-    from autoprune.run_dir import RunDir
+    from autoprune.store.run_dir import RunDir
 
     folder = RunDir(run_dir)
     if folder.finished or not folder.adaptive.is_file():
@@ -277,7 +279,7 @@ def _process_of_a_job(quiet: bool) -> Iterator[None]:
     """What holds for the whole process while a job runs in it."""
     import torch
 
-    from autoprune.scratch import scratch_for_all
+    from autoprune.foundation.scratch import scratch_for_all
 
     progress.show(not quiet)
     torch.set_flush_denormal(True)  # subnormal weights would slow training and scoring
@@ -301,8 +303,8 @@ def _summarise(result: "RunResult", folder: Path) -> None:
 
 
 def _summarise_adaptive(folder: Path) -> None:
-    from autoprune.reports.adaptive import adaptive_table, read_adaptive
-    from autoprune.run_dir import RunDir
+    from autoprune.adaptive.report.page import adaptive_table, read_adaptive
+    from autoprune.store.run_dir import RunDir
 
     progress.console.print(adaptive_table(read_adaptive(RunDir(folder))))
     typer.echo(folder / "adaptive.html")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from autoprune.foundation.terminal import titled
 from autoprune.measure.timing import NOISY_SHARE
 from autoprune.roofline.report import Bound, Roofline, RooflineNode
-from autoprune.terminal import titled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

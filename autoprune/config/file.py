@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from autoprune.bounds import LARGEST_WHOLE
 from autoprune.config import RunConfig
 from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
-from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
-from autoprune.paths import user_path
+from autoprune.foundation.bounds import LARGEST_WHOLE
+from autoprune.foundation.errors import LONGEST_VALUE, ConfigError, cut, shown
+from autoprune.foundation.paths import user_path
 
 MOST_PARTS = 10  # of a key; `train.augment.flip` has three
 _PACKAGE = Path(__file__).parents[1]

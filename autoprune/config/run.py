@@ -10,7 +10,7 @@ from autoprune.config.search import SearchConfig
 from autoprune.config.section import Section
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
-from autoprune.errors import ConfigError, shown
+from autoprune.foundation.errors import ConfigError, shown
 
 
 class MeasureConfig(Section):

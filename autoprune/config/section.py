@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from autoprune.errors import InputError, shown
-from autoprune.paths import checked_name
+from autoprune.foundation.errors import InputError, shown
+from autoprune.foundation.paths import checked_name
 
 # Bounds of what any job could want: beyond them a number is a slip, and would run for ever, overflow or be read as 0.
 SMALLEST = 1e-12  # of numbers that are not 0: smaller ones vanish where subnormal numbers count as zero

@@ -25,9 +25,9 @@ from autoprune.data.splits import (
     cut_search_split,
     stratified_indices,
 )
-from autoprune.errors import DataError
-from autoprune.files import named_path, shortened
-from autoprune.progress import say
+from autoprune.foundation.errors import DataError
+from autoprune.foundation.files import named_path, shortened
+from autoprune.foundation.progress import say
 
 __all__ = [
     "Augmentation",

@@ -12,8 +12,8 @@ import torch
 
 from autoprune.data.classes import check_same_classes, class_names, mapped_labels
 from autoprune.data.splits import ImageSplit
-from autoprune.errors import DataError
-from autoprune.factories import load_factory
+from autoprune.foundation.errors import DataError
+from autoprune.foundation.factories import load_factory
 
 
 def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from autoprune.data.splits import DataInfo, ImageSplit
-from autoprune.errors import DataError
-from autoprune.files import atomic_path, cache_folder
+from autoprune.foundation.errors import DataError
+from autoprune.foundation.files import atomic_path, cache_folder
 
 INFO = DataInfo(
     name="fashion-mnist",

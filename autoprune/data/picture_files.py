@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from autoprune.data.classes import class_names, same_text
-from autoprune.errors import DataError
-from autoprune.files import shortened
-from autoprune.progress import say
+from autoprune.foundation.errors import DataError
+from autoprune.foundation.files import shortened
+from autoprune.foundation.progress import say
 
 # Of all that Pillow knows: still pictures that it decodes by itself, without another program (as EPS needs one).
 FORMATS = (

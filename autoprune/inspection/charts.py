@@ -7,8 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.errors import InputError
-from autoprune.files import atomic_path
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import atomic_path
 from autoprune.inspection.facts import Staircase
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.reports.drawing import COLOURS, HEIGHT_IN, STYLE, WIDTH_IN, as_svg, shorten

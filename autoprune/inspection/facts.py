@@ -11,14 +11,14 @@ from typing import Literal
 from torch import nn
 
 from autoprune.config import Metric, SearchConfig
-from autoprune.errors import InputError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
 from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
+from autoprune.space.policy import PruningPolicy
 
 MAKERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)
 MOST_WIDTHS = 64  # of a staircase; a wider group shows every k-th

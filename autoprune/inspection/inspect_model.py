@@ -11,7 +11,9 @@ from torch import nn
 
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo, ImageSplit, SearchData
-from autoprune.errors import InputError, ModelError
+from autoprune.foundation.errors import InputError, ModelError
+from autoprune.foundation.progress import bar
+from autoprune.foundation.seeding import derive_seed, rng, seed_everything
 from autoprune.inspection.facts import (
     InspectedModel,
     Inspection,
@@ -29,7 +31,6 @@ from autoprune.prediction.latency_model import build_latency_model, group_stairc
 from autoprune.prediction.latency_validation import validate_latency
 from autoprune.prediction.staircase import candidate_widths, least_width
 from autoprune.prediction.whole_models import random_policies
-from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
@@ -37,7 +38,6 @@ from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.importance import rank_channels
 from autoprune.pruning.plain import bake, check_module
 from autoprune.search.evaluate import Evaluator
-from autoprune.seeding import derive_seed, rng, seed_everything
 
 EVALUATIONS_TIMED = 4
 EVALUATION_S = 1.0  # about as long as a timed evaluation may take; one that takes longer gets fewer images

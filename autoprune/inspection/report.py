@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autoprune.foundation.terminal import titled
 from autoprune.inspection.charts import staircase_lines, staircase_svg, validation_svg
 from autoprune.inspection.facts import GroupFacts, Inspection
 from autoprune.inspection.text import (
@@ -26,7 +27,6 @@ from autoprune.inspection.text import (
 )
 from autoprune.reports.drawing import shorten
 from autoprune.reports.pages import write_page
-from autoprune.terminal import titled
 
 TEMPLATE = "inspection.html.j2"
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnx_runtime import onnxruntime
 
 CPU_PROVIDER = "CPUExecutionProvider"
 CPUINFO = Path("/proc/cpuinfo")

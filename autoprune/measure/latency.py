@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.errors import InputError, RunError
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.device import CPU_PROVIDER
 from autoprune.measure.timing import QUIET_PERCENTILE, Call, QuietTime, time_bursts, time_until_quiet
-from autoprune.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnx_runtime import onnxruntime
 
 WARM_UP_S = 0.1
 QUIET_LIMIT_S = 0.7  # for each file, on a machine that is never quiet

@@ -15,7 +15,7 @@ RUNS = 10
 
 
 def main() -> None:
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as `autoprune.onnx_runtime` does
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # as `autoprune.runtimes.onnx_runtime` does
     import onnxruntime
 
     request = json.loads(sys.argv[1])

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import ModelError
-from autoprune.factories import load_factory
-from autoprune.files import shortened
+from autoprune.foundation.errors import ModelError
+from autoprune.foundation.factories import load_factory
+from autoprune.foundation.files import shortened
 from autoprune.models.mobilenet import mobilenet_v2
 from autoprune.models.resnet import resnet20, resnet56
 from autoprune.models.vgg import vgg16_bn

@@ -8,9 +8,10 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from autoprune.bounds import shown
-from autoprune.errors import ModelError
-from autoprune.files import atomic_path
+from autoprune.foundation.bounds import shown
+from autoprune.foundation.errors import ModelError
+from autoprune.foundation.files import atomic_path
+from autoprune.foundation.progress import say
 from autoprune.models.weight_checks import cast_types, check_shapes_known, converted
 from autoprune.models.weight_files import read_content, weights_path
 from autoprune.models.weight_fit import Fit, common, fit
@@ -26,7 +27,6 @@ from autoprune.models.weight_sets import (
     undecided,
     weight_sets,
 )
-from autoprune.progress import say
 
 _FOLDER = Path(__file__).parent.parent / "checkpoints"
 SHIPPED_CHECKPOINTS: dict[str, Path] = {

@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from autoprune.errors import ModelError
-from autoprune.files import named_path, shortened
+from autoprune.foundation.errors import ModelError
+from autoprune.foundation.files import named_path, shortened
 from autoprune.models.weight_kinds import AGAIN, HOW_TO_SAVE, is_safetensors, unreadable
 
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.bounds import shown
+from autoprune.foundation.bounds import shown
 from autoprune.models.weight_baking import baked
 from autoprune.models.weight_sets import EXTRA_STATE, LONGEST_NAME, WeightSet, plain, some
 

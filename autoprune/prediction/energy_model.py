@@ -5,14 +5,14 @@ from dataclasses import asdict
 
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo
+from autoprune.foundation.progress import say
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.prediction.energy import HOROWITZ, EnergyConstants, fit_constants, work_of
 from autoprune.prediction.whole_models import Ladders, black_images_call, exported_cuts, whole_models
-from autoprune.progress import say
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.trials import TrialStore
+from autoprune.store.trials import TrialStore
 
 FACT = "energy"
 MODELS = 6  # the original, the smallest and some random cuts: for three constants

@@ -13,8 +13,8 @@ import onnx
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
+from autoprune.foundation.scratch import scratch_folder
 from autoprune.measure.device import this_device
-from autoprune.policy import PruningPolicy
 from autoprune.prediction.graph_context import epilogues
 from autoprune.prediction.latency_table import (
     LatencyFit,
@@ -40,8 +40,8 @@ from autoprune.prediction.whole_models import Ladders, measure_cuts, whole_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import PrunableGroup
-from autoprune.scratch import scratch_folder
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import TrialStore
 
 FACT = "latency"
 LADDERS_FACT = "ladders"

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.foundation.progress import bar
 from autoprune.measure.device import Device
-from autoprune.policy import PruningPolicy
 from autoprune.prediction.latency_residual import LatencyResidual, fit_residual
 from autoprune.prediction.layer_bench import COLD_FROM_BYTES, LayerInGraph, measure_layers
 from autoprune.prediction.layer_lines import LayerLines
 from autoprune.prediction.table_store import TableStore
-from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
+from autoprune.space.policy import PruningPolicy
 
 CHUNK = 256  # layers timed in turn and then stored together: a killed process loses no more
 CACHES_MB = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)

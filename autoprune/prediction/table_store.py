@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from autoprune.bounds import shown
-from autoprune.errors import InputError
-from autoprune.files import cache_folder
+from autoprune.foundation.bounds import shown
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import cache_folder
+from autoprune.foundation.progress import say
 from autoprune.prediction.layer_bench import METHOD, LayerInGraph
 from autoprune.prediction.lock_holder import lock_holder
-from autoprune.progress import say
-from autoprune.search.facts import check_fact
+from autoprune.store.facts import check_fact
 
 TABLE_VARIABLE = "AUTOPRUNE_LATENCY_TABLE"
 ANOTHER_FILE = f"name another file in {TABLE_VARIABLE}"

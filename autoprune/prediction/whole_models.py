@@ -9,16 +9,16 @@ import numpy as np
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
+from autoprune.foundation.progress import bar
+from autoprune.foundation.scratch import scratch_folder
+from autoprune.foundation.seeding import rng
 from autoprune.measure.latency import make_session, session_call
 from autoprune.measure.memory_limit import free_bytes
 from autoprune.measure.timing import Call, time_until_quiet
-from autoprune.policy import PruningPolicy
 from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
-from autoprune.progress import bar
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.scratch import scratch_folder
-from autoprune.seeding import rng
+from autoprune.space.policy import PruningPolicy
 
 # Random cuts measured whole, beside the original and the smallest, to correct the sum of the layers, and how often each
 # is loaded: one load may run faster than the next for as long as it lives, by where its memory happens to lie. With

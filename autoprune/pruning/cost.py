@@ -13,11 +13,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode, first_input
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
+from autoprune.space.policy import PruningPolicy
 from autoprune.tracing.tracer import Trace, trace
 
 AXES: tuple[Axis, ...] = ("in", "out")

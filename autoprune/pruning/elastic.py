@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from autoprune.policy import PruningPolicy
 from autoprune.pruning.branches import remove_layers
 from autoprune.pruning.copies import copy_with
 from autoprune.pruning.groups import Member, PrunableGroup, owner_of, side_channels
 from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, layer_sides, tensors_of
+from autoprune.space.policy import PruningPolicy
 
 SIDES: tuple[Axis, Axis] = ("out", "in")
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import InputError, ModelError
-from autoprune.factories import check_call, load_factory
+from autoprune.foundation.errors import InputError, ModelError
+from autoprune.foundation.factories import check_call, load_factory
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import ModelError
 from autoprune.pruning.copies import copied, copy_with
 from autoprune.pruning.elastic import ElasticModel, alike, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.layers import Axis, tensors_of
+from autoprune.space.policy import PruningPolicy
 from autoprune.tracing.structures import tensors_in
 from autoprune.tracing.tracer import Inputs
 

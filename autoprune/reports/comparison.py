@@ -10,10 +10,10 @@ from matplotlib import rc_context
 from rich.console import Group
 from rich.table import Table
 
+from autoprune.foundation.terminal import titled
 from autoprune.reports.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes
 from autoprune.reports.pages import write_page
 from autoprune.results.comparison import Comparison, Progress, Search, Spread
-from autoprune.terminal import titled
 
 TEMPLATE = "comparison.html.j2"
 POINTS = 200  # at which the curves of several seeds are read off

@@ -5,13 +5,15 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from autoprune.files import write_text
+from autoprune.foundation.files import write_text
+
+SHARED = Path(__file__).parent  # templates that others include, too
 
 
-def write_page(path: Path, template: str, context: Mapping[str, object]) -> None:
-    """Fill in `template`, which may name nothing that is not in `context`, and write the page to `path`."""
+def write_page(path: Path, template: str, context: Mapping[str, object], *, folder: Path = SHARED) -> None:
+    """Fill in `template` of `folder`, which may name nothing that is not in `context`, and write the page to `path`."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([folder, SHARED]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

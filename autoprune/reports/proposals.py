@@ -7,8 +7,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from autoprune.foundation.terminal import titled
 from autoprune.results.run import ProposalFigures, SearchFigures
-from autoprune.terminal import titled
 
 COLUMNS = ("reward", "top-1", "predicted ms", "of limit", "tried")  # with the longest name 80 columns wide
 EXPLAINED = (

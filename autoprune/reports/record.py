@@ -8,13 +8,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
-from autoprune.errors import InputError
-from autoprune.files import read_json
-from autoprune.policy import load_policy
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json
 from autoprune.reports.charts import GroupWidths
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import Part, RunResult, explain, parse_result
-from autoprune.search.trials import EpisodeRow, TrialStore
+from autoprune.space.policy import load_policy
+from autoprune.store.trials import EpisodeRow, TrialStore
 from autoprune.training.train import EpochLog
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from autoprune.config import RewardConfig, TargetConfig
-from autoprune.progress import duration
+from autoprune.foundation.progress import duration
+from autoprune.foundation.terminal import titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.headline import accuracy_in_words, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
@@ -21,8 +22,7 @@ from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.reports.words import run_code, signed
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
-from autoprune.search.trials import EpisodeRow
-from autoprune.terminal import titled
+from autoprune.store.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
 TRIALS_LISTED = 7

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from autoprune.errors import InputError
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.scratch import scratch_folder
 from autoprune.measure.device import CPU_PROVIDER
-from autoprune.onnx_runtime import onnxruntime
 from autoprune.roofline.onnx_cost import Attributes, TensorShape
-from autoprune.scratch import scratch_folder
+from autoprune.runtimes.onnx_runtime import onnxruntime
 
 QUIET_SHARE = 0.1  # of a node's runs: the fastest ones, which no neighbour disturbed
 LEAST_QUIET_RUNS = 5

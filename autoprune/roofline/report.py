@@ -16,7 +16,7 @@ import onnx
 
 from autoprune.bench.backends import OnnxRuntimeBackend
 from autoprune.bench.inputs import bind_and_run, random_inputs, resolve_shape
-from autoprune.errors import RunError
+from autoprune.foundation.errors import RunError
 from autoprune.measure.device import CPU_PROVIDER, last_level_cache_bytes
 from autoprune.measure.timing import Call, QuietTime, quiet_time, time_bursts
 from autoprune.roofline.onnx_cost import node_cost

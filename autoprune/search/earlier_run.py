@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 
-from autoprune.errors import ConfigError
-from autoprune.paths import user_path
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import ConfigError
+from autoprune.foundation.paths import user_path
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.run_dir import RunDir
-from autoprune.search.trials import TrialStore
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
 
 KNOWN_POLICIES = 6
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.data.splits import stratified_indices
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.seeding import rng
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.reward import Score
-from autoprune.seeding import rng
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
 from autoprune.training.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
 from autoprune.training.memory_format import laid_out
 from autoprune.training.repair import WeightRepair

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.errors import InputError, RunError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError, RunError
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of
-from autoprune.search.trials import Episode
 from autoprune.search.workers import side_by_side
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.trials import Episode
 
 AHEAD = 2  # policies scored ahead for each worker: some take longer than others
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.config import Metric
-from autoprune.errors import InputError, TargetError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError, TargetError
 from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
-from autoprune.search.reward import Reward, Score
-from autoprune.search.trials import TrialStore
+from autoprune.search.reward import Reward
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 
 @dataclass(frozen=True)

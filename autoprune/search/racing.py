@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from autoprune.policy import PruningPolicy
+from autoprune.space.policy import PruningPolicy
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.

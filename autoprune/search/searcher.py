@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autoprune.errors import InputError, shown
-from autoprune.files import atomic_path
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import InputError, shown
+from autoprune.foundation.files import atomic_path
 from autoprune.search.problem import Outcome, PredictedProblem, meets
+from autoprune.space.policy import PruningPolicy
 
 FACTS = "facts"
 EPISODES_EACH = 4  # per evaluation: a search that has nothing new to ask ends

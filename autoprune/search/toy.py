@@ -3,10 +3,11 @@
 import itertools
 
 from autoprune.config import RewardConfig
-from autoprune.policy import PruningPolicy
 from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
-from autoprune.search.reward import Score, make_reward
-from autoprune.search.trials import TrialStore
+from autoprune.search.reward import make_reward
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
+from autoprune.store.trials import TrialStore
 
 CHANNELS = (16, 32, 32, 64)
 SPATIAL = (32, 16, 16, 8)

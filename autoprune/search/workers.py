@@ -15,11 +15,11 @@ from contextlib import contextmanager
 
 import torch
 
-from autoprune.errors import RunError
-from autoprune.policy import PruningPolicy
+from autoprune.foundation.errors import RunError
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
-from autoprune.search.reward import Score
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.score import Score
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 2**30

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoprune.config import AugmentConfig
 from autoprune.data import Augmentation, AugmentationDraws, SearchData, augment, draw, mixed_labels, normalise
-from autoprune.seeding import derive_seed
+from autoprune.foundation.seeding import derive_seed
 
 
 @dataclass(frozen=True)

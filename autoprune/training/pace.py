@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from autoprune.data import SearchData
-from autoprune.errors import RunError
-from autoprune.files import read_json, write_json
-from autoprune.progress import duration, say
+from autoprune.foundation.errors import RunError
+from autoprune.foundation.files import read_json, write_json
+from autoprune.foundation.progress import duration, say
+from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.copies import copied
-from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
 from autoprune.training.memory_format import laid_out

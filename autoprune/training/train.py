@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, SearchData
-from autoprune.errors import RunError
-from autoprune.files import atomic_path
+from autoprune.foundation.errors import RunError
+from autoprune.foundation.files import atomic_path
+from autoprune.foundation.progress import bar
+from autoprune.foundation.seeding import derive_seed
 from autoprune.models import load_tensor_state, tensor_state
-from autoprune.progress import bar
 from autoprune.pruning.copies import copied
-from autoprune.seeding import derive_seed
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
 from autoprune.training.memory_format import laid_out

@@ -3,7 +3,7 @@
 `search.reward: {form: examples/plugins/soft_target.py:soft_target, cost: macs}`
 """
 
-from autoprune.search.reward import Score
+from autoprune.store.score import Score
 
 GOAL, WEIGHT = 0.4, 0.5  # of the original's cost; for each share above or below it
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from torch import nn
 
 from autoprune import __version__
-from autoprune.errors import InputError
-from autoprune.files import read_json, require_free_space, write_json
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json, require_free_space, write_json
+from autoprune.foundation.progress import bar, say
 from autoprune.measure.latency import Latency
-from autoprune.progress import bar, say
 from autoprune.pruning.cost import count_cost
-from autoprune.stages.final import environment, score_onnx, timed_images, timed_together
+from autoprune.steps.final import environment, score_onnx, timed_images, timed_together
 from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
 from peers.contest import Contest

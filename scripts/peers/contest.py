@@ -10,19 +10,19 @@ from torch import nn
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
 from autoprune.data import normalise
-from autoprune.errors import InputError
 from autoprune.export.onnx_file import parity_max_abs
-from autoprune.files import read_json
-from autoprune.policy import PruningPolicy, load_policy
-from autoprune.prepare import channel_scores
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.files import read_json
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import ranking_of
 from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from autoprune.results.run import RunResult, parse_result
-from autoprune.run_dir import RunDir
 from autoprune.search.evaluate import Evaluator
-from autoprune.stages.subject import Subject, load_subject
+from autoprune.search.prepare import channel_scores
+from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.run_dir import RunDir
 
 PARITY_IMAGES = 64
 SAME_MODEL = 1e-2  # of the logits' spread: rounding, summed over a deep network

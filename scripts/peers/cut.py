@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoprune.errors import RunError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.files import read_json, write_json
+from autoprune.foundation.errors import RunError
+from autoprune.foundation.files import read_json, write_json
+from autoprune.foundation.progress import say
 from autoprune.measure.latency import measure_interleaved, paired_speedup
-from autoprune.progress import say
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.training.scores import accuracy
 from peers.contest import Contest

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import nn
 
 from autoprune.export.onnx_file import export_onnx
-from autoprune.files import read_json, write_json
+from autoprune.foundation.files import read_json, write_json
+from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.structure import load_pruned, save_pruned
-from autoprune.seeding import derive_seed
 from autoprune.training.distill import finetune
 from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 from autoprune.config.file import load_config
-from autoprune.stages.subject import load_subject
+from autoprune.steps.subject import load_subject
 from peers.table import PEERS
 from peers.task import Task, reason, write_cut
 

@@ -1,0 +1,1 @@
+"""What an input-adaptive model came to."""

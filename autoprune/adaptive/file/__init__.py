@@ -1,0 +1,1 @@
+"""One ONNX file of all levels: written, loaded, measured."""

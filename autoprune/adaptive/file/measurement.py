@@ -1,0 +1,121 @@
+"""An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
+from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.foundation.errors import AutopruneError, InputError
+from autoprune.foundation.progress import bar
+from autoprune.foundation.scratch import scratch_folder
+from autoprune.measure.latency import make_session
+
+WARM_UP_IMAGES = 50
+REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
+CHUNK = 500
+DECISION_IMAGES = 300
+
+AnyName = TypeVar("AnyName", bound=str)
+
+
+@dataclass(frozen=True)
+class ImageTimes:
+    """What a file did to N images."""
+
+    logits: NDArray[np.float32]  # (N, classes)
+    levels: NDArray[np.int64]  # (N,) the level that answered; 0 in a file without levels
+    latency_ms: NDArray[np.float64]  # (N,) of the call for that image, the median of its repeats
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """(N,) the class."""
+        return np.asarray(self.logits.argmax(1))
+
+    @property
+    def latency_ms_mean(self) -> float:
+        return float(self.latency_ms.mean())
+
+    def accuracy(self, labels: NDArray[np.int64]) -> float:
+        return float((self.answers == labels).mean())
+
+
+def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *, threads: int) -> list[ImageTimes]:
+    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike.
+
+    Raises `InputError` naming the file that does not run on an image, or answers NaN or infinity.
+    """
+    sessions = [make_session(file, threads=threads) for file in files]
+    outputs = [
+        [name for name in (OUTPUT_NAME, LEVEL_NAME) if name in {value.name for value in session.get_outputs()}]
+        for session in sessions
+    ]
+    count = len(split)
+    logits = np.zeros((len(files), count, len(info.classes)), dtype=np.float32)
+    levels = np.zeros((len(files), count), dtype=np.int64)
+    latency_ms = np.zeros((len(files), count))
+    number = 0  # of the file that runs
+    try:
+        with bar("image by image", count) as progress:
+            for start in range(0, count, CHUNK):
+                images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
+                for place in range(WARM_UP_IMAGES if start == 0 else 0):
+                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):  # noqa: B007
+                        session.run(names, {INPUT_NAME: images[place % len(images)][None]})
+                for place, image in enumerate(images, start):
+                    feed = {INPUT_NAME: image[None]}
+                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):
+                        times = []
+                        for _ in range(REPEATS):
+                            started = time.perf_counter()
+                            found = session.run(names, feed)
+                            times.append(time.perf_counter() - started)
+                        latency_ms[number, place] = 1000 * float(np.median(times))
+                        logits[number, place] = found[0][0]
+                        if len(found) > 1:
+                            levels[number, place] = int(found[1][0])
+                _check_finite(files, logits[:, start : start + len(images)], start)
+                progress.advance(len(images))
+    except AutopruneError:
+        raise
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise InputError(f"{files[number]}: does not run on the images of {info.name} ({error})") from None
+    return [
+        ImageTimes(one_logits, one_levels, one_ms)
+        for one_logits, one_levels, one_ms in zip(logits, levels, latency_ms, strict=True)
+    ]
+
+
+def _check_finite(files: Sequence[Path], logits: NDArray[np.float32], first: int) -> None:
+    wrong = np.argwhere(~np.isfinite(logits).all(2))  # (file, image)
+    if len(wrong):
+        number, place = wrong[0].tolist()
+        raise InputError(f"{files[number]}: answers NaN or infinity to image {first + place}; export it again")
+
+
+def measured_decision_ms(
+    levels: Sequence[Path], routers: Mapping[AnyName, RouterNodes], split: ImageSplit, info: DataInfo, *, threads: int
+) -> dict[AnyName, float]:
+    """What one decision costs: a file with the router beside the smallest level's, for images that it stops at.
+
+    A median over the first images of `split`; 0 for a router that never stops.
+    """
+    shown = split.select(torch.arange(min(len(split), DECISION_IMAGES)))
+    with scratch_folder() as folder:
+        files = [folder / f"{number}.onnx" for number in range(len(routers))]
+        for file, nodes in zip(files, routers.values(), strict=True):
+            export_adaptive(levels, nodes, file)
+        smallest, *routed = measure_by_image([levels[0], *files], shown, info, threads=threads)
+    found = {}
+    for name, times in zip(routers, routed, strict=True):
+        stopped = times.levels == 0
+        more_ms = (times.latency_ms - smallest.latency_ms)[stopped]
+        found[name] = max(0.0, float(np.median(more_ms))) if stopped.any() else 0.0
+    return found

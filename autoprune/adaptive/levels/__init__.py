@@ -1,0 +1,1 @@
+"""Levels: nested cuts of one elastic model, trained together."""

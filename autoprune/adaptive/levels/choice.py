@@ -1,0 +1,288 @@
+"""The levels of an input-adaptive model: searched one below the other, trained together, the best mixture kept.
+
+The level at the original's full latency is the original as it is: what no smaller level can answer then loses nothing.
+A run's pruned model is a level too, as it is, where all others are cuts of it. Only the smaller ones are trained.
+"""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.adaptive.levels.shared_weights import Cuts
+from autoprune.adaptive.levels.training import Levels, train_levels
+from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture, mixtures
+from autoprune.adaptive.routing.routing import LevelAnswers, joined
+from autoprune.adaptive.routing.trust import fitted_trust
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.data import Augmentation, ImageSplit, normalise, views
+from autoprune.foundation.errors import TargetError
+from autoprune.foundation.progress import bar, say
+from autoprune.foundation.seeding import derive_seed, seed_everything
+from autoprune.policies.heuristics import nested
+from autoprune.search.prepare import Prepared, search_limits
+from autoprune.search.problem import Limit, SearchProblem
+from autoprune.space.policy import AdaptivePolicy, PruningPolicy, check_nested, is_nested
+from autoprune.steps.decision import searched
+from autoprune.steps.finetune import repaired_cut
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
+from autoprune.training.onnx_answers import OnnxAnswers
+from autoprune.training.scores import EVALUATION_BATCH
+
+LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
+RECALIBRATION_IMAGES = 2048
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Levels to choose from, and under which of `adaptive.max_ratios` each was found."""
+
+    policy: AdaptivePolicy
+    max_ratios: tuple[float, ...]
+    pruned: PruningPolicy | None = None  # the one of them that is trained already, as a run's pruned model
+
+    @classmethod
+    def of(cls, max_ratios: Sequence[float], found: Sequence[PruningPolicy]) -> "Candidates":
+        """The policies found under ascending ratios; one that two ratios found is one level, the smaller ratio's.
+
+        Raises `TargetError` if only one is left.
+        """
+        distinct = [place for place, policy in enumerate(found) if place == 0 or policy != found[place - 1]]
+        if len(distinct) < LEAST_LEVELS:
+            asked = ", ".join(f"{ratio:g}" for ratio in max_ratios)
+            raise TargetError(
+                f"adaptive.max_ratios: the searches under {asked} of the latency "
+                "found one and the same policy; ask for shares further apart, or for 1.0 too, which is the original"
+            )
+        return cls(AdaptivePolicy(tuple(found[place] for place in distinct)), tuple(max_ratios[p] for p in distinct))
+
+    def chosen(self, mixture: Mixture) -> AdaptivePolicy:
+        return AdaptivePolicy(tuple(self.policy.levels[place] for place in mixture.levels))
+
+
+@dataclass(frozen=True)
+class LevelModels:
+    """The levels as models of their own, in evaluation mode, the smallest first."""
+
+    models: tuple[nn.Module, ...]
+    cuts: tuple[Cuts, ...]  # of the first ones, which share weights: what each keeps of the last of these
+
+    def of(self, places: Sequence[int]) -> "LevelModels":
+        """Some of them, in ascending order; of those that share weights the last one has to be among them."""
+        shared = [place for place in places if place < len(self.cuts)]
+        return LevelModels(tuple(self.models[p] for p in places), tuple(self.cuts[p] for p in shared))
+
+
+Ready = Mapping[PruningPolicy, nn.Module]
+"""Levels that are not trained any more: the original, and a run's pruned model."""
+
+
+def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialStore) -> None:
+    """Raises `TargetError` if the smallest level of `adaptive.max_ratios` is below the floor."""
+    limits = _limits(problem, min(config.adaptive.max_ratios))
+    problem.within(limits, store=store, known=())
+
+
+def candidate_levels(
+    config: RunConfig,
+    prepared: Prepared,
+    store: TrialStore,
+    logger: RunLogger,
+    *,
+    pruned: PruningPolicy | None = None,
+) -> Candidates:
+    """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
+
+    `pruned`, a policy that is trained already, is one more of them if all smaller ones are cuts of it. Where there is a
+    policy above that did well, a search starts from it, and takes fewer evaluations.
+
+    Agents of these searches are not kept: `agent/` is that of the run's own target. Raises `TargetError` if all of them
+    find the same policy.
+    """
+    ratios = config.adaptive.max_ratios
+    problem, full = prepared.problem, prepared.problem.full_policy
+    above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
+    found = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
+    if found is None:
+        found = []
+        for number, ratio in sorted(enumerate(ratios), reverse=True):
+            if ratio == 1.0:
+                found.insert(0, full)
+                continue
+            within = found[0] if found and found[0] != full else above
+            seed_everything(derive_seed(config.seed, f"level {number}"))
+            part = problem.within(
+                _limits(problem, ratio),
+                store=store.part(f"level {number}"),
+                known=(within,) if within is not None else tuple(found[:1]) or problem.known,
+            )
+            evaluations = config.search.evaluations if within is None else config.search.evaluations_from_known
+            best = searched(part, config, logger, max_evaluations=evaluations).best.policy
+            within = within or (found[0] if found else None)
+            found.insert(0, best if within is None else nested(part, best, within))
+        store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
+    place = sum(ratio < 1.0 for ratio in ratios)
+    if above is None or (place and not is_nested(found[place - 1], above)):
+        return Candidates.of(ratios, found)
+    with_it = Candidates.of(
+        (*ratios[:place], _share(problem, above), *ratios[place:]), (*found[:place], above, *found[place:])
+    )
+    return replace(with_it, pruned=above)
+
+
+def mixtures_tried(
+    config: RunConfig,
+    candidates: Candidates,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+    ready: Ready,
+) -> tuple[Mixture, ...]:
+    """The mixtures of `candidates`, the best first, once all are trained for a moment; none, and nothing is trained,
+    where at most one of them is to be trained anyway, or there are but two."""
+    levels = candidates.policy.levels
+    if len(levels) == LEAST_LEVELS or sum(level not in ready for level in levels) < 2:
+        return ()
+    stored = store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(levels)))
+    if stored is not None:
+        return stored
+    epochs = config.adaptive.trial_epochs
+    models = trained_levels(
+        config, candidates.policy, prepared, run_dir, logger, ready, epochs=epochs, name="trial of levels"
+    )
+    tried = mixtures_of(config, candidates, models, prepared)
+    store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
+    return tried
+
+
+def mixtures_of(
+    config: RunConfig, candidates: Candidates, models: LevelModels, prepared: Prepared
+) -> tuple[Mixture, ...]:
+    """All mixtures of levels, the best first, as their models answer to the search split."""
+    latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.policy.levels]
+    answers = Answering(models.models, prepared).to(prepared.data.search, latencies)
+    tried = mixtures(
+        replace(answers, trust=fitted_trust(answers)),
+        most_levels=config.adaptive.max_levels,
+        max_drop=config.adaptive.max_drop,
+    )
+    shares = ", ".join(f"{candidates.max_ratios[place]:.3g}" for place in tried[0].levels)
+    say(f"the best mixture of {len(tried)}: levels at {shares} of the original's latency")
+    return tried
+
+
+def trained_levels(
+    config: RunConfig,
+    policy: AdaptivePolicy,
+    prepared: Prepared,
+    run_dir: RunDir,
+    logger: RunLogger,
+    ready: Ready,
+    *,
+    epochs: int,
+    name: str,
+) -> LevelModels:
+    """Levels trained together as `finetune` says but for its epochs, taught by the original; those that are `ready`,
+    the largest ones, stay as they are. A stopped training goes on."""
+    wanted = [level for level in policy.levels if level not in ready]
+    finished = tuple(ready[level] for level in policy.levels if level in ready)
+    assert policy.levels[: len(wanted)] == tuple(wanted), "a level that is trained is larger than one that is not"
+    if not wanted:
+        return LevelModels(finished, ())
+    elastic = repaired_cut(prepared.elastic, wanted[-1], prepared, repairs=config.search.repair)
+    levels = Levels(elastic, wanted)
+    step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
+    shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
+    levels.recalibrate(normalise(shown, prepared.data.info))
+    trained = train_levels(
+        levels,
+        prepared.data,
+        teacher=prepared.teacher,
+        config=config.finetune.for_epochs(epochs),
+        learning_rate=config.finetune_learning_rate,
+        seed=derive_seed(config.seed, "finetune 0"),  # what the pruned model saw, the teacher has answered already
+        description=name,
+        state_path=run_dir.state / f"{name.replace(' ', '-')}.pt",
+        on_epoch=lambda log: logger.epoch(name, log),
+    )
+    return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *finished), trained.layer_cuts)
+
+
+class Answering:
+    """Levels and the original, in ONNX Runtime: they are shown many images."""
+
+    def __init__(self, models: Sequence[nn.Module], prepared: Prepared) -> None:
+        self._info, self._models, self._original = prepared.data.info, models, prepared.elastic.original
+        self._answers = {model: OnnxAnswers(model, self._info) for model in {*models, self._original}}
+
+    def to(self, split: ImageSplit, latency_ms: Sequence[float]) -> LevelAnswers:
+        """What they answer to images as they are; `latency_ms` is each level's, for one."""
+        answered = {model: self._probabilities(answers, split) for model, answers in self._answers.items()}
+        levels = np.stack([answered[model] for model in self._models])
+        return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[self._original])
+
+    def to_views(self, split: ImageSplit, augmentation: Augmentation, latency_ms: Sequence[float]) -> LevelAnswers:
+        """What they answer to all views of the images, one view after the other.
+
+        Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them. Ten views of each
+        tell what a threshold loses with 0.6 of the standard error (ResNet-20, Fashion-MNIST: 0.036 points, not 0.063).
+        """
+        shown = views(split.images, augmentation)
+        with bar("answers", augmentation.views) as progress:
+            parts = []
+            for images in shown:
+                parts.append(self.to(ImageSplit(images, split.labels), latency_ms))
+                progress.advance(1)
+        return joined(parts)
+
+    def _probabilities(self, answers: OnnxAnswers, split: ImageSplit) -> NDArray[np.float32]:
+        starts = range(0, len(split), EVALUATION_BATCH)
+        batches = (normalise(split.images[start : start + EVALUATION_BATCH], self._info) for start in starts)
+        found: NDArray[np.float32] = torch.cat([answers(images) for images in batches]).softmax(1).numpy()
+        return found
+
+
+def _may_be_a_level(problem: SearchProblem, policy: PruningPolicy, ratios: Sequence[float]) -> bool:
+    """Whether a policy of the ladders' widths costs more than all levels that are asked for but the original."""
+    is_known = all(kept in group.ladder for (_, kept), group in zip(policy.channels, problem.groups, strict=True))
+    share = _share(problem, policy)
+    return is_known and policy != problem.full_policy and all(ratio < share for ratio in ratios if ratio < 1.0)
+
+
+def _share(problem: SearchProblem, policy: PruningPolicy) -> float:
+    return problem.predict(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
+
+
+def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
+    target = TargetConfig(metric="latency", max_ratio=max_ratio)
+    return search_limits((target,), problem.original_cost, floor=problem.predict(problem.floor_policy))
+
+
+def _stored_levels(text: str, problem: SearchProblem, count: int) -> list[PruningPolicy]:
+    """Raises `ValueError` unless they are `count` levels of the model, none wider than it or than the next one."""
+    found = [PruningPolicy.of(channels) for channels in json.loads(text)]
+    full = problem.full_policy.as_dict()
+    if len(found) != count or any(level.as_dict().keys() != full.keys() for level in found):
+        raise ValueError(f"{len(found)} levels, not {count} of this model's groups")
+    for smaller, larger in itertools.pairwise([*found, problem.full_policy]):
+        if smaller != larger:  # two ratios may have found the same
+            check_nested([smaller, larger])
+    return found
+
+
+def _stored_mixtures(text: str, levels: int) -> tuple[Mixture, ...]:
+    """Raises `ValueError` for one that is none of `levels` levels in ascending order."""
+    found = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(text))
+    for mixture in found:
+        places = mixture.levels
+        if len(places) < LEAST_LEVELS or list(places) != sorted(set(places)) or places[-1] >= levels:
+            raise ValueError(f"a mixture of {places}, of {levels} levels")
+    return found

@@ -1,0 +1,53 @@
+"""Levels on disk: a run keeps those that it trained, and another starts from them without a search or a training."""
+
+from torch import nn
+
+from autoprune.adaptive.levels.choice import LevelModels
+from autoprune.adaptive.levels.shared_weights import layer_cuts
+from autoprune.adaptive.report.page import read_adaptive
+from autoprune.config import RunConfig
+from autoprune.config.file import load_config
+from autoprune.foundation.errors import ConfigError
+from autoprune.foundation.paths import user_path
+from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.search.prepare import Prepared
+from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.steps.subject import Subject
+from autoprune.store.run_dir import RunDir
+
+
+def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject, *, original: nn.Module) -> None:
+    """Write each level as a pruned model of its own, but for the original."""
+    for place, model in enumerate(levels.models):
+        if model is not original:
+            save_pruned(run_dir.level(place), model, subject.spec)
+
+
+def check_earlier_levels(config: RunConfig) -> None:
+    """Raises `ConfigError` if the run to take levels from holds none, or its model or data are others."""
+    start = config.adaptive.levels_from
+    if start is None:
+        return
+    earlier = RunDir(user_path(start, field="adaptive.levels_from"))
+    if not earlier.adaptive.is_file() or not (earlier.level(0) / STRUCTURE_FILE).is_file():
+        raise ConfigError(
+            f"adaptive.levels_from: {start}: no finished run with levels (adaptive.json or levels/0 is missing)"
+        )
+    theirs = load_config(earlier.config)
+    for section in ("model", "data"):
+        if getattr(theirs, section) != getattr(config, section):
+            raise ConfigError(f"adaptive.levels_from: {start}: the run there has another {section}; choose its own")
+
+
+def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, LevelModels]:
+    """The levels of the run in `start`. `ConfigError` if they are no cuts of this model."""
+    earlier, elastic = RunDir(user_path(start, field="adaptive.levels_from")), prepared.elastic
+    found = read_adaptive(earlier).levels
+    policy = AdaptivePolicy(tuple(PruningPolicy.of(level.channels) for level in found))
+    if any(level.as_dict().keys() != elastic.full_policy.as_dict().keys() for level in policy.levels):
+        raise ConfigError(f"adaptive.levels_from: {start}: holds no levels of a model with these groups")
+    trained = [place for place, level in enumerate(found) if not level.is_original]
+    models = [load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy)) for place in trained]
+    original = (elastic.original,) * (len(found) - len(trained))
+    sharing = [level for place, level in enumerate(policy.levels) if place in trained and not found[place].is_pruned]
+    return policy, LevelModels((*models, *original), layer_cuts(elastic, sharing) if sharing else ())

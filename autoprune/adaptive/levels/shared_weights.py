@@ -1,0 +1,164 @@
+"""Weights of nested levels stored once: a smaller level's are taken from the largest one's when a file is loaded.
+
+Levels share their convolutions; what differs is which channels they keep and the BatchNorm that was folded in, a factor
+for each output channel. So a smaller level's weight is `Mul(Gather(Gather(largest, outputs), inputs), factors)`, which
+ONNX Runtime works out once, when it loads the file. The largest level gathers all of its own channels: read directly
+from outside its branch, its weights would neither be prepacked nor laid out anew, which costs half its speed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.layers import Axis
+from autoprune.space.policy import PruningPolicy
+
+SHARED = "shared."  # begins the name of a stored weight
+WITH_WEIGHTS = ("Conv", "Gemm")
+TOLERANCE = 1e-5  # of a weight, relative to the largest of its channel: factors are rounded
+ROUNDING = 1e-7  # of a factor that is one
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+Floats = NDArray[np.float32]
+Places = NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class LayerCut:
+    """Places of a level's channels among those of the same layer in the largest level, ascending."""
+
+    outputs: Places
+    inputs: Places
+
+
+Cuts = Mapping[str, LayerCut]
+"""By the layer's name; layers that lose nothing in any level may be left out."""
+
+
+def layer_cuts(elastic: ElasticModel, levels: Sequence[PruningPolicy]) -> tuple[Cuts, ...]:
+    """For each of nested `levels` what it keeps of each layer of the largest one, the last."""
+    kept = [elastic.kept_channels(level) for level in levels]
+    largest = kept[-1]
+    layers = {name: elastic.original.get_submodule(name) for name, axis in largest if not axis.startswith("dim")}
+    weights = {name: layer.weight for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+    def places(level: int, name: str, axis: Axis) -> Places:
+        is_cut = (name, axis) in largest and not (axis == "in" and getattr(layers[name], "groups", 1) > 1)
+        if not is_cut:
+            return np.arange(weights[name].shape[0 if axis == "out" else 1], dtype=np.int32)
+        return np.searchsorted(largest[name, axis].numpy(), kept[level][name, axis].numpy()).astype(np.int32)
+
+    return tuple(
+        {name: LayerCut(places(level, name, "out"), places(level, name, "in")) for name in weights}
+        for level in range(len(levels))
+    )
+
+
+def share_weights(models: Sequence[ModelProto], cuts: Sequence[Cuts]) -> list[TensorProto]:
+    """Let `models`, in place, take their weights from those of the largest, the last one; the weights to store once.
+
+    The models read them by names that begin with `shared.`. A weight stays where it is if it is not, to rounding, a
+    part of the largest level's times a factor for each output channel, or where the file would not get smaller.
+    """
+    stored = []
+    weights = {weight.name: weight for weight in models[-1].graph.initializer}
+    for node in models[-1].graph.node:
+        if node.op_type not in WITH_WEIGHTS or node.input[1] not in weights:
+            continue
+        whole = weights[node.input[1]]
+        shared = TensorProto()
+        shared.CopyFrom(whole)
+        shared.name = SHARED + whole.name
+        takings = [
+            _taking(model.graph, node.name, shared, own_cuts.get(layer_name(node.name)))
+            for model, own_cuts in zip(models, cuts, strict=True)
+        ]
+        possible = [taking for taking in takings if taking is not None]
+        if takings[-1] is not None and sum(taking.saved_bytes for taking in possible) > shared.ByteSize():
+            for taking in possible:
+                taking.apply()
+            stored.append(shared)
+    return stored
+
+
+def layer_name(node: str) -> str:
+    """The module behind a node of the exporter: "/layer1/layer1.0/conv1/Conv" is "layer1.0.conv1"."""
+    parts: list[str] = []
+    for part in node.strip("/").split("/")[:-1]:
+        if parts and part.startswith(f"{parts[-1]}."):
+            parts[-1] = part
+        else:
+            parts.append(part)
+    return ".".join(parts)
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """How a node's weight can be worked out from a stored one."""
+
+    graph: GraphProto
+    reader: NodeProto
+    own: TensorProto  # what it makes unnecessary
+    nodes: tuple[NodeProto, ...]
+    constants: tuple[TensorProto, ...]
+
+    @property
+    def saved_bytes(self) -> int:
+        added = sum(node.ByteSize() for node in self.nodes) + sum(one.ByteSize() for one in self.constants)
+        return int(self.own.ByteSize() - added)
+
+    def apply(self) -> None:
+        position = list(self.graph.node).index(self.reader)
+        for place, node in enumerate(self.nodes, position):
+            self.graph.node.insert(place, node)
+        self.graph.initializer.remove(self.own)
+        self.graph.initializer.extend(self.constants)
+
+
+def _taking(graph: GraphProto, reader_name: str, shared: TensorProto, cut: LayerCut | None) -> _Taking | None:
+    """For the node of that name, if it is there, nothing else reads its weight, and the weight can be taken."""
+    reader = next((node for node in graph.node if node.name == reader_name), None)
+    own = None if reader is None else next((one for one in graph.initializer if one.name == reader.input[1]), None)
+    if reader is None or own is None or sum(own.name in node.input for node in graph.node) > 1:
+        return None
+    whole = numpy_helper.to_array(shared)
+    outputs, inputs = (np.arange(size, dtype=np.int32) for size in whole.shape[:2])
+    cut = cut or LayerCut(outputs, inputs)
+    factors = factors_between(whole[cut.outputs][:, cut.inputs], numpy_helper.to_array(own))
+    if factors is None:
+        return None
+    steps: list[tuple[str, NDArray[np.int32] | Floats, int | None]] = [("Gather", cut.outputs, 0)]
+    if len(cut.inputs) < len(inputs):
+        steps.append(("Gather", cut.inputs, 1))
+    if (factors != 1.0).any():
+        steps.append(("Mul", factors.reshape(-1, *[1] * (whole.ndim - 1)), None))
+    nodes, constants, taken = [], [], shared.name
+    for number, (kind, values, axis) in enumerate(steps, 1):
+        constant = numpy_helper.from_array(values, f"{own.name}.{number}c")
+        made = own.name if number == len(steps) else f"{own.name}.{number}"
+        node = helper.make_node(kind, [taken, constant.name], [made], f"{own.name}.{number}")
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        nodes.append(node)
+        constants.append(constant)
+        taken = made
+    return _Taking(graph, reader, own, tuple(nodes), tuple(constants))
+
+
+def factors_between(part: Floats, values: Floats) -> Floats | None:
+    """What each output channel of `part` is to be multiplied by to give `values`, (outputs,), if that gives them."""
+    if part.shape != values.shape:
+        return None
+    rows, wanted = (array.reshape(len(array), -1).astype(np.float64) for array in (part, values))
+    squares = (rows**2).sum(1)
+    factors = np.where(squares > 0, (rows * wanted).sum(1) / np.where(squares > 0, squares, 1.0), 1.0)
+    factors = np.where(np.abs(factors - 1.0) < ROUNDING, 1.0, factors).astype(np.float32)
+    made = (rows * factors[:, None]).astype(np.float32)
+    is_subnormal = (made != 0.0) & (np.abs(made) < SMALLEST_NORMAL)
+    is_close = np.abs(made - wanted).max(1) <= TOLERANCE * np.abs(wanted).max(1)
+    return factors if is_close.all() and not is_subnormal.any() else None

@@ -1,0 +1,169 @@
+"""The levels of an input-adaptive model that are trained: nested cuts that share their weights, in one training.
+
+Each level has BatchNorms of its own: the statistics of a channel depend on how many channels feed it (Yu et al. 2019,
+switchable batch normalisation).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from autoprune.adaptive.levels.shared_weights import Cuts, layer_cuts
+from autoprune.config import FinetuneConfig
+from autoprune.data import ImageSplit, SearchData, normalise
+from autoprune.pruning.copies import copied
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.space.policy import PruningPolicy, check_nested
+from autoprune.training.batches import Batch
+from autoprune.training.batchnorm import recalibrate_batchnorm
+from autoprune.training.distill import finetune_recipe, taught_value
+from autoprune.training.pace import in_time
+from autoprune.training.scores import EVALUATION_BATCH
+from autoprune.training.teacher import Teacher
+from autoprune.training.train import EpochLog, Loss, fit
+
+
+class Levels(nn.Module):
+    """Nested `policies`, the smallest first, over one set of convolutions and linear layers.
+
+    The set starts as the elastic model's, as wide as the largest of them; `elastic.original` is not changed. Raises
+    `ValueError` for policies that are not nested.
+    """
+
+    def __init__(self, elastic: ElasticModel, policies: Sequence[PruningPolicy]) -> None:
+        super().__init__()
+        check_nested(policies)
+        self.policies = tuple(policies)
+        self._elastic = elastic.narrow(self.policies[-1])
+        self.shared = self._elastic.original
+        self.cuts = nn.ModuleList(self._elastic.cut(level) for level in self.policies)
+        normalised = {name for name, module in self.shared.named_modules() if _is_norm(module)}
+        self._sliced = tuple(
+            name for name, _ in self.shared.named_parameters() if name.rpartition(".")[0] not in normalised
+        )
+        self.requires_grad_(True)  # whether or not the original was frozen
+        for cut in self.cuts:  # what a cut has of these is never read: it computes with slices of the shared ones
+            own = dict(cut.named_parameters())  # without those of branches that are gone
+            for name in self._sliced:
+                if name in own:
+                    own[name].requires_grad_(False)
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """(N, C, H, W) normalised to the logits (N, classes) of every level, the smallest first."""
+        return tuple(self.answer(level, images) for level in range(len(self)))
+
+    def answer(self, level: int, images: Tensor) -> Tensor:
+        """The logits (N, classes) of one level; gradients flow back to the shared weights."""
+        logits: Tensor = functional_call(self.cuts[level], self._slices(level), (images,))
+        return logits
+
+    def extracted(self, level: int) -> nn.Module:
+        """A level as a model of its own, in evaluation mode; it shares nothing."""
+        model = copied(self.cuts[level])
+        with torch.no_grad():
+            for name, tensor in self._slices(level).items():
+                model.get_parameter(name).copy_(tensor)
+        model.eval()
+        return model.requires_grad_(True)
+
+    @property
+    def layer_cuts(self) -> tuple[Cuts, ...]:
+        """What each level keeps of the layers of the largest one."""
+        return layer_cuts(self._elastic, self.policies)
+
+    def recalibrate(self, images: Tensor) -> None:
+        """Give every level the BatchNorm statistics of `images` (N, C, H, W), in place."""
+        for level, cut in enumerate(self.cuts):
+            model = self.extracted(level)
+            recalibrate_batchnorm(model, images)
+            buffers = dict(model.named_buffers())
+            for name, buffer in cut.named_buffers():
+                buffer.copy_(buffers[name])
+
+    def _slices(self, level: int) -> dict[str, Tensor]:
+        cut = self._elastic.cut_parameters(self.policies[level])
+        return {name: cut[name] for name in self._sliced if name in cut}
+
+
+def train_levels(
+    levels: Levels,
+    data: SearchData,
+    *,
+    teacher: Teacher,
+    config: FinetuneConfig,
+    learning_rate: float,
+    seed: int,
+    description: str = "levels",
+    state_path: Path | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> Levels:
+    """Train all levels in every step, each taught by `teacher`, which is not changed.
+
+    The state with the highest accuracy on the search split, a mean over the levels, is returned.
+    """
+    loss = levels_loss(teacher, config)
+    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+
+    def score(model: nn.Module) -> float:
+        return float(right_by_level(model, data.search, data).float().mean())
+
+    trained = fit(
+        levels,
+        data,
+        loss=loss,
+        recipe=in_time(
+            recipe,
+            levels,
+            data,
+            loss,
+            teacher=teacher,
+            score=score,
+            seed=seed,
+            description=description,
+            plan_path=None if state_path is None else state_path.with_suffix(".json"),
+        ),
+        seed=seed,
+        description=description,
+        score=score,
+        state_path=state_path,
+        on_epoch=on_epoch,
+    )
+    assert isinstance(trained, Levels)
+    return trained
+
+
+def levels_loss(teacher: Teacher, config: FinetuneConfig) -> Loss:
+    """The distillation loss of a batch, a mean over the levels; the teacher is asked once for all of them."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        taught = teacher(batch)
+        values = [taught_value(logits.float(), taught, batch.labels, config) for logits in model(batch.images)]
+        return torch.stack(values).mean()
+
+    return loss
+
+
+def level_logits(model: nn.Module, split: ImageSplit, data: SearchData) -> Tensor:
+    """(levels, N, classes) of all images of `split`; the model is left in evaluation mode."""
+    model.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(split), EVALUATION_BATCH):
+            images = normalise(split.images[start : start + EVALUATION_BATCH], data.info)
+            parts.append(torch.stack([logits.float() for logits in model(images)]))
+    return torch.cat(parts, dim=1)
+
+
+def right_by_level(model: nn.Module, split: ImageSplit, data: SearchData) -> Tensor:
+    """(levels, N) bool: which images each level classifies right."""
+    return level_logits(model, split, data).argmax(2) == split.labels
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -1,0 +1,1 @@
+"""The page of an input-adaptive model."""

@@ -1,0 +1,1 @@
+"""Which level answers: signals, trust, the router's environment and learner."""

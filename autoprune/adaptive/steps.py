@@ -1,0 +1,356 @@
+"""The stage that makes an input-adaptive model: levels, router, one file, and what it was measured to do."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.adaptive.figures.examples import write_examples
+from autoprune.adaptive.figures.figures import (
+    agreement,
+    class_figures,
+    curve_point,
+    route_figures,
+    shares,
+    static_at_equal_accuracy,
+)
+from autoprune.adaptive.figures.schema import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
+from autoprune.adaptive.file.export import export_adaptive
+from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms
+from autoprune.adaptive.levels.choice import (
+    Answering,
+    LevelModels,
+    candidate_levels,
+    mixtures_of,
+    mixtures_tried,
+    trained_levels,
+)
+from autoprune.adaptive.levels.kept import earlier_levels, keep_levels
+from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
+from autoprune.adaptive.routing.calibration import calibrations
+from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture
+from autoprune.adaptive.routing.operating_point import (
+    OperatingPoint,
+    RouterName,
+    at_budgets,
+    chosen_point,
+    estimated_drop,
+    learned_router,
+    operating_points,
+    stopping,
+)
+from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
+from autoprune.adaptive.routing.trust import fitted_trust
+from autoprune.config import RunConfig
+from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
+from autoprune.foundation.files import write_json
+from autoprune.foundation.progress import begin
+from autoprune.measure.energy_sensors import Sensor
+from autoprune.measure.latency import make_session, measure_interleaved
+from autoprune.measure.matched import change_of_accuracy
+from autoprune.measure.timing import Call
+from autoprune.search.prepare import Prepared
+from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.steps.final import energies, environment, input_figures
+from autoprune.steps.subject import Subject
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
+from autoprune.training.batches import augmentation_of
+from autoprune.training.scores import logits_of
+
+SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING = "searching levels", "training levels", "router, and measuring"
+STAGES = (SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING)
+TIMED_ROUNDS, TIMED_RUNS = 30, 20
+ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
+ENERGY_IMAGES = 256  # over and over while a sensor counts
+
+
+@dataclass(frozen=True)
+class PrunedModel:
+    """A run's static model, fine-tuned already: measured beside the levels, and one of them where it fits."""
+
+    policy: PruningPolicy
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class ChosenLevels:
+    """The levels of an adaptive model, and what they were chosen from."""
+
+    policy: AdaptivePolicy
+    models: LevelModels
+    candidate_ratios: tuple[float, ...] = ()  # of `adaptive.max_ratios`: those that `tried` chose from
+    tried: tuple[Mixture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Built:
+    """An exported adaptive model, and what is known of it before the test split is read."""
+
+    levels: ChosenLevels
+    answers: LevelAnswers  # to views of the search split
+    original_ms: float  # median of a call of the original's file
+    decision_ms: Mapping[RouterName, float]
+    points: tuple[OperatingPoint, ...]
+    chosen: OperatingPoint
+
+
+def adaptive_model(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+    *,
+    pruned: PrunedModel | None = None,
+    sensor: Sensor | None = None,
+) -> AdaptiveResult:
+    """Make and measure it; `adaptive.json`, `adaptive.html` and the files in `export` are written.
+
+    `pruned` is the run's static model, whose file is measured beside the others. A finished adaptive model is only read
+    back.
+    """
+    if run_dir.adaptive.is_file():
+        return read_adaptive(run_dir)
+    levels = _levels(config, subject, prepared, run_dir, store, logger, pruned)
+    begin(ROUTING)
+    built = _built(config, subject.data.info, prepared, run_dir, levels)
+    result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
+    write_json(run_dir.adaptive, result.as_json())
+    write_adaptive_report(run_dir)
+    return result
+
+
+def _levels(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+    pruned: PrunedModel | None,
+) -> ChosenLevels:
+    """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
+    if config.adaptive.levels_from is not None:
+        chosen = ChosenLevels(*earlier_levels(config.adaptive.levels_from, prepared))
+    else:
+        begin(SEARCHING_LEVELS)
+        found = None if pruned is None else pruned.policy
+        candidates = candidate_levels(config, prepared, store, logger, pruned=found)
+        ready = {prepared.problem.full_policy: prepared.elastic.original}
+        if pruned is not None and candidates.pruned is not None:
+            ready[candidates.pruned] = pruned.model
+        begin(TRAINING_LEVELS)
+        tried = mixtures_tried(config, candidates, prepared, run_dir, store, logger, ready)
+        policy = candidates.chosen(tried[0]) if tried else candidates.policy
+        epochs = config.adaptive.epochs or config.finetune.epochs
+        models = trained_levels(config, policy, prepared, run_dir, logger, ready, epochs=epochs, name="levels")
+        if not tried and len(policy.levels) > LEAST_LEVELS:  # there was but one to train, and now they can be chosen
+            tried = mixtures_of(config, candidates, models, prepared)
+            policy, models = candidates.chosen(tried[0]), models.of(tried[0].levels)
+        chosen = ChosenLevels(policy, models, candidates.max_ratios, tried)
+    keep_levels(run_dir, chosen.models, subject, original=prepared.elastic.original)
+    return chosen
+
+
+def _built(
+    config: RunConfig, info: DataInfo, prepared: Prepared, run_dir: RunDir, chosen_levels: ChosenLevels
+) -> Built:
+    """Learn the router from the levels, choose its operating point, write the file."""
+    levels, threads = chosen_levels.models, config.measure.threads
+    original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
+    search, train = prepared.data.search, prepared.data.train
+    augmentation = augmentation_of(config.finetune.augment)
+    answering = Answering(levels.models, prepared)
+    answers = answering.to_views(search, augmentation, level_ms)
+    answers = replace(answers, trust=fitted_trust(answers, views=augmentation.views))
+    shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
+    learnt = replace(answering.to(shown, level_ms), trust=answers.trust)
+    router = learned_router(learnt, answers, config)
+    files = _level_files(run_dir, len(levels.models))
+    decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
+    points = operating_points(answers, router, decision_ms)
+    chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
+    calibration = calibrations(follow(chosen.router, answers), answers)
+    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
+    return Built(chosen_levels, answers, original_ms, decision_ms, points, chosen)
+
+
+def _exported(
+    levels: LevelModels, prepared: Prepared, run_dir: RunDir, info: DataInfo, *, threads: int
+) -> tuple[float, list[float]]:
+    """Write the original's file and one for each level; the median latencies of their calls, for one image."""
+    files = _level_files(run_dir, len(levels.models))
+    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
+    for model, file in zip(levels.models, files, strict=True):
+        export_onnx(model, file, info)
+    black = np.zeros((1, *info.input_shape), dtype=np.float32)
+    original, *rest = measure_interleaved(
+        [run_dir.original_onnx, *files], black, threads=threads, rounds=TIMED_ROUNDS, runs_per_round=TIMED_RUNS
+    )
+    return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
+
+
+def _measured(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    run_dir: RunDir,
+    built: Built,
+    *,
+    pruned: PrunedModel | None,
+    sensor: Sensor | None,
+) -> AdaptiveResult:
+    """All files on every test image in turn: the one look at the test split."""
+    test, info, problem = subject.test, subject.data.info, prepared.problem
+    labels = test.labels.numpy()
+    policies, models = built.levels.policy.levels, built.levels.models.models
+    level_files = _level_files(run_dir, len(models))
+    own_files = level_files[:-1] if models[-1] is prepared.elastic.original else level_files
+    is_pruned = [pruned is not None and model is pruned.model for model in models]
+    statics = [run_dir.model_onnx] if pruned is not None and not any(is_pruned) else []
+    files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
+    times = measure_by_image(files, test, info, threads=config.measure.threads)
+    level_mj = [problem.predict(level).estimated_energy_mj for level in policies]
+    estimates_mj = [
+        problem.original_cost.estimated_energy_mj,
+        float(np.dot(built.chosen.figures.run_share, level_mj)),
+        *level_mj[: len(own_files)],
+        *([problem.predict(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
+    ]
+    calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
+    consumed = energies(calls, estimates_mj, images_a_call=1, sensor=sensor)
+    figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
+    original, adaptive, *alone = figures
+    own_names = ["pruned" if is_pruned[place] else f"level {place}" for place in range(len(own_files))]
+    names = [*own_names, *(["pruned"] if statics else [])]
+    right = {name: time.answers == labels for name, time in zip(["original", "adaptive", *names], times, strict=True)}
+    by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
+    own_logits = [time.logits for time in times[2 : 2 + len(own_files)]]
+    own_logits += [times[0].logits] * (len(level_files) - len(own_files))  # the original is a level as it is
+    by_name = dict(zip(names, alone, strict=True))
+    easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
+    return AdaptiveResult(
+        original=original,
+        adaptive=adaptive,
+        pruned=by_name.get("pruned"),
+        latency_ratio=adaptive.latency_ms_mean / original.latency_ms_mean,
+        static_at_equal_accuracy=static_at_equal_accuracy(
+            {"original": original, **by_name},
+            adaptive,
+            right=right,
+            adaptive_right=right["adaptive"],
+        ),
+        accuracy_change_ci95=change_of_accuracy(right["original"], right["adaptive"])[1],
+        input=input_figures(info),
+        router=built.chosen.name,
+        level_share=shares(times[1].levels, levels=len(level_files)),
+        agreement=agreement(times[1], _level_logits(models, times[1].levels, test, info)),
+        levels=tuple(
+            LevelFigures(
+                channels=level.as_dict(), on_search=point, alone=own, is_original=own is original, is_pruned=its_pruned
+            )
+            for level, point, own, its_pruned in zip(
+                policies, _level_points(built.answers), by_level, is_pruned, strict=True
+            )
+        ),
+        classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
+        easy=easy,
+        hard=hard,
+        mixtures=_mixtures(built, problem.original_cost.predicted_latency_ms),
+        chosen_on_search=curve_point(built.chosen.name, built.chosen.figures),
+        estimated_drop_on_search=estimated_drop(built.chosen, built.answers),
+        original_on_search=_original_point(built.answers, built.original_ms),
+        oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
+        curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
+        budgets=_budgets(built, own_logits, labels),
+        decision_ms=dict(built.decision_ms),
+        onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
+        largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
+        model=config.model.name,
+        data=info.name,
+        threads=config.measure.threads,
+        seed=config.seed,
+        environment=environment(),
+    )
+
+
+def _level_logits(
+    models: Sequence[nn.Module], answered: NDArray[np.int64], test: ImageSplit, info: DataInfo
+) -> NDArray[np.float32]:
+    """(N, classes): for each image what the level that `answered` it answers in PyTorch."""
+    logits = np.zeros((len(test), len(info.classes)), dtype=np.float32)
+    for level, model in enumerate(models):
+        own = np.flatnonzero(answered == level)
+        if len(own):
+            logits[own] = logits_of(model, test.select(torch.from_numpy(own)), info).numpy()
+    return logits
+
+
+def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -> Call:
+    """Run `file` on the next image when called, in a circle: what a call takes then depends on the images."""
+    session = make_session(file, threads=threads)
+    images: NDArray[np.float32] = normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy()
+    feeds = itertools.cycle([{INPUT_NAME: image[None]} for image in images])
+    return lambda: session.run([OUTPUT_NAME], next(feeds))
+
+
+def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
+    return [run_dir.level_onnx(level) for level in range(levels)]
+
+
+def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
+    return tuple(
+        MixtureFigures(
+            max_ratios=tuple(built.levels.candidate_ratios[place] for place in mixture.levels),
+            holds=mixture.holds,
+            search_worth=mixture.worth,
+            estimated_latency_ratio=mixture.estimated_latency_ms / original_ms,
+        )
+        for mixture in built.levels.tried
+    )
+
+
+def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
+    """Each level for all images."""
+    return [
+        CurvePoint(router=f"level {level}", search_accuracy=accuracy, estimated_latency_ms=latency_ms, level_share=())
+        for level, (accuracy, latency_ms) in enumerate(
+            zip(answers.right.mean(1).tolist(), answers.latency_ms, strict=True)
+        )
+    ]
+
+
+def _budgets(
+    built: Built, level_logits: Sequence[NDArray[np.float32]], labels: NDArray[np.int64]
+) -> tuple[BudgetFigures, ...]:
+    """The routers beside each other on the test split; `level_logits` (N, classes) are those of the levels' files."""
+    probabilities = torch.from_numpy(np.stack(level_logits)).softmax(2).numpy()
+    answers = LevelAnswers(probabilities, labels, built.answers.latency_ms)
+    return tuple(
+        BudgetFigures(
+            budget_ms=found.budget_ms,
+            router=found.router,
+            test_accuracy=found.figures.accuracy,
+            estimated_latency_ms=found.figures.estimated_latency_ms,
+        )
+        for found in at_budgets(built.points, answers, built.decision_ms)
+    )
+
+
+def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:
+    assert answers.teacher is not None
+    return CurvePoint(
+        router="original",
+        search_accuracy=float((answers.teacher.argmax(1) == answers.labels).mean()),
+        estimated_latency_ms=latency_ms,
+        level_share=(),
+    )

@@ -1,0 +1,1 @@
+"""From Python: `compress`, `inspect`, `cut`."""

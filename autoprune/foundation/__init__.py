@@ -1,0 +1,1 @@
+"""What all rests on: errors, bounds, files, progress, chance."""

@@ -1,0 +1,1 @@
+"""What may be decided, and a policy: a choice for each decision."""

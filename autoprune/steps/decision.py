@@ -1,0 +1,264 @@
+"""Which policy a run applies: the best of a search whose exported file meets the target, or a little more than that.
+
+Right after a cut the reward is only a hint of what fine-tuning will make of it. A run may therefore fine-tune a few
+finalists for a moment and take the one that comes closest to the original.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autoprune.config import FinetuneConfig, RunConfig
+from autoprune.foundation.errors import InputError
+from autoprune.foundation.progress import bar, duration, say
+from autoprune.measure.ranks import spearman
+from autoprune.policies.table import searcher_maker
+from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.pruning.importance import find_importance
+from autoprune.results.run import SearchFigures
+from autoprune.search.earlier_run import check_start
+from autoprune.search.loop import SearchResult, run_search
+from autoprune.search.prepare import Prepared
+from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
+from autoprune.search.reward import make_reward
+from autoprune.search.workers import usual_workers
+from autoprune.space.policy import PruningPolicy, load_policy, save_policy
+from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
+from autoprune.steps.finetune import finalist_s, finalist_training
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
+
+LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
+SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
+TRIED_FACT, FINALISTS_SHARE = "finalists_tried", 0.15  # of the time of a fine-tuning, for those that are not taken
+SOURCE_FACT = "applied"  # the agent or the policy that `autoprune apply` was given
+CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
+KNOWN_POLICIES = 6
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The policy that a run applies, and what `result.json` says of where it comes from."""
+
+    policy: PruningPolicy
+    search: SearchFigures
+
+
+# From the prepared problem to a policy: a search, a trained agent, or a policy from a file.
+Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
+# What goes on under other limits.
+SearchOn = Callable[[SearchProblem], SearchResult]
+
+
+def check_search(config: RunConfig) -> None:
+    """Raises `ConfigError` if the search needs an extra that is not installed, and what `check_scoring` raises."""
+    searcher_maker(config.search.agent, config.search.settings)
+    check_scoring(config)
+
+
+def check_scoring(config: RunConfig) -> None:
+    """Raises `ConfigError` for an earlier run that is not there, and `InputError` for a user's own reward form or
+    importance that is not there or cannot be called as one: whoever proposes policies, they are scored."""
+    make_reward(config.search.reward)
+    find_importance(config.search.importance)
+    check_start(config.search.trials_from)
+
+
+def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
+    """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
+    result = searched(problem, config, logger, max_evaluations=config.search.evaluations)
+    if result.agent is not None:
+        info = TrainingInfo(
+            model=config.model.name if config.problem == "model" else config.problem,
+            target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
+            evaluations=result.evaluations,
+            best_reward=float(result.best.reward),
+            ratios=limit_ratios(problem),
+            params=problem.original_cost.params,
+        )
+        TrainedActor(result.searcher, exported_network(result.agent)).save(run_dir.agent, info)
+    return result
+
+
+def searched(
+    problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
+) -> SearchResult:
+    """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
+    episode = first_episode - 1
+    original_ms = problem.original_cost.predicted_latency_ms
+    best: Outcome | None = None
+    with bar(f"search ({config.search.agent})", max_evaluations) as progress:
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal episode, best
+            episode += 1
+            logger.search_outcome(episode, outcome)
+            is_new = outcome.policy.key not in seen
+            seen.add(outcome.policy.key)
+            if best is None or outcome.reward > best.reward:
+                best = outcome
+            share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
+            progress.advance(
+                int(is_new),
+                f"best reward {best.reward:.4f}: {best.score.top1:.1%} right at {share:.2f} of the original's latency",
+            )
+
+        seen: set[str] = set()
+        return run_search(
+            searcher_maker(config.search.agent, config.search.settings),
+            problem,
+            max_evaluations=max_evaluations,
+            seed=config.seed,
+            workers=usual_workers(),
+            on_outcome=on_outcome,
+            races=config.search.racing,
+        )
+
+
+def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
+    """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
+
+    def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
+        if store.fact(SOURCE_FACT) is not None:
+            raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
+        if (done := stored_decision(run_dir, store)) is not None:
+            return done
+        result = search_only(prepared.problem, config, run_dir, logger)
+
+        def search_on(problem: SearchProblem) -> SearchResult:
+            return searched(
+                problem,
+                config,
+                logger,
+                max_evaluations=config.search.evaluations_from_known,
+                first_episode=len(result.outcomes) + 1,
+            )
+
+        found, result = verified(prepared, result, config, store, search_on)
+        policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)
+        save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
+        summary = SearchFigures(
+            searcher=result.searcher,
+            evaluations=result.evaluations,
+            wall_s=result.wall_s,
+            seed=result.seed,
+            best_reward=result.best.reward,
+            proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
+            proxy_candidates=len(tuned_kl),
+            latency_error=found.latency_error,
+        )
+        store.set_fact(SEARCH_FACT, summary.model_dump_json())
+        return Decision(policy, summary)
+
+    return decide
+
+
+def stored_decision(run_dir: RunDir, store: TrialStore) -> Decision | None:
+    """What a stopped run had decided."""
+    done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
+    if done is None or not run_dir.policy.is_file():
+        return None
+    return Decision(load_policy(run_dir.policy), done)
+
+
+def verified(
+    prepared: Prepared,
+    result: SearchResult,
+    config: RunConfig,
+    store: TrialStore,
+    search_on: SearchOn,
+    *,
+    of_few: bool = False,
+) -> tuple[Finalists, SearchResult]:
+    """The finalists of a search, and the search with what was added to it.
+
+    Where the candidates' files are clearly faster than predicted, or so much slower that none meets the target, it goes
+    on under limits corrected by that, as `search_on` does; with `of_few` candidates also where better ones were too
+    slow. A resumed run takes the correction from `store`.
+    """
+    stored = store.fact(ERROR_FACT)
+    found: Finalists | None = None
+    if stored is None:
+        found = kept_finalists(prepared, result.outcomes, config, store)
+        stored = json.dumps(found.error_of_few if of_few else found.error_to_correct)
+        store.set_fact(ERROR_FACT, stored)
+    error = json.loads(stored)
+    limits = corrected_limits(prepared.problem, error)
+    timed_in = store
+    if limits is not None:
+        say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
+        best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
+        known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
+        timed_in = store.part(CORRECTED)
+        problem = prepared.problem.within(limits, store=timed_in, known=known)
+        more = search_on(problem)
+        feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
+        result = replace(
+            result,
+            best=more.best,
+            outcomes=feasible + more.outcomes,
+            evaluations=result.evaluations + more.evaluations,
+            wall_s=result.wall_s + more.wall_s,
+        )
+        found = None
+    found = found or kept_finalists(prepared, result.outcomes, config, timed_in)
+    if not found.target_met:
+        say("no candidate meets the latency target as measured; taking the fastest")
+    return found, result
+
+
+def best_finalist(
+    prepared: Prepared, policies: Sequence[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
+) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
+    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of its fine-tuning,
+    and that KL of each; a single policy is not tuned.
+
+    With `finetune.max_minutes` only as many are tried as take a small share of that time.
+    """
+    if len(policies) == 1:
+        return policies[0], {}
+    scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
+    tried = int(store.fact(TRIED_FACT) or len(policies))
+    for number, policy in enumerate(policies, 1):
+        if number > tried:
+            break
+        if policy.key in scores:
+            continue
+        tuned = finalist_training(config, policy, prepared, run_dir, description=f"finalist {number}/{tried}")
+        if number == 1:
+            tried = affordable(len(policies), seconds_each=finalist_s(policy, run_dir), finetune=config.finetune)
+            store.set_fact(TRIED_FACT, str(tried))
+        scores[policy.key] = prepared.evaluator.score_model(tuned).kl
+        store.set_fact(FINALISTS_FACT, json.dumps(scores))
+    policies = policies[:tried]
+    best = min(policies, key=lambda policy: scores[policy.key])
+    shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
+    say(f"KL of the finalists to the original: {shown}; going on with number {policies.index(best) + 1}")
+    return best, {policy: scores[policy.key] for policy in policies}
+
+
+def affordable(finalists: int, *, seconds_each: float, finetune: FinetuneConfig) -> int:
+    """How many finalists are tried when the first one took so long: all, or as many as the time of a fine-tuning has
+    room for. What the others learn is thrown away, and tells less than the same time does for the one that is kept."""
+    if finetune.max_minutes is None:
+        return finalists
+    if seconds_each == 0:  # not one epoch in all the time
+        return 1
+    others = int(FINALISTS_SHARE * 60 * finetune.max_minutes / seconds_each)
+    if others < finalists - 1:
+        say(f"a finalist takes {duration(seconds_each)} here: {1 + others} of {finalists} are tried")
+    return min(finalists, 1 + others)
+
+
+def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[PruningPolicy, float]) -> float | None:
+    """Spearman between the rewards of the fine-tuned candidates and how small their KL came out; None for few of them.
+
+    They are the best of a search and so near each other that this is less than it would be over all candidates.
+    """
+    if len(tuned_kl) < LEAST_CORRELATED:
+        return None
+    rewards = {outcome.policy: outcome.reward for outcome in outcomes}
+    found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
+    return None if math.isnan(found) else found

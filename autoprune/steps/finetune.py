@@ -1,0 +1,175 @@
+"""The stage of a run after its search: the policy is cut out, in one step or in many, and what is left fine-tuned."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import nn
+
+from autoprune.config import RunConfig
+from autoprune.foundation.seeding import derive_seed
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.search.prepare import Prepared
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.subject import Subject
+from autoprune.steps.tensorboard import RunLogger
+from autoprune.store.run_dir import RunDir
+from autoprune.store.trials import TrialStore
+from autoprune.training.distill import finetune
+from autoprune.training.repair import WeightRepair
+from autoprune.training.scores import accuracy
+from autoprune.training.train import EpochLog, spent_s
+
+FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
+
+
+def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float | None) -> tuple[PruningPolicy, ...]:
+    """The policies on the way to `final`: one, or steps that each take at most `cut_per_step` of what is left."""
+    if cut_per_step is None:
+        return (final,)
+    steps = []
+    left = full.as_dict()
+    goal = final.as_dict()
+    while left != goal:
+        left = {
+            name: max(goal[name], min(kept - 1, math.ceil(kept * (1 - cut_per_step)))) if kept > goal[name] else kept
+            for name, kept in left.items()
+        }
+        steps.append(PruningPolicy.of(left))
+    return tuple(steps) or (final,)
+
+
+def finetuned(
+    config: RunConfig,
+    subject: Subject,
+    prepared: Prepared,
+    policy: PruningPolicy,
+    run_dir: RunDir,
+    store: TrialStore,
+    logger: RunLogger,
+) -> nn.Module:
+    """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage."""
+    if (run_dir.pruned / STRUCTURE_FILE).is_file():
+        return load_pruned(run_dir.pruned, architecture=prepared.elastic.cut(prepared.elastic.full_policy))
+    steps = cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step)
+    logs: list[EpochLog] = []
+    elastic = prepared.elastic
+    for index, (step_policy, epochs) in enumerate(zip(steps, _shares(config.finetune.epochs, len(steps)), strict=True)):
+        elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
+        if epochs == 0:
+            continue
+        if store.fact(FRAME_FACT) is None:
+            store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, subject, prepared, config.finetune.epochs)))
+        reached = json.loads(store.fact(FRAME_FACT) or "{}")["original"]
+        done = len(logs)
+
+        def on_epoch(log: EpochLog, done: int = done) -> None:
+            shifted = EpochLog(done + log.epoch, log.train_loss, log.search_accuracy, log.learning_rate)
+            logs.append(shifted)
+            logger.epoch("finetune", shifted)
+
+        tuned = training_of(
+            config,
+            elastic.original,
+            step_policy,
+            prepared,
+            run_dir,
+            name=f"finetune {index}",
+            epochs=epochs,
+            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
+            on_epoch=on_epoch,
+        )
+        elastic = elastic.with_weights_of(tuned)
+    store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
+    save_pruned(run_dir.pruned, elastic.original, subject.spec)
+    return elastic.original
+
+
+def finalist_training(
+    config: RunConfig, policy: PruningPolicy, prepared: Prepared, run_dir: RunDir, *, description: str
+) -> nn.Module:
+    """The first `search.finalist_epochs` of the fine-tuning that `policy` would get, which goes on from there if it is
+    the one that is taken. Where a cut is made in steps they are a short training of its own, thrown away."""
+    cut = repaired_cut(prepared.elastic, policy, prepared, repairs=config.search.repair).original
+    epochs = config.search.finalist_epochs
+    if cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step) == (policy,):
+        return training_of(
+            config,
+            cut,
+            policy,
+            prepared,
+            run_dir,
+            name="finetune 0",
+            epochs=config.finetune.epochs,
+            until_epoch=epochs,
+            description=description,
+        )
+    return training_of(config, cut, policy, prepared, run_dir, name="finalist", epochs=epochs, description=description)
+
+
+def training_of(
+    config: RunConfig,
+    cut: nn.Module,
+    policy: PruningPolicy,
+    prepared: Prepared,
+    run_dir: RunDir,
+    *,
+    name: str,
+    epochs: int,
+    description: str,
+    until_epoch: int | None = None,
+    on_epoch: Callable[[EpochLog], None] | None = None,
+) -> nn.Module:
+    """Fine-tune `cut`, the cut at `policy`; its state is kept by `name` and policy, and gone on with.
+
+    Trainings of one name see the same batches, and where time is short they are planned alike, so that they compare.
+    """
+    return finetune(
+        cut,
+        prepared.data,
+        teacher=prepared.teacher,
+        config=config.finetune.for_epochs(epochs),
+        learning_rate=config.finetune_learning_rate,
+        seed=derive_seed(config.seed, name),
+        description=description,
+        state_path=state_of(run_dir, name, policy),
+        plan_path=run_dir.state / f"{name.replace(' ', '-')}.json",
+        until_epoch=until_epoch,
+        on_epoch=on_epoch,
+    )
+
+
+def finalist_s(policy: PruningPolicy, run_dir: RunDir) -> float:
+    """Seconds that a finalist's training has taken, also if it was stopped in between; 0 if it has made no epoch."""
+    return max(spent_s(state_of(run_dir, name, policy)) for name in ("finetune 0", "finalist"))
+
+
+def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
+    """Where the state of a training is kept."""
+    return run_dir.state / f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{name.replace(' ', '-')}.pt"
+
+
+def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:
+    """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
+    search, info = subject.data.search, subject.data.info
+    original = accuracy(prepared.elastic.original, search, info)
+    return {"original": original, "before": accuracy(cut, search, info), "epochs": epochs}
+
+
+def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:
+    """The cut as candidates are made: what is left makes up for what is gone, and training starts the nearer."""
+    smaller = elastic.narrow(policy)
+    if repairs:
+        repair = WeightRepair(elastic, prepared.evaluator.calibration)
+        repair.apply(smaller.original, elastic.kept_channels(policy))
+    prepared.evaluator.recalibrate(smaller.original)
+    return smaller
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` epochs over `parts` steps, as even as can be, the last steps getting what is left over."""
+    return [total // parts + (index >= parts - total % parts) for index in range(parts)]
