@@ -19,20 +19,21 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.config import RunConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.foundation import progress
 from autoprune.foundation.errors import TargetError
 from autoprune.foundation.files import write_json
-from autoprune.jobs import commands
+from autoprune.jobs.train import train
 from autoprune.policies.actor import Actor, load_actor
 from autoprune.policies.table import searcher_maker
+from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.run import SearchFigures
 from autoprune.search.loop import run_search
-from autoprune.search.prepare import Prepared, prepare, search_limits
+from autoprune.search.prepare import prepare, search_limits
 from autoprune.search.problem import SearchProblem
 from autoprune.search.workers import usual_workers
 from autoprune.steps.applied import agent_decision
+from autoprune.steps.context import Context
 from autoprune.steps.decision import ERROR_FACT
 from autoprune.steps.finalists import corrected_limits
 from autoprune.steps.met import HEADROOM
@@ -117,16 +118,19 @@ def rows_of(network: str, actor: Actor, folder: Path, *, evaluations: int) -> li
         weights = folder / "weights.safetensors"
         if not weights.is_file():
             quick = load_config(find_config("demo"), TRAINING).model_copy(update={"model": model})
-            trained = commands.train(quick, weights, resume=weights.with_suffix(".state.pt").exists())
+            trained = train(quick, weights, resume=weights.with_suffix(".state.pt").exists())
             progress.say(f"{network}: top-1 {trained.search_accuracy:.3f} on the search split")
         model = model.model_copy(update={"checkpoint": str(weights)})
     config = config.model_copy(update={"model": model})
     subject = load_subject(config)
-    prepared = prepare(config, subject.model, subject.data, store=TrialStore(folder / "trials.sqlite"))
+    store, run_dir = TrialStore(folder / "trials.sqlite"), RunDir(folder)
+    prepared = prepare(config, subject.model, subject.data, store=store)
     rows = []
     for target in TARGETS:
         try:
-            rows.append(row_of(network, target, actor, prepared, config, folder, evaluations=evaluations))
+            with RunLogger(run_dir.logs) as logger:
+                context = Context(config, run_dir, store, logger, subject, None, prepared)
+                rows.append(row_of(network, target, actor, context, evaluations=evaluations))
         except TargetError as error:
             progress.say(f"{network}: {target}: {error}")
     kept = [{"target": r.target, "figures": r.figures.model_dump(mode="json"), "searched": r.searched} for r in rows]
@@ -134,18 +138,16 @@ def rows_of(network: str, actor: Actor, folder: Path, *, evaluations: int) -> li
     return rows
 
 
-def row_of(
-    network: str, target: str, actor: Actor, prepared: Prepared, config: RunConfig, folder: Path, *, evaluations: int
-) -> Row:
+def row_of(network: str, target: str, actor: Actor, context: Context, *, evaluations: int) -> Row:
     asked = load_config(find_config("demo"), [f"target={json.dumps(TARGETS[target])}"]).target
-    config = config.model_copy(update={"target": asked})
-    store = TrialStore(folder / "trials.sqlite").part(target)
-    problem = prepared.problem
+    config = context.config.model_copy(update={"target": asked})
+    store, problem = context.store.part(target), context.prepared.problem
     floor = problem.predict(problem.floor_policy)
     limits = search_limits(config.target, problem.original_cost, floor=floor)
     problem = problem.within(limits, store=store, known=())
-    run_dir = RunDir(folder / target.replace(" ", "-").replace(",", ""))
-    decision = agent_decision(config, actor)(replace(prepared, problem=problem), run_dir, store)
+    run_dir = RunDir(context.run_dir.root / target.replace(" ", "-").replace(",", ""))
+    own = replace(context, config=config, run_dir=run_dir, store=store)
+    decision = agent_decision(actor)(replace(own, prepared=replace(context.prepared, problem=problem)))
     corrected = corrected_limits(problem, json.loads(store.fact(ERROR_FACT) or "null"))
     if corrected is not None:
         problem = problem.within(corrected, store=store, known=())

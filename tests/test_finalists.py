@@ -14,12 +14,14 @@ from autoprune.config import FinetuneConfig, TargetConfig
 from autoprune.config.file import load_config
 from autoprune.measure.latency import Latency
 from autoprune.pruning.find import find_groups
+from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.run import SearchFigures
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps import decision as deciding
 from autoprune.steps import finalists as stage
+from autoprune.steps.context import Context
 from autoprune.steps.decision import (
     CORRECTED,
     ERROR_FACT,
@@ -43,7 +45,6 @@ from autoprune.steps.finalists import (
 from autoprune.steps.finetune import FINETUNE_FACT, finetuned
 from autoprune.steps.met import share_of_allowed
 from autoprune.steps.subject import load_subject
-from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
 from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
@@ -90,7 +91,7 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
         store.set_fact(ERROR_FACT, "0.5")
         prepared = prepare(config, subject.model, subject.data, store=store)
         with RunLogger(run_dir.logs) as logger:
-            decision = search_decision(config, logger)(prepared, run_dir, store)
+            decision = search_decision(Context(config, run_dir, store, logger, subject, None, prepared))
         limit = prepared.problem.limits[0].max_value
         more = store.part(CORRECTED).episodes()
         assert {row.searcher for row in more} == {f"random, {CORRECTED}"}
@@ -180,13 +181,14 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
-    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == full
+    context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
+    assert best_finalist(context, [floor, full])[0] == full
     scores = json.loads(store.fact(FINALISTS_FACT) or "")
     assert set(scores) == {floor.key, full.key}
     assert scores[full.key] < scores[floor.key]
     store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
-    assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
-    assert best_finalist(prepared, [floor], config, run_dir, store) == (floor, {})
+    assert best_finalist(context, [floor, full])[0] == floor
+    assert best_finalist(context, [floor]) == (floor, {})
 
 
 def test_what_the_best_finalist_learnt_is_gone_on_with(
@@ -205,12 +207,13 @@ def test_what_the_best_finalist_learnt_is_gone_on_with(
         run_dir = RunDir(tmp_path / place)
         run_dir.state.mkdir(parents=True)
         store = TrialStore(run_dir.trials)
-        assert best_finalist(prepared, policies, config, run_dir, store)[0] == full
-        begun = sorted(run_dir.state.iterdir())
-        assert len(begun) == (0 if place == "one" else 2)
-        taken.clear()
         with RunLogger(run_dir.logs) as logger:
-            tuned = finetuned(config, subject, prepared, full, run_dir, store, logger)
+            context = Context(config, run_dir, store, logger, subject, None, prepared)
+            assert best_finalist(context, policies)[0] == full
+            begun = sorted(run_dir.state.iterdir())
+            assert len(begun) == (0 if place == "one" else 2)
+            taken.clear()
+            tuned = finetuned(context, full)
         assert len(list(run_dir.state.iterdir())) == max(len(begun), 1)  # gone on with, not begun beside it
         assert len(taken) == (2 if place == "one" else 1) * an_epoch
         assert [log["epoch"] for log in json.loads(store.fact(FINETUNE_FACT) or "")] == [1, 2]
@@ -252,10 +255,11 @@ def test_finalists_that_have_little_time_go_by_one_plan(
     monkeypatch.setattr(deciding, "FINALISTS_SHARE", 1.0)
     planned: list[str] = []
     monkeypatch.setattr(pace, "pace_of", counted(pace.pace_of, planned))
-    best, scores = best_finalist(prepared, [floor, full], config, run_dir, store)
-    assert len(scores) == 2 and len(planned) == 1
     with RunLogger(run_dir.logs) as logger:
-        finetuned(config, subject, prepared, best, run_dir, store, logger)
+        context = Context(config, run_dir, store, logger, subject, None, prepared)
+        best, scores = best_finalist(context, [floor, full])
+        assert len(scores) == 2 and len(planned) == 1
+        finetuned(context, best)
     assert len(planned) == 1
     logs = json.loads(store.fact(FINETUNE_FACT) or "")
     assert 1 < len(logs) < 1000
@@ -287,8 +291,9 @@ def test_finalists_that_take_too_long_are_left_out(small_config: Path, tmp_path:
     floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
+    context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
     for _ in range(2):
-        assert best_finalist(prepared, [floor, full], config, run_dir, store)[0] == floor
+        assert best_finalist(context, [floor, full])[0] == floor
     assert list(json.loads(store.fact(FINALISTS_FACT) or "")) == [floor.key]
 
 

@@ -10,9 +10,12 @@ import torch
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
 from autoprune.pruning.structure import load_pruned
+from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.prepare import Prepared, prepare
 from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.steps import context as context_module
 from autoprune.steps import narrowing
+from autoprune.steps.context import Context
 from autoprune.steps.met import latency_targets, median_share
 from autoprune.steps.narrowing import (
     NARROWED_FACT,
@@ -44,7 +47,9 @@ def measured(
     run_dir.original_onnx.parent.mkdir(exist_ok=True)
     model = prepared.elastic.cut(policy)
     store = TrialStore(run_dir.trials)
-    return measured_within_target(config, subject, prepared, policy, model, run_dir, store, may_narrow=may_narrow)
+    with RunLogger(run_dir.logs) as logger:
+        context = Context(config, run_dir, store, logger, subject, None, prepared)
+        return measured_within_target(context, policy, model, may_narrow=may_narrow)
 
 
 def share(small: tuple[RunConfig, Subject, Prepared], found: Measured) -> float:
@@ -80,7 +85,8 @@ def test_a_narrowing_that_is_stopped_goes_on(
     small: tuple[RunConfig, Subject, Prepared], step: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Just before or just after a step is first taken: what is on disk in the end is one model, within the target."""
-    whole = getattr(narrowing, step)
+    place = context_module if step == "save_policy" else narrowing
+    whole = getattr(place, step)
 
     def stopped(*arguments: Any, **named: Any) -> None:
         if after:
@@ -90,7 +96,7 @@ def test_a_narrowing_that_is_stopped_goes_on(
     _, subject, prepared = small
     full = prepared.problem.full_policy
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(narrowing, step, stopped)
+        patched.setattr(place, step, stopped)
         measured(small, tmp_path, full)
     found = measured(small, tmp_path, full)
     assert share(small, found) <= 1

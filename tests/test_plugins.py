@@ -16,13 +16,14 @@ from autoprune.config.file import find_config, load_config
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import load_factory, short_name
-from autoprune.jobs import run as pipeline
 from autoprune.jobs.compare import check_searchers
+from autoprune.jobs.run import run
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
+from autoprune.steps.decision import search_decision
 from autoprune.testing import ContractError, check_searcher
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
@@ -204,7 +205,7 @@ def test_violations_are_caught(make: MakeSearcher, message: str) -> None:
 def test_a_file_that_does_not_give_a_plug_in_is_refused_before_any_work(key: str, value: str, tmp_path: Path) -> None:
     config = load_config(find_config("demo"), [f"{key}={value}"])
     with pytest.raises(InputError, match=re.escape(f"{key}={value}: ")):
-        pipeline.run(config, tmp_path / "run")
+        run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -224,9 +225,9 @@ def test_a_plug_in_that_cannot_be_called_is_refused_before_any_work(
     file = tmp_path / "mine.py"
     file.write_text("def of_one(score): return 1.0\n")
     written = [override.replace("{file}", str(file)) for override in (*overrides, "adaptive.enabled=true")]
-    decide = pipeline.search_decision if is_applied else None
+    decide = search_decision if is_applied else None
     with pytest.raises(InputError, match=re.escape(named.replace("{file}", str(file))) + r": .* cannot be called so"):
-        pipeline.run(load_config(find_config("demo"), written), tmp_path / "run", decide=decide)  # type: ignore[arg-type]
+        run(load_config(find_config("demo"), written), tmp_path / "run", decide=decide)
     assert not (tmp_path / "run").exists()
 
 

@@ -16,8 +16,8 @@ from _pytest.mark.structures import ParameterSet
 from autoprune.cli.main import search
 from autoprune.config import SEARCHERS, RewardConfig, RunConfig, SearchConfig
 from autoprune.foundation.errors import ConfigError
-from autoprune.jobs import commands
-from autoprune.jobs import run as pipeline
+from autoprune.jobs.run import run
+from autoprune.jobs.search import search as search_alone
 from autoprune.policies.exploration import utilities_of
 from autoprune.policies.heuristics import (
     EXPONENTS,
@@ -135,9 +135,9 @@ def test_a_missing_extra_is_named_before_any_work(name: str, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "optuna", None)
     config = RunConfig(problem="toy", search=SearchConfig.model_validate({"agent": name}))
     with pytest.raises(ConfigError, match=rf"search\.agent: {name} needs Optuna; .*autoprune\[optuna\]"):
-        commands.search(config, tmp_path / "run", resume=False)
+        search_alone(config, tmp_path / "run", resume=False)
     with pytest.raises(ConfigError, match=r"autoprune\[optuna\]"):
-        pipeline.run(RunConfig(search=config.search), tmp_path / "run")
+        run(RunConfig(search=config.search), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

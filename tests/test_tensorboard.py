@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event
 
+from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.problem import Outcome, PredictedCost
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.score import Score
 from autoprune.training.train import EpochLog
 

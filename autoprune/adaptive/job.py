@@ -7,18 +7,12 @@ from autoprune.adaptive.figures.schema import AdaptiveResult
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
-from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.progress import stages
-from autoprune.measure.energy_source import find_energy_source
-from autoprune.search.prepare import SETTING_UP, prepare
-from autoprune.steps.amounts import check_amounts
+from autoprune.search.prepare import SETTING_UP
+from autoprune.steps.context import checked, context_of, workspace
 from autoprune.steps.decision import check_search
-from autoprune.steps.subject import load_subject
-from autoprune.steps.tensorboard import RunLogger
-from autoprune.store.run_dir import check_run_dir, clean_finished, opened
-from autoprune.store.trials import TrialStore
+from autoprune.store.run_dir import check_run_dir, clean_finished
 
 
 def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveResult:
@@ -33,20 +27,13 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
             write_adaptive_report(run_dir)
         clean_finished(run_dir)
         return result
-    check_machine(config)
     check_search(config)
     check_earlier_levels(config)
-    sensor = find_energy_source(config)
-    subject = load_subject(config)
-    if not subject.is_trained:
-        raise InputError("model.checkpoint: levels are taught by a trained model; make one with `autoprune train`")
-    check_amounts(config, subject)
-    with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages([SETTING_UP, *STAGES]) as stage:
+    job = checked(config, needs_weights="levels are taught by a trained model")
+    with workspace(config, run_dir) as place, stages([SETTING_UP, *STAGES]) as stage:
         stage.begin(SETTING_UP)
-        store = TrialStore(run_dir.trials)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once
-        prepared = prepare(at_smallest, subject.model, subject.data, store=store, sensor=sensor)
-        result = adaptive_model(config, subject, prepared, run_dir, store, logger, sensor=sensor)
+        result = adaptive_model(context_of(place, job, at=at_smallest))
         shutil.rmtree(run_dir.state, ignore_errors=True)
     return result

@@ -46,22 +46,18 @@ from autoprune.adaptive.routing.operating_point import (
 )
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
-from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
-from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.latency import make_session, measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.steps.context import Context
 from autoprune.steps.final import energies, environment, input_figures
-from autoprune.steps.subject import Subject
-from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
-from autoprune.store.trials import TrialStore
 from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import logits_of
 
@@ -102,69 +98,52 @@ class Built:
     chosen: OperatingPoint
 
 
-def adaptive_model(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    run_dir: RunDir,
-    store: TrialStore,
-    logger: RunLogger,
-    *,
-    pruned: PrunedModel | None = None,
-    sensor: Sensor | None = None,
-) -> AdaptiveResult:
+def adaptive_model(context: Context, *, pruned: PrunedModel | None = None) -> AdaptiveResult:
     """Make and measure it; `adaptive.json`, `adaptive.html` and the files in `export` are written.
 
     `pruned` is the run's static model, whose file is measured beside the others. A finished adaptive model is only read
     back.
     """
+    run_dir = context.run_dir
     if run_dir.adaptive.is_file():
         return read_adaptive(run_dir)
-    levels = _levels(config, subject, prepared, run_dir, store, logger, pruned)
+    levels = _levels(context, pruned)
     begin(ROUTING)
-    built = _built(config, subject.data.info, prepared, run_dir, levels)
-    result = _measured(config, subject, prepared, run_dir, built, pruned=pruned, sensor=sensor)
+    built = _built(context, levels)
+    result = _measured(context, built, pruned=pruned)
     write_json(run_dir.adaptive, result.as_json())
     write_adaptive_report(run_dir)
     return result
 
 
-def _levels(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    run_dir: RunDir,
-    store: TrialStore,
-    logger: RunLogger,
-    pruned: PrunedModel | None,
-) -> ChosenLevels:
+def _levels(context: Context, pruned: PrunedModel | None) -> ChosenLevels:
     """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
+    config, prepared = context.config, context.prepared
     if config.adaptive.levels_from is not None:
         chosen = ChosenLevels(*earlier_levels(config.adaptive.levels_from, prepared))
     else:
         begin(SEARCHING_LEVELS)
         found = None if pruned is None else pruned.policy
-        candidates = candidate_levels(config, prepared, store, logger, pruned=found)
+        candidates = candidate_levels(context, pruned=found)
         ready = {prepared.problem.full_policy: prepared.elastic.original}
         if pruned is not None and candidates.pruned is not None:
             ready[candidates.pruned] = pruned.model
         begin(TRAINING_LEVELS)
-        tried = mixtures_tried(config, candidates, prepared, run_dir, store, logger, ready)
+        tried = mixtures_tried(context, candidates, ready)
         policy = candidates.chosen(tried[0]) if tried else candidates.policy
         epochs = config.adaptive.epochs or config.finetune.epochs
-        models = trained_levels(config, policy, prepared, run_dir, logger, ready, epochs=epochs, name="levels")
+        models = trained_levels(context, policy, ready, epochs=epochs, name="levels")
         if not tried and len(policy.levels) > LEAST_LEVELS:  # there was but one to train, and now they can be chosen
-            tried = mixtures_of(config, candidates, models, prepared)
+            tried = mixtures_of(context, candidates, models)
             policy, models = candidates.chosen(tried[0]), models.of(tried[0].levels)
         chosen = ChosenLevels(policy, models, candidates.max_ratios, tried)
-    keep_levels(run_dir, chosen.models, subject, original=prepared.elastic.original)
+    keep_levels(context.run_dir, chosen.models, context.subject, original=prepared.elastic.original)
     return chosen
 
 
-def _built(
-    config: RunConfig, info: DataInfo, prepared: Prepared, run_dir: RunDir, chosen_levels: ChosenLevels
-) -> Built:
+def _built(context: Context, chosen_levels: ChosenLevels) -> Built:
     """Learn the router from the levels, choose its operating point, write the file."""
+    config, prepared, run_dir, info = context.config, context.prepared, context.run_dir, context.subject.data.info
     levels, threads = chosen_levels.models, config.measure.threads
     original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
     search, train = prepared.data.search, prepared.data.train
@@ -199,17 +178,9 @@ def _exported(
     return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
 
 
-def _measured(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    run_dir: RunDir,
-    built: Built,
-    *,
-    pruned: PrunedModel | None,
-    sensor: Sensor | None,
-) -> AdaptiveResult:
+def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> AdaptiveResult:
     """All files on every test image in turn: the one look at the test split."""
+    config, subject, prepared, run_dir = context.config, context.subject, context.prepared, context.run_dir
     test, info, problem = subject.test, subject.data.info, prepared.problem
     labels = test.labels.numpy()
     policies, models = built.levels.policy.levels, built.levels.models.models
@@ -227,7 +198,7 @@ def _measured(
         *([problem.predict(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
     ]
     calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
-    consumed = energies(calls, estimates_mj, images_a_call=1, sensor=sensor)
+    consumed = energies(calls, estimates_mj, images_a_call=1, sensor=context.sensor)
     figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
     original, adaptive, *alone = figures
     own_names = ["pruned" if is_pruned[place] else f"level {place}" for place in range(len(own_files))]

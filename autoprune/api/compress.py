@@ -14,7 +14,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.config.file import parse_config
 from autoprune.data import ImageSplit, SearchData
 from autoprune.foundation.errors import InputError
-from autoprune.jobs import run as pipeline
+from autoprune.jobs.run import run
 from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import RunResult
@@ -63,7 +63,7 @@ def compress(
     check_machine(settings)
     given_model = None if isinstance(model, str) else model
     subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
-    report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
+    report = run(settings, paths.root, resume=resume, subject=subject)
     architecture = subject.model if subject.spec is None else build_model(subject.spec)
     return Result(load_pruned(paths.pruned, architecture=architecture), load_policy(paths.policy), report, paths)
 

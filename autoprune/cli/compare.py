@@ -34,32 +34,27 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
-    from autoprune.compute.machine import check_machine
-    from autoprune.config import check_bounds
     from autoprune.config.file import find_config, load_config
     from autoprune.foundation.scratch import scratch_for_all
     from autoprune.jobs.compare import check_searchers
     from autoprune.jobs.compare import compare as compare_searchers
     from autoprune.reports.comparison import table, write_comparison_page
-    from autoprune.steps.decision import check_scoring
-    from autoprune.store.run_dir import check_run_dir, opened
 
     names = [name.strip() for name in searchers.split(",")]
     check_searchers(names)
     settings = load_config(find_config(config), override or [])
-    check_bounds(settings)
-    check_machine(settings)
-    check_scoring(settings)
-    checked = check_run_dir(run_dir or Path("runs") / f"{Path(config).stem}-compared", settings, resume=resume)
+    root = run_dir or Path("runs") / f"{Path(config).stem}-compared"
+    epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
 
     import torch
 
     progress.show(not quiet)
     torch.set_flush_denormal(True)
-    epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
-    with scratch_for_all(), opened(checked, settings):
-        comparison = compare_searchers(settings, checked, searchers=names, seeds=seeds, finetune_epochs=epochs)
-        page = checked.root / "comparison.html"
+    with scratch_for_all():
+        comparison = compare_searchers(
+            settings, root, resume=resume, searchers=names, seeds=seeds, finetune_epochs=epochs
+        )
+        page = root / "comparison.html"
         write_comparison_page(comparison, page)
     progress.console.print(table(comparison))
     for verdict in comparison.verdicts:

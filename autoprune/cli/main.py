@@ -85,11 +85,11 @@ def run(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
-    from autoprune.jobs import run as pipeline
+    from autoprune.jobs.run import run as run_job
 
     folder = run_dir or _default_run_dir(Path(config).stem)
     with _process_of_a_job(quiet):
-        result = pipeline.run(settings, folder, resume=resume)
+        result = run_job(settings, folder, resume=resume)
     _summarise(result, folder)
     if settings.adaptive.enabled:
         _summarise_adaptive(folder)
@@ -112,11 +112,11 @@ def adapt(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
-    from autoprune.adaptive import job as stage
+    from autoprune.adaptive.job import adapt as adapt_alone
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
     with _process_of_a_job(quiet):
-        stage.adapt(settings, folder, resume=resume)
+        adapt_alone(settings, folder, resume=resume)
     _summarise_adaptive(folder)
 
 
@@ -143,11 +143,11 @@ def search(
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
     chosen = [*(override or []), *([f"search.agent={_as_text(agent)}"] if agent is not None else [])]
     settings = _settings(config, chosen, seed)
-    from autoprune.jobs import commands
+    from autoprune.jobs.search import search as search_alone
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
     with _process_of_a_job(quiet):
-        outcome = commands.search(settings, folder, resume=resume)
+        outcome = search_alone(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
     typer.echo(folder / "policy.json")
@@ -190,13 +190,13 @@ def apply(
     chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
     chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
-    from autoprune.jobs import commands
-    from autoprune.jobs import run as pipeline
+    from autoprune.jobs.apply import applied_decision
+    from autoprune.jobs.run import run as run_job
 
-    decide = commands.applied_decision(settings, agent=agent, policy=policy)
+    decide = applied_decision(settings, agent=agent, policy=policy)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
     with _process_of_a_job(quiet):
-        result = pipeline.run(settings, folder, resume=resume, decide=decide)
+        result = run_job(settings, folder, resume=resume, decide=decide)
     _summarise(result, folder)
 
 
@@ -215,10 +215,10 @@ def train(
 ) -> None:
     """Train a baseline model and write its weights."""
     settings = _settings(config, override, seed)
-    from autoprune.jobs import commands
+    from autoprune.jobs.train import train as train_alone
 
     with _process_of_a_job(quiet):
-        trained = commands.train(settings, out, resume=resume)
+        trained = train_alone(settings, out, resume=resume)
     progress.console.print(
         f"search accuracy {trained.search_accuracy:.4f}, test accuracy {trained.test_accuracy:.4f}, "
         f"{trained.epochs} epochs",

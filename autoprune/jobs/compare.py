@@ -3,8 +3,9 @@
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, check_bounds
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
@@ -13,15 +14,13 @@ from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.search.loop import run_search
-from autoprune.search.prepare import prepare
 from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.search.toy import toy_problem
 from autoprune.search.workers import usual_workers
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps.amounts import check_amounts
-from autoprune.steps.subject import load_subject
+from autoprune.steps.context import Workspace, problem_of
+from autoprune.steps.decision import check_scoring
 from autoprune.steps.winners import Winner, worth
-from autoprune.store.run_dir import RunDir
+from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
 
 COMPARISON_FILE = "comparison.json"
@@ -38,63 +37,59 @@ def check_searchers(names: Sequence[str]) -> None:
 
 
 def compare(
-    config: RunConfig, run_dir: RunDir, *, searchers: Sequence[str], seeds: int, finetune_epochs: int
+    config: RunConfig, root: Path, *, resume: bool, searchers: Sequence[str], seeds: int, finetune_epochs: int
 ) -> Comparison:
     """Search with each of `searchers` for each seed, fine-tune and measure each winner; goes on where it was stopped.
 
     Each search starts with nothing remembered, so that its time is its own. The files of all distinct winners are timed
     together at the end, and the test split is read then. The toy problem has nothing to fine-tune.
+
+    Raises `InputError` for bad input, before any work.
     """
+    check_searchers(searchers)
+    check_bounds(config)
+    check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
-    store = TrialStore(run_dir.trials)
-    subject = load_subject(config) if config.problem == "model" else None
-    if subject is not None and not subject.is_trained:
-        raise InputError("model.checkpoint: a comparison needs a trained model; make one with `autoprune train`")
-    if subject is not None:
-        check_amounts(config, subject)
-    prepared = None
-    if subject is not None:
-        prepared = prepare(config, subject.model, subject.data, store=store)
-    problem = toy_problem(store, config.search.reward) if prepared is None else prepared.problem
-    searches = [_searched(problem, config, name, seed, store, run_dir) for seed in range(seeds) for name in searchers]
-    finals: list[Final | None] = [None] * len(searches)
-    original_accuracy = None
-    epochs = 0 if subject is None else finetune_epochs
-    if subject is not None and prepared is not None and epochs > 0:
-        winners = [Winner(PruningPolicy.of(search.policy), search.seed) for search in searches]
-        distinct = list(dict.fromkeys(winners))
-        found = worth(distinct, config, subject, prepared, run_dir, epochs=epochs)
-        final_of = dict(zip(distinct, found.finals, strict=True))
-        finals = [final_of[winner] for winner in winners]
-        original_accuracy = found.original_test_accuracy
-    at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
-    ranked = standings(searches, finals, at_s=at_s)
-    comparison = Comparison(
-        target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
-        max_evaluations=config.search.max_evaluations,
-        equal_time_s=at_s,
-        finetune_epochs=epochs,
-        original_test_accuracy=original_accuracy,
-        standings=ranked,
-        verdicts=verdicts(ranked),
-        searches=tuple(searches),
-        finals=tuple(finals),
-    )
-    write_json(run_dir.root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
-    shutil.rmtree(run_dir.state, ignore_errors=True)
+    run_dir = check_run_dir(root, config, resume=resume)
+    with problem_of(config, run_dir, needs_weights="a comparison needs a trained model") as (place, problem, context):
+        searches = [_searched(problem, place, name, seed) for seed in range(seeds) for name in searchers]
+        finals: list[Final | None] = [None] * len(searches)
+        original_accuracy = None
+        epochs = 0 if context is None else finetune_epochs
+        if context is not None and epochs > 0:
+            winners = [Winner(PruningPolicy.of(search.policy), search.seed) for search in searches]
+            distinct = list(dict.fromkeys(winners))
+            found = worth(distinct, context, epochs=epochs)
+            final_of = dict(zip(distinct, found.finals, strict=True))
+            finals = [final_of[winner] for winner in winners]
+            original_accuracy = found.original_test_accuracy
+        at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
+        ranked = standings(searches, finals, at_s=at_s)
+        comparison = Comparison(
+            target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
+            max_evaluations=config.search.max_evaluations,
+            equal_time_s=at_s,
+            finetune_epochs=epochs,
+            original_test_accuracy=original_accuracy,
+            standings=ranked,
+            verdicts=verdicts(ranked),
+            searches=tuple(searches),
+            finals=tuple(finals),
+        )
+        write_json(run_dir.root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
+        shutil.rmtree(run_dir.state, ignore_errors=True)
     return comparison
 
 
-def _searched(
-    problem: SearchProblem, config: RunConfig, name: str, seed: int, store: TrialStore, run_dir: RunDir
-) -> Search:
+def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) -> Search:
+    config, store = place.config, place.store
     label = short_name(name)
     fact = f"search {label} {seed}"
     done = store.parsed_fact(fact, Search.model_validate_json)
     if done is not None:
         return done
-    own = run_dir.state / f"{label}-{seed}.sqlite"
+    own = place.run_dir.state / f"{label}-{seed}.sqlite"
     own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
     curve: list[Progress] = []
     seen: set[str] = set()

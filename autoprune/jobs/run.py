@@ -9,29 +9,24 @@ from autoprune.adaptive.levels.choice import check_level_limits
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
-from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import say, stages
 from autoprune.foundation.seeding import derive_seed, seed_everything
-from autoprune.measure.energy_sensors import Sensor
-from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, SearchFigures, parse_result
-from autoprune.search.prepare import SETTING_UP, Prepared, prepare
-from autoprune.steps.amounts import check_amounts
+from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.applied import STORED_POLICY
+from autoprune.steps.context import Context, Workspace, checked, context_of, workspace
 from autoprune.steps.decision import Decide, check_scoring, check_search, search_decision
 from autoprune.steps.final import compare_files, run_result
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
 from autoprune.steps.narrowing import Measured, measured_within_target
-from autoprune.steps.subject import Subject, load_subject
-from autoprune.steps.tensorboard import RunLogger
-from autoprune.store.run_dir import RunDir, check_run_dir, clean_finished, opened
-from autoprune.store.trials import TrialStore
+from autoprune.steps.subject import Subject
+from autoprune.store.run_dir import check_run_dir, clean_finished
 from autoprune.training.train import train_baseline
 
 PARITY_IMAGES = 256
@@ -57,7 +52,6 @@ def run(
             write_report(root)
         clean_finished(run_dir)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
-    check_machine(config)
     if decide is not None:
         check_bounds(config)
         check_scoring(config)
@@ -65,42 +59,30 @@ def run(
         check_search(config)
     if config.adaptive.enabled:
         check_earlier_levels(config)
-    sensor = find_energy_source(config)
-    subject = subject or load_subject(config)
-    check_amounts(config, subject)
-    with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages(_stages(config, subject)) as stage:
-        store = TrialStore(run_dir.trials)
-        if not subject.is_trained:
+    job = checked(config, subject=subject)
+    with workspace(config, run_dir) as place, stages(_stages(config, job.subject)) as stage:
+        if not job.subject.is_trained:
             stage.begin(BASELINE)
-        model = _baseline(config, subject, run_dir, logger)
+        model = _baseline(place, job.subject)
         stage.begin(SETTING_UP)
         open_target = config.drop_target
-        prepared = prepare(config.at_ratio(1.0), model, subject.data, store=store, sensor=sensor)
+        context = context_of(place, job, model=model, at=config.at_ratio(1.0))
         if config.adaptive.enabled:
-            check_level_limits(prepared.problem, config, store)
+            check_level_limits(context.prepared.problem, config, context.store)
         stage.begin(SEARCHING)
         if open_target is not None:
-            decision, pruned = cheapest_within_drop(config, open_target, subject, prepared, run_dir, store)
+            decision, pruned = cheapest_within_drop(context, open_target)
         else:
             seed_everything(derive_seed(config.seed, "search"))
-            decision = (decide or search_decision(config, logger))(prepared, run_dir, store)
+            decision = (decide or search_decision)(context)
             stage.begin(FINE_TUNING)
-            pruned = finetuned(config, subject, prepared, decision.policy, run_dir, store, logger)
+            pruned = finetuned(context, decision.policy)
         stage.begin(MEASURING)
-        measured = measured_within_target(
-            config,
-            subject,
-            prepared,
-            decision.policy,
-            pruned,
-            run_dir,
-            store,
-            may_narrow=open_target is None and decision.search.searcher != STORED_POLICY,
-        )
-        result = _result(config, subject, prepared, decision.search, measured, run_dir, sensor)
+        may_narrow = open_target is None and decision.search.searcher != STORED_POLICY
+        measured = measured_within_target(context, decision.policy, pruned, may_narrow=may_narrow)
+        result = _result(context, decision.search, measured)
         if config.adaptive.enabled:
-            static = PrunedModel(measured.policy, measured.model)
-            adaptive = adaptive_model(config, subject, prepared, run_dir, store, logger, pruned=static, sensor=sensor)
+            adaptive = adaptive_model(context, pruned=PrunedModel(measured.policy, measured.model))
             result = result.model_copy(update={"adaptive": adaptive.summary})
         write_json(run_dir.result, result.as_json())
         write_report(run_dir.root)
@@ -120,31 +102,23 @@ def _stages(config: RunConfig, subject: Subject) -> list[str]:
     ]
 
 
-def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunLogger) -> nn.Module:
+def _baseline(place: Workspace, subject: Subject) -> nn.Module:
     if subject.is_trained:
         return subject.model
     return train_baseline(
         subject.model,
         subject.data,
-        config.train,
-        seed=config.seed,
-        state_path=run_dir.state / "baseline.pt",
-        on_epoch=lambda log: logger.epoch("train", log),
+        place.config.train,
+        seed=place.config.seed,
+        state_path=place.run_dir.state / "baseline.pt",
+        on_epoch=lambda log: place.logger.epoch("train", log),
     )
 
 
-def _result(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    search: SearchFigures,
-    measured: Measured,
-    run_dir: RunDir,
-    sensor: Sensor | None,
-) -> RunResult:
+def _result(context: Context, search: SearchFigures, measured: Measured) -> RunResult:
     """Check the parity of the timed file, and measure all else."""
-    info, problem = subject.data.info, prepared.problem
-    flushed = measured.flushed_subnormals
+    config, subject, run_dir, problem = context.config, context.subject, context.run_dir, context.prepared.problem
+    info, flushed = subject.data.info, measured.flushed_subnormals
     if flushed:
         say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
@@ -157,7 +131,7 @@ def _result(
         test=subject.test,
         info=info,
         config=config.measure,
-        sensor=sensor,
+        sensor=context.sensor,
     )
     return run_result(
         comparison,

@@ -1,6 +1,7 @@
 """Decisions without a search: the best of what a trained agent and simple heuristics propose, or a stored policy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from autoprune.config import RunConfig
@@ -12,7 +13,8 @@ from autoprune.results.run import SearchFigures
 from autoprune.search.loop import SearchResult
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
-from autoprune.space.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy, save_policy
+from autoprune.space.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy
+from autoprune.steps.context import Context
 from autoprune.steps.decision import SEARCH_FACT, SOURCE_FACT, Decide, Decision, stored_decision, verified
 from autoprune.steps.finalists import finalists
 from autoprune.steps.proposals import Given, Offers, offers, proposal_figures, strange_training, verdict
@@ -22,7 +24,7 @@ from autoprune.store.trials import TrialStore
 STORED_POLICY = "stored policy"
 
 
-def agent_decision(config: RunConfig, actor: Actor) -> Decide:
+def agent_decision(actor: Actor) -> Decide:
     """Score what the agent and the heuristics propose; take the best whose exported file meets the target as measured.
 
     Where the files are clearly faster than predicted, or the best of them miss the target, all propose again under
@@ -32,7 +34,8 @@ def agent_decision(config: RunConfig, actor: Actor) -> Decide:
     searcher = f"{actor.searcher} (trained before)"
     source = f"agent {actor.digest}"
 
-    def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
+    def decide(context: Context) -> Decision:
+        config, prepared, run_dir, store = context.config, context.prepared, context.run_dir, context.store
         if store.fact(SOURCE_FACT) is None and run_dir.policy.is_file():
             raise InputError(f"{run_dir.policy}: the run there has a policy already; choose another --run-dir")
         if (done := _resumed(source, run_dir, store)) is not None:
@@ -47,7 +50,7 @@ def agent_decision(config: RunConfig, actor: Actor) -> Decide:
             return rounds[-1].result
 
         one = config.model_copy(update={"search": config.search.model_copy(update={"finalists": 1})})
-        found, result = verified(prepared, propose(prepared.problem), one, store, propose, of_few=True)
+        found, result = verified(replace(context, config=one), propose(prepared.problem), propose, of_few=True)
         chosen = found.policies[0]
         proposals = proposal_figures(rounds, found, chosen)
         taken = next(proposal for proposal in proposals if proposal.taken)
@@ -64,7 +67,7 @@ def agent_decision(config: RunConfig, actor: Actor) -> Decide:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Decision(chosen, figures), prepared, config, run_dir, store)
+        return _noted(Decision(chosen, figures), context)
 
     return decide
 
@@ -79,7 +82,8 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
     if (strange := _of_another_model(stored, config)) is not None:
         say(strange)
 
-    def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
+    def decide(context: Context) -> Decision:
+        prepared, run_dir, store = context.prepared, context.run_dir, context.store
         ordered = _checked(prepared, stored, config, run_dir)
         if (done := _resumed(f"policy {ordered.key}", run_dir, store)) is not None:
             return done
@@ -96,7 +100,7 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Decision(ordered, figures), prepared, config, run_dir, store)
+        return _noted(Decision(ordered, figures), context)
 
     return decide
 
@@ -149,8 +153,7 @@ def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_di
     return ordered
 
 
-def _noted(decision: Decision, prepared: Prepared, config: RunConfig, run_dir: RunDir, store: TrialStore) -> Decision:
-    original = prepared.elastic.full_policy.as_dict()
-    save_policy(run_dir.policy, decision.policy, model=config.model.name, original=original)
-    store.set_fact(SEARCH_FACT, decision.search.model_dump_json())
+def _noted(decision: Decision, context: Context) -> Decision:
+    context.save_policy(decision.policy)
+    context.store.set_fact(SEARCH_FACT, decision.search.model_dump_json())
     return decision

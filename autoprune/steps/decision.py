@@ -19,14 +19,13 @@ from autoprune.pruning.importance import find_importance
 from autoprune.results.run import SearchFigures
 from autoprune.search.earlier_run import check_start
 from autoprune.search.loop import SearchResult, run_search
-from autoprune.search.prepare import Prepared
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import usual_workers
-from autoprune.space.policy import PruningPolicy, load_policy, save_policy
+from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
 from autoprune.steps.finetune import finalist_s, finalist_training
-from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 
@@ -46,8 +45,8 @@ class Decision:
     search: SearchFigures
 
 
-# From the prepared problem to a policy: a search, a trained agent, or a policy from a file.
-Decide = Callable[[Prepared, RunDir, TrialStore], Decision]
+# From the problem to a policy: a search, a trained agent, or a policy from a file.
+Decide = Callable[[Context], Decision]
 # What goes on under other limits.
 SearchOn = Callable[[SearchProblem], SearchResult]
 
@@ -66,9 +65,10 @@ def check_scoring(config: RunConfig) -> None:
     check_start(config.search.trials_from)
 
 
-def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logger: RunLogger) -> SearchResult:
+def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
-    result = searched(problem, config, logger, max_evaluations=config.search.evaluations)
+    config = place.config
+    result = searched(problem, place, max_evaluations=config.search.evaluations)
     if result.agent is not None:
         info = TrainingInfo(
             model=config.model.name if config.problem == "model" else config.problem,
@@ -78,14 +78,13 @@ def search_only(problem: SearchProblem, config: RunConfig, run_dir: RunDir, logg
             ratios=limit_ratios(problem),
             params=problem.original_cost.params,
         )
-        TrainedActor(result.searcher, exported_network(result.agent)).save(run_dir.agent, info)
+        TrainedActor(result.searcher, exported_network(result.agent)).save(place.run_dir.agent, info)
     return result
 
 
-def searched(
-    problem: SearchProblem, config: RunConfig, logger: RunLogger, *, max_evaluations: int, first_episode: int = 1
-) -> SearchResult:
+def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, first_episode: int = 1) -> SearchResult:
     """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
+    config = place.config
     episode = first_episode - 1
     original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
@@ -94,7 +93,7 @@ def searched(
         def on_outcome(outcome: Outcome) -> None:
             nonlocal episode, best
             episode += 1
-            logger.search_outcome(episode, outcome)
+            place.logger.search_outcome(episode, outcome)
             is_new = outcome.policy.key not in seen
             seen.add(outcome.policy.key)
             if best is None or outcome.reward > best.reward:
@@ -117,42 +116,34 @@ def searched(
         )
 
 
-def search_decision(config: RunConfig, logger: RunLogger) -> Decide:
+def search_decision(context: Context) -> Decision:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
+    run_dir, store = context.run_dir, context.store
+    if store.fact(SOURCE_FACT) is not None:
+        raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
+    if (done := stored_decision(run_dir, store)) is not None:
+        return done
+    result = search_only(context.prepared.problem, context)
 
-    def decide(prepared: Prepared, run_dir: RunDir, store: TrialStore) -> Decision:
-        if store.fact(SOURCE_FACT) is not None:
-            raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
-        if (done := stored_decision(run_dir, store)) is not None:
-            return done
-        result = search_only(prepared.problem, config, run_dir, logger)
+    def search_on(problem: SearchProblem) -> SearchResult:
+        evaluations = context.config.search.evaluations_from_known
+        return searched(problem, context, max_evaluations=evaluations, first_episode=len(result.outcomes) + 1)
 
-        def search_on(problem: SearchProblem) -> SearchResult:
-            return searched(
-                problem,
-                config,
-                logger,
-                max_evaluations=config.search.evaluations_from_known,
-                first_episode=len(result.outcomes) + 1,
-            )
-
-        found, result = verified(prepared, result, config, store, search_on)
-        policy, tuned_kl = best_finalist(prepared, found.policies, config, run_dir, store)
-        save_policy(run_dir.policy, policy, model=config.model.name, original=prepared.elastic.full_policy.as_dict())
-        summary = SearchFigures(
-            searcher=result.searcher,
-            evaluations=result.evaluations,
-            wall_s=result.wall_s,
-            seed=result.seed,
-            best_reward=result.best.reward,
-            proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
-            proxy_candidates=len(tuned_kl),
-            latency_error=found.latency_error,
-        )
-        store.set_fact(SEARCH_FACT, summary.model_dump_json())
-        return Decision(policy, summary)
-
-    return decide
+    found, result = verified(context, result, search_on)
+    policy, tuned_kl = best_finalist(context, found.policies)
+    context.save_policy(policy)
+    summary = SearchFigures(
+        searcher=result.searcher,
+        evaluations=result.evaluations,
+        wall_s=result.wall_s,
+        seed=result.seed,
+        best_reward=result.best.reward,
+        proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
+        proxy_candidates=len(tuned_kl),
+        latency_error=found.latency_error,
+    )
+    store.set_fact(SEARCH_FACT, summary.model_dump_json())
+    return Decision(policy, summary)
 
 
 def stored_decision(run_dir: RunDir, store: TrialStore) -> Decision | None:
@@ -164,13 +155,7 @@ def stored_decision(run_dir: RunDir, store: TrialStore) -> Decision | None:
 
 
 def verified(
-    prepared: Prepared,
-    result: SearchResult,
-    config: RunConfig,
-    store: TrialStore,
-    search_on: SearchOn,
-    *,
-    of_few: bool = False,
+    context: Context, result: SearchResult, search_on: SearchOn, *, of_few: bool = False
 ) -> tuple[Finalists, SearchResult]:
     """The finalists of a search, and the search with what was added to it.
 
@@ -178,6 +163,7 @@ def verified(
     on under limits corrected by that, as `search_on` does; with `of_few` candidates also where better ones were too
     slow. A resumed run takes the correction from `store`.
     """
+    prepared, config, store = context.prepared, context.config, context.store
     stored = store.fact(ERROR_FACT)
     found: Finalists | None = None
     if stored is None:
@@ -210,7 +196,7 @@ def verified(
 
 
 def best_finalist(
-    prepared: Prepared, policies: Sequence[PruningPolicy], config: RunConfig, run_dir: RunDir, store: TrialStore
+    context: Context, policies: Sequence[PruningPolicy]
 ) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
     """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of its fine-tuning,
     and that KL of each; a single policy is not tuned.
@@ -219,6 +205,7 @@ def best_finalist(
     """
     if len(policies) == 1:
         return policies[0], {}
+    store = context.store
     scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
     tried = int(store.fact(TRIED_FACT) or len(policies))
     for number, policy in enumerate(policies, 1):
@@ -226,11 +213,12 @@ def best_finalist(
             break
         if policy.key in scores:
             continue
-        tuned = finalist_training(config, policy, prepared, run_dir, description=f"finalist {number}/{tried}")
+        tuned = finalist_training(context, policy, description=f"finalist {number}/{tried}")
         if number == 1:
-            tried = affordable(len(policies), seconds_each=finalist_s(policy, run_dir), finetune=config.finetune)
+            took_s = finalist_s(policy, context.run_dir)
+            tried = affordable(len(policies), seconds_each=took_s, finetune=context.config.finetune)
             store.set_fact(TRIED_FACT, str(tried))
-        scores[policy.key] = prepared.evaluator.score_model(tuned).kl
+        scores[policy.key] = context.prepared.evaluator.score_model(tuned).kl
         store.set_fact(FINALISTS_FACT, json.dumps(scores))
     policies = policies[:tried]
     best = min(policies, key=lambda policy: scores[policy.key])

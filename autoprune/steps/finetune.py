@@ -9,16 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.config import RunConfig
 from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps.subject import Subject
-from autoprune.steps.tensorboard import RunLogger
+from autoprune.steps.context import Context
 from autoprune.store.run_dir import RunDir
-from autoprune.store.trials import TrialStore
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import accuracy
@@ -43,16 +40,9 @@ def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float
     return tuple(steps) or (final,)
 
 
-def finetuned(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    policy: PruningPolicy,
-    run_dir: RunDir,
-    store: TrialStore,
-    logger: RunLogger,
-) -> nn.Module:
+def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
     """Cut (in one step or many), repair, recalibrate, fine-tune; the result is on disk before the next stage."""
+    config, prepared, run_dir, store = context.config, context.prepared, context.run_dir, context.store
     if (run_dir.pruned / STRUCTURE_FILE).is_file():
         return load_pruned(run_dir.pruned, architecture=prepared.elastic.cut(prepared.elastic.full_policy))
     steps = cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step)
@@ -63,21 +53,19 @@ def finetuned(
         if epochs == 0:
             continue
         if store.fact(FRAME_FACT) is None:
-            store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, subject, prepared, config.finetune.epochs)))
+            store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, context)))
         reached = json.loads(store.fact(FRAME_FACT) or "{}")["original"]
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
             shifted = EpochLog(done + log.epoch, log.train_loss, log.search_accuracy, log.learning_rate)
             logs.append(shifted)
-            logger.epoch("finetune", shifted)
+            context.logger.epoch("finetune", shifted)
 
         tuned = training_of(
-            config,
+            context,
             elastic.original,
             step_policy,
-            prepared,
-            run_dir,
             name=f"finetune {index}",
             epochs=epochs,
             description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
@@ -85,38 +73,33 @@ def finetuned(
         )
         elastic = elastic.with_weights_of(tuned)
     store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
-    save_pruned(run_dir.pruned, elastic.original, subject.spec)
+    save_pruned(run_dir.pruned, elastic.original, context.subject.spec)
     return elastic.original
 
 
-def finalist_training(
-    config: RunConfig, policy: PruningPolicy, prepared: Prepared, run_dir: RunDir, *, description: str
-) -> nn.Module:
+def finalist_training(context: Context, policy: PruningPolicy, *, description: str) -> nn.Module:
     """The first `search.finalist_epochs` of the fine-tuning that `policy` would get, which goes on from there if it is
     the one that is taken. Where a cut is made in steps they are a short training of its own, thrown away."""
+    config, prepared = context.config, context.prepared
     cut = repaired_cut(prepared.elastic, policy, prepared, repairs=config.search.repair).original
     epochs = config.search.finalist_epochs
     if cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step) == (policy,):
         return training_of(
-            config,
+            context,
             cut,
             policy,
-            prepared,
-            run_dir,
             name="finetune 0",
             epochs=config.finetune.epochs,
             until_epoch=epochs,
             description=description,
         )
-    return training_of(config, cut, policy, prepared, run_dir, name="finalist", epochs=epochs, description=description)
+    return training_of(context, cut, policy, name="finalist", epochs=epochs, description=description)
 
 
 def training_of(
-    config: RunConfig,
+    context: Context,
     cut: nn.Module,
     policy: PruningPolicy,
-    prepared: Prepared,
-    run_dir: RunDir,
     *,
     name: str,
     epochs: int,
@@ -128,10 +111,11 @@ def training_of(
 
     Trainings of one name see the same batches, and where time is short they are planned alike, so that they compare.
     """
+    config, run_dir = context.config, context.run_dir
     return finetune(
         cut,
-        prepared.data,
-        teacher=prepared.teacher,
+        context.subject.data,
+        teacher=context.prepared.teacher,
         config=config.finetune.for_epochs(epochs),
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, name),
@@ -153,11 +137,11 @@ def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
     return run_dir.state / f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{name.replace(' ', '-')}.pt"
 
 
-def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:
+def _frame(cut: nn.Module, context: Context) -> dict[str, float]:
     """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
-    search, info = subject.data.search, subject.data.info
-    original = accuracy(prepared.elastic.original, search, info)
-    return {"original": original, "before": accuracy(cut, search, info), "epochs": epochs}
+    search, info = context.subject.data.search, context.subject.data.info
+    original = accuracy(context.prepared.elastic.original, search, info)
+    return {"original": original, "before": accuracy(cut, search, info), "epochs": context.config.finetune.epochs}
 
 
 def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:

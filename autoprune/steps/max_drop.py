@@ -18,15 +18,15 @@ from autoprune.foundation.errors import TargetError
 from autoprune.foundation.progress import say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.max_drop import kept_trial, next_ratio, paired_drop, part_name
 from autoprune.results.run import DropTrial, SearchFigures
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import SearchProblem
-from autoprune.space.policy import PruningPolicy, save_policy
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.context import Context
 from autoprune.steps.decision import Decision, search_decision
 from autoprune.steps.finetune import FINETUNE_FACT, finetuned
-from autoprune.steps.subject import Subject
-from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 from autoprune.training.batches import augmentation_of
@@ -51,11 +51,8 @@ class Trial:
 class DropStage:
     """What all trials share."""
 
-    config: RunConfig
+    context: Context
     target: TargetConfig
-    subject: Subject
-    prepared: Prepared
-    run_dir: RunDir
     original_right: Tensor  # (views, N) bool, of the search split
 
     def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
@@ -64,20 +61,22 @@ class DropStage:
         Each step goes on where it was. A policy that an earlier trial has fine-tuned has its verdict already.
         """
         number = len(earlier) + 1
-        run_dir = RunDir(self.run_dir.state / part_name(number).replace(" ", "-"))
-        store = TrialStore(self.run_dir.trials).part(part_name(number))
+        run, prepared = self.context.run_dir, self.context.prepared
+        run_dir = RunDir(run.state / part_name(number).replace(" ", "-"))
+        store = TrialStore(run.trials).part(part_name(number))
         say(f"{part_name(number)}: {self.target.metric} at most {ratio:.3f} of the original's")
-        config = self.config.at_ratio(ratio)
-        problem = problem_at(self.prepared, config, store, known=known_policies(self.prepared.problem, earlier, ratio))
-        with RunLogger(self.run_dir.logs / run_dir.root.name) as logger:
+        config = self.context.config.at_ratio(ratio)
+        problem = problem_at(prepared, config, store, known=known_policies(prepared.problem, earlier, ratio))
+        with RunLogger(run.logs / run_dir.root.name) as logger:
             seed_everything(derive_seed(config.seed, "search"))
-            decision = search_decision(config, logger)(replace(self.prepared, problem=problem), run_dir, store)
+            own = replace(self.context, config=config, run_dir=run_dir, store=store, logger=logger)
+            decision = search_decision(replace(own, prepared=replace(prepared, problem=problem)))
             done = figures = store.parsed_fact(VERDICT_FACT, DropTrial.model_validate_json)
             same = next((trial for trial in earlier if trial.policy == decision.policy), None)
             if figures is None and same is not None:
                 figures = same.figures.model_copy(update={"ratio": ratio})
             if figures is None:
-                finetuned(config, self.subject, self.prepared, decision.policy, run_dir, store, logger)
+                finetuned(own, decision.policy)
                 figures = self._verdict(ratio, decision.policy, self.model_of(run_dir))
         if done is None:
             store.set_fact(VERDICT_FACT, figures.model_dump_json())
@@ -88,16 +87,16 @@ class DropStage:
 
     def model_of(self, run_dir: RunDir) -> nn.Module:
         """The fine-tuned model from its files: the same whether the run was stopped in between or not."""
-        elastic = self.prepared.elastic
+        elastic = self.context.prepared.elastic
         return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
 
     def _verdict(self, ratio: float, policy: PruningPolicy, model: nn.Module) -> DropTrial:
-        right = drop_answers(self.config, self.subject, model)
+        right = drop_answers(self.context, model)
         drop = paired_drop(self.original_right, right)
         assert self.target.max_drop is not None
         return DropTrial(
             ratio=ratio,
-            reached=cost_ratio(self.prepared.problem, policy, self.target),
+            reached=cost_ratio(self.context.prepared.problem, policy, self.target),
             search_accuracy=int(right[0].sum()) / right.shape[1],
             drop=drop.share,
             drop_se=drop.se,
@@ -105,27 +104,18 @@ class DropStage:
         )
 
 
-def cheapest_within_drop(
-    config: RunConfig, target: TargetConfig, subject: Subject, prepared: Prepared, run_dir: RunDir, store: TrialStore
-) -> tuple[Decision, nn.Module]:
+def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Decision, nn.Module]:
     """The policy and fine-tuned model of the cheapest trial within `target.max_drop`.
 
     If none is, that of the trial that comes nearest; `Decision.search` says so. Raises `TargetError` if there is
     nothing to be had by cutting.
     """
-    floor = floor_ratio(prepared.problem, target)
-    stage = DropStage(
-        config,
-        target,
-        subject,
-        prepared,
-        run_dir,
-        drop_answers(config, subject, prepared.elastic.original),
-    )
+    floor = floor_ratio(context.prepared.problem, target)
+    stage = DropStage(context, target, drop_answers(context, context.prepared.elastic.original))
     trials: list[Trial] = []
     while True:
         figures = [trial.figures for trial in trials]
-        ratio = next_ratio(figures, floor=floor, max_trials=config.search.max_drop_trials)
+        ratio = next_ratio(figures, floor=floor, max_trials=context.config.search.max_drop_trials)
         if ratio is None:
             break
         trials.append(stage.trial(ratio, trials))
@@ -133,7 +123,7 @@ def cheapest_within_drop(
     kept = trials[place]
     say(f"{part_name(place + 1)} is the result" + ("" if kept.figures.accepted else ": none holds, it comes nearest"))
     model = stage.model_of(kept.run_dir)
-    _copy_files(config, subject, prepared, kept, model, run_dir, store)
+    _copy_files(context, kept, model)
     summary = kept.search.model_copy(
         update={
             "evaluations": sum(trial.search.evaluations for trial in trials),
@@ -146,10 +136,10 @@ def cheapest_within_drop(
     return Decision(kept.policy, summary), model
 
 
-def drop_answers(config: RunConfig, subject: Subject, model: nn.Module) -> Tensor:
+def drop_answers(context: Context, model: nn.Module) -> Tensor:
     """(views, N) bool: which views of the search split's images `model` gets right; the first is the image itself."""
-    data = subject.data
-    return right_in_views(model, data.search, augmentation_of(config.finetune.augment), data.info)
+    data = context.subject.data
+    return right_in_views(model, data.search, augmentation_of(context.config.finetune.augment), data.info)
 
 
 def problem_at(
@@ -187,18 +177,10 @@ def known_policies(problem: SearchProblem, earlier: Sequence[Trial], ratio: floa
     return tuple(dict.fromkeys([*(trial.policy for trial in nearest), *best]))[:KNOWN_POLICIES]
 
 
-def _copy_files(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    kept: Trial,
-    model: nn.Module,
-    run_dir: RunDir,
-    store: TrialStore,
-) -> None:
-    original = prepared.elastic.full_policy.as_dict()
-    save_policy(run_dir.policy, kept.policy, model=config.model.name, original=original)
+def _copy_files(context: Context, kept: Trial, model: nn.Module) -> None:
+    run_dir = context.run_dir
+    context.save_policy(kept.policy)
     if kept.run_dir.agent.is_dir():
         shutil.copytree(kept.run_dir.agent, run_dir.agent, dirs_exist_ok=True)
-    save_pruned(run_dir.pruned, model, subject.spec)
-    store.set_fact(FINETUNE_FACT, kept.store.fact(FINETUNE_FACT) or "[]")
+    save_pruned(run_dir.pruned, model, context.subject.spec)
+    context.store.set_fact(FINETUNE_FACT, kept.store.fact(FINETUNE_FACT) or "[]")

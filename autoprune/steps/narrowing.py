@@ -7,13 +7,12 @@ A candidate is chosen by its cut's file, minutes or hours before; the machine, o
 import json
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from autoprune.config import RunConfig
-from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.progress import bar, say
 from autoprune.measure.latency import Latency
@@ -21,11 +20,11 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
-from autoprune.space.policy import PruningPolicy, save_policy
+from autoprune.space.policy import PruningPolicy
+from autoprune.steps.context import Context
 from autoprune.steps.final import timed_images, timed_together
 from autoprune.steps.finetune import repaired_cut, training_of
 from autoprune.steps.met import HEADROOM, latency_targets, median_share
-from autoprune.steps.subject import Subject
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 
@@ -47,30 +46,22 @@ class Measured:
     narrowed: tuple[str, ...] = ()  # what was cut after the fine-tuning, in words
 
 
-def measured_within_target(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    policy: PruningPolicy,
-    model: nn.Module,
-    run_dir: RunDir,
-    store: TrialStore,
-    *,
-    may_narrow: bool,
-) -> Measured:
+def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Module, *, may_narrow: bool) -> Measured:
     """Export and time `model`, fine-tuned at `policy`; while it misses its latency target, narrow it, if that may be.
 
     A file that misses is timed three times, and the middle one counts. What is narrowed is on disk before it is
     measured, and replaces the run's policy and pruned model in the end. Then it is settled: a run that goes on later,
     when what follows has been made of that model, narrows no further.
     """
+    config, subject, prepared = context.config, context.subject, context.prepared
+    run_dir, store = context.run_dir, context.store
     settled, done = store.parsed_fact(NARROWED_FACT, _state) or (False, ())
     if done:
         policy = done[-1].policy
         model = load_pruned(_folder(run_dir, len(done)), architecture=subject.model)
     while True:
         said = tuple(step.text for step in done)
-        found = _measured(config, subject, prepared, policy, model, run_dir, said)
+        found = _measured(context, policy, model, said)
         share = _share(found, config)
         if share <= 1 or settled or not may_narrow or len(done) == MOST_NARROWINGS:
             break
@@ -80,16 +71,15 @@ def measured_within_target(
             break
         text = f"{_difference(policy, narrower)}, as the file took {share:.3f} of the latency that is allowed"
         say(f"after fine-tuning, narrower: {text}")
-        model = _narrowed(config, prepared, tuned, narrower, run_dir)
+        model = _narrowed(context, tuned, narrower)
         policy = narrower
         done = (*done, Step(policy, text))
         save_pruned(_folder(run_dir, len(done)), model, subject.spec)
         _store(store, done, settled=False)
     if done:
-        original = prepared.elastic.full_policy.as_dict()
         (run_dir.pruned / STRUCTURE_FILE).unlink(missing_ok=True)  # no structure beside the weights of another
         save_pruned(run_dir.pruned, model, subject.spec)
-        save_policy(run_dir.policy, policy, model=config.model.name, original=original)
+        context.save_policy(policy)
     _store(store, done, settled=True)
     return found
 
@@ -145,21 +135,13 @@ def one_rung_lower(problem: SearchProblem, policy: PruningPolicy) -> Iterator[Pr
             yield PruningPolicy.of({**channels, group.name: below[-1]})
 
 
-def _measured(
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    policy: PruningPolicy,
-    model: nn.Module,
-    run_dir: RunDir,
-    narrowed: tuple[str, ...],
-) -> Measured:
-    info = subject.data.info
-    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
+def _measured(context: Context, policy: PruningPolicy, model: nn.Module, narrowed: tuple[str, ...]) -> Measured:
+    config, run_dir, info = context.config, context.run_dir, context.subject.data.info
+    export_onnx(context.prepared.elastic.original, run_dir.original_onnx, info)
     flushed = export_onnx(model, run_dir.model_onnx, info).flushed_subnormals
     found: list[Measured] = []
     while len(found) < MEASUREMENTS:
-        original, pruned = _timed(config, subject, info, run_dir)
+        original, pruned = _timed(context)
         found.append(Measured(policy, model, original, pruned, flushed, narrowed))
         if len(found) == 1 and _share(found[0], config) <= 1:
             return found[0]
@@ -167,9 +149,10 @@ def _measured(
     return next(one for one in found if _share(one, config) == middle)
 
 
-def _timed(config: RunConfig, subject: Subject, info: DataInfo, run_dir: RunDir) -> list[Latency]:
-    images = timed_images(subject.data.search, info, config.measure)
-    return timed_together([run_dir.original_onnx, run_dir.model_onnx], images, config.measure)
+def _timed(context: Context) -> list[Latency]:
+    measure, data, run_dir = context.config.measure, context.subject.data, context.run_dir
+    images = timed_images(data.search, data.info, measure)
+    return timed_together([run_dir.original_onnx, run_dir.model_onnx], images, measure)
 
 
 def _share(found: Measured, config: RunConfig) -> float:
@@ -177,18 +160,16 @@ def _share(found: Measured, config: RunConfig) -> float:
     return median_share(found.pruned, found.original, targets) if targets else 0.0
 
 
-def _narrowed(
-    config: RunConfig, prepared: Prepared, tuned: ElasticModel, policy: PruningPolicy, run_dir: RunDir
-) -> nn.Module:
-    cut = repaired_cut(tuned, policy, prepared, repairs=config.search.repair).original
+def _narrowed(context: Context, tuned: ElasticModel, policy: PruningPolicy) -> nn.Module:
+    config = context.config
+    cut = repaired_cut(tuned, policy, context.prepared, repairs=config.search.repair).original
     epochs = -(-config.finetune.epochs // EPOCHS_PART)
     if epochs == 0:
         return cut
     rate = config.finetune_learning_rate * (epochs / config.finetune.epochs) ** 0.5
     short = config.model_copy(update={"finetune": config.finetune.model_copy(update={"learning_rate": rate})})
-    return training_of(
-        short, cut, policy, prepared, run_dir, name="narrowed", epochs=epochs, description="narrower, fine-tuning"
-    )
+    at_rate = replace(context, config=short)
+    return training_of(at_rate, cut, policy, name="narrowed", epochs=epochs, description="narrower, fine-tuning")
 
 
 def _difference(wide: PruningPolicy, narrow: PruningPolicy) -> str:

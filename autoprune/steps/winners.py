@@ -5,17 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.config import RunConfig
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed
 from autoprune.measure.latency import paired_speedup
 from autoprune.results.comparison import Final
-from autoprune.search.prepare import Prepared
 from autoprune.space.policy import PruningPolicy
+from autoprune.steps.context import Context
 from autoprune.steps.final import score_in_views, score_onnx, timed_images, timed_together
-from autoprune.steps.subject import Subject
-from autoprune.store.run_dir import RunDir
 from autoprune.training.batches import augmentation_of
 from autoprune.training.distill import finetune
 
@@ -36,15 +33,7 @@ class Worth:
     finals: tuple[Final, ...]
 
 
-def worth(
-    winners: Sequence[Winner],
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    run_dir: RunDir,
-    *,
-    epochs: int,
-) -> Worth:
+def worth(winners: Sequence[Winner], context: Context, *, epochs: int) -> Worth:
     """Fine-tune each winner for `epochs`, time the networks in turn with the original, and read the test split once.
 
     Accuracy is measured on all views of the search split's images too, which tells close networks apart better.
@@ -53,10 +42,11 @@ def worth(
     cut each time: two trainings of one cut differ by as much as many a cut does from another. A network is timed once,
     however often it was trained. Files that are there already are not made again.
     """
+    config, subject, prepared, run_dir = context.config, context.subject, context.prepared, context.run_dir
     info = subject.data.info
     export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
     files = [
-        _tuned_file(winner, config, subject, prepared, run_dir, epochs=epochs, name=f"winner {number}/{len(winners)}")
+        _tuned_file(winner, context, epochs=epochs, name=f"winner {number}/{len(winners)}")
         for number, winner in enumerate(winners, 1)
     ]
     say("measuring all files together")
@@ -91,23 +81,15 @@ def worth(
     return Worth(scores[0], tuple(finals))
 
 
-def _tuned_file(
-    winner: Winner,
-    config: RunConfig,
-    subject: Subject,
-    prepared: Prepared,
-    run_dir: RunDir,
-    *,
-    epochs: int,
-    name: str,
-) -> Path:
+def _tuned_file(winner: Winner, context: Context, *, epochs: int, name: str) -> Path:
+    config, data, run_dir = context.config, context.subject.data, context.run_dir
     label = f"{hashlib.sha256(winner.policy.key.encode()).hexdigest()[:12]}-seed-{winner.seed}-{epochs}-epochs"
     file = run_dir.root / "export" / f"{label}.onnx"
     if not file.is_file():
         tuned = finetune(
-            prepared.evaluator.candidate(winner.policy),
-            subject.data,
-            teacher=prepared.teacher,
+            context.prepared.evaluator.candidate(winner.policy),
+            data,
+            teacher=context.prepared.teacher,
             config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
             seed=derive_seed(winner.seed, "finetune 0"),
@@ -115,5 +97,5 @@ def _tuned_file(
             state_path=run_dir.state / f"winner-{label}.pt",
             plan_path=run_dir.state / f"winners-{epochs}-epochs.json",
         )
-        export_onnx(tuned, file, subject.data.info)
+        export_onnx(tuned, file, data.info)
     return file

@@ -28,10 +28,9 @@ from autoprune.policies.heuristics import nested
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy, check_nested, is_nested
+from autoprune.steps.context import Context
 from autoprune.steps.decision import searched
 from autoprune.steps.finetune import repaired_cut
-from autoprune.steps.tensorboard import RunLogger
-from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.scores import EVALUATION_BATCH
@@ -90,14 +89,7 @@ def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialSt
     problem.within(limits, store=store, known=())
 
 
-def candidate_levels(
-    config: RunConfig,
-    prepared: Prepared,
-    store: TrialStore,
-    logger: RunLogger,
-    *,
-    pruned: PruningPolicy | None = None,
-) -> Candidates:
+def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -> Candidates:
     """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
 
     `pruned`, a policy that is trained already, is one more of them if all smaller ones are cuts of it. Where there is a
@@ -106,6 +98,7 @@ def candidate_levels(
     Agents of these searches are not kept: `agent/` is that of the run's own target. Raises `TargetError` if all of them
     find the same policy.
     """
+    config, prepared, store = context.config, context.prepared, context.store
     ratios = config.adaptive.max_ratios
     problem, full = prepared.problem, prepared.problem.full_policy
     above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
@@ -124,7 +117,7 @@ def candidate_levels(
                 known=(within,) if within is not None else tuple(found[:1]) or problem.known,
             )
             evaluations = config.search.evaluations if within is None else config.search.evaluations_from_known
-            best = searched(part, config, logger, max_evaluations=evaluations).best.policy
+            best = searched(part, context, max_evaluations=evaluations).best.policy
             within = within or (found[0] if found else None)
             found.insert(0, best if within is None else nested(part, best, within))
         store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
@@ -137,36 +130,25 @@ def candidate_levels(
     return replace(with_it, pruned=above)
 
 
-def mixtures_tried(
-    config: RunConfig,
-    candidates: Candidates,
-    prepared: Prepared,
-    run_dir: RunDir,
-    store: TrialStore,
-    logger: RunLogger,
-    ready: Ready,
-) -> tuple[Mixture, ...]:
+def mixtures_tried(context: Context, candidates: Candidates, ready: Ready) -> tuple[Mixture, ...]:
     """The mixtures of `candidates`, the best first, once all are trained for a moment; none, and nothing is trained,
     where at most one of them is to be trained anyway, or there are but two."""
     levels = candidates.policy.levels
     if len(levels) == LEAST_LEVELS or sum(level not in ready for level in levels) < 2:
         return ()
-    stored = store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(levels)))
+    stored = context.store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(levels)))
     if stored is not None:
         return stored
-    epochs = config.adaptive.trial_epochs
-    models = trained_levels(
-        config, candidates.policy, prepared, run_dir, logger, ready, epochs=epochs, name="trial of levels"
-    )
-    tried = mixtures_of(config, candidates, models, prepared)
-    store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
+    epochs = context.config.adaptive.trial_epochs
+    models = trained_levels(context, candidates.policy, ready, epochs=epochs, name="trial of levels")
+    tried = mixtures_of(context, candidates, models)
+    context.store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
     return tried
 
 
-def mixtures_of(
-    config: RunConfig, candidates: Candidates, models: LevelModels, prepared: Prepared
-) -> tuple[Mixture, ...]:
+def mixtures_of(context: Context, candidates: Candidates, models: LevelModels) -> tuple[Mixture, ...]:
     """All mixtures of levels, the best first, as their models answer to the search split."""
+    config, prepared = context.config, context.prepared
     latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.policy.levels]
     answers = Answering(models.models, prepared).to(prepared.data.search, latencies)
     tried = mixtures(
@@ -179,19 +161,10 @@ def mixtures_of(
     return tried
 
 
-def trained_levels(
-    config: RunConfig,
-    policy: AdaptivePolicy,
-    prepared: Prepared,
-    run_dir: RunDir,
-    logger: RunLogger,
-    ready: Ready,
-    *,
-    epochs: int,
-    name: str,
-) -> LevelModels:
+def trained_levels(context: Context, policy: AdaptivePolicy, ready: Ready, *, epochs: int, name: str) -> LevelModels:
     """Levels trained together as `finetune` says but for its epochs, taught by the original; those that are `ready`,
     the largest ones, stay as they are. A stopped training goes on."""
+    config, prepared = context.config, context.prepared
     wanted = [level for level in policy.levels if level not in ready]
     finished = tuple(ready[level] for level in policy.levels if level in ready)
     assert policy.levels[: len(wanted)] == tuple(wanted), "a level that is trained is larger than one that is not"
@@ -210,8 +183,8 @@ def trained_levels(
         learning_rate=config.finetune_learning_rate,
         seed=derive_seed(config.seed, "finetune 0"),  # what the pruned model saw, the teacher has answered already
         description=name,
-        state_path=run_dir.state / f"{name.replace(' ', '-')}.pt",
-        on_epoch=lambda log: logger.epoch(name, log),
+        state_path=context.run_dir.state / f"{name.replace(' ', '-')}.pt",
+        on_epoch=lambda log: context.logger.epoch(name, log),
     )
     return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *finished), trained.layer_cuts)
 

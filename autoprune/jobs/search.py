@@ -1,0 +1,24 @@
+"""`autoprune search`: a search alone."""
+
+from pathlib import Path
+
+from autoprune.config import RunConfig, check_bounds
+from autoprune.foundation.seeding import derive_seed, seed_everything
+from autoprune.search.problem import Outcome
+from autoprune.space.policy import save_policy
+from autoprune.steps.context import problem_of
+from autoprune.steps.decision import check_search, search_only
+from autoprune.store.run_dir import check_run_dir
+
+
+def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
+    """Search alone; writes `policy.json` and, for a learner, `agent/`. Returns the best outcome."""
+    check_bounds(config)
+    run_dir = check_run_dir(root, config, resume=resume)
+    check_search(config)
+    with problem_of(config, run_dir, needs_weights="a search needs a trained model") as (place, problem, _):
+        seed_everything(derive_seed(config.seed, "search"))
+        best = search_only(problem, place).best
+        model = config.model.name if config.problem == "model" else config.problem
+        save_policy(run_dir.policy, best.policy, model=model, original=problem.full_policy.as_dict())
+    return best

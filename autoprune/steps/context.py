@@ -1,0 +1,102 @@
+"""What every job works with: checked before any work, and set up here alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.compute.machine import check_machine
+from autoprune.config import RunConfig
+from autoprune.foundation.errors import InputError
+from autoprune.measure.energy_sensors import Sensor
+from autoprune.measure.energy_source import find_energy_source
+from autoprune.reports.tensorboard import RunLogger
+from autoprune.search.prepare import Prepared, prepare
+from autoprune.search.problem import SearchProblem
+from autoprune.search.toy import toy_problem
+from autoprune.space.policy import PruningPolicy, save_policy
+from autoprune.steps.amounts import check_amounts
+from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.run_dir import RunDir, opened
+from autoprune.store.trials import TrialStore
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a job is about, read and checked."""
+
+    subject: Subject
+    sensor: Sensor | None  # None: energies are estimated
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where a job works, and how."""
+
+    config: RunConfig
+    run_dir: RunDir
+    store: TrialStore
+    logger: RunLogger
+
+
+@dataclass(frozen=True)
+class Context(Workspace):
+    """The same, with what the job is about and the problem that was made of it: all that a step needs."""
+
+    subject: Subject
+    sensor: Sensor | None
+    prepared: Prepared
+
+    def save_policy(self, policy: PruningPolicy) -> None:
+        original = self.prepared.elastic.full_policy.as_dict()
+        save_policy(self.run_dir.policy, policy, model=self.config.model.name, original=original)
+
+
+def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights: str | None = None) -> Checked:
+    """Model, data and machine, before any work; a `subject` that is given replaces those of the configuration.
+
+    Raises `InputError` for whatever is missing or does not fit, also for an untrained model where one `needs_weights`,
+    which says what for.
+    """
+    check_machine(config)
+    sensor = find_energy_source(config)
+    subject = subject or load_subject(config)
+    if needs_weights is not None and not subject.is_trained:
+        raise InputError(f"model.checkpoint: {needs_weights}; make one with `autoprune train`")
+    check_amounts(config, subject)
+    return Checked(subject, sensor)
+
+
+@contextmanager
+def workspace(config: RunConfig, run_dir: RunDir) -> Iterator[Workspace]:
+    """The run folder, held against other processes while the block runs, with its store and its log."""
+    with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+        yield Workspace(config, run_dir, TrialStore(run_dir.trials), logger)
+
+
+def context_of(
+    place: Workspace, job: Checked, *, model: nn.Module | None = None, at: RunConfig | None = None
+) -> Context:
+    """Read and time the trained `model` (default: the job's own), and make the problem, under the limits of `at`
+    (default: those of the configuration)."""
+    subject = job.subject
+    model = subject.model if model is None else model
+    prepared = prepare(at or place.config, model, subject.data, store=place.store, sensor=job.sensor)
+    return Context(place.config, place.run_dir, place.store, place.logger, subject, job.sensor, prepared)
+
+
+@contextmanager
+def problem_of(
+    config: RunConfig, run_dir: RunDir, *, needs_weights: str
+) -> Iterator[tuple[Workspace, SearchProblem, Context | None]]:
+    """What a job that only searches works with: the configuration's model, or the toy problem, which has no context."""
+    if config.problem == "toy":
+        check_machine(config)
+        with workspace(config, run_dir) as place:
+            yield place, toy_problem(place.store, config.search.reward), None
+        return
+    job = checked(config, needs_weights=needs_weights)
+    with workspace(config, run_dir) as place:
+        context = context_of(place, job)
+        yield context, context.prepared.problem, context
