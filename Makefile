@@ -67,7 +67,7 @@ $(TYPED):
 .PHONY: clean
 clean:  ## remove what builds and tools left
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find autoprune envs policies scripts tests -name __pycache__ -exec rm -rf {} +
+	find autoprune benchmarks envs policies scripts tests -name __pycache__ -exec rm -rf {} +
 
 .PHONY: distclean
 distclean: clean  ## clean, and remove .venv and runs/demo

@@ -16,7 +16,7 @@ from autoprune.export.onnx_file import export_onnx
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 FAST = ("--seconds", "0.05", "--quiet")
-COVERAGE = Path(__file__).parents[1] / "scripts/check_bench_coverage.py"
+COVERAGE = Path(__file__).parents[1] / "benchmarks/check_bench_coverage.py"
 
 
 @pytest.fixture(scope="module")

@@ -122,7 +122,7 @@ def test_sdist_holds_the_sources_the_tests_and_nothing_else(clean_copy, built):
     with tarfile.open(built[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames() if archive.getmember(name).isfile()}
     generated = {name for name in names if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name}
-    folders = ("docs", "scripts", "tests", *(folder for folder, _, _ in INSTALLED))
+    folders = ("benchmarks", "docs", "examples", "scripts", "tests", *(folder for folder, _, _ in INSTALLED))
     expected = {f"{folder}/{name}" for folder in folders for name in files_below(clean_copy / folder)}
     only_in_a_checkout = {name for name in expected if name.startswith("configs/checkpoints/")}  # for benchmarks, large
     assert only_in_a_checkout

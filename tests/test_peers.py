@@ -192,5 +192,5 @@ def test_bad_arguments_end_before_any_work(fails: Callable[..., str], finished_r
     assert "--seeds: must be different" in fails(tmp_path, "--seeds", "1", "1")
     out = tmp_path / "out"
     without = fails(finished_run, "--peers", "fastnas,tp_uniform", "--peers-python", "no/python", "--out", out)
-    assert "cannot run fastnas; make the environment with scripts/install_peers.sh" in without
+    assert "cannot run fastnas; make the environment with benchmarks/install_peers.sh" in without
     assert not out.exists()

@@ -1,7 +1,7 @@
 """How well the search's reward tells which of several equally fast candidates will be the best after fine-tuning.
 
-    python scripts/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
-    python scripts/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o search.score_images=1024
+    python benchmarks/proxy_correlation.py fashion_mnist_resnet20 --policies 16 --epochs 5 --out runs/proxy
+    python benchmarks/proxy_correlation.py fashion_mnist_resnet20 --out runs/proxy -o search.score_images=1024
 
 The policies spread over what meets the target, all close under it. Each is fine-tuned once, as a run would, and scored
 on the whole search split; OUT keeps that, so a second call with other settings of the search

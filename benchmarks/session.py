@@ -1,6 +1,6 @@
 """What an `AdaptiveSession` does for a service: throughput of batches, budgets on a harder stream, labels on another.
 
-    python scripts/benchmark_session.py runs/adaptive
+    python benchmarks/session.py runs/adaptive
 
 RUN_DIR is one of `autoprune adapt`, or of `autoprune run` with `adaptive.enabled`. The images are those of the search
 split. Throughput: batches through the session and through the original's file in turn, one thread each; the ratio is

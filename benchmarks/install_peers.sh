@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes build/peers/.venv for scripts/compare_peers.py: autoprune with NNI and NVIDIA ModelOpt, whose pins and weight the
+# Makes build/peers/.venv for benchmarks/compare_peers.py: autoprune with NNI and NVIDIA ModelOpt, whose pins and weight the
 # project itself must not carry. The stamp is written last: without it everything is made anew.
 set -euo pipefail
 cd "$(dirname "$0")/.."

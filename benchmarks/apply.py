@@ -1,7 +1,7 @@
 """Whether a trained agent does harm where it was not trained: applied to five networks, for three targets each.
 
     autoprune search demo --run-dir runs/demo-search
-    python scripts/benchmark_apply.py --agent runs/demo-search/agent --out runs/apply
+    python benchmarks/apply.py --agent runs/demo-search/agent --out runs/apply
 
 Networks without a checkpoint are first trained for a moment on a few thousand images. Every decision is that of
 `autoprune apply --agent`, up to the fine-tuning; the heuristics then search on their own, with a whole budget, under

@@ -1,6 +1,6 @@
 """How many candidates a search evaluates a second, against the loop that one would write first.
 
-    python scripts/benchmark_evaluation.py demo --evaluations 100 --naive 10
+    python benchmarks/evaluation.py demo --evaluations 100 --naive 10
 
 The naive loop: copy the model, prune the copy with Torch-Pruning, recalibrate its BatchNorms and score it with eager
 PyTorch on the same images, export it and time the file. It is measured with each exporter: the quick one that autoprune

@@ -1,9 +1,9 @@
 """Other pruning libraries beside a finished run: same checkpoint, data and splits, equal measured latency, the same
 fine-tuning, the same measuring of the exported ONNX files.
 
-    scripts/install_peers.sh        # once: NNI and ModelOpt have an environment of their own
-    python scripts/compare_peers.py runs/demo --seeds 0 1 2
-    python scripts/compare_peers.py runs/demo --peers tp_uniform,fastnas --finetune-epochs 2 --out runs/quick
+    benchmarks/install_peers.sh        # once: NNI and ModelOpt have an environment of their own
+    python benchmarks/compare_peers.py runs/demo --seeds 0 1 2
+    python benchmarks/compare_peers.py runs/demo --peers tp_uniform,fastnas --finetune-epochs 2 --out runs/quick
 
 Each peer's knob is bisected until its exported file is about as fast as the run's, once for each of its settings (such
 as rounding of widths); the setting whose cut is closest to the original on the search split goes on. Its BatchNorms are

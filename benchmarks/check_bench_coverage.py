@@ -1,6 +1,6 @@
 """How often `autoprune bench` is right about two files: one file against itself, and against one with 10% more work.
 
-    python scripts/check_bench_coverage.py --runs 20 --seconds 2
+    python benchmarks/check_bench_coverage.py --runs 20 --seconds 2
 
 Runs the command on each pair with the other core idle and loaded. Prints how many of the speed-up's intervals contain
 1.00 and how many tell the larger file apart; exits 1 if fewer than 19 of 20 do.

@@ -58,8 +58,8 @@ def library_versions(peers: Sequence[Peer], *, pythons: dict[bool, Path]) -> dic
         versions[peer.name] = f"{peer.library} {found.stdout.strip()}"
     if missing:
         raise InputError(
-            f"{pythons[True]}: cannot run {', '.join(missing)}; make the environment with scripts/install_peers.sh, or "
-            f"leave them out: --peers {','.join(peer.name for peer in PEERS.values() if not peer.own_environment)}"
+            f"{pythons[True]}: cannot run {', '.join(missing)}; make the environment with benchmarks/install_peers.sh, "
+            f"or leave them out: --peers {','.join(peer.name for peer in PEERS.values() if not peer.own_environment)}"
         )
     return versions
 
