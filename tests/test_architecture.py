@@ -5,6 +5,7 @@ that plants violations and must find them.
 """
 
 import ast
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -312,3 +313,31 @@ def test_pickle_check_finds_a_planted_violation(source):
 )
 def test_pickle_check_lets_safe_loading_pass(source):
     assert pickle_violations("autoprune.training.train", source) == []
+
+
+LONGEST_MODULE, LONGEST_MEDIAN, MOST_MODULES = 350, 150, 14
+
+
+def house_faults(sources: Mapping[str, str]) -> list[str]:
+    """What is too large to be read at a sitting: modules by their lines, folders by their modules."""
+    lines = {name: source.count("\n") for name, source in sources.items()}
+    folders: dict[str, int] = {}
+    for name in sources.keys() - PACKAGES:
+        folders[name.rpartition(".")[0]] = folders.get(name.rpartition(".")[0], 0) + 1
+    found = [f"{name} has {length} lines" for name, length in sorted(lines.items()) if length > LONGEST_MODULE]
+    found += [f"{folder} has {count} modules" for folder, count in sorted(folders.items()) if count > MOST_MODULES]
+    if lines and statistics.median(lines.values()) > LONGEST_MEDIAN:
+        found.append(f"the median module has {statistics.median(lines.values())} lines")
+    return found
+
+
+def test_the_house_can_be_read():
+    assert house_faults(SOURCES) == []
+
+
+def test_the_house_check_finds_planted_faults():
+    sources = {"autoprune.a.long": "x\n" * 351, **{f"autoprune.b.m{number}": "" for number in range(15)}}
+    assert house_faults(sources) == ["autoprune.a.long has 351 lines", "autoprune.b has 15 modules"]
+    assert house_faults({f"autoprune.c.m{number}": "x\n" * 151 for number in range(3)}) == [
+        "the median module has 151 lines"
+    ]

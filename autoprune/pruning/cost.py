@@ -18,7 +18,8 @@ from autoprune.pruning.forward_pass import evaluation_mode, first_input
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
 from autoprune.space.policy import PruningPolicy
-from autoprune.tracing.tracer import Trace, trace
+from autoprune.tracing.told import Trace
+from autoprune.tracing.tracer import trace
 
 AXES: tuple[Axis, ...] = ("in", "out")
 

@@ -14,7 +14,8 @@ from autoprune.pruning.layers import RECURRENT
 from autoprune.pruning.plain import own_copy
 from autoprune.pruning.probe import proven_groups
 from autoprune.tracing.call import Split
-from autoprune.tracing.tracer import Inputs, Trace
+from autoprune.tracing.told import Trace
+from autoprune.tracing.tracer import Inputs
 
 OTHER_SPLITS: tuple[Split, ...] = ("last", "first")
 

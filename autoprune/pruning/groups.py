@@ -16,7 +16,8 @@ from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.layers import Axis, kind_of, layer_sides, side_size, tensors_of
 from autoprune.tracing.call import Split
 from autoprune.tracing.labels import Ints, Side
-from autoprune.tracing.tracer import Inputs, Trace, one_sample, trace
+from autoprune.tracing.told import Trace
+from autoprune.tracing.tracer import Inputs, one_sample, trace
 
 ALONE = "it has one channel"
 TOGETHER = "its channels depend on each other"

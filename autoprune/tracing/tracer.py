@@ -6,7 +6,7 @@ network is made of: layers, functions, bare parameters, views.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,51 +18,18 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from autoprune.tracing.call import OUTPUT, Call, Split
 from autoprune.tracing.counting import counted
-from autoprune.tracing.labels import Labels, Slot, Slots
+from autoprune.tracing.labels import Slot, Slots
 from autoprune.tracing.operators import SPLITS, SPREADS, rule_of
 from autoprune.tracing.rules import Rule, windows
 from autoprune.tracing.structures import tensors_in
 from autoprune.tracing.surroundings import no_validation, plain_kernels
+from autoprune.tracing.told import Product, Trace
 
 EXITS = (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
 MOST_SLOTS = 6  # of a tensor: what is taken apart and joined time and again has ever more
 MASKS = (torch.bool, torch.uint8)
 CHECKED = (torch.nn.functional.one_hot,)  # they look at values to check their range
 Inputs = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class Product:
-    """A convolution or matrix product with weights, each time that it ran; multiply-adds of all samples."""
-
-    module: str
-    weight: str | None  # the parameter's name, if it is one as it stands
-    macs: int
-
-
-@dataclass
-class Trace:
-    """What one forward pass told. `products` are in order of execution; `uncounted` names what has no weights.
-
-    `by_value` are the places (modules) where values of the inputs became numbers of Python's or the size of something.
-    """
-
-    labels: Labels = field(default_factory=Labels)
-    products: list[Product] = field(default_factory=list)
-    uncounted: list[str] = field(default_factory=list)
-    by_value: list[str] = field(default_factory=list)
-    ran: list[str] = field(default_factory=list)
-    used: set[str] = field(default_factory=set)  # names of parameters and buffers
-    foreign: list[str] = field(default_factory=list)  # places where a parameter is used that is not the model's own
-    unforeseen: list[str] = field(default_factory=list)  # operations whose rule failed, so that they were not followed
-    samples: int = 1
-    is_split: bool = False  # whether code takes an axis with channels apart
-    outputs: Any = None
-
-    @property
-    def macs(self) -> int:
-        """Of one sample."""
-        return sum(product.macs for product in self.products) // self.samples
 
 
 @dataclass(frozen=True)
