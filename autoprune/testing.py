@@ -25,7 +25,7 @@ from autoprune.search.searcher import (
     save_state,
 )
 from autoprune.search.toy import toy_problem
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 EVALUATIONS = 40  # of the toy's 625 policies
 MOST_REPETITIONS = 20  # asks without a policy that is new, while there are others
@@ -64,17 +64,17 @@ def _made(make: MakeSearcher, problem: SearchProblem, evaluations: int) -> Searc
     return searcher
 
 
-def _course(make: MakeSearcher, evaluations: int) -> list[tuple[PruningPolicy, ...]]:
+def _course(make: MakeSearcher, evaluations: int) -> list[tuple[Policy, ...]]:
     problem = toy_problem()
     return _played(_made(make, problem, evaluations), problem, evaluations, [])
 
 
 def _played(
-    searcher: Searcher, problem: SearchProblem, evaluations: int, asked: Sequence[tuple[PruningPolicy, ...]]
-) -> list[tuple[PruningPolicy, ...]]:
+    searcher: Searcher, problem: SearchProblem, evaluations: int, asked: Sequence[tuple[Policy, ...]]
+) -> list[tuple[Policy, ...]]:
     """What it asks for after what it has asked for before, until it ends or the budget is spent."""
     seen = {policy for policies in asked for policy in policies}
-    found: list[tuple[PruningPolicy, ...]] = []
+    found: list[tuple[Policy, ...]] = []
     repetitions = 0
     while len(seen) < evaluations:
         np.random.seed(len(found))  # whatever else goes on in the process
@@ -91,18 +91,18 @@ def _played(
     return found
 
 
-def _checked(asked: object, problem: SearchProblem) -> tuple[PruningPolicy, ...]:
+def _checked(asked: object, problem: SearchProblem) -> tuple[Policy, ...]:
     if (fault := fault_of(asked, problem)) is not None or not isinstance(asked, Ask):
         raise ContractError(f"ask: {fault}")
     return asked.policies
 
 
-def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> list[tuple[PruningPolicy, ...]]:
+def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> list[tuple[Policy, ...]]:
     """What a searcher asks for that was given the state of one after `stop` asks, the last of them `told` or not. The
     one goes on before its state is saved, which must not change it."""
     problem = toy_problem()
     searcher = _made(make, problem, evaluations)
-    asked: list[tuple[PruningPolicy, ...]] = []
+    asked: list[tuple[Policy, ...]] = []
     for number in range(1, stop + 1):
         asked.append(_checked(searcher.ask(), problem))
         outcomes = [problem.evaluate(policy) for policy in asked[-1]]

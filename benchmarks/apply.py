@@ -3,7 +3,7 @@
     autoprune search demo --run-dir runs/demo-search
     python benchmarks/apply.py --agent runs/demo-search/agent --out runs/apply
 
-Networks without a checkpoint are first trained for a moment on a few thousand images. Every decision is that of
+Networks without a checkpoint are first trained for a moment on a few thousand images. Every chosen is that of
 `autoprune apply --agent`, up to the fine-tuning; the heuristics then search on their own, with a whole budget, under
 the same limits. Prints a table of who proposed what, and ends with 1 if what is applied has a lower reward than a
 heuristic's policy that meets the target as measured. A second call goes on where the first one was stopped.
@@ -32,9 +32,9 @@ from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare, search_limits
 from autoprune.search.problem import SearchProblem
 from autoprune.search.workers import usual_workers
-from autoprune.steps.applied import agent_decision
+from autoprune.steps.applied import agent_choice
+from autoprune.steps.choice import ERROR_FACT
 from autoprune.steps.context import Context
-from autoprune.steps.decision import ERROR_FACT
 from autoprune.steps.finalists import corrected_limits
 from autoprune.steps.met import HEADROOM
 from autoprune.steps.proposals import RIVALS
@@ -147,12 +147,12 @@ def row_of(network: str, target: str, actor: Actor, context: Context, *, evaluat
     problem = problem.within(limits, store=store, known=())
     run_dir = RunDir(context.run_dir.root / target.replace(" ", "-").replace(",", ""))
     own = replace(context, config=config, run_dir=run_dir, store=store)
-    decision = agent_decision(actor)(replace(own, prepared=replace(context.prepared, problem=problem)))
+    chosen = agent_choice(actor)(replace(own, prepared=replace(context.prepared, problem=problem)))
     corrected = corrected_limits(problem, json.loads(store.fact(ERROR_FACT) or "null"))
     if corrected is not None:
         problem = problem.within(corrected, store=store, known=())
     searched = {name: searched_reward(name, problem, evaluations) for name in RIVALS}
-    return Row(network, target, decision.search, searched)
+    return Row(network, target, chosen.search, searched)
 
 
 def searched_reward(name: str, problem: SearchProblem, evaluations: int) -> float:

@@ -1,4 +1,4 @@
-"""The pruning environment: one group a step, the reward at the end."""
+"""The pruning environment: one decision a step, the reward at the end."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from autoprune.envs.misuse import checked_problem, continuous_action, reset_needed
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
-from autoprune.envs.transition import EpisodeState, advance, decided_policy, is_over
+from autoprune.envs.transition import EpisodeState, advance, is_over
 from autoprune.search.problem import PruningProblem
 
 
@@ -21,13 +21,13 @@ def action_space() -> gymnasium.Space[NDArray[np.float32]]:
 
 
 class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """Decide on the groups of `problem` from first to last (AMC, He et al. 2018).
+    """Take the decisions of `problem` from first to last (AMC, He et al. 2018).
 
     Observation: `(len(OBSERVATION_FIELDS),)` float32 in [-1, 1]. Action: `(1,)` float32 in [-1, 1], a keep ratio that
-    is snapped to a rung and clipped so that every limit can still be met; one beyond the range is taken for the nearer
-    end. The reward is 0 until the last group is decided; then the candidate is evaluated, its reward is the problem's
-    and `info["outcome"]` its `Outcome`. Errors of `problem.evaluate` pass through `step` and end the episode. Nothing
-    here is random. Raises `InputError` for what is no problem.
+    is snapped to an option and clipped so that every limit can still be met; one beyond the range is taken for the
+    nearer end. The reward is 0 until the last decision is taken; then the candidate is evaluated, its reward is the
+    problem's and `info["outcome"]` its `Outcome`. Errors of `problem.evaluate` pass through `step` and end the episode.
+    Nothing here is random. Raises `InputError` for what is no problem.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium declares it as a mutable class attribute)
@@ -40,13 +40,13 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start over with no group decided."""
+        """Start over with no decision taken."""
         super().reset(seed=seed, options=options)
         self._state = EpisodeState()
         return observe(self.problem, self._state), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Decide on the next group; `info["channels"]` is what it keeps.
+        """Take the next decision; `info["channels"]` is what it keeps.
 
         Raises `ResetNeeded` outside of an episode, and `InvalidAction` for an action of another shape or type, or one
         that is not finite: nothing is decided then.
@@ -57,8 +57,8 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
         state = self._state = advance(problem, self._state, continuous_action(action))
         observation = observe(problem, state)
         decided = len(state.decided) - 1
-        info: dict[str, Any] = {"channels": problem.groups[decided].ladder[state.decided[decided]]}
+        info: dict[str, Any] = {"channels": problem.decisions[decided].ladder[state.decided[decided]]}
         if not is_over(problem, state):
             return observation, 0.0, False, False, info
-        outcome = problem.evaluate(decided_policy(problem, state))
+        outcome = problem.evaluate(state.decided)
         return observation, outcome.reward, True, False, info | {"outcome": outcome}

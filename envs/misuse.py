@@ -10,7 +10,7 @@ from autoprune.foundation.bounds import shown
 from autoprune.foundation.errors import InputError
 from autoprune.search.problem import PruningProblem
 
-PROBLEM_PARTS = ("groups", "limits", "known", "original_cost", "predict", "evaluate")  # of the protocol
+PROBLEM_PARTS = ("decisions", "limits", "known", "original_cost", "predict", "evaluate")  # of the protocol
 
 
 class ResetNeeded(InputError, gymnasium.error.ResetNeeded):

@@ -1,4 +1,4 @@
-"""What an agent sees before it decides on a group; scaled so that it means the same in every model."""
+"""What an agent sees before it takes a decision; scaled so that it means the same in every model."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from autoprune.envs.action import with_floor, with_full
 from autoprune.envs.transition import EpisodeState, is_over
-from autoprune.search.problem import Limit, PredictedCost, PredictedProblem, SearchGroup
+from autoprune.search.problem import Limit, PredictedCost, PredictedProblem
+from autoprune.space.decision import Decision
 
 LAYER_FIELDS = (
     "is_conv",
@@ -23,16 +24,16 @@ LAYER_FIELDS = (
     "latency_share",
     "sensitivity",  # s / (s + 0.1 nats)
     "branch_loss",  # the same of the branch that may go; 1 where none may
-    "floor_share",  # of the group's channels
+    "floor_share",  # of the decision's channels
 )
 PROGRESS_FIELDS = (
-    "index",  # groups decided, of all
+    "index",  # decisions taken, of all
     "index_parity",  # -1 or 1 in turn: tells neighbours with equal layers apart
-    "removed",  # share of the cost that is gone if no later group is cut
-    "removable",  # share of the cost that the groups to come can still give
+    "removed",  # share of the cost that is gone if no later decision is cut
+    "removable",  # share of the cost that the decisions to come can still give
     "required",  # share of the cost that must still go
     "pressure",  # required / removable
-    "damage",  # sensitivity-weighted cuts so far, of what cutting all groups to the floor would do
+    "damage",  # sensitivity-weighted cuts so far, of what cutting all decisions to the floor would do
     "last_action",
 )
 OBSERVATION_FIELDS = (*LAYER_FIELDS, *PROGRESS_FIELDS)
@@ -40,54 +41,54 @@ OBSERVATION_FIELDS = (*LAYER_FIELDS, *PROGRESS_FIELDS)
 
 
 def observe(problem: PredictedProblem, state: EpisodeState) -> NDArray[np.float32]:
-    """The observation before the next group is decided; `(len(OBSERVATION_FIELDS),)`, float32.
+    """The observation before the next decision is taken; `(len(OBSERVATION_FIELDS),)`, float32.
 
-    After the last group the layer fields are 0. The cost is that of the limit with the most still to remove, latency
+    After the last decision the layer fields are 0. The cost is that of the limit with the most still to remove, latency
     if the problem has no limit.
     """
-    groups = problem.groups
-    layer = [0.0] * len(LAYER_FIELDS) if is_over(problem, state) else layer_features(groups[len(state.decided)])
+    decisions = problem.decisions
+    layer = [0.0] * len(LAYER_FIELDS) if is_over(problem, state) else layer_features(decisions[len(state.decided)])
     progress = progress_features(problem, state)
     return np.clip(np.array(layer + progress, dtype=np.float32), -1.0, 1.0)
 
 
-def layer_features(group: SearchGroup) -> list[float]:
+def layer_features(decision: Decision) -> list[float]:
     """The numbers of `LAYER_FIELDS`."""
     return [
-        float(group.kind == "conv"),
-        float(group.kind == "depthwise"),
-        float(group.kind == "linear"),
-        math.log2(max(group.channels_in, 1)) / 12.0,
-        math.log2(max(group.channels, 1)) / 12.0,
-        group.stride / 4.0,
-        group.kernel / 7.0,
-        math.log2(max(group.spatial, 1)) / 8.0,
-        group.macs_share,
-        group.latency_share,
-        squash_sensitivity(group.sensitivity),
-        squash_sensitivity(group.branch_loss) if group.may_go else 1.0,
-        group.ladder[0] / group.channels,
+        float(decision.kind == "conv"),
+        float(decision.kind == "depthwise"),
+        float(decision.kind == "linear"),
+        math.log2(max(decision.channels_in, 1)) / 12.0,
+        math.log2(max(decision.channels, 1)) / 12.0,
+        decision.stride / 4.0,
+        decision.kernel / 7.0,
+        math.log2(max(decision.spatial, 1)) / 8.0,
+        decision.macs_share,
+        decision.latency_share,
+        squash_sensitivity(decision.sensitivity),
+        squash_sensitivity(decision.branch_loss) if decision.may_go else 1.0,
+        decision.ladder[0] / decision.channels,
     ]
 
 
 def progress_features(problem: PredictedProblem, state: EpisodeState) -> list[float]:
     """The numbers of `PROGRESS_FIELDS`."""
-    groups, decided = problem.groups, state.decided
-    most = problem.predict(with_full(groups, decided))
-    least = problem.predict(with_floor(groups, decided))
+    decisions, decided = problem.decisions, state.decided
+    most = problem.predict(with_full(decisions, decided))
+    least = problem.predict(with_floor(decisions, decided))
     limit = tightest_limit(problem, most)
     original = problem.original_cost.of(limit.metric)
     removed = 1.0 - most.of(limit.metric) / original
     removable = (most.of(limit.metric) - least.of(limit.metric)) / original
     required = max((most.of(limit.metric) - limit.max_value) / original, 0.0)
     return [
-        len(decided) / len(groups),
+        len(decided) / len(decisions),
         float(1 - 2 * (len(decided) % 2)),
         removed,
         removable,
         required,
         required / removable if removable > 0.0 else float(required > 0.0),
-        damage(groups, decided),
+        damage(decisions, decided),
         state.last_action,
     ]
 
@@ -102,11 +103,11 @@ def tightest_limit(problem: PredictedProblem, cost: PredictedCost) -> Limit:
     return max(problem.limits, key=excess, default=without_limits)
 
 
-def damage(groups: Sequence[SearchGroup], decided: Sequence[int]) -> float:
+def damage(decisions: Sequence[Decision], decided: Sequence[int]) -> float:
     """Sensitivity times the squared share of channels cut, or the loss of a branch that is gone, summed over the
-    decided groups; 1 for the floor policy."""
-    total = sum(_cut_damage(group, 0) for group in groups)
-    done = sum(_cut_damage(group, rung) for group, rung in zip(groups, decided, strict=False))
+    decisions taken; 1 for the floor policy."""
+    total = sum(_cut_damage(decision, 0) for decision in decisions)
+    done = sum(_cut_damage(decision, option) for decision, option in zip(decisions, decided, strict=False))
     return done / total if total > 0.0 else 0.0
 
 
@@ -115,7 +116,7 @@ def squash_sensitivity(sensitivity: float) -> float:
     return max(sensitivity, 0.0) / (max(sensitivity, 0.0) + 0.1)
 
 
-def _cut_damage(group: SearchGroup, rung: int) -> float:
-    if group.ladder[rung] == 0:
-        return max(group.branch_loss, 0.0)
-    return max(group.sensitivity, 0.0) * (1.0 - group.ladder[rung] / group.channels) ** 2
+def _cut_damage(decision: Decision, option: int) -> float:
+    if decision.ladder[option] == 0:
+        return max(decision.branch_loss, 0.0)
+    return max(decision.sensitivity, 0.0) * (1.0 - decision.ladder[option] / decision.channels) ** 2

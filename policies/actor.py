@@ -20,7 +20,7 @@ from autoprune.measure.latency import make_session
 from autoprune.measure.memory_limit import memory_limited
 from autoprune.runtimes.onnx_runtime import onnxruntime
 from autoprune.search.problem import PruningProblem
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 ACTOR_FILE, INFO_FILE = "agent.onnx", "agent.json"
 OBSERVATION_NAME, ACTION_NAME = "observation", "action"
@@ -93,7 +93,7 @@ def load_actor(folder: Path) -> Actor:
     return actor
 
 
-def roll_out(actor: Actor, problem: PruningProblem) -> PruningPolicy:
+def roll_out(actor: Actor, problem: PruningProblem) -> Policy:
     """The policy that the actor decides on; it meets the problem's limits and costs no evaluation."""
     (rolled,) = roll_out_in_env(problem, lambda _, observations: actor.act(observations))
     return rolled.policy

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autoprune.envs.action import policy_of_rungs
 from autoprune.envs.rollout import RollOut, demonstrate, roll_out
 from autoprune.foundation.seeding import derive_seed, rng
 from autoprune.foundation.tensor_json import from_json, to_json
@@ -35,7 +34,9 @@ class AgentSearcher:
     def __init__(self, brief: Brief, settings: AgentSettings, *, name: str) -> None:
         self.name, self._brief, self._settings = name, brief, settings
         with _private_randomness(derive_seed(brief.seed, "weights")):
-            self._learner = make_learner(settings, groups=len(brief.problem.groups), episodes=brief.max_episodes + 1)
+            self._learner = make_learner(
+                settings, decisions=len(brief.problem.decisions), episodes=brief.max_episodes + 1
+            )
         self._rolled: list[RollOut] = []  # the episodes so far
         self._rewards: list[float] = []
         self._asked: list[RollOut] = []  # the last round
@@ -58,8 +59,8 @@ class AgentSearcher:
             {
                 "rounds": self._rounds,
                 "rewards": list(self._rewards),
-                "rolled": [episode.rungs for episode in self._rolled],
-                "asked": [episode.rungs for episode in self._asked],
+                "rolled": [episode.policy for episode in self._rolled],
+                "asked": [episode.policy for episode in self._asked],
                 "learner": learnt.text,
             },
             learnt.tensors,
@@ -69,7 +70,7 @@ class AgentSearcher:
         facts = state.facts
         self._rounds, self._rewards = facts["rounds"], list(facts["rewards"])
         self._rolled, self._asked = (
-            [demonstrate(self._brief.problem, policy_of_rungs(self._brief.problem.groups, rungs)) for rungs in several]
+            [demonstrate(self._brief.problem, tuple(options)) for options in several]
             for several in (facts["rolled"], facts["asked"])
         )
         self._learner.restore(from_json(facts["learner"], state.tensors))
@@ -107,7 +108,7 @@ class AgentSearcher:
         progress = len(known) / self._brief.max_evaluations
         noise = settings.noise_start + progress * (settings.noise_end - settings.noise_start)
         (followed,) = roll_out(problem, act_with(learner.actor))
-        bases = [self._best().rungs, followed.rungs]
+        bases = [self._best().policy, followed.policy]
         for redraw in range(REDRAWS):
             proposals = propose(problem, bases, settings, noise=noise * (1 + redraw), rng=draw)
             new = list({proposal.policy: proposal for proposal in proposals if proposal.policy not in known}.values())

@@ -9,7 +9,7 @@ from autoprune.envs.rollout import roll_out
 from autoprune.foundation import seeding
 from autoprune.search.problem import Outcome, PredictedProblem, meets
 from autoprune.search.searcher import Ask, Brief, SearcherState
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 TOGETHER = 16  # policies that depend on no outcome: so many are asked for at a time
 
@@ -17,7 +17,7 @@ TOGETHER = 16  # policies that depend on no outcome: so many are asked for at a 
 class ListSearcher:
     """Asks for given policies, in their order."""
 
-    def __init__(self, brief: Brief, *, name: str, policies: Iterable[PruningPolicy]) -> None:
+    def __init__(self, brief: Brief, *, name: str, policies: Iterable[Policy]) -> None:
         self.name, self._given = name, 0
         self._policies = iter(policies)
 
@@ -62,14 +62,14 @@ class RandomSearcher:
     def trained(self) -> None:
         return None
 
-    def _drawn(self) -> PruningPolicy:
+    def _drawn(self) -> Policy:
         (rolled,) = roll_out(self._problem, lambda _, seen: self._rng.uniform(-1.0, 1.0, len(seen)).astype(np.float32))
         return rolled.policy
 
 
-def distinct(problem: PredictedProblem, policies: Iterable[PruningPolicy]) -> Iterator[PruningPolicy]:
+def distinct(problem: PredictedProblem, policies: Iterable[Policy]) -> Iterator[Policy]:
     """Those of `policies` that meet every limit, each once."""
-    given: set[PruningPolicy] = set()
+    given: set[Policy] = set()
     for policy in policies:
         if policy not in given and meets(problem.predict(policy), problem.limits):
             given.add(policy)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.foundation import seeding
 from autoprune.policies.exploration import Disturbance, disturb, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
@@ -33,8 +32,8 @@ class EvolutionSearcher:
     """Regularised evolution (Real et al. 2019, algorithm 1) over policies that meet the limits.
 
     The first population are the heuristics' policies and random ones. Then the best of a few drawn from the population
-    has a child, which joins it while the oldest leaves. A child is its parent with noise on a few groups, or a mixture
-    of two parents, and is brought back under the limits as the agents' proposals are.
+    has a child, which joins it while the oldest leaves. A child is its parent with noise on a few decisions, or a
+    mixture of two parents, and is brought back under the limits as the agents' proposals are.
     """
 
     name = "evolution"
@@ -45,19 +44,18 @@ class EvolutionSearcher:
         self._savings = lone_savings(self._problem)
         self._young: list[list[int]] = []  # asked for, not told yet
         self._known: dict[tuple[int, ...], None] = {}
-        self._alive: deque[tuple[float, list[int]]] = deque(maxlen=self._settings.population)  # (reward, rungs)
+        self._alive: deque[tuple[float, list[int]]] = deque(maxlen=self._settings.population)  # (reward, options)
 
     def ask(self) -> Ask:
-        groups = self._problem.groups
         if self._known:
             self._young = [self._child() for _ in range(self._settings.offspring)]
         else:
-            self._young = [list(rungs_of(groups, policy)) for policy in demonstrations(self._problem)]
-            self._known = {tuple(rungs): None for rungs in self._young}
-        return Ask(tuple(policy_of_rungs(groups, rungs) for rungs in self._young))
+            self._young = [list(policy) for policy in demonstrations(self._problem)]
+            self._known = {tuple(options): None for options in self._young}
+        return Ask(tuple(tuple(options) for options in self._young))
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
-        self._alive.extend((outcome.reward, rungs) for outcome, rungs in zip(outcomes, self._young, strict=False))
+        self._alive.extend((outcome.reward, options) for outcome, options in zip(outcomes, self._young, strict=False))
 
     def state(self) -> SearcherState:
         return SearcherState(
@@ -73,26 +71,28 @@ class EvolutionSearcher:
         facts = state.facts
         self._rng.bit_generator.state = facts["rng"]
         self._young = facts["young"]
-        self._known = {tuple(rungs): None for rungs in facts["known"]}
-        self._alive.extend((reward, rungs) for reward, rungs in facts["alive"])
+        self._known = {tuple(options): None for options in facts["known"]}
+        self._alive.extend((reward, options) for reward, options in facts["alive"])
 
     def trained(self) -> None:
         return None
 
     def _child(self) -> list[int]:
-        """Rungs that are not known, if chance finds any, and are so from now on; random ones until the population is
+        """Options that are not known, if chance finds any, and are so from now on; random ones until the population is
         full."""
-        groups, settings, rng = self._problem.groups, self._settings, self._rng
+        decisions, settings, rng = self._problem.decisions, self._settings, self._rng
         for redraw in range(REDRAWS):
             keep: frozenset[int] = frozenset()
             if len(self._known) < settings.population:
-                rungs = [int(rng.integers(len(group.ladder))) for group in groups]
+                options = [int(rng.integers(len(decision.ladder))) for decision in decisions]
             elif rng.random() < settings.crossover:
-                rungs = mixed(self._parent(), self._parent(), rng)
+                options = mixed(self._parent(), self._parent(), rng)
             else:
                 noise = settings.noise * (1.0 + redraw)
-                rungs, keep = disturb(groups, self._parent(), settings.exploration.changed_groups, noise=noise, rng=rng)
-            child = settle(self._problem, rungs, settings.exploration, self._savings, keep=keep, rng=rng)
+                options, keep = disturb(
+                    decisions, self._parent(), settings.exploration.changed_groups, noise=noise, rng=rng
+                )
+            child = settle(self._problem, options, settings.exploration, self._savings, keep=keep, rng=rng)
             if tuple(child) not in self._known:
                 break
         self._known[tuple(child)] = None
@@ -105,5 +105,5 @@ class EvolutionSearcher:
 
 
 def mixed(first: Sequence[int], second: Sequence[int], rng: np.random.Generator) -> list[int]:
-    """Each group's rung from either parent (uniform crossover)."""
+    """Each decision's option from either parent (uniform crossover)."""
     return [one if rng.random() < 0.5 else other for one, other in zip(first, second, strict=True)]

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import nn
 
-from autoprune.envs.action import action_of, policy_of_rungs, rung_of
+from autoprune.envs.action import action_of, option_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.envs.rollout import Act, RollOut, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
 from autoprune.policies.settings import Amount, Count, Noise, Share
-from autoprune.search.problem import PredictedProblem, SearchGroup, meets
+from autoprune.search.problem import PredictedProblem, meets
+from autoprune.space.decision import Decision
 
 
 @dataclass(frozen=True)
@@ -58,127 +59,131 @@ def propose(
     noise: float,
     rng: np.random.Generator,
 ) -> tuple[RollOut, ...]:
-    """Roll-outs near `bases` (rungs of each group): noise on a few groups, paid for by others, played from the start.
+    """Roll-outs near `bases` (options of each decision): noise on a few decisions, paid for by others, played from the
+    start.
 
-    Noise on few groups keeps what is good and shows which change did it; noise on all groups at once, as in AMC, nearly
-    always hurts when there are a hundred episodes and not a thousand. Clipping alone would let the last groups pay for
-    every wider one before them; here those pay that seem to lose least, by sensitivities with noise on them too.
+    Noise on few decisions keeps what is good and shows which change did it; noise on all decisions at once, as in AMC,
+    nearly always hurts when there are a hundred episodes and not a thousand. Clipping alone would let the last
+    decisions pay for every wider one before them; here those pay that seem to lose least, by sensitivities with noise
+    on them too.
     """
-    groups = problem.groups
+    decisions = problem.decisions
     savings = lone_savings(problem)
     moved = []
     for _ in range(settings.proposals):
         base = bases[int(rng.integers(len(bases)))]
-        rungs, changed = vary(groups, base, settings, noise=noise, rng=rng)
-        rungs = settle(problem, rungs, settings, savings, keep=changed, rng=rng)
-        moved.append([action_of(rung, group) for rung, group in zip(rungs, groups, strict=True)])
+        options, changed = vary(decisions, base, settings, noise=noise, rng=rng)
+        options = settle(problem, options, settings, savings, keep=changed, rng=rng)
+        moved.append([action_of(option, decision) for option, decision in zip(options, decisions, strict=True)])
     actions = np.array(moved, dtype=np.float32)  # (proposals, n)
     return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
 
 
 def settle(
     problem: PredictedProblem,
-    rungs: Sequence[int],
+    options: Sequence[int],
     settings: Disturbance,
     savings: Sequence[Sequence[float]],
     *,
     keep: frozenset[int],
     rng: np.random.Generator,
 ) -> list[int]:
-    """Bring rungs under the limits, and often close to them, at the expense of groups that are not in `keep`.
+    """Bring options under the limits, and often close to them, at the expense of decisions that are not in `keep`.
 
     Those pay that seem to lose least, by modelled losses that chance has varied.
     """
-    doubt = rng.lognormal(0.0, settings.doubt, len(problem.groups))
+    doubt = rng.lognormal(0.0, settings.doubt, len(problem.decisions))
     exponent = float(rng.uniform(min(EXPONENTS), max(EXPONENTS)))
     losses = [
         [loss * factor for loss in ladder]
-        for ladder, factor in zip(modelled_losses(problem.groups, exponent=exponent), doubt, strict=True)
+        for ladder, factor in zip(modelled_losses(problem.decisions, exponent=exponent), doubt, strict=True)
     ]
-    paid = pay(problem, rungs, losses, savings, keep=keep)
+    paid = pay(problem, options, losses, savings, keep=keep)
     return refill(problem, paid, losses, keep=keep) if rng.random() < settings.fill else paid
 
 
 def vary(
-    groups: Sequence[SearchGroup], base: Sequence[int], settings: Exploration, *, noise: float, rng: np.random.Generator
+    decisions: Sequence[Decision], base: Sequence[int], settings: Exploration, *, noise: float, rng: np.random.Generator
 ) -> tuple[list[int], frozenset[int]]:
-    """Noise on a few groups, or one branch that goes or comes back; the rungs, and the groups that changed.
+    """Noise on a few decisions, or one branch that goes or comes back; the options, and the decisions that changed.
 
     Which branches are gone decides how good the best widths of the rest can be, and noise on the width of a branch
     seldom takes it away.
     """
-    branches = [index for index, group in enumerate(groups) if group.may_go]
+    branches = [index for index, decision in enumerate(decisions) if decision.may_go]
     if branches and rng.random() < settings.toggle:
         index = int(rng.choice(branches))
-        rungs = list(base)
-        rungs[index] = max(groups[index].middle_rung, 1) if base[index] == 0 else 0
-        return rungs, frozenset([index])
-    return disturb(groups, base, settings.changed_groups, noise=noise, rng=rng)
+        options = list(base)
+        options[index] = max(decisions[index].middle_option, 1) if base[index] == 0 else 0
+        return options, frozenset([index])
+    return disturb(decisions, base, settings.changed_groups, noise=noise, rng=rng)
 
 
 def disturb(
-    groups: Sequence[SearchGroup], base: Sequence[int], changes: float, *, noise: float, rng: np.random.Generator
+    decisions: Sequence[Decision], base: Sequence[int], changes: float, *, noise: float, rng: np.random.Generator
 ) -> tuple[list[int], frozenset[int]]:
-    """Truncated normal noise on the actions of about `changes` groups; the rungs, and the groups that changed."""
-    count = min(1 + rng.poisson(changes - 1.0), len(groups))
-    changed = frozenset(int(index) for index in rng.choice(len(groups), size=count, replace=False))
-    rungs = list(base)
+    """Truncated normal noise on the actions of about `changes` decisions; the options, and the decisions that
+    changed."""
+    count = min(1 + rng.poisson(changes - 1.0), len(decisions))
+    changed = frozenset(int(index) for index in rng.choice(len(decisions), size=count, replace=False))
+    options = list(base)
     for index in sorted(changed):
-        group = groups[index]
-        rungs[index] = rung_of(truncated_normal(action_of(base[index], group), noise, rng), group)
-        if rungs[index] == base[index]:  # too little to reach another rung: take a neighbour
-            rungs[index] = min(max(base[index] + int(rng.choice([-1, 1])), 0), len(group.ladder) - 1)
-    return rungs, changed
+        decision = decisions[index]
+        options[index] = option_of(truncated_normal(action_of(base[index], decision), noise, rng), decision)
+        if options[index] == base[index]:  # too little to reach another option: take a neighbour
+            options[index] = min(max(base[index] + int(rng.choice([-1, 1])), 0), len(decision.ladder) - 1)
+    return options, changed
 
 
 def lone_savings(problem: PredictedProblem) -> list[list[float]]:
-    """What each rung of each group saves of the cost when the group is cut alone; never less than a wider rung."""
-    groups = problem.groups
-    full = [len(group.ladder) - 1 for group in groups]
+    """What each option of each decision saves of the cost when the decision is cut alone; never less than a wider
+    option."""
+    decisions = problem.decisions
+    full = [len(decision.ladder) - 1 for decision in decisions]
     original = problem.original_cost
     metric = tightest_limit(problem, original).metric
     savings = []
-    for index, group in enumerate(groups):
-        cuts = [policy_of_rungs(groups, [*full[:index], rung, *full[index + 1 :]]) for rung in range(len(group.ladder))]
+    for index, decision in enumerate(decisions):
+        cuts = [(*full[:index], option, *full[index + 1 :]) for option in range(len(decision.ladder))]
         alone = [original.of(metric) - problem.predict(policy).of(metric) for policy in cuts]
-        savings.append([max(alone[rung:]) for rung in range(len(alone))])
+        savings.append([max(alone[option:]) for option in range(len(alone))])
     return savings
 
 
 def pay(
     problem: PredictedProblem,
-    rungs: Sequence[int],
+    options: Sequence[int],
     losses: Losses,
     savings: Sequence[Sequence[float]],
     *,
     keep: frozenset[int],
 ) -> list[int]:
-    """Lower the group that loses least per cost saved until every limit is met; those in `keep` (indices) last.
+    """Lower the decision that loses least per cost saved until every limit is met; those in `keep` (indices) last.
 
-    Like `heuristics.cut`, with one prediction a step: the savings are those of groups cut alone.
+    Like `heuristics.cut`, with one prediction a step: the savings are those of decisions cut alone.
     """
-    paid = list(rungs)
-    while not meets(problem.predict(policy_of_rungs(problem.groups, paid)), problem.limits):
-        prices: list[tuple[bool, float, int, int]] = []  # (kept, price, group, rung)
+    paid = list(options)
+    while not meets(problem.predict(tuple(paid)), problem.limits):
+        prices: list[tuple[bool, float, int, int]] = []  # (kept, price, decision, option)
         for index, now in enumerate(paid):
-            for rung in range(now - 1, -1, -1):
-                saved = savings[index][rung] - savings[index][now]
-                if saved > 0.0 or rung == 0:
-                    price = (losses[index][rung] - losses[index][now]) / max(saved, 1e-12)
-                    prices.append((index in keep, price, index, rung))
+            for option in range(now - 1, -1, -1):
+                saved = savings[index][option] - savings[index][now]
+                if saved > 0.0 or option == 0:
+                    price = (losses[index][option] - losses[index][now]) / max(saved, 1e-12)
+                    prices.append((index in keep, price, index, option))
                     break
-        *_, index, rung = min(prices)
-        paid[index] = rung
+        *_, index, option = min(prices)
+        paid[index] = option
     return paid
 
 
-def refill(problem: PredictedProblem, rungs: Sequence[int], losses: Losses, *, keep: frozenset[int]) -> list[int]:
-    """Raise groups, those that lost most first, as far as the limits leave room; never those in `keep`."""
-    filled = list(rungs)
+def refill(problem: PredictedProblem, options: Sequence[int], losses: Losses, *, keep: frozenset[int]) -> list[int]:
+    """Raise decisions, those that lost most first, as far as the limits leave room; never those in `keep`."""
+    filled = list(options)
     for index in sorted(set(range(len(filled))) - keep, key=lambda index: -losses[index][filled[index]]):
-        for rung in range(filled[index] + 1, len(problem.groups[index].ladder)):
-            raised = [*filled[:index], rung, *filled[index + 1 :]]
-            if not meets(problem.predict(policy_of_rungs(problem.groups, raised)), problem.limits):
+        for option in range(filled[index] + 1, len(problem.decisions[index].ladder)):
+            raised = [*filled[:index], option, *filled[index + 1 :]]
+            if not meets(problem.predict(tuple(raised)), problem.limits):
                 break
             filled = raised
     return filled

@@ -27,7 +27,7 @@ from autoprune.policies.exploration import Exploration
 from autoprune.policies.settings import Amount, Count, Rate
 
 BUFFERED = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")  # arrays of a replay buffer
-IMITATION_LIMIT = 0.97  # actions are imitated up to here: a tanh reaches 1 only at infinity; rungs are wider apart
+IMITATION_LIMIT = 0.97  # actions are imitated up to here: a tanh reaches 1 only at infinity; options are wider apart
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class OffPolicy(Practice):
     learning_rate: Rate = 2e-3
     hidden: Count = 64
     batch_size: Count = 128
-    updates_per_group: Count = 2  # gradient steps for each new episode, times the number of groups
+    updates_per_group: Count = 2  # gradient steps for each new episode, times the number of decisions
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ AgentSettings = Ddpg | Td3 | Sac | Tqc | Crossq | Ppo
 
 
 class Learner(Protocol):
-    """An agent between episodes. Shapes: n groups, `count` roll-outs, observations of `fields` numbers."""
+    """An agent between episodes. Shapes: n decisions, `count` roll-outs, observations of `fields` numbers."""
 
     @property
     def actor(self) -> nn.Module:
@@ -137,7 +137,7 @@ class OffPolicyLearner:
 
     Between trainings the networks are in evaluation mode: CrossQ's normalise by running statistics then, so that a
     state's action does not depend on what else is in the batch, and imitation trains the actor that is exported.
-    The discount is 1 and returns are taken over as many steps as there are groups, so a critic's target is its
+    The discount is 1 and returns are taken over as many steps as there are decisions, so a critic's target is its
     episode's utility, as in AMC. Utilities of old episodes change when better ones arrive: they are written anew.
     """
 
@@ -272,8 +272,8 @@ class _Spaces(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.observation_space, self.action_space = observation_space(), action_space()
 
 
-def make_learner(settings: AgentSettings, *, groups: int, episodes: int) -> Learner:
-    """A fresh learner that can hold `episodes` episodes of so many groups; its weights come from the global
+def make_learner(settings: AgentSettings, *, decisions: int, episodes: int) -> Learner:
+    """A fresh learner that can hold `episodes` episodes of so many decisions; its weights come from the global
     generators."""
     env = _Spaces()
     if isinstance(settings, Ppo):
@@ -281,8 +281,8 @@ def make_learner(settings: AgentSettings, *, groups: int, episodes: int) -> Lear
             "MlpPolicy",
             env,
             learning_rate=settings.learning_rate,
-            n_steps=groups * settings.episodes_per_update,
-            batch_size=groups * settings.episodes_per_update,
+            n_steps=decisions * settings.episodes_per_update,
+            batch_size=decisions * settings.episodes_per_update,
             n_epochs=settings.epochs,
             gamma=1.0,
             gae_lambda=1.0,
@@ -293,13 +293,13 @@ def make_learner(settings: AgentSettings, *, groups: int, episodes: int) -> Lear
         return PpoLearner(ppo, actor, episodes_per_update=settings.episodes_per_update)
     shared: dict[str, Any] = {
         "learning_rate": settings.learning_rate,
-        "buffer_size": episodes * groups,
+        "buffer_size": episodes * decisions,
         "batch_size": settings.batch_size,
         "gamma": 1.0,
-        "n_steps": groups,
+        "n_steps": decisions,
         "device": "cpu",
     }
-    updates = settings.updates_per_group * groups
+    updates = settings.updates_per_group * decisions
     net = _net(settings.hidden)
     if isinstance(settings, Ddpg | Td3):
         kind = DDPG if isinstance(settings, Ddpg) else TD3

@@ -16,7 +16,7 @@ from autoprune.policies.settings import read_settings
 from autoprune.policies.tuners import Nsga2, Tpe, nsga2, require_optuna, tpe
 from autoprune.search.problem import PredictedProblem
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 FIELD = "search.settings"
 
@@ -38,7 +38,7 @@ def _agent(name: str, settings: type[Any]) -> Kind:
     return Kind(settings, partial(AgentSearcher, name=name))
 
 
-def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[PruningPolicy]]) -> Kind:
+def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]) -> Kind:
     """A heuristic: of the policies that it names, those that meet the limits."""
 
     def make(brief: Brief, settings: NoSettings) -> ListSearcher:

@@ -1,4 +1,4 @@
-"""Optuna's samplers as searchers: a rung for each group, suggested by what earlier suggestions were told."""
+"""Optuna's samplers as searchers: an option for each decision, suggested by what earlier suggestions were told."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.envs.observation import tightest_limit
 from autoprune.foundation.errors import ConfigError
 from autoprune.foundation.seeding import derive_seed, rng
@@ -34,22 +33,24 @@ class OptunaSearcher:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self._problem, self._goals = name, brief.problem, goals
         self._study = optuna.create_study(sampler=sampler, directions=list(goals))
-        groups = self._problem.groups
-        self._ladders = {group.name: optuna.distributions.IntDistribution(0, len(group.ladder) - 1) for group in groups}
+        decisions = self._problem.decisions
+        self._ladders = {
+            decision.name: optuna.distributions.IntDistribution(0, len(decision.ladder) - 1) for decision in decisions
+        }
         self._planned = demonstrations(self._problem)
         for policy in self._planned:
-            self._study.enqueue_trial(dict(zip(self._ladders, rungs_of(groups, policy), strict=True)))
+            self._study.enqueue_trial(dict(zip(self._ladders, policy, strict=True)))
         self._savings, self._chance = lone_savings(self._problem), rng(brief.seed, f"{name} repairs")
         self._trial: Any = None  # asked for, not told yet
         self._told: list[list[float]] = []
 
     def ask(self) -> Ask:
-        groups = self._problem.groups
+        decisions = self._problem.decisions
         self._trial = self._study.ask(self._ladders)
-        rungs = [self._trial.params[group.name] for group in groups]
+        options = [self._trial.params[decision.name] for decision in decisions]
         if self._trial.number >= len(self._planned):
-            rungs = settle(self._problem, rungs, Disturbance(), self._savings, keep=frozenset(), rng=self._chance)
-        return Ask((policy_of_rungs(groups, rungs),))
+            options = settle(self._problem, options, Disturbance(), self._savings, keep=frozenset(), rng=self._chance)
+        return Ask((tuple(options),))
 
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
@@ -76,7 +77,7 @@ class OptunaSearcher:
 
 @dataclass(frozen=True)
 class Tpe:
-    """Settings of tree-structured Parzen estimators (Bergstra et al. 2011; Watanabe 2023), all groups in one."""
+    """Settings of tree-structured Parzen estimators (Bergstra et al. 2011; Watanabe 2023), all decisions in one."""
 
     startup: Count = 15  # suggestions before the densities are used; the heuristics' are the first
 

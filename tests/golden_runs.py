@@ -18,7 +18,6 @@ from typing import Any
 from autoprune.config import MeasureConfig, RewardConfig, SearchConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
-from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.models import ModelSpec, build_model
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.prediction.energy import estimated_energy_mj, work_of
@@ -28,10 +27,11 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
 from autoprune.search.workers import usual_workers
+from autoprune.space.decision import Decision, Policy, numbered
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.subject import load_subject
 from autoprune.store.score import Score
@@ -48,7 +48,7 @@ Course = list[tuple[str, float]]
 def course(searcher: str, problem: SearchProblem, *, seed: int, max_evaluations: int, workers: int = 1) -> Course:
     """What a searcher evaluates of `problem`."""
     found = run_search(searcher_maker(searcher), problem, max_evaluations=max_evaluations, seed=seed, workers=workers)
-    return [(_written(problem.groups, outcome.policy), outcome.reward) for outcome in found.outcomes]
+    return [(_written(outcome.policy), outcome.reward) for outcome in found.outcomes]
 
 
 def toy_course(searcher: str, seed: int) -> Course:
@@ -68,12 +68,10 @@ def golden(name: str) -> Any:
 def demo_problem() -> SearchProblem:
     """The demo's problem as it was written down; `LookupError` for the score of a policy that was never evaluated."""
     written = golden("demo_problem")
-    groups = tuple(
-        SearchGroup(**{name: _tupled(value) for name, value in group.items()}) for group in written["groups"]
-    )
+    groups = tuple(Decision(**{name: _tupled(value) for name, value in group.items()}) for group in written["groups"])
 
     def looks(policy: PruningPolicy) -> Iterator[Score]:
-        rungs = _written(groups, policy)
+        rungs = _written(numbered(groups, policy))
         if rungs not in written["scores"]:
             raise LookupError(f"a search asks for rungs {rungs}, which none did when the golden runs were written")
         yield from (Score(**score) for score in written["scores"][rungs])
@@ -124,13 +122,11 @@ def write_demo(trials: Path) -> None:
         scores = {
             rungs: [
                 asdict(score)
-                for score in store.scores(
-                    problem.fingerprint, policy_of_rungs(problem.groups, [int(rung) for rung in rungs.split()]).key
-                )
+                for score in store.scores(problem.fingerprint, problem.pruning_of(tuple(map(int, rungs.split()))).key)
             ]
             for rungs in sorted(asked)
         }
-    groups, limits = ([asdict(one) for one in several] for several in (problem.groups, problem.limits))
+    groups, limits = ([asdict(one) for one in several] for several in (problem.decisions, problem.limits))
     _write("demo_problem", {"latency": json.loads(latency), "groups": groups, "limits": limits, "scores": scores})
 
 
@@ -140,8 +136,8 @@ def _write(name: str, value: Any) -> None:
     print(FOLDER / f"{name}.json")
 
 
-def _written(groups: tuple[SearchGroup, ...], policy: PruningPolicy) -> str:
-    return " ".join(map(str, rungs_of(groups, policy)))
+def _written(policy: Policy) -> str:
+    return " ".join(map(str, policy))
 
 
 def _tupled(value: Any) -> Any:

@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 
 from autoprune.config import RewardConfig
-from autoprune.search.problem import Limit, Looks, PredictedCost, SearchGroup, SearchProblem, policy_of
+from autoprune.search.problem import Limit, Looks, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
+from autoprune.space.decision import Decision, Policy, numbered
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
 
 
-def group(name: str, *ladder: int) -> SearchGroup:
+def group(name: str, *ladder: int) -> Decision:
     lost = tuple(1.0 - width / ladder[-1] for width in ladder)
-    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 0.5, 0.5, sensitivity=0.1, lost_importance=lost)
+    return Decision(name, "conv", ladder, 3, 1, 3, 8, 0.5, 0.5, sensitivity=0.1, lost_importance=lost)
 
 
 GROUPS = (group("a", 1, 2, 4), group("b", 2, 6))
@@ -22,6 +23,11 @@ def predict(policy: PruningPolicy) -> PredictedCost:
     """10 µs, 2 mJ, 100 MACs and 3 parameters for each channel; 10 channels in the original."""
     kept = sum(policy.as_dict().values())
     return PredictedCost(0.01 * kept, 2.0 * kept, 100 * kept, 3 * kept)
+
+
+def ends(made: SearchProblem) -> tuple[PruningPolicy, PruningPolicy]:
+    """The smallest and the whole network."""
+    return made.pruning_of(made.floor_policy), made.pruning_of(made.full_policy)
 
 
 class CountingScorer:
@@ -54,8 +60,14 @@ def problem(
     )
 
 
-def policy(a: int, b: int) -> PruningPolicy:
-    return policy_of(GROUPS, {"b": b, "a": a})
+def pruning(a: int, b: int) -> PruningPolicy:
+    """That keeps so many channels."""
+    return PruningPolicy.of({"a": a, "b": b})
+
+
+def policy(a: int, b: int) -> Policy:
+    """The numbers of the options that do."""
+    return numbered(GROUPS, pruning(a, b))
 
 
 class ThreeLooks:

@@ -23,7 +23,7 @@ def main(name: str, path: Path, asks: int, stop: int | None = None) -> None:
         done = kept.facts["asks"]
         searcher.restore(SearcherState(kept.facts["searcher"], kept.tensors))
     while done < asks and (asked := searcher.ask()).policies:
-        print(done, *(policy.key for policy in asked.policies), flush=True)
+        print(done, *asked.policies, flush=True)
         if done == stop:
             sys.stdin.read()
         searcher.tell([problem.evaluate(policy) for policy in asked.policies])

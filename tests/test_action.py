@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.config import RewardConfig
-from autoprune.envs.action import action_of, clip_rung, keep_ratio_of, nearest_rung, policy_of_rungs, rung_of, rungs_of
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.envs.action import action_of, clip_option, keep_ratio_of, nearest_option, option_of
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
+from autoprune.space.decision import Decision, described, numbered
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 
 
-def _group(name: str, ladder: tuple[int, ...]) -> SearchGroup:
-    return SearchGroup(
+def _group(name: str, ladder: tuple[int, ...]) -> Decision:
+    return Decision(
         name=name,
         kind="conv",
         ladder=ladder,
@@ -59,7 +60,15 @@ def test_action_is_linear_in_the_keep_ratio_from_the_floor_to_all_channels() -> 
 
 def test_nearest_rung_takes_the_lower_one_of_two_equally_near() -> None:
     group = _group("a", (4, 8, 16))
-    assert [nearest_rung(ratio, group) for ratio in (0.0, 0.37, 0.375, 0.38, 0.74, 0.76, 1.0)] == [0, 0, 0, 1, 1, 2, 2]
+    assert [nearest_option(ratio, group) for ratio in (0.0, 0.37, 0.375, 0.38, 0.74, 0.76, 1.0)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+    ]
 
 
 @given(st.sets(st.integers(1, 512), min_size=1, max_size=16).map(lambda widths: tuple(sorted(widths))))
@@ -68,15 +77,15 @@ def test_every_rung_has_an_action_that_asks_for_it(ladder: tuple[int, ...]) -> N
     for rung in range(len(ladder)):
         action = action_of(rung, group)
         assert -1.0 <= action <= 1.0
-        assert rung_of(action, group) == rung
+        assert option_of(action, group) == rung
 
 
 def test_clipping_takes_the_largest_rung_that_leaves_the_target_in_reach() -> None:
     problem = _staircase_problem(limit_ms=5.0)
-    assert clip_rung(problem, (), asked=3) == 3  # 4 ms, and 1 ms for the other group's floor
-    assert clip_rung(problem, (), asked=2) == 1  # 12 channels take 5 ms, longer than 16
-    assert clip_rung(problem, (3,), asked=3) == 0
-    assert clip_rung(problem, (1,), asked=3) == 1
+    assert clip_option(problem, (), asked=3) == 3  # 4 ms, and 1 ms for the other group's floor
+    assert clip_option(problem, (), asked=2) == 1  # 12 channels take 5 ms, longer than 16
+    assert clip_option(problem, (3,), asked=3) == 0
+    assert clip_option(problem, (1,), asked=3) == 1
 
 
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=4))
@@ -84,24 +93,23 @@ def test_clipped_policies_meet_the_target_whatever_is_asked(asked: list[int]) ->
     problem = toy_problem()
     decided: tuple[int, ...] = ()
     for rung in asked:
-        decided = (*decided, clip_rung(problem, decided, rung))
-    assert problem.is_feasible(policy_of_rungs(problem.groups, decided))
+        decided = (*decided, clip_option(problem, decided, rung))
+    assert problem.is_feasible(tuple(decided))
 
 
 def test_clipping_changes_no_rung_of_a_policy_that_meets_the_target() -> None:
     problem = toy_problem()
     for rungs in itertools.product(range(5), repeat=4):
-        if problem.is_feasible(policy_of_rungs(problem.groups, rungs)):
-            assert all(clip_rung(problem, rungs[:step], rungs[step]) == rungs[step] for step in range(4))
+        if problem.is_feasible(tuple(rungs)):
+            assert all(clip_option(problem, rungs[:step], rungs[step]) == rungs[step] for step in range(4))
 
 
-def test_a_policy_needs_a_rung_for_every_group() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        policy_of_rungs(toy_problem().groups, (0, 0, 0))
-
-
-def test_the_rungs_of_a_policy_are_those_that_it_was_made_of() -> None:
-    groups = (_group("a", (4, 8, 16)), _group("b", (2, 16)))
-    assert rungs_of(groups, policy_of_rungs(groups, (1, 0))) == (1, 0)
+def test_a_policy_has_an_option_for_every_decision() -> None:
+    decisions = (_group("a", (4, 8, 16)), _group("b", (2, 16)))
+    assert described(decisions, (1, 0)) == PruningPolicy.of({"a": 8, "b": 2})
+    assert numbered(decisions, PruningPolicy.of({"b": 2, "a": 8})) == (1, 0)
+    for policy in ((0, 0, 0), (0,)):
+        with pytest.raises(ValueError, match="zip"):
+            described(decisions, policy)
     with pytest.raises(ValueError, match="not in"):
-        rungs_of(groups, PruningPolicy.of({"a": 5, "b": 2}))
+        numbered(decisions, PruningPolicy.of({"a": 5, "b": 2}))

@@ -60,7 +60,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_exported_actor_does_what_the_agents_own_policy_does(settings: AgentSettings, tmp_path: Path) -> None:
     """After some training: CrossQ's normalisation has statistics then, and is used without those of the batch."""
     problem = toy_problem()
-    learner = make_learner(settings, groups=len(problem.groups), episodes=4)
+    learner = make_learner(settings, decisions=len(problem.decisions), episodes=4)
     for episode, policy in enumerate(varied_policies(problem, 4, seed=0), 1):
         learner.learn([demonstrate(problem, policy)], np.linspace(-1.0, 1.0, episode).tolist())
         with_statistics = [layer for layer in learner.actor.modules() if list(layer.buffers(recurse=False))]
@@ -102,12 +102,12 @@ def test_an_actor_is_applied_without_torch_and_without_stable_baselines3(saved: 
     program = (
         "import sys; from pathlib import Path; from autoprune.policies.actor import load_actor, roll_out; "
         "from autoprune.search.toy import toy_problem; "
-        "print(roll_out(load_actor(Path(sys.argv[1])), toy_problem()).key); "
+        "print(roll_out(load_actor(Path(sys.argv[1])), toy_problem())); "
         "assert not {'torch', 'stable_baselines3'} & set(sys.modules), 'the actor imported a training library'"
     )
     done = subprocess.run([sys.executable, "-c", program, str(saved)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == roll_out(load_actor(saved), toy_problem()).key
+    assert done.stdout.strip() == str(roll_out(load_actor(saved), toy_problem()))
 
 
 def _drop_field(info: dict[str, Any]) -> None:

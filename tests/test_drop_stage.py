@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems_for_tests import ends
 from small_job import HERE, autoprune, done, started, wait_for
 
 import autoprune as package
@@ -20,7 +21,7 @@ from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
-from autoprune.steps.decision import SEARCH_FACT
+from autoprune.steps.choice import SEARCH_FACT
 from autoprune.steps.final import Comparison, score_in_views, score_onnx, target_met
 from autoprune.steps.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at
 from autoprune.steps.subject import load_subject
@@ -244,11 +245,11 @@ def test_limits_are_shares_of_the_originals_cost(small_config: Path, tmp_path: P
         prepare(config, subject.model, subject.data)
     problem = prepared.problem
     floor = floor_ratio(problem, target)
-    assert 0 < floor == cost_ratio(problem, problem.floor_policy, target) < 1
-    known = (problem.floor_policy,)
+    assert 0 < floor == cost_ratio(problem, ends(problem)[0], target) < 1
+    known = (ends(problem)[0],)
     half = problem_at(prepared, config.at_ratio((1 + floor) / 2), store, known=known)
     (limit,) = half.limits
-    assert (limit.metric, half.known) == (metric, known)
+    assert (limit.metric, half.known) == (metric, (problem.floor_policy,))
     assert limit.max_value / problem.original_cost.of(limit.metric) == pytest.approx((1 + floor) / 2, rel=0.02)
     assert half.is_feasible(problem.floor_policy)
     assert not half.is_feasible(problem.full_policy)

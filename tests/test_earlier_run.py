@@ -16,6 +16,7 @@ from autoprune.search.earlier_run import KNOWN_POLICIES, check_start, earlier_po
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.toy import toy_optimum, toy_problem
+from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
@@ -72,16 +73,16 @@ def test_broken_trials_are_refused_before_any_work(tmp_path: Path) -> None:
         check_start(str(tmp_path / "earlier"))
 
 
-def knowing(problem: SearchProblem, *known: PruningPolicy, ratio: float) -> SearchProblem:
+def knowing(problem: SearchProblem, *known: Policy, ratio: float) -> SearchProblem:
     limit = Limit("latency", ratio * problem.original_cost.predicted_latency_ms)
     return SearchProblem(
-        problem.groups,
+        problem.decisions,
         (limit,),
-        predict=problem.predict,
-        looks=lambda policy: [problem.evaluate(policy).score],
+        predict=problem.cost_of,
+        looks=lambda pruning: [problem.evaluate(problem.policy_of(pruning)).score],
         reward=problem._reward_of,
         fingerprint="knowing",
-        known=known,
+        known=tuple(problem.pruning_of(policy) for policy in known),
     )
 
 
@@ -92,11 +93,9 @@ def test_a_known_policy_is_brought_just_under_other_limits(ratio: float) -> None
     found = adapted(problem, best)
     assert demonstrations(problem)[0] == found
     assert problem.is_feasible(found)
-    for index, group in enumerate(problem.groups):  # no group can be wider
-        for width in group.ladder:
-            if width > found.as_dict()[group.name]:
-                wider = PruningPolicy.of({**found.as_dict(), group.name: width})
-                assert not problem.is_feasible(wider), (index, width)
+    for place, decision in enumerate(problem.decisions):  # no option can be wider
+        for option in range(found[place] + 1, len(decision.ladder)):
+            assert not problem.is_feasible((*found[:place], option, *found[place + 1 :])), (place, option)
     if ratio == 0.45:  # the limit that it was found under
         assert found == best
 

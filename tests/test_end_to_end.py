@@ -26,7 +26,7 @@ from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
 from autoprune.runtimes.onnx_runtime import onnxruntime
 from autoprune.space.policy import load_policy
-from autoprune.steps.decision import CORRECTED
+from autoprune.steps.choice import CORRECTED
 from autoprune.steps.proposals import RIVALS
 from autoprune.steps.subject import load_subject
 

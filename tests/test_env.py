@@ -17,7 +17,6 @@ from autoprune.envs.rollout import actions_of, demonstrate, roll_out
 from autoprune.foundation.errors import InputError, RunError
 from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_optimum, toy_problem
-from autoprune.space.policy import PruningPolicy
 
 
 def test_gymnasium_makes_the_registered_environment_and_finds_no_fault() -> None:
@@ -44,7 +43,7 @@ def test_an_episode_has_one_step_per_group_and_its_reward_at_the_end() -> None:
         observation, reward, terminated, truncated, info = env.step(np.array([action]))
         rewards.append(reward)
         assert env.observation_space.contains(observation)
-        assert info["channels"] == best.policy.channels[step][1]
+        assert info["channels"] == toy_optimum().pruning.channels[step][1]
         assert terminated == (step == 3)
         assert not truncated
         assert ("outcome" in info) == terminated
@@ -56,7 +55,7 @@ def test_asking_for_everything_still_meets_the_target() -> None:
     problem = toy_problem()
     env = LayerwisePruningEnv(problem)
     env.reset()
-    for _ in problem.groups:
+    for _ in problem.decisions:
         *_, info = env.step(np.ones(1, dtype=np.float32))
     assert problem.is_feasible(info["outcome"].policy)
 
@@ -83,10 +82,10 @@ def test_a_demonstration_repeats_a_feasible_policy() -> None:
     np.testing.assert_array_equal(rolled.actions, actions_of(problem, best))
 
 
-def test_a_width_off_the_ladder_cannot_be_demonstrated() -> None:
+def test_a_policy_of_another_problem_cannot_be_demonstrated() -> None:
     problem = toy_problem()
     with pytest.raises(ValueError):
-        actions_of(problem, PruningPolicy.of({"conv1": 5, "conv2": 8, "conv3": 8, "conv4": 16}))
+        actions_of(problem, (1, 2, 3))
 
 
 def test_a_step_outside_of_an_episode_says_what_to_call() -> None:
@@ -96,7 +95,7 @@ def test_a_step_outside_of_an_episode_says_what_to_call() -> None:
         env.step(action)
     for _ in range(2):
         env.reset()
-        for _ in env.problem.groups:
+        for _ in env.problem.decisions:
             env.step(action)
         for _ in range(2):
             with pytest.raises(ResetNeeded, match=r"step: the episode is over; call reset\(\) first"):
@@ -140,7 +139,7 @@ def test_a_wrong_action_raises_and_decides_nothing(action: object) -> None:
     with pytest.raises(InvalidAction, match=r"action: must be one finite number, shape \(1,\) \(beyond .*, got "):
         env.step(action)  # type: ignore[arg-type]
     *_, info = env.step(np.array([-1.0]))
-    assert info["channels"] == env.problem.groups[0].ladder[0]
+    assert info["channels"] == env.problem.decisions[0].ladder[0]
 
 
 @pytest.mark.parametrize("number", WRONG_NUMBERS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from models_for_tests import same_state
-from problems_for_tests import CountingScorer, problem
+from problems_for_tests import CountingScorer, ends, problem
 
 from autoprune.config import FinetuneConfig, TargetConfig
 from autoprune.config.file import load_config
@@ -17,12 +17,11 @@ from autoprune.pruning.find import find_groups
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.run import SearchFigures
 from autoprune.search.prepare import prepare
-from autoprune.search.problem import Limit, Outcome, PredictedCost, policy_of
+from autoprune.search.problem import Limit, Outcome, PredictedCost
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps import decision as deciding
+from autoprune.steps import choice as deciding
 from autoprune.steps import finalists as stage
-from autoprune.steps.context import Context
-from autoprune.steps.decision import (
+from autoprune.steps.choice import (
     CORRECTED,
     ERROR_FACT,
     FINALISTS_FACT,
@@ -30,8 +29,9 @@ from autoprune.steps.decision import (
     affordable,
     best_finalist,
     proxy_rank_correlation,
-    search_decision,
+    search_choice,
 )
+from autoprune.steps.context import Context
 from autoprune.steps.finalists import (
     CLEARLY_FASTER,
     Finalists,
@@ -91,14 +91,14 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
         store.set_fact(ERROR_FACT, "0.5")
         prepared = prepare(config, subject.model, subject.data, store=store)
         with RunLogger(run_dir.logs) as logger:
-            decision = search_decision(Context(config, run_dir, store, logger, subject, None, prepared))
+            chosen = search_choice(Context(config, run_dir, store, logger, subject, None, prepared))
         limit = prepared.problem.limits[0].max_value
         more = store.part(CORRECTED).episodes()
         assert {row.searcher for row in more} == {f"random, {CORRECTED}"}
         assert len({row.policy for row in more}) == 2  # a quarter of eight
         assert all(row.predicted_latency_ms <= 2 * limit for row in more)
-        assert decision.search.evaluations == 10
-        assert decision.search == SearchFigures.model_validate_json(store.fact(SEARCH_FACT) or "")
+        assert chosen.search.evaluations == 10
+        assert chosen.search == SearchFigures.model_validate_json(store.fact(SEARCH_FACT) or "")
         found.append([(row.searcher, row.policy, row.reward) for row in store.episodes()])
     assert found[0] == found[1]
 
@@ -108,8 +108,9 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     config = load_config(small_config, [target, "search.verify_top=3", "search.min_keep=0.02"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
-    outcomes = tuple(prepared.problem.evaluate(policy) for policy in (floor, full))
+    floor, full = ends(prepared.problem)
+    made = prepared.problem
+    outcomes = tuple(made.evaluate(policy) for policy in (made.floor_policy, made.full_policy))
     assert outcomes[1].reward > outcomes[0].reward
     # The original has the better reward and misses a target that is half of its own time.
     halved = load_config(small_config, ["target={metric: latency, max_ratio: 0.5}", "search.verify_top=3"])
@@ -123,9 +124,9 @@ def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:
     # A target without latency needs no timing: the best reward.
     assert finalists(prepared, outcomes, load_config(small_config)).policies == (full,)
     # A policy that differs from the first by one channel of one group is none of the finalists.
-    first = prepared.problem.groups[0]
-    near = policy_of(prepared.problem.groups, {**full.as_dict(), first.name: first.channels - 1})
-    three = (*outcomes, replace(outcomes[0], policy=near))
+    first = prepared.problem.decisions[0]
+    near = PruningPolicy.of({**full.as_dict(), first.name: first.channels - 1})
+    three = (*outcomes, replace(outcomes[0], pruning=near))
     assert finalists(prepared, three, load_config(small_config, ["search.finalists=3"])).policies == (full, floor)
 
 
@@ -178,7 +179,7 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     config = load_config(small_config, ["search.finalists=2", "search.finalist_epochs=1", "search.min_keep=0.02"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    floor, full = ends(prepared.problem)
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
     context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
@@ -198,11 +199,11 @@ def test_what_the_best_finalist_learnt_is_gone_on_with(
     config = load_config(small_config, ["search.finalists=2", "search.min_keep=0.02", "finetune.epochs=2"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    floor, full = ends(prepared.problem)
     taken: list[str] = []
     monkeypatch.setattr(train, "take_step", counted(train.take_step, taken))
     an_epoch = len(prepared.data.train) // config.finetune.batch_size
-    ends = []
+    tuned_models = []
     for place, policies in (("one", [full]), ("two", [floor, full])):
         run_dir = RunDir(tmp_path / place)
         run_dir.state.mkdir(parents=True)
@@ -217,8 +218,8 @@ def test_what_the_best_finalist_learnt_is_gone_on_with(
         assert len(list(run_dir.state.iterdir())) == max(len(begun), 1)  # gone on with, not begun beside it
         assert len(taken) == (2 if place == "one" else 1) * an_epoch
         assert [log["epoch"] for log in json.loads(store.fact(FINETUNE_FACT) or "")] == [1, 2]
-        ends.append(tuned)
-    assert same_state(*ends)
+        tuned_models.append(tuned)
+    assert same_state(*tuned_models)
 
 
 def test_files_are_timed_once_whenever_a_run_is_stopped(
@@ -232,7 +233,7 @@ def test_files_are_timed_once_whenever_a_run_is_stopped(
     store, timed = TrialStore(tmp_path / "trials.sqlite"), list[str]()
     monkeypatch.setattr(stage, "measure_interleaved", counted(stage.measure_interleaved, timed))
     first = kept_finalists(prepared, outcomes, config, store)
-    assert first.policies == (prepared.problem.floor_policy,) and first.measured and first.latency_error
+    assert first.policies == (ends(prepared.problem)[0],) and first.measured and first.latency_error
     assert kept_finalists(prepared, outcomes, config, TrialStore(store.path)) == first
     assert len(timed) == 1
     assert kept_finalists(prepared, outcomes, config, store.part("another search")).policies == first.policies
@@ -249,7 +250,7 @@ def test_finalists_that_have_little_time_go_by_one_plan(
     )
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    floor, full = ends(prepared.problem)
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
     monkeypatch.setattr(deciding, "FINALISTS_SHARE", 1.0)
@@ -288,7 +289,7 @@ def test_finalists_that_take_too_long_are_left_out(small_config: Path, tmp_path:
     config = load_config(small_config, ["search.finalists=2", "search.min_keep=0.02", "finetune.max_minutes=0.001"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    floor, full = prepared.problem.floor_policy, prepared.problem.full_policy
+    floor, full = ends(prepared.problem)
     run_dir, store = RunDir(tmp_path), TrialStore(tmp_path / "trials.sqlite")
     run_dir.state.mkdir()
     context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
@@ -301,7 +302,8 @@ def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:
     policies = [PruningPolicy.of({"a": width}) for width in range(1, 6)]
     cost = PredictedCost(1.0, 1.0, 1, 1)
     outcomes = tuple(
-        Outcome(policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"])) for policy in policies
+        Outcome((number,), policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"]))
+        for number, policy in enumerate(policies)
     )
     tuned = dict(zip(policies, (0.01, 0.03, 0.02, 0.04), strict=False))
     assert proxy_rank_correlation(outcomes, tuned) == pytest.approx(0.8)  # 1 - 6 * 2 / (4 * 15)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoprune.config import Metric, RewardConfig
-from autoprune.envs.action import policy_of_rungs, rungs_of
 from autoprune.policies.heuristics import (
     EXPONENTS,
     SHAPES,
@@ -28,24 +27,25 @@ from autoprune.policies.heuristics import (
 from autoprune.policies.knapsack import exchange, measure_pairwise
 from autoprune.policies.table import searcher_maker
 from autoprune.search.loop import run_search
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
+from autoprune.space.decision import Decision
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 
 TOY = toy_problem()
 ALL_RUNGS = np.array(list(itertools.product(range(5), repeat=4)))  # (625, 4)
-ALL_COSTS = [TOY.predict(policy_of_rungs(TOY.groups, rungs)) for rungs in ALL_RUNGS.tolist()]
+ALL_COSTS = [TOY.predict(tuple(rungs)) for rungs in ALL_RUNGS.tolist()]
 WITHIN = 1.1  # of the optimum; of 1995 random problems of this kind three ended above it, by at most 2.8%
 
 
 def limited(limits: tuple[Limit, ...]) -> SearchProblem:
     """The toy's groups and costs under other limits."""
     return SearchProblem(
-        TOY.groups,
+        TOY.decisions,
         limits,
-        predict=TOY.predict,
+        predict=TOY.cost_of,
         looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="limited",
@@ -66,20 +66,20 @@ def test_the_knapsack_is_nearly_the_optimum_by_enumeration(steps: list[list[floa
     problem = limited(limits)
     fits = np.array([all(cost.of(limit.metric) <= limit.max_value for limit in limits) for cost in ALL_COSTS])
     sums = np.array(losses)[np.arange(4), ALL_RUNGS].sum(1)
-    uniform = rungs_of(problem.groups, largest_feasible(problem, uniform_policies(problem)))
+    uniform = largest_feasible(problem, uniform_policies(problem))
     rungs = least_loss(problem, measure_pairwise(problem, uniform), losses, uniform)
-    assert problem.is_feasible(policy_of_rungs(problem.groups, rungs))
+    assert problem.is_feasible(tuple(rungs))
     assert np.array(losses)[np.arange(4), rungs].sum() <= WITHIN * sums[fits].min()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("exponent", EXPONENTS)
 def test_no_policy_of_the_toy_loses_less_by_the_model_than_the_knapsacks(shape: Shape, exponent: float) -> None:
-    losses = np.array(modelled_losses(TOY.groups, exponent=exponent, shape=shape))
+    losses = np.array(modelled_losses(TOY.decisions, exponent=exponent, shape=shape))
     (policy,) = knapsack_policies(TOY, shapes=(shape,), exponents=(exponent,))
     sums = losses[np.arange(4), ALL_RUNGS].sum(1)
-    fits = [TOY.is_feasible(policy_of_rungs(TOY.groups, rungs)) for rungs in ALL_RUNGS.tolist()]
-    assert losses[np.arange(4), rungs_of(TOY.groups, policy)].sum() == pytest.approx(sums[fits].min())
+    fits = [TOY.is_feasible(tuple(rungs)) for rungs in ALL_RUNGS.tolist()]
+    assert losses[np.arange(4), policy].sum() == pytest.approx(sums[fits].min())
 
 
 @pytest.mark.parametrize("around", [[4, 4, 4, 4], [0, 0, 0, 0], [1, 3, 2, 4]])
@@ -88,10 +88,10 @@ def test_costs_of_a_chain_are_sums_over_pairs(around: list[int]) -> None:
     costs = measure_pairwise(limited((Limit("latency", 1.0), Limit("macs", 5e6))), around)
     for rungs in ([0, 1, 2, 3], [4, 0, 4, 0], [2, 2, 2, 2]):
         options = np.array([5 * index + rung for index, rung in enumerate(rungs)])
-        predicted = TOY.predict(policy_of_rungs(TOY.groups, rungs))
+        predicted = TOY.predict(tuple(rungs))
         assert costs.of(options) == pytest.approx([predicted.predicted_latency_ms, predicted.macs], rel=1e-9)
         exchanged = costs.after_exchange(options)[:, 5 * 1 + 4, 5 * 2 + 1]
-        changed = TOY.predict(policy_of_rungs(TOY.groups, [rungs[0], 4, 1, rungs[3]]))
+        changed = TOY.predict((rungs[0], 4, 1, rungs[3]))
         assert exchanged == pytest.approx([changed.predicted_latency_ms, changed.macs], rel=1e-9)
 
 
@@ -113,9 +113,9 @@ def three_equal_groups(
     )
 
 
-def _group(name: str, sensitivity: float, ladder: tuple[int, ...] = (1, 2, 4)) -> SearchGroup:
+def _group(name: str, sensitivity: float, ladder: tuple[int, ...] = (1, 2, 4)) -> Decision:
     lost = tuple((1.0 - width / ladder[-1]) ** 2 for width in ladder)
-    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 1 / 3, 1 / 3, sensitivity, lost)
+    return Decision(name, "conv", ladder, 3, 1, 3, 8, 1 / 3, 1 / 3, sensitivity, lost)
 
 
 def test_an_exchange_of_three_finds_what_greed_walks_past() -> None:
@@ -153,7 +153,7 @@ def test_a_group_alone_has_nothing_to_exchange() -> None:
         reward=make_reward(RewardConfig()),
         fingerprint="one",
     )
-    assert set(knapsack_policies(problem)) == {PruningPolicy.of({"a": 2})}
+    assert set(knapsack_policies(problem)) == {(1,)}
 
 
 def test_without_limits_all_channels_stay() -> None:
@@ -167,8 +167,8 @@ def test_one_threshold_on_the_normalised_importance() -> None:
     a loses (.55, .30, 0) of 4: 2 channels of 0.6 each go first, then one of 1.0; b, of 8 channels at 2, 4 and 8, loses
     (.40, .10, 0) of 8: 4 of 0.2, then 2 of 1.2. So b goes to 4 (0.2), a to 2 (0.6), a to 1 (1.0), b to 2 (1.2).
     """
-    a = SearchGroup("a", "conv", (1, 2, 4), 3, 1, 3, 8, 0.5, 0.5, 0.1, (0.55, 0.30, 0.0))
-    b = SearchGroup("b", "conv", (2, 4, 8), 3, 1, 3, 8, 0.5, 0.5, 0.1, (0.40, 0.10, 0.0))
+    a = Decision("a", "conv", (1, 2, 4), 3, 1, 3, 8, 0.5, 0.5, 0.1, (0.55, 0.30, 0.0))
+    b = Decision("b", "conv", (2, 4, 8), 3, 1, 3, 8, 0.5, 0.5, 0.1, (0.40, 0.10, 0.0))
     problem = SearchProblem(
         (a, b),
         (Limit("latency", 7.0),),
@@ -177,10 +177,10 @@ def test_one_threshold_on_the_normalised_importance() -> None:
         reward=make_reward(RewardConfig()),
         fingerprint="two",
     )
-    kept = [tuple(policy.as_dict().values()) for policy in magnitude_policies(problem)]
+    kept = [tuple(problem.pruning_of(policy).as_dict().values()) for policy in magnitude_policies(problem)]
     assert kept == [(4, 8), (4, 4), (2, 4), (1, 4), (1, 2)]
     result = run_search(searcher_maker("global_magnitude"), problem, max_evaluations=2, seed=0)
-    assert [tuple(outcome.policy.as_dict().values()) for outcome in result.outcomes] == [(2, 4), (1, 4)]
+    assert [tuple(outcome.pruning.as_dict().values()) for outcome in result.outcomes] == [(2, 4), (1, 4)]
 
 
 def test_thirty_groups_of_eight_rungs_take_seconds() -> None:
@@ -212,7 +212,7 @@ def test_thirty_groups_of_eight_rungs_take_seconds() -> None:
         losses = modelled_losses(groups, exponent=exponent, shape=shape)
         greedy = fill(problem, cut(problem, [7] * 30, losses), losses)
         assert problem.is_feasible(policy)
-        assert _sum(losses, rungs_of(groups, policy)) <= _sum(losses, greedy)
+        assert _sum(losses, policy) <= _sum(losses, greedy)
 
 
 def _sum(losses: Losses, rungs: Sequence[int]) -> float:

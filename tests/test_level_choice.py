@@ -62,17 +62,14 @@ def test_a_level_is_cut_back_to_be_nested_and_filled_up_elsewhere(seed: int) -> 
     """What a group may not keep goes to others, as far as the limit and the larger level allow."""
     problem = toy_problem()
     rng = np.random.default_rng(seed)
-    ladders = [group.ladder for group in problem.groups]
-    names = [group.name for group in problem.groups]
-    within = PruningPolicy.of(dict(zip(names, (int(rng.choice(ladder[1:])) for ladder in ladders), strict=True)))
+    within = tuple(int(rng.integers(1, len(decision.ladder))) for decision in problem.decisions)
     best = toy_optimum().policy
     found = nested(problem, best, within)
-    kept, widest, wanted = found.as_dict(), within.as_dict(), best.as_dict()
-    assert all(min(wanted[name], widest[name]) <= kept[name] <= widest[name] for name in names)
+    assert all(min(one, most) <= kept <= most for one, most, kept in zip(best, within, found, strict=True))
     assert problem.is_feasible(found)
-    for name, ladder in zip(names, ladders, strict=True):  # nothing that may be wider fits
-        wider = next((width for width in ladder if kept[name] < width <= widest[name]), None)
-        assert wider is None or not problem.is_feasible(PruningPolicy.of({**kept, name: wider}))
+    for place, option in enumerate(found):  # nothing that may be wider fits
+        wider = (*found[:place], option + 1, *found[place + 1 :])
+        assert option == within[place] or not problem.is_feasible(wider)
 
 
 def test_agreement_by_hand() -> None:

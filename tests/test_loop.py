@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from problems_for_tests import CountingScorer, ThreeLooks, policy, problem
+from problems_for_tests import CountingScorer, ThreeLooks, policy, problem, pruning
 
 from autoprune.config import RewardConfig
 from autoprune.foundation.errors import InputError, RunError
@@ -14,15 +15,15 @@ from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.search.searcher import Ask, MakeSearcher
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 from autoprune.store.trials import TrialStore
 
 
-def listed(policies: Sequence[PruningPolicy], name: str = "random") -> MakeSearcher:
+def listed(policies: Sequence[Policy], name: str = "random") -> MakeSearcher:
     return partial(ListSearcher, name=name, policies=policies)
 
 
-def searched(made: SearchProblem, policies: Sequence[PruningPolicy], max_evaluations: int = 9) -> SearchResult:
+def searched(made: SearchProblem, policies: Sequence[Policy], max_evaluations: int = 9) -> SearchResult:
     return run_search(listed(policies), made, max_evaluations=max_evaluations, seed=3)
 
 
@@ -48,11 +49,11 @@ def test_a_resumed_search_scores_nothing_twice(tmp_path: Path) -> None:
     searched(problem(stopped, store=TrialStore(path)), asked[:2], 4)
     after = searched(problem(resumed, store=TrialStore(path)), asked, 4)
     assert after.outcomes == uninterrupted.outcomes
-    assert resumed.asked == [policy(4, 2).key]
+    assert resumed.asked == [pruning(4, 2).key]
     assert after.evaluations == uninterrupted.evaluations == 3
     rows = TrialStore(path).episodes()
     assert [row.episode for row in rows] == [1, 2, 3, 4]
-    assert [row.policy for row in rows] == [each.key for each in asked]
+    assert [row.policy for row in rows] == [outcome.pruning.key for outcome in after.outcomes]
     assert [row.reward for row in rows] == [outcome.reward for outcome in after.outcomes]
     assert {(row.searcher, row.seed) for row in rows} == {("random", 3)}
 
@@ -88,8 +89,8 @@ def test_a_probe_counts_but_is_no_episode_and_never_the_best() -> None:
     result = run_search(probing, made, max_evaluations=2, seed=0, on_outcome=told.append)
     assert [outcome.policy for outcome in result.outcomes] == [policy(1, 2)]
     assert (result.best, tuple(told), result.evaluations) == (result.outcomes[0], result.outcomes, 2)
-    assert looks.asked[0] == (made.full_policy.key, 0) != looks.asked[1]  # a first look, and no other
-    assert looks.asked[1][0] == policy(1, 2).key
+    assert looks.asked[0] == (pruning(4, 6).key, 0) != looks.asked[1]  # a first look, and no other
+    assert looks.asked[1][0] == pruning(1, 2).key
 
 
 def test_probes_that_repeat_end_and_are_told_what_was_seen() -> None:
@@ -113,15 +114,19 @@ def test_probes_that_repeat_end_and_are_told_what_was_seen() -> None:
     ("asked", "message"),
     [
         (policy(4, 6), "breaks a limit; only probes may"),
-        (policy(3, 2), "keeps what no rung of a keeps"),
-        (PruningPolicy.of({"b": 2, "a": 1}), "is not of the groups a, b, in their order"),
+        ((3, 0), "no policy; one is a tuple with a number for each decision"),
+        ((-1, 0), "no policy"),
+        ((0,), "no policy"),
+        ((0, 0.0), "no policy"),
+        ((0, True), "no policy"),
+        (pruning(1, 2), "no policy"),
     ],
 )
-def test_a_searcher_that_asks_for_what_it_may_not_is_refused(asked: PruningPolicy, message: str) -> None:
+def test_a_searcher_that_asks_for_what_it_may_not_is_refused(asked: Any, message: str) -> None:
     made = problem(CountingScorer(), Limit("macs", 900))
     with pytest.raises(InputError, match=rf"search\.agent: random: .*{message}"):
         searched(made, [asked])
-    if list(asked.as_dict()) == ["a", "b"]:
+    if asked == made.full_policy:
         given = run_search(listed([asked]), made, max_evaluations=1, seed=0, as_given=True)
         assert given.best.policy == asked
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from problems_for_tests import ends
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
@@ -60,7 +61,7 @@ def test_a_file_that_misses_its_target_is_narrowed_until_it_meets_it(
     small: tuple[RunConfig, Subject, Prepared], tmp_path: Path
 ) -> None:
     _, subject, prepared = small
-    full = prepared.problem.full_policy
+    _, full = ends(prepared.problem)
     found = measured(small, tmp_path, full)
     assert share(small, found) <= 1
     assert found.policy != full
@@ -94,7 +95,7 @@ def test_a_narrowing_that_is_stopped_goes_on(
         raise KeyboardInterrupt
 
     _, subject, prepared = small
-    full = prepared.problem.full_policy
+    _, full = ends(prepared.problem)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(place, step, stopped)
         measured(small, tmp_path, full)
@@ -110,7 +111,7 @@ def test_a_narrowing_that_is_stopped_goes_on(
 def test_what_is_within_its_target_or_was_given_stays_as_it_is(
     small: tuple[RunConfig, Subject, Prepared], tmp_path: Path
 ) -> None:
-    floor, full = small[2].problem.floor_policy, small[2].problem.full_policy
+    floor, full = ends(small[2].problem)
     fast = measured(small, tmp_path / "fast", floor)
     assert (fast.policy, fast.narrowed) == (floor, ())
     slow = measured(small, tmp_path / "slow", full, may_narrow=False)
@@ -129,14 +130,14 @@ def test_the_narrower_cut_is_enough_as_predicted_and_the_nearest_of_those(
 ) -> None:
     _, _, prepared = small
     problem, elastic = prepared.problem, prepared.elastic
-    full = problem.full_policy
+    floor, full = ends(problem)
     now_ms = problem.original_cost.predicted_latency_ms
 
     def saved(policy: PruningPolicy) -> float:
-        return 1 - problem.predict(policy).predicted_latency_ms / now_ms
+        return 1 - problem.cost_of(policy).predicted_latency_ms / now_ms
 
     lower = list(one_rung_lower(problem, full))
-    assert len(lower) == len(problem.groups)
+    assert len(lower) == len(problem.decisions)
     assert all(sum(a != b for a, b in zip(one.channels, full.channels, strict=True)) == 1 for one in lower)
     little, much = min(filter(lambda s: s > 0, map(saved, lower))), 0.5
     for wanted in (little, much):  # what one rung saves, and what none does alone
@@ -152,5 +153,4 @@ def test_the_narrower_cut_is_enough_as_predicted_and_the_nearest_of_those(
                 if saved(one) >= wanted - 1e-9
             }
             assert kls[found] == pytest.approx(min(kls.values()), rel=1e-3)
-    floor = problem.floor_policy
     assert narrower_policy(prepared, elastic.narrow(floor), floor, share=1.5, repairs=False) is None

@@ -54,19 +54,19 @@ def test_progress_follows_the_decisions() -> None:
     problem = toy_problem()
     seen = _named(problem, (0, 0), -1.0)
     original = problem.original_cost.of("latency")
-    most = problem.predict(with_full(problem.groups, (0, 0))).of("latency")
-    least = problem.predict(with_floor(problem.groups, (0, 0))).of("latency")
+    most = problem.predict(with_full(problem.decisions, (0, 0))).of("latency")
+    least = problem.predict(with_floor(problem.decisions, (0, 0))).of("latency")
     assert seen["index"] == 0.5
     assert seen["removed"] == pytest.approx(1 - most / original)
     assert seen["removable"] == pytest.approx((most - least) / original, rel=1e-5)
     assert seen["last_action"] == -1.0
-    weights = [group.sensitivity for group in problem.groups]  # all floors are a quarter, so the cuts cancel
+    weights = [group.sensitivity for group in problem.decisions]  # all floors are a quarter, so the cuts cancel
     assert seen["damage"] == pytest.approx(sum(weights[:2]) / sum(weights))
 
 
 def test_a_branch_that_may_go_says_what_is_lost_with_it() -> None:
     toy = toy_problem()
-    first, *others = toy.groups
+    first, *others = toy.decisions
     branch = replace(first, ladder=(0, 4, 8, 16), branch_loss=0.3)
     problem = SearchProblem(
         (branch, *others),
@@ -96,7 +96,7 @@ def test_of_several_limits_the_one_with_most_to_remove_counts() -> None:
     cost = PredictedCost(predicted_latency_ms=10.0, estimated_energy_mj=1.0, macs=100, params=100)
     limits = (Limit("latency", 6.0), Limit("macs", 30.0), Limit("params", 100.0))
     problem = SearchProblem(
-        toy_problem().groups,
+        toy_problem().decisions,
         limits,
         predict=lambda policy: cost if dict(policy.channels)["conv1"] == 16 else PredictedCost(1.0, 0.1, 10, 10),
         looks=lambda policy: [toy_score((1.0, 1.0, 1.0, 1.0))],
@@ -109,9 +109,9 @@ def test_of_several_limits_the_one_with_most_to_remove_counts() -> None:
 def test_without_a_limit_progress_counts_latency() -> None:
     toy = toy_problem()
     problem = SearchProblem(
-        toy.groups,
+        toy.decisions,
         (),
-        predict=toy.predict,
+        predict=toy.cost_of,
         looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
         reward=make_reward(RewardConfig()),
         fingerprint="no limits",

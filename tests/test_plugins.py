@@ -23,7 +23,7 @@ from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
-from autoprune.steps.decision import search_decision
+from autoprune.steps.choice import search_choice
 from autoprune.testing import ContractError, check_searcher
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
@@ -103,8 +103,7 @@ class Unsaved(RandomSearcher):
 
 class OffTheLadder(RandomSearcher):
     def ask(self) -> Ask:
-        first = toy_problem().full_policy
-        return Ask((type(first).of({name: kept - 1 for name, kept in first.channels}),))
+        return Ask((tuple(option + 1 for option in toy_problem().full_policy),))
 
 
 class BeyondTheLimits(RandomSearcher):
@@ -112,10 +111,10 @@ class BeyondTheLimits(RandomSearcher):
         return Ask((toy_problem().full_policy,))
 
 
-class OtherOrder(RandomSearcher):
+class Widths(RandomSearcher):
     def ask(self) -> Ask:
-        floor = toy_problem().floor_policy
-        return Ask((type(floor)(floor.channels[::-1]),))
+        problem = toy_problem()
+        return Ask((problem.pruning_of(problem.floor_policy),))  # type: ignore[arg-type]
 
 
 class Listing(RandomSearcher):
@@ -178,9 +177,9 @@ class AllOrNothing(RandomSearcher):
         (Unseeded, "the same brief gave other policies the second time"),
         (Forgetful, "state: given to a new searcher after 1 asks, it asked for"),
         (Unsaved, "state: its facts are no JSON"),
-        (OffTheLadder, "keeps what no rung of conv1, conv2, conv3, conv4 keeps"),
+        (OffTheLadder, "is no policy; one is a tuple with a number for each chosen"),
         (BeyondTheLimits, "breaks a limit; only probes may"),
-        (OtherOrder, "is not of the groups conv1, conv2, conv3, conv4, in their order"),
+        (Widths, "is no policy; one is a tuple"),
         (Listing, "must give an Ask with a tuple of policies"),
         (Shared, "state: given to a new searcher"),
         (FromTheGlobalGenerator, "state: given to a new searcher"),
@@ -225,9 +224,9 @@ def test_a_plug_in_that_cannot_be_called_is_refused_before_any_work(
     file = tmp_path / "mine.py"
     file.write_text("def of_one(score): return 1.0\n")
     written = [override.replace("{file}", str(file)) for override in (*overrides, "adaptive.enabled=true")]
-    decide = search_decision if is_applied else None
+    choose = search_choice if is_applied else None
     with pytest.raises(InputError, match=re.escape(named.replace("{file}", str(file))) + r": .* cannot be called so"):
-        run(load_config(find_config("demo"), written), tmp_path / "run", decide=decide)
+        run(load_config(find_config("demo"), written), tmp_path / "run", choose=choose)
     assert not (tmp_path / "run").exists()
 
 

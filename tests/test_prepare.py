@@ -15,9 +15,9 @@ from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.search.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup
+from autoprune.search.problem import Limit, PredictedCost
 from autoprune.search.racing import FIRST_LOOK
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Decision
 from autoprune.store.trials import TrialStore
 
 CONFIG = RunConfig(
@@ -52,11 +52,11 @@ def twice(tmp_path_factory: pytest.TempPathFactory) -> Twice:
 
 
 @pytest.fixture
-def groups(twice: Twice) -> tuple[SearchGroup, ...]:
-    return twice.first.problem.groups
+def groups(twice: Twice) -> tuple[Decision, ...]:
+    return twice.first.problem.decisions
 
 
-def test_groups_are_those_of_the_model(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+def test_groups_are_those_of_the_model(twice: Twice, groups: tuple[Decision, ...]) -> None:
     prunable = twice.first.model_groups.prunable
     assert [(group.name, group.channels) for group in groups] == [(group.name, group.channels) for group in prunable]
     assert len(groups) == 12
@@ -68,7 +68,7 @@ def test_groups_are_those_of_the_model(twice: Twice, groups: tuple[SearchGroup, 
     assert (strided.channels_in, strided.stride, strided.spatial, strided.channels) == (32, 2, 7, 64)
 
 
-def test_ladders_ascend_to_all_channels(groups: tuple[SearchGroup, ...]) -> None:
+def test_ladders_ascend_to_all_channels(groups: tuple[Decision, ...]) -> None:
     for group in groups:
         assert list(group.ladder) == sorted(set(group.ladder))
         assert group.ladder[int(group.may_go)] >= group.channels // 2
@@ -76,16 +76,16 @@ def test_ladders_ascend_to_all_channels(groups: tuple[SearchGroup, ...]) -> None
 
 
 def test_the_branches_of_all_blocks_may_go_and_their_losses_are_measured(twice: Twice) -> None:
-    groups, problem = twice.first.problem.groups, twice.first.problem
+    groups, problem = twice.first.problem.decisions, twice.first.problem
     assert [group.name for group in groups if not group.may_go] == ["conv1", "layer2.0.conv2", "layer3.0.conv2"]
-    full = problem.full_policy.as_dict()
-    for group in groups:
+    full = problem.full_policy
+    for place, group in enumerate(groups):
         if group.may_go:
-            policy = PruningPolicy.of({**full, group.name: 0})
+            policy = (*full[:place], 0, *full[place + 1 :])
             assert problem.evaluate(policy, bars=FIRST_LOOK).score.kl == group.branch_loss > 0
             predicted = problem.predict(policy)
             assert predicted.predicted_latency_ms < problem.original_cost.predicted_latency_ms
-            cut = twice.first.elastic.cut(policy)
+            cut = twice.first.elastic.cut(problem.pruning_of(policy))
             cost = count_cost(cut, (1, 28, 28))
             assert (predicted.macs, predicted.params) == (cost.macs, cost.params)
     assert twice.store.count() == twice.trials, "all of them were known"
@@ -99,28 +99,28 @@ def test_branches_stay_where_the_configuration_says_so(twice: Twice) -> None:
     assert with_branch_rung((8, 16), block, kept) == (8, 16)
 
 
-def test_shares_are_of_the_whole_model(groups: tuple[SearchGroup, ...]) -> None:
+def test_shares_are_of_the_whole_model(groups: tuple[Decision, ...]) -> None:
     """Only the classifier belongs to no group; a layer's output belongs to one."""
     assert all(0 < group.macs_share < 1 and 0 <= group.latency_share < 1 for group in groups)
     assert sum(group.macs_share for group in groups) == pytest.approx(1 - 640 / 31_021_952)
     assert 0.5 < sum(group.latency_share for group in groups) <= 1 + 1e-9
 
 
-def test_sensitivities_are_measured(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+def test_sensitivities_are_measured(twice: Twice, groups: tuple[Decision, ...]) -> None:
     """One trial for each group that has a choice, and one for each branch that may go; without a choice, the group's is
     that of the full model."""
     assert all(group.sensitivity > 0 for group in groups if len(group.ladder) > 1)
-    middles = {(group.name, group.ladder[group.middle_rung]) for group in groups if len(group.ladder) > 1}
+    middles = {(group.name, group.ladder[group.middle_option]) for group in groups if len(group.ladder) > 1}
     branches = {(group.name, 0) for group in groups if group.may_go}
     assert twice.trials == len(middles | branches) + any(len(group.ladder) == 1 for group in groups)
-    chosen = max(groups, key=lambda group: len(group.ladder))
+    place, chosen = max(enumerate(groups), key=lambda numbered: len(numbered[1].ladder))
     problem = twice.first.problem
-    policy = {**problem.full_policy.as_dict(), chosen.name: chosen.ladder[chosen.middle_rung]}
-    outcome = problem.evaluate(PruningPolicy.of(policy), bars=FIRST_LOOK)
+    full = problem.full_policy
+    outcome = problem.evaluate((*full[:place], chosen.middle_option, *full[place + 1 :]), bars=FIRST_LOOK)
     assert outcome.score.kl == chosen.sensitivity
 
 
-def test_lost_importance_rises_the_deeper_the_cut(twice: Twice, groups: tuple[SearchGroup, ...]) -> None:
+def test_lost_importance_rises_the_deeper_the_cut(twice: Twice, groups: tuple[Decision, ...]) -> None:
     for group in groups:
         assert len(group.lost_importance) == len(group.ladder)
         assert list(group.lost_importance) == sorted(group.lost_importance, reverse=True)
@@ -134,7 +134,7 @@ def test_costs_are_those_of_the_cut(twice: Twice) -> None:
     prepared = twice.first
     floor = prepared.problem.floor_policy
     predicted = prepared.problem.predict(floor)
-    counted = count_cost(prepared.elastic.cut(floor), (1, 28, 28))
+    counted = count_cost(prepared.elastic.cut(prepared.problem.pruning_of(floor)), (1, 28, 28))
     assert (predicted.macs, predicted.params) == (counted.macs, counted.params)
     original = prepared.problem.original_cost
     assert (original.macs, original.params) == (31_021_952, 272_186)
@@ -153,7 +153,7 @@ def test_preparing_again_measures_nothing_again(twice: Twice) -> None:
     # The table that all runs share may know more layers than this run asked for.
     assert after.predictor.table.entries.items() <= before.predictor.table.entries.items()
     assert after.predictor.fit == before.predictor.fit
-    assert twice.again.problem.groups == twice.first.problem.groups
+    assert twice.again.problem.decisions == twice.first.problem.decisions
     assert twice.again.problem.fingerprint == twice.first.problem.fingerprint
     assert twice.again.elastic.ranking == twice.first.elastic.ranking
 

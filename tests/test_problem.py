@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
-from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, problem
+from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, problem, pruning
 
 from autoprune.config import RewardConfig
 from autoprune.foundation.errors import TargetError
-from autoprune.search.problem import Limit, PredictedCost, meets, policy_of
+from autoprune.search.problem import Limit, PredictedCost, meets
 from autoprune.search.racing import Bar
+from autoprune.space.decision import nearest
+from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 
 
@@ -31,8 +33,36 @@ def test_all_limits_must_be_met() -> None:
     assert not meets(cost, (Limit("macs", 500), Limit("params", 14)))
 
 
-def test_policies_of_any_order_have_one_key() -> None:
-    assert policy_of(GROUPS, {"b": 2, "a": 1}).key == '{"a":1,"b":2}'
+def test_numbers_say_what_is_kept_and_back() -> None:
+    made = problem(CountingScorer())
+    assert made.pruning_of((0, 0)).key == '{"a":1,"b":2}'
+    assert made.pruning_of((1, 1)) == pruning(2, 6)
+    in_any_order = PruningPolicy.of({"b": 2, "a": 4})
+    assert made.policy_of(in_any_order) == (2, 0)
+    with pytest.raises(ValueError, match="not in"):
+        made.policy_of(pruning(3, 2))
+    assert nearest(GROUPS, pruning(3, 4)) == (1, 0)  # the narrower of two that are equally near
+
+
+def test_widths_that_are_no_options_can_be_made_some() -> None:
+    made = problem(CountingScorer())
+    outcome = made.evaluate((1, 0))
+    holding = made.including(pruning(3, 2))
+    assert [decision.ladder for decision in holding.decisions] == [(1, 2, 3, 4), (2, 6)]
+    assert holding.decisions[0].lost_importance == (0.75, 0.5, 0.25, 0.0)
+    assert holding.policy_of(pruning(3, 2)) == (2, 0)
+    assert holding.full_policy == (3, 1)
+    assert holding.evaluate((2, 0)).reward == pytest.approx(-0.5)
+    assert made.including(pruning(2, 2)).decisions == made.decisions
+    assert made.cost_of(pruning(3, 2)) == holding.predict((2, 0))
+    assert made.evaluate((1, 0)) == outcome
+
+
+def test_what_is_known_from_elsewhere_is_brought_to_the_nearest_options() -> None:
+    made = problem(CountingScorer())
+    within = made.within((), store=None, known=(pruning(3, 3), pruning(4, 6)))  # type: ignore[arg-type]
+    assert within.known == ((1, 0), (2, 1))
+    assert within.including(pruning(3, 2)).known == ((1, 0), (3, 1))
 
 
 def test_a_target_below_the_floor_says_the_floor() -> None:
@@ -57,7 +87,7 @@ def test_a_policy_is_scored_once() -> None:
     made = problem(scorer)
     first = made.evaluate(policy(2, 2))
     assert made.evaluate(policy(2, 2)) == first
-    assert scorer.asked == [policy(2, 2).key]
+    assert scorer.asked == [pruning(2, 2).key]
 
 
 def test_another_fingerprint_is_scored_anew(tmp_path: Path) -> None:
@@ -72,7 +102,7 @@ def test_another_fingerprint_is_scored_anew(tmp_path: Path) -> None:
     ("ladder", "middle"), [((4,), 0), ((2, 4), 0), ((2, 3, 4), 1), ((1, 2, 3, 4), 1), ((1, 2, 3, 4, 5), 2)]
 )
 def test_the_middle_rung_is_a_cut_wherever_there_is_one(ladder: tuple[int, ...], middle: int) -> None:
-    assert group("a", *ladder).middle_rung == middle
+    assert group("a", *ladder).middle_option == middle
 
 
 def test_a_candidate_is_dropped_when_even_at_its_best_it_is_below_the_bar() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from problems_for_tests import CountingScorer, policy, problem
+from problems_for_tests import CountingScorer, policy, problem, pruning
 from rich.console import Console
 
 from autoprune.config import RewardConfig, RunConfig, SearchConfig
@@ -55,26 +55,26 @@ def test_all_are_scored_alike_and_kept_so_that_a_stopped_run_repeats_nothing(tmp
         raise AssertionError(f"{policy.key} is scored again")
 
     store = TrialStore(tmp_path / "trials.sqlite")
-    found = offered(policy(1, 2), problem(CountingScorer(), MACS, store=store))
+    found = offered(pruning(1, 2), problem(CountingScorer(), MACS, store=store))
     assert list(found.outcomes) == [AGENT, *RIVALS]
     assert found.result.best.policy == policy(2, 6)
     assert found.result.evaluations == store.count()
     assert {row.searcher for row in store.episodes()} == set(found.outcomes)
-    assert offered(policy(1, 2), problem(never, MACS, store=store)).outcomes == found.outcomes
+    assert offered(pruning(1, 2), problem(never, MACS, store=store)).outcomes == found.outcomes
 
 
 @pytest.mark.parametrize("form", ["constrained", "weighted", "amc"])
 def test_no_proposer_has_more_than_a_handful_and_all_fit(form: str) -> None:
     within = problem(CountingScorer(), MACS, reward_config=RewardConfig.model_validate({"form": form}))
-    for name, outcomes in offered(policy(4, 2), within, form=form).outcomes.items():
+    for name, outcomes in offered(pruning(4, 2), within, form=form).outcomes.items():
         assert 1 <= len(outcomes) <= MOST, name
         assert all(within.is_feasible(outcome.policy) for outcome in outcomes)
         assert all(outcome.score.complete for outcome in outcomes)
 
 
 def test_the_best_of_each_is_shown_and_one_that_was_measured_to_miss_gives_way() -> None:
-    found = offered(policy(1, 2), problem(CountingScorer(), MACS))
-    wide, narrow = policy(2, 6), policy(2, 2)
+    found = offered(pruning(1, 2), problem(CountingScorer(), MACS))
+    wide, narrow = pruning(2, 6), pruning(2, 2)
     plain = proposal_figures([found], Finalists((wide,), None, True), wide)
     assert [proposal.proposer for proposal in plain] == [AGENT, *RIVALS]
     assert plain[0].reward == pytest.approx(-0.7) and not plain[0].taken
@@ -89,7 +89,7 @@ def test_the_best_of_each_is_shown_and_one_that_was_measured_to_miss_gives_way()
 def test_the_limits_that_are_missed_are_named_by_hand() -> None:
     """The original has 10 channels, 1000 MACs and takes 0.1 ms."""
     within = problem(CountingScorer(), MACS, Limit("latency", 0.07))
-    full = policy(4, 6)
+    full = pruning(4, 6)
     offer = offered(full, within)
     predicted = proposal_figures([offer], Finalists((full,), None, True), full)[0]
     assert predicted.missed == (
@@ -103,16 +103,16 @@ def test_the_limits_that_are_missed_are_named_by_hand() -> None:
 
 
 def test_of_equals_the_agents_own_is_the_one_that_is_applied() -> None:
-    found = offered(policy(2, 6), problem(CountingScorer(), MACS))
-    shown = proposal_figures([found], Finalists((policy(2, 6),), None, True), policy(2, 6))
+    found = offered(pruning(2, 6), problem(CountingScorer(), MACS))
+    shown = proposal_figures([found], Finalists((pruning(2, 6),), None, True), pruning(2, 6))
     assert shown[0].taken
     assert verdict(shown, remedy="x") is None
 
 
 def test_a_later_round_counts_too_and_its_limits_are_those_that_hold() -> None:
-    first = offered(policy(1, 2), problem(CountingScorer(), MACS))
-    second = offered(policy(4, 2), problem(CountingScorer(), Limit("macs", 700)))
-    shown = proposal_figures([first, second], Finalists((policy(2, 2),), None, True), policy(2, 2))
+    first = offered(pruning(1, 2), problem(CountingScorer(), MACS))
+    second = offered(pruning(4, 2), problem(CountingScorer(), Limit("macs", 700)))
+    shown = proposal_figures([first, second], Finalists((pruning(2, 2),), None, True), pruning(2, 2))
     assert (shown[0].reward, shown[0].evaluations) == (pytest.approx(-0.4), 2)
     assert all(proposal.missed is None for proposal in shown)
 

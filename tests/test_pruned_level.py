@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from problems_for_tests import ends
 
 from autoprune.adaptive.levels.choice import (
     LevelModels,
@@ -38,12 +39,12 @@ def context(small_config: Path, tmp_path: Path) -> Iterator[Context]:
 
 def share(prepared: Prepared, policy: PruningPolicy) -> float:
     problem = prepared.problem
-    return problem.predict(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
+    return problem.cost_of(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
 
 
 def pruned_of(prepared: Prepared) -> PruningPolicy:
     """The original with one group a rung lower, where that saves most."""
-    full = prepared.problem.full_policy
+    _, full = ends(prepared.problem)
     return min(one_rung_lower(prepared.problem, full), key=lambda policy: share(prepared, policy))
 
 
@@ -54,11 +55,11 @@ def config_with(small_config: Path, *ratios: float) -> RunConfig:
 def test_a_pruned_model_is_a_level_if_all_smaller_ones_are_cuts_of_it(small_config: Path, context: Context) -> None:
     prepared = context.prepared
     pruned = pruned_of(prepared)
-    below = (share(prepared, prepared.problem.floor_policy) + share(prepared, pruned)) / 2
+    below = (share(prepared, ends(prepared.problem)[0]) + share(prepared, pruned)) / 2
     context = replace(context, config=config_with(small_config, below, 1.0))
     found = candidate_levels(context, pruned=pruned)
     small, middle, whole = found.policy.levels
-    assert (middle, whole) == (pruned, prepared.problem.full_policy)
+    assert (middle, whole) == (pruned, prepared.elastic.full_policy)
     assert found.pruned == pruned
     assert is_nested(small, pruned)
     assert found.max_ratios == (below, pytest.approx(share(prepared, pruned)), 1.0)
@@ -68,7 +69,7 @@ def test_a_pruned_model_is_a_level_if_all_smaller_ones_are_cuts_of_it(small_conf
     others = candidate_levels(replace(context, config=above, store=context.store.part("above")), pruned=pruned)
     assert others.pruned is None
     assert len(others.policy.levels) <= 3
-    first = prepared.problem.groups[0]
+    first = prepared.problem.decisions[0]
     strange = next(width for width in range(1, first.channels) if width not in first.ladder)
     odd = PruningPolicy.of({**pruned.as_dict(), first.name: strange})
     assert candidate_levels(context, pruned=odd).pruned is None
@@ -79,11 +80,11 @@ def test_what_is_ready_is_not_trained_and_levels_are_chosen_after_the_rest_is(
 ) -> None:
     prepared = context.prepared
     pruned = pruned_of(prepared)
-    below = (share(prepared, prepared.problem.floor_policy) + share(prepared, pruned)) / 2
+    below = (share(prepared, ends(prepared.problem)[0]) + share(prepared, pruned)) / 2
     context = replace(context, config=config_with(small_config, below, 1.0))
     candidates = candidate_levels(context, pruned=pruned)
     model, original = prepared.elastic.cut(pruned).eval(), prepared.elastic.original
-    ready = {pruned: model, prepared.problem.full_policy: original}
+    ready = {pruned: model, prepared.elastic.full_policy: original}
     assert mixtures_tried(context, candidates, ready) == ()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     levels = trained_levels(context, candidates.policy, ready, epochs=1, name="levels")

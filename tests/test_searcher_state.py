@@ -33,7 +33,7 @@ def played(searcher: Searcher, asks: int) -> list[str]:
     found = []
     for _ in range(asks):
         asked = searcher.ask()
-        found.append(" ".join(policy.key for policy in asked.policies))
+        found.append(" ".join(map(str, asked.policies)))
         searcher.tell([problem.evaluate(policy) for policy in asked.policies])
     return found
 

@@ -34,7 +34,6 @@ from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_cost, toy_optimum, toy_problem, toy_score
-from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 
 AGENTS = ("ddpg", "td3", "sac", "tqc", "crossq", "ppo")
@@ -87,7 +86,7 @@ def test_models_of_single_groups_cannot_see_the_clash_of_two(name: str) -> None:
 @pytest.mark.parametrize("name", installed(CHANCE))
 def test_the_same_seed_twice_gives_the_same_policies_and_another_seed_others(name: str) -> None:
     def policies(seed: int) -> list[str]:
-        return [outcome.policy.key for outcome in _search(name, seed=seed, max_evaluations=25).outcomes]
+        return [outcome.pruning.key for outcome in _search(name, seed=seed, max_evaluations=25).outcomes]
 
     np.random.seed(1)
     torch.manual_seed(1)
@@ -199,7 +198,7 @@ def test_a_search_of_remembered_scores_takes_the_same_course(name: str, tmp_path
 def test_a_searcher_ends_when_there_is_nothing_new_to_evaluate(name: str) -> None:
     toy = toy_problem()
     tiny = SearchProblem(
-        toy.groups[:1],
+        toy.decisions[:1],
         (),
         predict=lambda policy: toy_cost((policy.channels[0][1] / 16, 1.0, 1.0, 1.0)),
         looks=lambda policy: [toy.evaluate(toy.full_policy).score],
@@ -235,9 +234,7 @@ def test_uniform_policies_go_from_full_to_floor_and_keep_one_ratio() -> None:
     assert policies[-1] == problem.floor_policy
     assert len(policies) == 5  # all ladders of the toy problem have the same shares
     for policy in policies:
-        assert (
-            len({kept / group.channels for (_, kept), group in zip(policy.channels, problem.groups, strict=True)}) == 1
-        )
+        assert len(set(policy)) == 1
 
 
 def test_varied_policies_meet_the_target_leave_no_room_and_repeat() -> None:
@@ -247,11 +244,9 @@ def test_varied_policies_meet_the_target_leave_no_room_and_repeat() -> None:
     assert policies == varied_policies(problem, 12, seed=0) != varied_policies(problem, 12, seed=1)
     for policy in policies:
         assert problem.is_feasible(policy)
-        for group in problem.groups:
-            wider = [width for width in group.ladder if width > policy.as_dict()[group.name]]
-            assert not any(
-                problem.is_feasible(PruningPolicy.of({**policy.as_dict(), group.name: width})) for width in wider
-            )
+        for place, decision in enumerate(problem.decisions):
+            wider = range(policy[place] + 1, len(decision.ladder))
+            assert not any(problem.is_feasible((*policy[:place], option, *policy[place + 1 :])) for option in wider)
 
 
 def test_fewer_policies_are_given_where_there_are_no_more() -> None:
@@ -259,7 +254,7 @@ def test_fewer_policies_are_given_where_there_are_no_more() -> None:
 
 
 def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_the_exponent() -> None:
-    groups = toy_problem().groups
+    groups = toy_problem().decisions
     for exponent in EXPONENTS:
         for group, losses in zip(groups, modelled_losses(groups, exponent=exponent), strict=True):
             assert losses[2] == pytest.approx(group.sensitivity)  # half of the channels
@@ -268,7 +263,7 @@ def test_modelled_losses_are_the_sensitivity_at_the_middle_rung_and_grow_with_th
 
 
 def test_the_loss_of_a_branch_that_may_go_is_the_measured_one_and_none_below_a_narrow_branch() -> None:
-    toy = toy_problem().groups[0]
+    toy = toy_problem().decisions[0]
     for branch_loss, expected in ((0.5, 0.5), (0.01, 0.1 * 0.75 / 0.5)):
         group = replace(toy, ladder=(0, 4, 8, 12, 16), sensitivity=0.1, branch_loss=branch_loss)
         (losses,) = modelled_losses([group], exponent=1.0)
@@ -281,7 +276,7 @@ def test_the_loss_of_a_branch_that_may_go_is_the_measured_one_and_none_below_a_n
 def test_the_rung_whose_loss_is_the_sensitivity_is_the_one_that_is_measured(ladder: tuple[int, ...]) -> None:
     """The set-up measures at one rung and the heuristics model from it: they must mean the same one."""
     toy = toy_problem()
-    group = replace(toy.groups[0], ladder=ladder, lost_importance=(0.0,) * len(ladder))
+    group = replace(toy.decisions[0], ladder=ladder, lost_importance=(0.0,) * len(ladder))
     problem = SearchProblem(
         (group,),
         (),

@@ -7,17 +7,18 @@ from autoprune.policies.heuristics import threshold_policies
 from autoprune.policies.sensitivity import probes_of, sensitivity_curve
 from autoprune.policies.table import searcher_maker
 from autoprune.search.loop import run_search
-from autoprune.search.problem import Limit, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
+from autoprune.space.decision import Decision
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 
 LOSSES = {"a": {1: 0.9, 2: 0.25, 4: 0.0}, "b": {1: 0.3, 2: 0.1, 4: 0.0}}  # nats, by the channels that a group keeps
 
 
-def group(name: str, ladder: tuple[int, ...], *, sensitivity: float, latency_share: float = 0.5) -> SearchGroup:
+def group(name: str, ladder: tuple[int, ...], *, sensitivity: float, latency_share: float = 0.5) -> Decision:
     lost = tuple(1.0 - width / ladder[-1] for width in ladder)
-    return SearchGroup(name, "conv", ladder, 3, 1, 3, 8, 0.5, latency_share, sensitivity, lost)
+    return Decision(name, "conv", ladder, 3, 1, 3, 8, 0.5, latency_share, sensitivity, lost)
 
 
 def score(policy: PruningPolicy) -> Score:
@@ -42,9 +43,9 @@ def test_what_the_thresholds_choose_by_hand() -> None:
     which loses less than any other; 0.9 keeps (1, 1), which widens to the same."""
     problem = two_groups()
     result = run_search(searcher_maker("sensitivity"), problem, max_evaluations=9, seed=0)
-    kept = [tuple(outcome.policy.as_dict().values()) for outcome in result.outcomes]
+    kept = [tuple(outcome.pruning.as_dict().values()) for outcome in result.outcomes]
     assert kept == [(2, 2), (2, 1), (4, 1), (1, 1)]  # the uniform policy is the first
-    assert result.best.policy.as_dict() == {"a": 4, "b": 1}
+    assert result.best.pruning.as_dict() == {"a": 4, "b": 1}
     assert result.best.score.kl == pytest.approx(0.3)
     # Both floors were measured alone: (1, 4), which no limit allows, and (4, 1), which thus cost nothing later.
     assert result.evaluations == 5
@@ -55,7 +56,7 @@ def test_groups_cut_alone_are_no_outcomes_and_leave_a_budget_of_one_alone() -> N
         problem = two_groups()
         result = run_search(searcher_maker("sensitivity"), problem, max_evaluations=budget, seed=0)
         assert result.evaluations <= budget
-        assert result.outcomes[0].policy.as_dict() == {"a": 2, "b": 2}  # the largest uniform one
+        assert result.outcomes[0].pruning.as_dict() == {"a": 2, "b": 2}  # the largest uniform one
         assert all(problem.is_feasible(outcome.policy) for outcome in result.outcomes)
 
 
@@ -78,4 +79,4 @@ def test_a_curve_goes_through_what_is_measured_and_never_falls() -> None:
 def test_every_threshold_gives_a_policy_and_a_price_that_falls_holds_nobody_up_twice() -> None:
     groups = (group("a", (1, 2, 4), sensitivity=0.1), group("b", (1, 2, 4), sensitivity=0.1))
     policies = threshold_policies(groups, [[0.1, 0.3, 0.0], [0.4, 0.2, 0.0]])
-    assert [tuple(policy.as_dict().values()) for policy in policies] == [(4, 4), (4, 2), (1, 2), (1, 1)]
+    assert list(policies) == [(2, 2), (2, 1), (0, 1), (0, 0)]

@@ -15,7 +15,7 @@ from autoprune.training.train import EpochLog
 def outcome(reward: float) -> Outcome:
     cost = PredictedCost(predicted_latency_ms=0.25, estimated_energy_mj=1.5, macs=1000, params=10)
     return Outcome(
-        PruningPolicy.of({"stem": 8}), Score(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
+        (0,), PruningPolicy.of({"stem": 8}), Score(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
     )
 
 

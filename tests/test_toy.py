@@ -6,13 +6,11 @@ import pytest
 
 from autoprune.policies.heuristics import demonstrations, uniform_policies
 from autoprune.search.toy import CHANNELS, SHARES, toy_cost, toy_optimum, toy_problem, toy_score
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 
-def _all_policies() -> list[PruningPolicy]:
-    ladders = [group.ladder for group in toy_problem().groups]
-    names = [group.name for group in toy_problem().groups]
-    return [PruningPolicy.of(dict(zip(names, widths, strict=True))) for widths in itertools.product(*ladders)]
+def _all_policies() -> list[Policy]:
+    return list(itertools.product(range(len(SHARES)), repeat=len(CHANNELS)))
 
 
 def test_costs_and_scores_are_those_worked_out_by_hand() -> None:
@@ -26,21 +24,21 @@ def test_costs_and_scores_are_those_worked_out_by_hand() -> None:
 
 
 def test_the_ladders_are_shares_of_the_channels() -> None:
-    for group, channels in zip(toy_problem().groups, CHANNELS, strict=True):
+    for group, channels in zip(toy_problem().decisions, CHANNELS, strict=True):
         assert [kept / channels for kept in group.ladder] == list(SHARES)
 
 
 def test_the_optimum_is_the_only_best_one_and_lies_at_the_limit() -> None:
     problem = toy_problem()
     best = toy_optimum()
-    assert best.policy.as_dict() == {"conv1": 16, "conv2": 16, "conv3": 12, "conv4": 48}
+    assert best.pruning.as_dict() == {"conv1": 16, "conv2": 16, "conv3": 12, "conv4": 48}
     feasible = [policy for policy in _all_policies() if problem.is_feasible(policy)]
     assert len(feasible) == 385
     assert sum(problem.evaluate(policy).reward >= best.reward for policy in feasible) == 1
-    # No group can keep one rung more: the limit binds.
-    for group, (name, kept) in zip(problem.groups, best.policy.channels, strict=True):
-        wider = [width for width in group.ladder if width > kept][:1]
-        assert all(not problem.is_feasible(PruningPolicy.of({**best.policy.as_dict(), name: width})) for width in wider)
+    # No option can be one wider: the limit binds.
+    for place, option in enumerate(best.policy):
+        if option + 1 < len(SHARES):
+            assert not problem.is_feasible((*best.policy[:place], option + 1, *best.policy[place + 1 :]))
 
 
 def test_neither_uniform_nor_greedy_policies_are_the_optimum() -> None:
@@ -51,7 +49,7 @@ def test_neither_uniform_nor_greedy_policies_are_the_optimum() -> None:
 
 
 def test_importance_lost_at_half_the_channels_differs_by_group() -> None:
-    half = [group.lost_importance[2] for group in toy_problem().groups]
+    half = [group.lost_importance[2] for group in toy_problem().decisions]
     assert half == pytest.approx([0.5**3, 0.5**1.5, 0.5**2.5, 0.25])
-    for group in toy_problem().groups:
+    for group in toy_problem().decisions:
         assert 1.0 > group.lost_importance[0] > group.lost_importance[1] > group.lost_importance[-1] == 0.0

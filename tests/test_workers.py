@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from problems_for_tests import ThreeLooks, policy, problem
+from problems_for_tests import ThreeLooks, policy, problem, pruning
 from small_job import HERE
 
 from autoprune.foundation.errors import RunError
@@ -45,7 +45,7 @@ def test_what_is_expected_is_scored_in_other_processes_and_stored(tmp_path: Path
     assert os.getpid() not in {score.images for score in found}
     assert len({score.images for score in found}) == 2
     assert all(score.top1 == 1.0 for score in found)  # each on one thread
-    assert [store.scores("f", each.key) for each in policies] == [(score,) for score in found]
+    assert [store.scores("f", alone.pruning_of(each).key) for each in policies] == [(score,) for score in found]
     assert [alone.evaluate(each).score for each in policies] == found  # remembered here too
     assert not any(is_alive(score.images) for score in found)
 
@@ -63,11 +63,11 @@ def test_a_worker_looks_no_closer_than_the_bars_ask(tmp_path: Path) -> None:
     bars = {0: Bar(seen=-0.3, reward=-0.35)}
     with side_by_side(problem(ThreeLooks(), store=store), 2) as shared:
         shared.expect([policy(1, 2), policy(4, 6)], bars=bars)
-        assert [score.look for score in store.scores("f", policy(1, 2).key)] == [0]
-        assert [score.look for score in store.scores("f", policy(4, 6).key)] == [0, 1, 2]
+        assert [score.look for score in store.scores("f", pruning(1, 2).key)] == [0]
+        assert [score.look for score in store.scores("f", pruning(4, 6).key)] == [0, 1, 2]
         assert shared.evaluate(policy(1, 2), bars=bars) == problem(ThreeLooks()).evaluate(policy(1, 2), bars=bars)
         shared.expect([policy(1, 2)])  # without bars: what is left of the looks
-    assert [score.look for score in store.scores("f", policy(1, 2).key)] == [0, 1, 2]
+    assert [score.look for score in store.scores("f", pruning(1, 2).key)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["ddpg", "evolution", "random", "uniform", "sensitivity", "knapsack"])
@@ -124,7 +124,7 @@ def test_an_error_in_a_worker_is_the_searchs() -> None:
 KILLED = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
-from problems_for_tests import policy, problem
+from problems_for_tests import policy, problem, pruning
 from autoprune.search.workers import side_by_side
 
 def endless(_):

@@ -10,8 +10,8 @@ from autoprune.adaptive.steps import STAGES, adaptive_model
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.foundation.progress import stages
 from autoprune.search.prepare import SETTING_UP
+from autoprune.steps.choice import check_search
 from autoprune.steps.context import checked, context_of, workspace
-from autoprune.steps.decision import check_search
 from autoprune.store.run_dir import check_run_dir, clean_finished
 
 

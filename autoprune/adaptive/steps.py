@@ -125,7 +125,7 @@ def _levels(context: Context, pruned: PrunedModel | None) -> ChosenLevels:
         begin(SEARCHING_LEVELS)
         found = None if pruned is None else pruned.policy
         candidates = candidate_levels(context, pruned=found)
-        ready = {prepared.problem.full_policy: prepared.elastic.original}
+        ready = {prepared.elastic.full_policy: prepared.elastic.original}
         if pruned is not None and candidates.pruned is not None:
             ready[candidates.pruned] = pruned.model
         begin(TRAINING_LEVELS)
@@ -190,12 +190,12 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
     statics = [run_dir.model_onnx] if pruned is not None and not any(is_pruned) else []
     files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
     times = measure_by_image(files, test, info, threads=config.measure.threads)
-    level_mj = [problem.predict(level).estimated_energy_mj for level in policies]
+    level_mj = [problem.cost_of(level).estimated_energy_mj for level in policies]
     estimates_mj = [
         problem.original_cost.estimated_energy_mj,
         float(np.dot(built.chosen.figures.run_share, level_mj)),
         *level_mj[: len(own_files)],
-        *([problem.predict(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
+        *([problem.cost_of(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
     ]
     calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
     consumed = energies(calls, estimates_mj, images_a_call=1, sensor=context.sensor)

@@ -148,7 +148,7 @@ def search(
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
     with _process_of_a_job(quiet):
         outcome = search_alone(settings, folder, resume=resume)
-    kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
+    kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.pruning.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
     typer.echo(folder / "policy.json")
 
@@ -190,13 +190,13 @@ def apply(
     chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
     chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
-    from autoprune.jobs.apply import applied_decision
+    from autoprune.jobs.apply import applied_choice
     from autoprune.jobs.run import run as run_job
 
-    decide = applied_decision(settings, agent=agent, policy=policy)
+    choose = applied_choice(settings, agent=agent, policy=policy)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
     with _process_of_a_job(quiet):
-        result = run_job(settings, folder, resume=resume, decide=decide)
+        result = run_job(settings, folder, resume=resume, choose=choose)
     _summarise(result, folder)
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from autoprune.config import RunConfig, check_bounds
 from autoprune.foundation.errors import InputError
 from autoprune.policies.actor import load_actor
-from autoprune.steps.applied import agent_decision, policy_decision
-from autoprune.steps.decision import Decide
+from autoprune.steps.applied import agent_choice, policy_choice
+from autoprune.steps.choice import Choose
 
 
-def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Decide:
-    """A decision without a search: the best of what an agent and the heuristics propose, or a stored policy as it is.
+def applied_choice(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Choose:
+    """A choice without a search: the best of what an agent and the heuristics propose, or a stored policy as it is.
 
-    For `autoprune apply demo --agent runs/demo/agent`: `jobs.run.run(config, run_dir, decide=applied_decision(config,
+    For `autoprune apply demo --agent runs/demo/agent`: `jobs.run.run(config, run_dir, choose=applied_choice(config,
     agent=Path("runs/demo/agent"), policy=None))`. Raises `InputError` unless exactly one readable source is given, and
     a target that needs no search.
     """
@@ -20,6 +20,6 @@ def applied_decision(config: RunConfig, *, agent: Path | None, policy: Path | No
     if (agent is None) == (policy is None):
         raise InputError("give either --agent DIR or --policy FILE")
     if agent is not None:
-        return agent_decision(load_actor(agent))
+        return agent_choice(load_actor(agent))
     assert policy is not None
-    return policy_decision(config, policy)
+    return policy_choice(config, policy)

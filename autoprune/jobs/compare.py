@@ -16,9 +16,10 @@ from autoprune.results.comparison import Comparison, Final, Progress, Search, eq
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.workers import usual_workers
+from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
+from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
-from autoprune.steps.decision import check_scoring
 from autoprune.steps.winners import Winner, worth
 from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
@@ -92,13 +93,13 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
     own = place.run_dir.state / f"{label}-{seed}.sqlite"
     own.unlink(missing_ok=True)  # of a search that was stopped: half of it from memory would look quick
     curve: list[Progress] = []
-    seen: set[str] = set()
+    seen: set[Policy] = set()
     started = time.perf_counter()
     with bar(f"{label}, seed {seed}", config.search.max_evaluations) as progress:
 
         def on_outcome(outcome: Outcome) -> None:
-            progress.advance(int(outcome.policy.key not in seen), f"best reward {_best(curve, outcome):.4f}")
-            seen.add(outcome.policy.key)
+            progress.advance(int(outcome.policy not in seen), f"best reward {_best(curve, outcome):.4f}")
+            seen.add(outcome.policy)
             elapsed_s = time.perf_counter() - started
             curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=_best(curve, outcome)))
 
@@ -122,7 +123,7 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
         best_reward=best.reward,
         best_top1=best.score.top1,
         predicted_latency_ratio=best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms,
-        policy=best.policy.as_dict(),
+        policy=best.pruning.as_dict(),
         curve=tuple(curve),
     )
     store.set_fact(fact, search.model_dump_json())

@@ -19,8 +19,8 @@ from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, SearchFigures, parse_result
 from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.applied import STORED_POLICY
+from autoprune.steps.choice import Choose, check_scoring, check_search, search_choice
 from autoprune.steps.context import Context, Workspace, checked, context_of, workspace
-from autoprune.steps.decision import Decide, check_scoring, check_search, search_decision
 from autoprune.steps.final import compare_files, run_result
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
@@ -40,11 +40,11 @@ def run(
     *,
     resume: bool = False,
     subject: Subject | None = None,
-    decide: Decide | None = None,
+    choose: Choose | None = None,
 ) -> RunResult:
     """Do the whole job in `root` and return the contents of `result.json`; a finished run is only read back.
 
-    `subject` replaces the model and data of the configuration, `decide` its search.
+    `subject` replaces the model and data of the configuration, `choose` its search.
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
@@ -52,10 +52,10 @@ def run(
             write_report(root)
         clean_finished(run_dir)
         return parse_result(read_json(run_dir.result), where=str(run_dir.result))
-    if decide is not None:
+    if choose is not None:
         check_bounds(config)
         check_scoring(config)
-    if decide is None or config.adaptive.enabled:  # levels are searched in any case
+    if choose is None or config.adaptive.enabled:  # levels are searched in any case
         check_search(config)
     if config.adaptive.enabled:
         check_earlier_levels(config)
@@ -71,16 +71,16 @@ def run(
             check_level_limits(context.prepared.problem, config, context.store)
         stage.begin(SEARCHING)
         if open_target is not None:
-            decision, pruned = cheapest_within_drop(context, open_target)
+            chosen, pruned = cheapest_within_drop(context, open_target)
         else:
             seed_everything(derive_seed(config.seed, "search"))
-            decision = (decide or search_decision)(context)
+            chosen = (choose or search_choice)(context)
             stage.begin(FINE_TUNING)
-            pruned = finetuned(context, decision.policy)
+            pruned = finetuned(context, chosen.policy)
         stage.begin(MEASURING)
-        may_narrow = open_target is None and decision.search.searcher != STORED_POLICY
-        measured = measured_within_target(context, decision.policy, pruned, may_narrow=may_narrow)
-        result = _result(context, decision.search, measured)
+        may_narrow = open_target is None and chosen.search.searcher != STORED_POLICY
+        measured = measured_within_target(context, chosen.policy, pruned, may_narrow=may_narrow)
+        result = _result(context, chosen.search, measured)
         if config.adaptive.enabled:
             adaptive = adaptive_model(context, pruned=PrunedModel(measured.policy, measured.model))
             result = result.model_copy(update={"adaptive": adaptive.summary})
@@ -126,7 +126,7 @@ def _result(context: Context, search: SearchFigures, measured: Measured) -> RunR
     comparison = compare_files(
         run_dir.original_onnx,
         run_dir.model_onnx,
-        costs=(problem.original_cost, problem.predict(measured.policy)),
+        costs=(problem.original_cost, problem.cost_of(measured.policy)),
         latencies=(measured.original, measured.pruned),
         test=subject.test,
         info=info,

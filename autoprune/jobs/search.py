@@ -6,8 +6,8 @@ from autoprune.config import RunConfig, check_bounds
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.search.problem import Outcome
 from autoprune.space.policy import save_policy
+from autoprune.steps.choice import check_search, search_only
 from autoprune.steps.context import problem_of
-from autoprune.steps.decision import check_search, search_only
 from autoprune.store.run_dir import check_run_dir
 
 
@@ -20,5 +20,6 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, place).best
         model = config.model.name if config.problem == "model" else config.problem
-        save_policy(run_dir.policy, best.policy, model=model, original=problem.full_policy.as_dict())
+        original = problem.pruning_of(problem.full_policy).as_dict()
+        save_policy(run_dir.policy, best.pruning, model=model, original=original)
     return best

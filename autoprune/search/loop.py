@@ -11,7 +11,7 @@ from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of
 from autoprune.search.workers import side_by_side
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 from autoprune.store.trials import Episode
 
 AHEAD = 2  # policies scored ahead for each worker: some take longer than others
@@ -49,7 +49,7 @@ def run_search(
     one that was never stopped.
 
     Raises `InputError` for a searcher that asks for what it may not (`search.searcher.fault_of`); policies `as_given`
-    may be off the ladders and beyond the limits.
+    may be beyond the limits.
     """
     started = time.perf_counter()
     searcher = make(brief := Brief(problem, seed, max_evaluations))
@@ -88,10 +88,10 @@ class _Search:
         on_outcome: Callable[[Outcome], None] | None,
     ) -> None:
         self.episodes: list[Outcome] = []
-        self.seen: set[PruningPolicy] = set()  # candidates and probes
+        self.seen: set[Policy] = set()  # candidates and probes
         self._probes = 0  # repeated ones too
         self._problem, self._brief, self._searcher, self._on_outcome = problem, brief, searcher, on_outcome
-        self._candidates: dict[PruningPolicy, Outcome] = {}
+        self._candidates: dict[Policy, Outcome] = {}
         self._race = Race() if races else None
 
     @property
@@ -112,18 +112,18 @@ class _Search:
                 found.append(self._probe(policy) if asked.are_probes else self._episode(policy))
         return found
 
-    def _expect(self, policies: Sequence[PruningPolicy], bars: Bars) -> None:
+    def _expect(self, policies: Sequence[Policy], bars: Bars) -> None:
         """Score what is new side by side, where there are workers, and within the budget."""
         left = self._brief.max_evaluations - len(self.seen)
         new = [policy for policy in dict.fromkeys(policies) if policy not in self.seen]
         self._problem.expect(new[:left], bars=bars)
 
-    def _probe(self, policy: PruningPolicy) -> Outcome:
+    def _probe(self, policy: Policy) -> Outcome:
         self.seen.add(policy)
         self._probes += 1
         return self._problem.evaluate(policy, bars=FIRST_LOOK)
 
-    def _episode(self, policy: PruningPolicy) -> Outcome:
+    def _episode(self, policy: Policy) -> Outcome:
         """A candidate; one that was evaluated before keeps its outcome, however high the bars are by now."""
         self.seen.add(policy)
         if policy not in self._candidates:
@@ -155,4 +155,4 @@ class _Search:
             params=cost.params,
         )
         store, fingerprint = self._problem.store, self._problem.fingerprint
-        store.add_episode(fingerprint, outcome.policy.key, episode, look=outcome.score.look)
+        store.add_episode(fingerprint, outcome.pruning.key, episode, look=outcome.score.look)

@@ -10,41 +10,19 @@ from autoprune.config import Metric
 from autoprune.foundation.errors import InputError, TargetError
 from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
 from autoprune.search.reward import Reward
+from autoprune.space.decision import (
+    Decision,
+    Policy,
+    described,
+    floor_policy,
+    full_policy,
+    including,
+    nearest,
+    numbered,
+)
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
-
-
-@dataclass(frozen=True)
-class SearchGroup:
-    """What a searcher knows of a prunable group. Shares are of the whole original model, 0..1."""
-
-    name: str
-    kind: str  # "conv", "depthwise" or "linear": the layer that makes the channels
-    ladder: tuple[int, ...]  # widths worth trying, ascending; the last one keeps all channels
-    channels_in: int
-    stride: int
-    kernel: int
-    spatial: int  # height of the layer's output
-    macs_share: float
-    latency_share: float
-    sensitivity: float  # KL to the original, in nats, with this group alone at its `middle_rung`, at the first look
-    lost_importance: tuple[float, ...]  # per rung, share of the group's importance that its cut removes; 0 at the last
-    branch_loss: float = 0.0  # the same with this branch alone gone, if it may go
-
-    @property
-    def channels(self) -> int:
-        return self.ladder[-1]
-
-    @property
-    def may_go(self) -> bool:
-        """Whether its branch may go whole: the lowest rung keeps no channel then."""
-        return self.ladder[0] == 0
-
-    @property
-    def middle_rung(self) -> int:
-        """The rung at which the sensitivity is measured; the lower one of two, so a cut where there is one."""
-        return (len(self.ladder) - 1) // 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +57,8 @@ class Limit:
 class Outcome:
     """An evaluated candidate. `reward` is comparable between candidates, however closely they were looked at."""
 
-    policy: PruningPolicy
+    policy: Policy
+    pruning: PruningPolicy  # what it says of the network
     score: Score
     cost: PredictedCost
     reward: float
@@ -95,12 +74,12 @@ NOT_SEEN = -1  # at no look
 class Looked:
     """What a worker found out about a policy."""
 
-    policy: PruningPolicy
+    policy: Policy
     scores: list[Score]  # by look, those after what was known
     wall_s: float
 
 
-LookAhead = Callable[[Mapping[PruningPolicy, int], Bars], Iterable[Looked]]
+LookAhead = Callable[[Mapping[Policy, int], Bars], Iterable[Looked]]
 """Looks at policies after the look that each was seen at (-1: none), several at a time, in whatever order."""
 
 
@@ -108,33 +87,37 @@ class PredictedProblem(Protocol):
     """What can be known of a problem without evaluating a policy: all that a searcher needs of it."""
 
     @property
-    def groups(self) -> tuple[SearchGroup, ...]: ...
+    def decisions(self) -> tuple[Decision, ...]: ...
     @property
     def limits(self) -> tuple[Limit, ...]: ...
     @property
-    def known(self) -> tuple[PruningPolicy, ...]: ...
+    def known(self) -> tuple[Policy, ...]: ...
     @property
     def original_cost(self) -> PredictedCost: ...
-    def predict(self, policy: PruningPolicy) -> PredictedCost: ...
+    def predict(self, policy: Policy) -> PredictedCost: ...
 
 
 class PruningProblem(PredictedProblem, Protocol):
     """What an environment needs of a problem, which ends its episodes with an evaluation."""
 
-    def evaluate(self, policy: PruningPolicy) -> Outcome: ...
+    def evaluate(self, policy: Policy) -> Outcome: ...
 
 
 class SearchProblem:
-    """Groups, limits, costs and scores; evaluated policies are remembered in `store` if there is one.
+    """Decisions, limits, costs and scores; evaluated policies are remembered in `store` if there is one.
 
-    `known` are policies that did well elsewhere, such as under other limits; a search may start from them.
+    Whoever searches knows a policy by the numbers of its options; what it says of the network, `pruning_of` tells. It
+    is remembered by that: ladders depend on the device, and another run may have others.
+
+    `known` are policies that did well elsewhere, such as under other limits; a search may start from those options that
+    come nearest to them.
 
     Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
     """
 
     def __init__(
         self,
-        groups: tuple[SearchGroup, ...],
+        decisions: tuple[Decision, ...],
         limits: tuple[Limit, ...],
         *,
         predict: Callable[[PruningPolicy], PredictedCost],
@@ -144,36 +127,54 @@ class SearchProblem:
         store: TrialStore | None = None,
         known: tuple[PruningPolicy, ...] = (),
     ) -> None:
-        self.groups, self.limits, self.fingerprint, self.store = groups, limits, fingerprint, store
-        self.known = known
+        self.decisions, self.limits, self.fingerprint, self.store = decisions, limits, fingerprint, store
+        self.known = tuple(nearest(decisions, pruning) for pruning in known)
         self._predict, self._looks, self._reward_of = predict, looks, reward
         self._costs: dict[PruningPolicy, PredictedCost] = {}
-        self._scores: dict[str, tuple[Score, ...]] = {}  # of a policy, by look
+        self._described: dict[Policy, PruningPolicy] = {}
+        self._scores: dict[str, tuple[Score, ...]] = {}  # of what a policy says of the network, by look
         self._look_ahead: LookAhead | None = None
         self.workers = 1  # so many of the policies that are expected are scored at a time
         self.original_cost = self.predict(self.full_policy)
         self._check_floor()
 
     @property
-    def full_policy(self) -> PruningPolicy:
-        return PruningPolicy.of({group.name: group.ladder[-1] for group in self.groups})
+    def full_policy(self) -> Policy:
+        return full_policy(self.decisions)
 
     @property
-    def floor_policy(self) -> PruningPolicy:
-        return PruningPolicy.of({group.name: group.ladder[0] for group in self.groups})
+    def floor_policy(self) -> Policy:
+        return floor_policy(self.decisions)
 
-    def predict(self, policy: PruningPolicy) -> PredictedCost:
-        if policy not in self._costs:
-            self._costs[policy] = self._predict(policy)
-        return self._costs[policy]
+    def pruning_of(self, policy: Policy) -> PruningPolicy:
+        if policy not in self._described:
+            self._described[policy] = described(self.decisions, policy)
+        return self._described[policy]
 
-    def is_feasible(self, policy: PruningPolicy) -> bool:
+    def policy_of(self, pruning: PruningPolicy) -> Policy:
+        """Raises `ValueError` for a width that is no option."""
+        return numbered(self.decisions, pruning)
+
+    def predict(self, policy: Policy) -> PredictedCost:
+        return self.cost_of(self.pruning_of(policy))
+
+    def cost_of(self, pruning: PruningPolicy) -> PredictedCost:
+        """Of any widths, whether they are options or not."""
+        if pruning not in self._costs:
+            self._costs[pruning] = self._predict(pruning)
+        return self._costs[pruning]
+
+    def including(self, pruning: PruningPolicy) -> "SearchProblem":
+        """The same problem, all that is remembered too, with the widths of `pruning` among the options."""
+        return self._with_decisions(including(self.decisions, pruning))
+
+    def is_feasible(self, policy: Policy) -> bool:
         return meets(self.predict(policy), self.limits)
 
-    def scored_by(self, looks: Looks, *, groups: tuple[SearchGroup, ...], fingerprint: str) -> "SearchProblem":
-        """The same limits, costs and store with other scores."""
+    def knowing(self, decisions: tuple[Decision, ...]) -> "SearchProblem":
+        """The same problem, with more known of its decisions; their options are the same. No score is remembered."""
         other = self._without_scores()
-        other._looks, other.groups, other.fingerprint = looks, groups, fingerprint
+        other.decisions = decisions
         return other
 
     def stored_in(self, store: TrialStore) -> "SearchProblem":
@@ -190,7 +191,8 @@ class SearchProblem:
         Raises `TargetError`, naming the floor, if even the smallest policy breaks a limit.
         """
         other = copy.copy(self)
-        other.limits, other.store, other.known = limits, store, known
+        other.limits, other.store = limits, store
+        other.known = tuple(nearest(self.decisions, pruning) for pruning in known)
         other._check_floor()
         return other
 
@@ -200,7 +202,7 @@ class SearchProblem:
         other._look_ahead, other.workers = look_ahead, workers
         return other
 
-    def expect(self, policies: Iterable[PruningPolicy], *, bars: Bars = NO_BARS) -> None:
+    def expect(self, policies: Iterable[Policy], *, bars: Bars = NO_BARS) -> None:
         """A hint that these are evaluated next: if there are workers, what is unknown is scored and stored now, side by
         side. What is evaluated comes out the same."""
         if self._look_ahead is None:
@@ -214,7 +216,7 @@ class SearchProblem:
         for looked in self._look_ahead(asked, bars):
             self._remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
 
-    def evaluate(self, policy: PruningPolicy, *, bars: Bars = NO_BARS) -> Outcome:
+    def evaluate(self, policy: Policy, *, bars: Bars = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
 
         After a look that has a bar the candidate is dropped if its reward there, even `DOUBT` standard errors better,
@@ -230,10 +232,10 @@ class SearchProblem:
         self._remember(policy, known, fresh, wall_s=time.perf_counter() - started)
         return self._outcome(policy, fresh[-1], bars)
 
-    def look(self, policy: PruningPolicy, seen: int, bars: Bars) -> list[Score]:
+    def look(self, policy: Policy, seen: int, bars: Bars) -> list[Score]:
         """The scores of looks after number `seen`, up to the first that settles it; nothing is remembered."""
         fresh: list[Score] = []
-        for score in self._looks(policy):
+        for score in self._looks(self.pruning_of(policy)):
             if score.look <= seen:
                 continue
             fresh.append(score)
@@ -241,12 +243,12 @@ class SearchProblem:
                 break
         return fresh
 
-    def reward_at(self, policy: PruningPolicy, look: int) -> float:
+    def reward_at(self, policy: Policy, look: int) -> float:
         """The reward of a policy as one look at it tells; `LookupError` if there was no such look."""
         for score in self._known_scores(policy):
             if score.look == look:
                 return self._reward(policy, score)
-        raise LookupError(f"{policy.key} was not evaluated at look {look}")
+        raise LookupError(f"{self.pruning_of(policy).key} was not evaluated at look {look}")
 
     def _check_floor(self) -> None:
         floor_cost = self.predict(self.floor_policy)
@@ -254,26 +256,26 @@ class SearchProblem:
             if not meets(floor_cost, (limit,)):
                 raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
 
-    def _known_scores(self, policy: PruningPolicy) -> tuple[Score, ...]:
-        known = self._scores.get(policy.key, ())
+    def _known_scores(self, policy: Policy) -> tuple[Score, ...]:
+        key = self.pruning_of(policy).key
+        known = self._scores.get(key, ())
         if not known and self.store is not None:
-            known = self._scores[policy.key] = self.store.scores(self.fingerprint, policy.key)
+            known = self._scores[key] = self.store.scores(self.fingerprint, key)
         return known
 
-    def _remember(
-        self, policy: PruningPolicy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float
-    ) -> None:
+    def _remember(self, policy: Policy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float) -> None:
+        key = self.pruning_of(policy).key
         if self.store is not None:
-            self.store.add_trial(self.fingerprint, policy.key, fresh, wall_s=wall_s)
-        self._scores[policy.key] = (*known, *fresh)
+            self.store.add_trial(self.fingerprint, key, fresh, wall_s=wall_s)
+        self._scores[key] = (*known, *fresh)
 
-    def _is_settled(self, policy: PruningPolicy, score: Score, bars: Bars) -> bool:
+    def _is_settled(self, policy: Policy, score: Score, bars: Bars) -> bool:
         bar = bars.get(score.look)
         if score.complete or bar is None:
             return score.complete
         return bar == NOTHING_RIVALS or self._reward_at_best(policy, score) < bar.seen
 
-    def _reward_at_best(self, policy: PruningPolicy, score: Score) -> float:
+    def _reward_at_best(self, policy: Policy, score: Score) -> float:
         """With the benefit of the doubt. Raises `InputError` for a reward that falls where a score is better: who is
         behind cannot be told then."""
         best, found = self._reward(policy, score.at_best(DOUBT)), self._reward(policy, score)
@@ -284,19 +286,25 @@ class SearchProblem:
             )
         return best
 
-    def _outcome(self, policy: PruningPolicy, score: Score, bars: Bars) -> Outcome:
+    def _outcome(self, policy: Policy, score: Score, bars: Bars) -> Outcome:
         found = self._reward(policy, score)
         bar = bars.get(score.look)
         if not score.complete and bar is not None and bar != NOTHING_RIVALS:
             found = bar.reward + (found - bar.seen)
-        return Outcome(policy, score, self.predict(policy), found)
+        return Outcome(policy, self.pruning_of(policy), score, self.predict(policy), found)
+
+    def _with_decisions(self, decisions: tuple[Decision, ...]) -> "SearchProblem":
+        other = copy.copy(self)
+        other.known = tuple(nearest(decisions, self.pruning_of(policy)) for policy in self.known)
+        other.decisions, other._described = decisions, {}
+        return other
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)
         other._scores, other._look_ahead, other.workers = {}, None, 1
         return other
 
-    def _reward(self, policy: PruningPolicy, score: Score) -> float:
+    def _reward(self, policy: Policy, score: Score) -> float:
         metric = self._reward_of.metric
         return self._reward_of(score, cost=self.predict(policy).of(metric), original_cost=self.original_cost.of(metric))
 
@@ -317,8 +325,3 @@ def _below_floor(limit: Limit, floor: float, original: float) -> str:
         f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) is below "
         f"the floor {floor:.4g} ({floor / original:.3f}); raise the target or lower search.min_keep"
     )
-
-
-def policy_of(groups: tuple[SearchGroup, ...], channels: Mapping[str, int]) -> PruningPolicy:
-    """A policy in the problem's order of groups, so that equal policies have equal keys."""
-    return PruningPolicy.of({group.name: channels[group.name] for group in groups})

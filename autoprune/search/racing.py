@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.
@@ -34,14 +34,14 @@ class Race:
     """The candidates of one search that were looked at more closely, by look."""
 
     def __init__(self) -> None:
-        self._passed: tuple[dict[PruningPolicy, float], ...] = tuple({} for _ in RIVALS)
+        self._passed: tuple[dict[Policy, float], ...] = tuple({} for _ in RIVALS)
 
-    def note(self, policy: PruningPolicy, reward: float, *, look: int) -> None:
+    def note(self, policy: Policy, reward: float, *, look: int) -> None:
         """A candidate whose closest look was number `look`."""
         for passed in self._passed[:look]:
             passed[policy] = reward
 
-    def bars(self, reward_at: Callable[[PruningPolicy, int], float]) -> Bars:
+    def bars(self, reward_at: Callable[[Policy, int], float]) -> Bars:
         """After each look the last of as many rivals as count there; none while there are fewer. `reward_at` tells a
         policy's reward as one look at it told."""
         bars = {}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.foundation.errors import InputError, shown
 from autoprune.foundation.files import atomic_path
 from autoprune.search.problem import Outcome, PredictedProblem, meets
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy, is_policy
 
 FACTS = "facts"
 EPISODES_EACH = 4  # per evaluation: a search that has nothing new to ask ends
@@ -39,7 +39,7 @@ class Ask:
     Probes get a first look only. They count as evaluations, but may break limits, are no episodes and never the best.
     """
 
-    policies: tuple[PruningPolicy, ...]
+    policies: tuple[Policy, ...]
     are_probes: bool = False
 
 
@@ -81,24 +81,17 @@ MakeSearcher = Callable[[Brief], Searcher]
 def fault_of(asked: object, problem: PredictedProblem, *, as_given: bool = False) -> str | None:
     """What is wrong with what a searcher has asked for; None if nothing is.
 
-    Policies are of the problem's groups, in their order, each on a rung of its ladder, and candidates meet every limit.
-    Those that are `as_given` may be off the ladders and beyond the limits.
+    A policy is a tuple with the number of an option for each decision, and candidates meet every limit, unless they are
+    `as_given`.
     """
     if not isinstance(asked, Ask) or not isinstance(asked.policies, tuple):
         return f"must give an Ask with a tuple of policies, got {shown(asked)}"
-    ladders = {group.name: group.ladder for group in problem.groups}
     for policy in asked.policies:
-        if not isinstance(policy, PruningPolicy):
-            return f"must ask for policies, got {shown(policy)}"
-        channels = policy.as_dict()
-        if list(channels) != list(ladders):
-            return f"{shown(policy.key)} is not of the groups {', '.join(ladders)}, in their order"
-        if as_given:
-            continue
-        if off := [name for name, kept in channels.items() if kept not in ladders[name]]:
-            return f"{shown(policy.key)} keeps what no rung of {', '.join(off)} keeps"
-        if not asked.are_probes and not meets(problem.predict(policy), problem.limits):
-            return f"{shown(policy.key)} breaks a limit; only probes may"
+        if not is_policy(problem.decisions, policy):
+            counts = ", ".join(f"{decision.name}: 0 to {len(decision.ladder) - 1}" for decision in problem.decisions)
+            return f"{shown(policy)} is no policy; one is a tuple with a number for each decision ({shown(counts)})"
+        if not as_given and not asked.are_probes and not meets(problem.predict(policy), problem.limits):
+            return f"{shown(policy)} breaks a limit; only probes may"
     return None
 
 

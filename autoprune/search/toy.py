@@ -3,8 +3,9 @@
 import itertools
 
 from autoprune.config import RewardConfig
-from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchGroup, SearchProblem
+from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
+from autoprune.space.decision import Decision
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
@@ -27,7 +28,7 @@ def toy_problem(store: TrialStore | None = None, reward_config: RewardConfig | N
     """
     original = toy_cost((1.0,) * len(CHANNELS))
     return SearchProblem(
-        tuple(_group(index) for index in range(len(CHANNELS))),
+        tuple(_decision(index) for index in range(len(CHANNELS))),
         (Limit("latency", LATENCY_RATIO * original.predicted_latency_ms),),
         predict=lambda policy: toy_cost(_shares(policy)),
         looks=lambda policy: [toy_score(_shares(policy))],
@@ -40,9 +41,7 @@ def toy_problem(store: TrialStore | None = None, reward_config: RewardConfig | N
 def toy_optimum() -> Outcome:
     """The best feasible policy, by enumeration; it is the only one with its reward."""
     problem = toy_problem()
-    ladders = [group.ladder for group in problem.groups]
-    names = [group.name for group in problem.groups]
-    policies = (PruningPolicy.of(dict(zip(names, widths, strict=True))) for widths in itertools.product(*ladders))
+    policies = itertools.product(*(range(len(decision.ladder)) for decision in problem.decisions))
     return max(map(problem.evaluate, filter(problem.is_feasible, policies)), key=lambda outcome: outcome.reward)
 
 
@@ -62,11 +61,11 @@ def toy_score(shares: tuple[float, ...]) -> Score:
     return Score(kl=kl, cross_entropy=0.2 + kl, top1=1.0 / (1.0 + 0.1 + kl), images=1)
 
 
-def _group(index: int) -> SearchGroup:
+def _decision(index: int) -> Decision:
     original = toy_cost((1.0,) * len(CHANNELS))
     middle = tuple(SHARES[RUNGS // 2] if other == index else 1.0 for other in range(len(CHANNELS)))
     halved = toy_cost(middle)
-    return SearchGroup(
+    return Decision(
         name=f"conv{index + 1}",
         kind="conv",
         ladder=tuple(round(CHANNELS[index] * share) for share in SHARES),

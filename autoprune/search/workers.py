@@ -18,7 +18,7 @@ import torch
 from autoprune.foundation.errors import RunError
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -48,8 +48,8 @@ def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem
         warnings.simplefilter("ignore", DeprecationWarning)
         pool.submit(os.getpid)  # the first task starts all workers
 
-    def look(asked: Mapping[PruningPolicy, int], bars: Bars) -> Iterator[Looked]:
-        futures: dict[Future[tuple[list[Score], float]], PruningPolicy] = {}
+    def look(asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
+        futures: dict[Future[tuple[list[Score], float]], Policy] = {}
         try:
             for policy, seen in asked.items():
                 futures[pool.submit(_look, policy, seen, bars)] = policy
@@ -90,7 +90,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, KEPT_BYTES)
 
 
-def _look(policy: PruningPolicy, seen: int, bars: Bars) -> tuple[list[Score], float]:
+def _look(policy: Policy, seen: int, bars: Bars) -> tuple[list[Score], float]:
     """Looks at a policy after number `seen`, and what they took in s."""
     assert _problem is not None, "not a worker"
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Decisions without a search: the best of what a trained agent and simple heuristics propose, or a stored policy."""
+"""Choices without a search: the best of what a trained agent and simple heuristics propose, or a stored policy."""
 
 import json
 from dataclasses import replace
@@ -14,8 +14,8 @@ from autoprune.search.loop import SearchResult
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy
+from autoprune.steps.choice import SEARCH_FACT, SOURCE_FACT, Choose, Chosen, stored_choice, verified
 from autoprune.steps.context import Context
-from autoprune.steps.decision import SEARCH_FACT, SOURCE_FACT, Decide, Decision, stored_decision, verified
 from autoprune.steps.finalists import finalists
 from autoprune.steps.proposals import Given, Offers, offers, proposal_figures, strange_training, verdict
 from autoprune.store.run_dir import RunDir
@@ -24,7 +24,7 @@ from autoprune.store.trials import TrialStore
 STORED_POLICY = "stored policy"
 
 
-def agent_decision(actor: Actor) -> Decide:
+def agent_choice(actor: Actor) -> Choose:
     """Score what the agent and the heuristics propose; take the best whose exported file meets the target as measured.
 
     Where the files are clearly faster than predicted, or the best of them miss the target, all propose again under
@@ -34,7 +34,7 @@ def agent_decision(actor: Actor) -> Decide:
     searcher = f"{actor.searcher} (trained before)"
     source = f"agent {actor.digest}"
 
-    def decide(context: Context) -> Decision:
+    def choose(context: Context) -> Chosen:
         config, prepared, run_dir, store = context.config, context.prepared, context.run_dir, context.store
         if store.fact(SOURCE_FACT) is None and run_dir.policy.is_file():
             raise InputError(f"{run_dir.policy}: the run there has a policy already; choose another --run-dir")
@@ -46,7 +46,7 @@ def agent_decision(actor: Actor) -> Decide:
         rounds: list[Offers] = []
 
         def propose(problem: SearchProblem) -> SearchResult:
-            rounds.append(offers(problem, Given(searcher, roll_out(actor, problem)), config))
+            rounds.append(offers(problem, Given(searcher, problem.pruning_of(roll_out(actor, problem))), config))
             return rounds[-1].result
 
         one = config.model_copy(update={"search": config.search.model_copy(update={"finalists": 1})})
@@ -59,7 +59,7 @@ def agent_decision(actor: Actor) -> Decide:
         say(f"taking the proposal of {taken.proposer}: reward {taken.reward:.4f}, top-1 {taken.top1:.3f}")
         figures = SearchFigures(
             searcher=searcher,
-            evaluations=len({outcome.policy for each in rounds for outcome in each.result.outcomes}),
+            evaluations=len({outcome.pruning for each in rounds for outcome in each.result.outcomes}),
             wall_s=result.wall_s,
             seed=config.seed,
             best_reward=taken.reward,
@@ -67,12 +67,12 @@ def agent_decision(actor: Actor) -> Decide:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Decision(chosen, figures), context)
+        return _noted(Chosen(chosen, figures), context)
 
-    return decide
+    return choose
 
 
-def policy_decision(config: RunConfig, path: Path) -> Decide:
+def policy_choice(config: RunConfig, path: Path) -> Choose:
     """Apply the policy in `path`, whatever it is worth: heuristics are scored beside it only to tell if they do better.
 
     Raises `InputError` if the file holds no policy, and when deciding if the policy does not fit the model. That it
@@ -82,7 +82,7 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
     if (strange := _of_another_model(stored, config)) is not None:
         say(strange)
 
-    def decide(context: Context) -> Decision:
+    def choose(context: Context) -> Chosen:
         prepared, run_dir, store = context.prepared, context.run_dir, context.store
         ordered = _checked(prepared, stored, config, run_dir)
         if (done := _resumed(f"policy {ordered.key}", run_dir, store)) is not None:
@@ -100,12 +100,12 @@ def policy_decision(config: RunConfig, path: Path) -> Decide:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Decision(ordered, figures), context)
+        return _noted(Chosen(ordered, figures), context)
 
-    return decide
+    return choose
 
 
-def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Decision | None:
+def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Chosen | None:
     """What was decided before from the same source; `InputError` if the run there began with another."""
     begun = store.parsed_fact(SOURCE_FACT, json.loads)
     if begun is not None and begun != source:
@@ -113,7 +113,7 @@ def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Decision | None
         article = "another" if theirs == ours else "an" if theirs == "agent" else "a"
         raise InputError(f"{run_dir.root}: the run there applies {article} {theirs}; choose another --run-dir")
     store.set_fact(SOURCE_FACT, json.dumps(source))
-    return None if begun is None else stored_decision(run_dir, store)
+    return None if begun is None else stored_choice(run_dir, store)
 
 
 def _of_another_model(stored: StoredPolicy, config: RunConfig) -> str | None:
@@ -153,7 +153,7 @@ def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_di
     return ordered
 
 
-def _noted(decision: Decision, context: Context) -> Decision:
-    context.save_policy(decision.policy)
-    context.store.set_fact(SEARCH_FACT, decision.search.model_dump_json())
-    return decision
+def _noted(chosen: Chosen, context: Context) -> Chosen:
+    context.save_policy(chosen.policy)
+    context.store.set_fact(SEARCH_FACT, chosen.search.model_dump_json())
+    return chosen

@@ -91,8 +91,8 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
     targets with some headroom, so that the noise of the last measurement does not miss them. If none does, one that
     just meets them is taken, and if there is none of those either, the fastest.
     """
-    distinct = {outcome.policy.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
-    policies = [outcome.policy for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
+    distinct = {outcome.pruning.key: outcome for outcome in sorted(outcomes, key=lambda outcome: outcome.reward)}
+    policies = [outcome.pruning for outcome in sorted(distinct.values(), key=lambda outcome: -outcome.reward)]
     targets = latency_targets(config.target)
     wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
@@ -105,7 +105,7 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
         if len(chosen) == wanted or not batch:
             break
         original, *candidates = _timed(prepared, batch, config)
-        predicted_ms = [prepared.problem.predict(policy).predicted_latency_ms for policy in batch]
+        predicted_ms = [prepared.problem.cost_of(policy).predicted_latency_ms for policy in batch]
         at_most_ms = prepared.problem.original_cost.predicted_latency_ms * slowdown(candidates, predicted_ms)
         for policy, candidate in zip(batch, candidates, strict=True):
             tried[policy] = share_of_allowed(candidate, original, targets, original_at_most_ms=at_most_ms)
@@ -142,7 +142,7 @@ def corrected_limits(problem: SearchProblem, latency_error: float | None) -> tup
 def predicted_share(problem: SearchProblem, policy: PruningPolicy, targets: Sequence[TargetConfig]) -> float:
     """Predicted latency of a policy, divided by the strictest target."""
     original_ms = problem.original_cost.predicted_latency_ms
-    return problem.predict(policy).predicted_latency_ms / min(target.bound(original_ms) for target in targets)
+    return problem.cost_of(policy).predicted_latency_ms / min(target.bound(original_ms) for target in targets)
 
 
 def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> list[PruningPolicy]:

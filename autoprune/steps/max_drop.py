@@ -24,8 +24,8 @@ from autoprune.results.run import DropTrial, SearchFigures
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy
+from autoprune.steps.choice import Chosen, search_choice
 from autoprune.steps.context import Context
-from autoprune.steps.decision import Decision, search_decision
 from autoprune.steps.finetune import FINETUNE_FACT, finetuned
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
@@ -70,20 +70,20 @@ class DropStage:
         with RunLogger(run.logs / run_dir.root.name) as logger:
             seed_everything(derive_seed(config.seed, "search"))
             own = replace(self.context, config=config, run_dir=run_dir, store=store, logger=logger)
-            decision = search_decision(replace(own, prepared=replace(prepared, problem=problem)))
+            chosen = search_choice(replace(own, prepared=replace(prepared, problem=problem)))
             done = figures = store.parsed_fact(VERDICT_FACT, DropTrial.model_validate_json)
-            same = next((trial for trial in earlier if trial.policy == decision.policy), None)
+            same = next((trial for trial in earlier if trial.policy == chosen.policy), None)
             if figures is None and same is not None:
                 figures = same.figures.model_copy(update={"ratio": ratio})
             if figures is None:
-                finetuned(own, decision.policy)
-                figures = self._verdict(ratio, decision.policy, self.model_of(run_dir))
+                finetuned(own, chosen.policy)
+                figures = self._verdict(ratio, chosen.policy, self.model_of(run_dir))
         if done is None:
             store.set_fact(VERDICT_FACT, figures.model_dump_json())
         shutil.rmtree(run_dir.state, ignore_errors=True)
         said = "holds" if figures.accepted else "is too much"
         say(f"{part_name(number)}: search accuracy {figures.search_accuracy:.4f}, a drop of {figures.drop:.4f}: {said}")
-        return Trial(figures, decision.policy, decision.search, run_dir, store)
+        return Trial(figures, chosen.policy, chosen.search, run_dir, store)
 
     def model_of(self, run_dir: RunDir) -> nn.Module:
         """The fine-tuned model from its files: the same whether the run was stopped in between or not."""
@@ -104,10 +104,10 @@ class DropStage:
         )
 
 
-def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Decision, nn.Module]:
+def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen, nn.Module]:
     """The policy and fine-tuned model of the cheapest trial within `target.max_drop`.
 
-    If none is, that of the trial that comes nearest; `Decision.search` says so. Raises `TargetError` if there is
+    If none is, that of the trial that comes nearest; `Chosen.search` says so. Raises `TargetError` if there is
     nothing to be had by cutting.
     """
     floor = floor_ratio(context.prepared.problem, target)
@@ -133,7 +133,7 @@ def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Decisi
             ),
         }
     )
-    return Decision(kept.policy, summary), model
+    return Chosen(kept.policy, summary), model
 
 
 def drop_answers(context: Context, model: nn.Module) -> Tensor:
@@ -153,7 +153,7 @@ def problem_at(
 
 def floor_ratio(problem: SearchProblem, target: TargetConfig) -> float:
     """The share of the original's cost to which it can be cut at most; `TargetError` if that is all of it."""
-    floor = cost_ratio(problem, problem.floor_policy, target)
+    floor = cost_ratio(problem, problem.pruning_of(problem.floor_policy), target)
     if floor >= 1:
         raise TargetError(
             f"target: no cut of this model has a lower {target.metric} (the smallest: {floor:.3f} of the original's); "
@@ -163,14 +163,14 @@ def floor_ratio(problem: SearchProblem, target: TargetConfig) -> float:
 
 
 def cost_ratio(problem: SearchProblem, policy: PruningPolicy, target: TargetConfig) -> float:
-    return problem.predict(policy).of(target.metric) / problem.original_cost.of(target.metric)
+    return problem.cost_of(policy).of(target.metric) / problem.original_cost.of(target.metric)
 
 
 def known_policies(problem: SearchProblem, earlier: Sequence[Trial], ratio: float) -> tuple[PruningPolicy, ...]:
     """What a search below `ratio` starts from: the policies that earlier trials chose, the nearest first, then the best
     of the nearest one's search. The first trial starts from what the run itself was given."""
     if not earlier:
-        return problem.known
+        return tuple(problem.pruning_of(policy) for policy in problem.known)
     nearest = sorted(earlier, key=lambda trial: abs(math.log(trial.figures.ratio / ratio)))
     rows = sorted((row for row in nearest[0].store.episodes() if row.on_search_split), key=lambda row: -row.reward)
     best = [PruningPolicy.of(row.channels) for row in rows]

@@ -99,14 +99,14 @@ def narrower_policy(
     Groups go down one rung; if none alone is enough, the one that saves most for what it loses goes first.
     """
     problem = prepared.problem
-    allowed_ms = problem.predict(policy).predicted_latency_ms * (1 - HEADROOM) / share
+    allowed_ms = problem.cost_of(policy).predicted_latency_ms * (1 - HEADROOM) / share
 
     def kl(candidate: PruningPolicy) -> float:
         cut = repaired_cut(tuned, candidate, prepared, repairs=repairs)
         return prepared.evaluator.score_model(cut.original).kl
 
     def latency_ms(candidate: PruningPolicy) -> float:
-        return problem.predict(candidate).predicted_latency_ms
+        return problem.cost_of(candidate).predicted_latency_ms
 
     kl_now = kl(policy)
     while True:
@@ -129,10 +129,10 @@ def narrower_policy(
 def one_rung_lower(problem: SearchProblem, policy: PruningPolicy) -> Iterator[PruningPolicy]:
     """`policy` with each of its groups in turn at the next rung of its ladder below."""
     channels = policy.as_dict()
-    for group in problem.groups:
-        below = [rung for rung in group.ladder if rung < channels[group.name]]
+    for decision in problem.decisions:
+        below = [width for width in decision.ladder if width < channels[decision.name]]
         if below:
-            yield PruningPolicy.of({**channels, group.name: below[-1]})
+            yield PruningPolicy.of({**channels, decision.name: below[-1]})
 
 
 def _measured(context: Context, policy: PruningPolicy, model: nn.Module, narrowed: tuple[str, ...]) -> Measured:

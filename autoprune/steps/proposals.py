@@ -15,6 +15,7 @@ from autoprune.results.run import ProposalFigures
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem, limit_ratios, meets
 from autoprune.search.workers import usual_workers
+from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.finalists import Finalists
 from autoprune.steps.met import HEADROOM
@@ -23,7 +24,7 @@ LARGEST, SPREAD = 4, 8  # policies of a list from wide to narrow that are scored
 MOST = 8  # policies of one proposer; those of the knapsack are no more
 SAME_RATIO = 0.005  # of the original's cost: limits that differ by less are the same target
 
-RIVALS: dict[str, Callable[[PredictedProblem], Iterable[PruningPolicy]]] = {
+RIVALS: dict[str, Callable[[PredictedProblem], Iterable[Policy]]] = {
     "uniform": uniform_policies,
     "global_magnitude": magnitude_policies,
     "knapsack": knapsack_policies,
@@ -50,18 +51,21 @@ class Offers:
 def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
     """Score the policy of `own` and a few of each of its rivals; scores and episodes are kept as a search's are."""
     constrained = config.search.reward.form == "constrained"
-    offered: dict[str, tuple[PruningPolicy, ...]] = {own.name: (own.policy,)}
+    holding = problem.including(own.policy)
+    offered: dict[str, tuple[SearchProblem, tuple[Policy, ...]]] = {
+        own.name: (holding, (holding.policy_of(own.policy),))
+    }
     for name in RIVALS:
-        offered[name] = tuple(_some(problem, name, constrained=constrained))
+        offered[name] = (problem, tuple(_some(problem, name, constrained=constrained)))
     results: list[SearchResult] = []
     with bar("proposals", len(offered)) as progress:
-        for name, policies in offered.items():
+        for name, (searched, policies) in offered.items():
             make = partial(ListSearcher, name=name, policies=policies)
             workers = 1 if name == own.name else usual_workers()
             results.append(
                 run_search(
                     make,
-                    problem,
+                    searched,
                     max_evaluations=MOST,
                     seed=config.seed,
                     workers=workers,
@@ -76,7 +80,7 @@ def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
         seed=config.seed,
         best=max(outcomes, key=lambda outcome: outcome.reward),
         outcomes=outcomes,
-        evaluations=len({outcome.policy for outcome in outcomes}),
+        evaluations=len({outcome.pruning for outcome in outcomes}),
         wall_s=sum(result.wall_s for result in results),
         agent=None,
     )
@@ -90,18 +94,18 @@ def proposal_figures(rounds: Sequence[Offers], found: Finalists, chosen: Pruning
     """
     problem = rounds[-1].problem
     offered = {name: [outcome for each in rounds for outcome in each.outcomes[name]] for name in rounds[0].outcomes}
-    taker = next(name for name, outcomes in offered.items() if any(o.policy == chosen for o in outcomes))
+    taker = next(name for name, outcomes in offered.items() if any(o.pruning == chosen for o in outcomes))
 
     def rank(outcome: Outcome) -> tuple[bool, bool, float]:
-        is_missed = outcome.policy != chosen and found.measured.get(outcome.policy, 0.0) > 1.0 - HEADROOM
-        return is_missed, _missed(problem, outcome, found.measured.get(outcome.policy)) is not None, -outcome.reward
+        is_missed = outcome.pruning != chosen and found.measured.get(outcome.pruning, 0.0) > 1.0 - HEADROOM
+        return is_missed, _missed(problem, outcome, found.measured.get(outcome.pruning)) is not None, -outcome.reward
 
     shown = []
     for name, outcomes in offered.items():
         best = min(outcomes, key=rank)
         if name == taker:
-            best = next(outcome for outcome in outcomes if outcome.policy == chosen)
-        share = found.measured.get(best.policy)
+            best = next(outcome for outcome in outcomes if outcome.pruning == chosen)
+        share = found.measured.get(best.pruning)
         predicted_ms = best.cost.predicted_latency_ms
         shown.append(
             ProposalFigures(
@@ -112,7 +116,7 @@ def proposal_figures(rounds: Sequence[Offers], found: Finalists, chosen: Pruning
                 predicted_latency_ratio=predicted_ms / problem.original_cost.predicted_latency_ms,
                 missed=_missed(problem, best, share),
                 measured_share=share,
-                evaluations=len({outcome.policy for outcome in outcomes}),
+                evaluations=len({outcome.pruning for outcome in outcomes}),
                 taken=name == taker,
             )
         )
@@ -178,7 +182,7 @@ def _shares(ratios: Mapping[str, float]) -> str:
     return ", ".join(f"{metric} <= {ratio:.3f}" for metric, ratio in sorted(ratios.items()))
 
 
-def _some(problem: SearchProblem, name: str, *, constrained: bool) -> Iterator[PruningPolicy]:
+def _some(problem: SearchProblem, name: str, *, constrained: bool) -> Iterator[Policy]:
     """The knapsack's policies are few; of a list from full to floor the first that fit are the best where reward is
     accuracy alone, and policies all along it are tried where smaller ones may earn more."""
     fitting = dict.fromkeys(filter(problem.is_feasible, RIVALS[name](problem)))

@@ -74,7 +74,7 @@ def worth(winners: Sequence[Winner], context: Context, *, epochs: int) -> Worth:
             search_views_accuracy=views_accuracy,
             speedup=speedups[winner.policy].speedup,
             speedup_ci95=speedups[winner.policy].ci95,
-            params_ratio=prepared.problem.predict(winner.policy).params / original_params,
+            params_ratio=prepared.problem.cost_of(winner.policy).params / original_params,
         )
         for winner, accuracy, views_accuracy in zip(winners, scores[1:], on_views, strict=True)
     ]

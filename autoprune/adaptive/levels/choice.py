@@ -28,8 +28,8 @@ from autoprune.policies.heuristics import nested
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import Limit, SearchProblem
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy, check_nested, is_nested
+from autoprune.steps.choice import searched
 from autoprune.steps.context import Context
-from autoprune.steps.decision import searched
 from autoprune.steps.finetune import repaired_cut
 from autoprune.store.trials import TrialStore
 from autoprune.training.onnx_answers import OnnxAnswers
@@ -100,8 +100,9 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
     """
     config, prepared, store = context.config, context.prepared, context.store
     ratios = config.adaptive.max_ratios
-    problem, full = prepared.problem, prepared.problem.full_policy
+    problem, full = prepared.problem, prepared.elastic.full_policy
     above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
+    known = tuple(problem.pruning_of(policy) for policy in problem.known)
     found = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
     if found is None:
         found = []
@@ -114,12 +115,12 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
             part = problem.within(
                 _limits(problem, ratio),
                 store=store.part(f"level {number}"),
-                known=(within,) if within is not None else tuple(found[:1]) or problem.known,
+                known=(within,) if within is not None else tuple(found[:1]) or known,
             )
             evaluations = config.search.evaluations if within is None else config.search.evaluations_from_known
-            best = searched(part, context, max_evaluations=evaluations).best.policy
+            best = searched(part, context, max_evaluations=evaluations).best.pruning
             within = within or (found[0] if found else None)
-            found.insert(0, best if within is None else nested(part, best, within))
+            found.insert(0, best if within is None else _nested(part, best, within))
         store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
     place = sum(ratio < 1.0 for ratio in ratios)
     if above is None or (place and not is_nested(found[place - 1], above)):
@@ -149,7 +150,7 @@ def mixtures_tried(context: Context, candidates: Candidates, ready: Ready) -> tu
 def mixtures_of(context: Context, candidates: Candidates, models: LevelModels) -> tuple[Mixture, ...]:
     """All mixtures of levels, the best first, as their models answer to the search split."""
     config, prepared = context.config, context.prepared
-    latencies = [prepared.problem.predict(level).predicted_latency_ms for level in candidates.policy.levels]
+    latencies = [prepared.problem.cost_of(level).predicted_latency_ms for level in candidates.policy.levels]
     answers = Answering(models.models, prepared).to(prepared.data.search, latencies)
     tried = mixtures(
         replace(answers, trust=fitted_trust(answers)),
@@ -223,15 +224,21 @@ class Answering:
         return found
 
 
+def _nested(problem: SearchProblem, policy: PruningPolicy, within: PruningPolicy) -> PruningPolicy:
+    return problem.pruning_of(nested(problem, problem.policy_of(policy), problem.policy_of(within)))
+
+
 def _may_be_a_level(problem: SearchProblem, policy: PruningPolicy, ratios: Sequence[float]) -> bool:
     """Whether a policy of the ladders' widths costs more than all levels that are asked for but the original."""
-    is_known = all(kept in group.ladder for (_, kept), group in zip(policy.channels, problem.groups, strict=True))
+    widths = zip(policy.channels, problem.decisions, strict=True)
+    is_known = all(kept in decision.ladder for (_, kept), decision in widths)
+    is_full = policy == problem.pruning_of(problem.full_policy)
     share = _share(problem, policy)
-    return is_known and policy != problem.full_policy and all(ratio < share for ratio in ratios if ratio < 1.0)
+    return is_known and not is_full and all(ratio < share for ratio in ratios if ratio < 1.0)
 
 
 def _share(problem: SearchProblem, policy: PruningPolicy) -> float:
-    return problem.predict(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
+    return problem.cost_of(policy).predicted_latency_ms / problem.original_cost.predicted_latency_ms
 
 
 def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
@@ -242,10 +249,11 @@ def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
 def _stored_levels(text: str, problem: SearchProblem, count: int) -> list[PruningPolicy]:
     """Raises `ValueError` unless they are `count` levels of the model, none wider than it or than the next one."""
     found = [PruningPolicy.of(channels) for channels in json.loads(text)]
-    full = problem.full_policy.as_dict()
+    whole = problem.pruning_of(problem.full_policy)
+    full = whole.as_dict()
     if len(found) != count or any(level.as_dict().keys() != full.keys() for level in found):
         raise ValueError(f"{len(found)} levels, not {count} of this model's groups")
-    for smaller, larger in itertools.pairwise([*found, problem.full_policy]):
+    for smaller, larger in itertools.pairwise([*found, whole]):
         if smaller != larger:  # two ratios may have found the same
             check_nested([smaller, larger])
     return found

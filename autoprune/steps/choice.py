@@ -22,6 +22,7 @@ from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import usual_workers
+from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
@@ -38,7 +39,7 @@ KNOWN_POLICIES = 6
 
 
 @dataclass(frozen=True)
-class Decision:
+class Chosen:
     """The policy that a run applies, and what `result.json` says of where it comes from."""
 
     policy: PruningPolicy
@@ -46,7 +47,7 @@ class Decision:
 
 
 # From the problem to a policy: a search, a trained agent, or a policy from a file.
-Decide = Callable[[Context], Decision]
+Choose = Callable[[Context], Chosen]
 # What goes on under other limits.
 SearchOn = Callable[[SearchProblem], SearchResult]
 
@@ -94,8 +95,8 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
             nonlocal episode, best
             episode += 1
             place.logger.search_outcome(episode, outcome)
-            is_new = outcome.policy.key not in seen
-            seen.add(outcome.policy.key)
+            is_new = outcome.policy not in seen
+            seen.add(outcome.policy)
             if best is None or outcome.reward > best.reward:
                 best = outcome
             share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
@@ -104,7 +105,7 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
                 f"best reward {best.reward:.4f}: {best.score.top1:.1%} right at {share:.2f} of the original's latency",
             )
 
-        seen: set[str] = set()
+        seen: set[Policy] = set()
         return run_search(
             searcher_maker(config.search.agent, config.search.settings),
             problem,
@@ -116,12 +117,12 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
         )
 
 
-def search_decision(context: Context) -> Decision:
+def search_choice(context: Context) -> Chosen:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
     run_dir, store = context.run_dir, context.store
     if store.fact(SOURCE_FACT) is not None:
         raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
-    if (done := stored_decision(run_dir, store)) is not None:
+    if (done := stored_choice(run_dir, store)) is not None:
         return done
     result = search_only(context.prepared.problem, context)
 
@@ -143,15 +144,15 @@ def search_decision(context: Context) -> Decision:
         latency_error=found.latency_error,
     )
     store.set_fact(SEARCH_FACT, summary.model_dump_json())
-    return Decision(policy, summary)
+    return Chosen(policy, summary)
 
 
-def stored_decision(run_dir: RunDir, store: TrialStore) -> Decision | None:
+def stored_choice(run_dir: RunDir, store: TrialStore) -> Chosen | None:
     """What a stopped run had decided."""
     done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
     if done is None or not run_dir.policy.is_file():
         return None
-    return Decision(load_policy(run_dir.policy), done)
+    return Chosen(load_policy(run_dir.policy), done)
 
 
 def verified(
@@ -176,7 +177,7 @@ def verified(
     if limits is not None:
         say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
         best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
-        known = tuple(dict.fromkeys(outcome.policy for outcome in best_first))[:KNOWN_POLICIES]
+        known = tuple(dict.fromkeys(outcome.pruning for outcome in best_first))[:KNOWN_POLICIES]
         timed_in = store.part(CORRECTED)
         problem = prepared.problem.within(limits, store=timed_in, known=known)
         more = search_on(problem)
@@ -247,6 +248,6 @@ def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[Prun
     """
     if len(tuned_kl) < LEAST_CORRELATED:
         return None
-    rewards = {outcome.policy: outcome.reward for outcome in outcomes}
+    rewards = {outcome.pruning: outcome.reward for outcome in outcomes}
     found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
     return None if math.isnan(found) else found
