@@ -12,6 +12,7 @@ from autoprune.api.arguments import check_data, check_model, check_run_folder, c
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.config.file import parse_config
+from autoprune.config.unused import Job, say_unused
 from autoprune.data import ImageSplit, SearchData
 from autoprune.foundation.errors import InputError
 from autoprune.jobs import run as pipeline
@@ -62,7 +63,10 @@ def compress(
     check_run_dir(paths.root, settings, resume=resume, field="run_dir")
     check_machine(settings)
     given_model = None if isinstance(model, str) else model
-    subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
+    given_data = None if isinstance(data, str) else data
+    job = Job("compress", given_model is not None, given_data is not None, has_checkpoint=checkpoint is not None)
+    say_unused(config or RunConfig(), job)
+    subject = load_subject(settings, model=given_model, data=given_data, test=test)
     report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
     architecture = subject.model if subject.spec is None else build_model(subject.spec)
     return Result(load_pruned(paths.pruned, architecture=architecture), load_policy(paths.policy), report, paths)

@@ -37,6 +37,7 @@ def compare(
     from autoprune.compute.machine import check_machine
     from autoprune.config import check_bounds
     from autoprune.config.file import find_config, load_config
+    from autoprune.config.unused import Job, say_unused
     from autoprune.foundation.scratch import scratch_for_all
     from autoprune.jobs.compare import check_searchers
     from autoprune.jobs.compare import compare as compare_searchers
@@ -55,6 +56,7 @@ def compare(
     import torch
 
     progress.show(not quiet)
+    say_unused(settings, Job("compare"))
     torch.set_flush_denormal(True)
     epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
     with scratch_for_all(), opened(checked, settings):
