@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoprune.config import RunConfig
-from autoprune.config.layout import Written, laid_out
+from autoprune.config.layout import ADVANCED, Written, laid_out
 from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
 from autoprune.foundation.bounds import LARGEST_WHOLE
 from autoprune.foundation.errors import LONGEST_VALUE, ConfigError, cut, shown
@@ -109,6 +109,8 @@ def _overridden(written: Written, override: str) -> Written:
 def _explain(problem: Any, written: Written) -> str:
     if problem["type"] == "value_error":  # raised in `autoprune.config`
         message = str(problem["ctx"]["error"])
+        if not problem["loc"] and message.startswith("unknown key"):
+            message += f", {ADVANCED}"  # which is a file's alone
     elif problem["type"] == "missing":
         message = "is required"
     else:
