@@ -9,6 +9,7 @@ from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, TargetConfig
+from autoprune.config.unused import Job, say_unused
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.progress import stages
 from autoprune.measure.energy_source import find_energy_source
@@ -42,6 +43,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         raise InputError("model.checkpoint: levels are taught by a trained model; make one with `autoprune train`")
     check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages([SETTING_UP, *STAGES]) as stage:
+        say_unused(config, Job("adapt"))
         stage.begin(SETTING_UP)
         store = TrialStore(run_dir.trials)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))

@@ -12,7 +12,7 @@ from autoprune.api.arguments import check_data, check_model, check_run_folder, c
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.config.file import parse_config
-from autoprune.config.unused import Job, say_unused
+from autoprune.config.unused import say_no_effect, set_among
 from autoprune.data import ImageSplit, SearchData
 from autoprune.foundation.errors import InputError
 from autoprune.jobs import run as pipeline
@@ -62,11 +62,9 @@ def compress(
     settings = _settings(config or RunConfig(), model, data, test, target, checkpoint)
     check_run_dir(paths.root, settings, resume=resume, field="run_dir")
     check_machine(settings)
+    _say_replaced(config or RunConfig(), model, data)
     given_model = None if isinstance(model, str) else model
-    given_data = None if isinstance(data, str) else data
-    job = Job("compress", given_model is not None, given_data is not None, has_checkpoint=checkpoint is not None)
-    say_unused(config or RunConfig(), job)
-    subject = load_subject(settings, model=given_model, data=given_data, test=test)
+    subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
     report = pipeline.run(settings, paths.root, resume=resume, subject=subject)
     architecture = subject.model if subject.spec is None else build_model(subject.spec)
     return Result(load_pruned(paths.pruned, architecture=architecture), load_policy(paths.policy), report, paths)
@@ -100,6 +98,15 @@ def _settings(
     if target is not None:
         raw["target"] = check_target(target)
     return parse_config(raw, where="compress")
+
+
+def _say_replaced(config: RunConfig, model: nn.Module | str, data: SearchData | str) -> None:
+    """Say which keys of the configuration give way to arguments."""
+    keys = "model.name model.checkpoint data.name" if isinstance(model, str) else "model data.name"
+    if not isinstance(data, str):
+        keys += " data.search_images data.split_seed data.image_size data.max_train_images data.max_test_images"
+    if given := set_among(config, keys):
+        say_no_effect(given, "autoprune.compress takes model and data as arguments")
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -56,10 +56,10 @@ def compare(
     import torch
 
     progress.show(not quiet)
-    say_unused(settings, Job("compare"))
     torch.set_flush_denormal(True)
     epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
     with scratch_for_all(), opened(checked, settings):
+        say_unused(settings, Job("compare"))
         comparison = compare_searchers(settings, checked, searchers=names, seeds=seeds, finetune_epochs=epochs)
         page = checked.root / "comparison.html"
         write_comparison_page(comparison, page)

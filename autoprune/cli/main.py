@@ -85,12 +85,10 @@ def run(
     settings = _settings(config, override, seed)
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
-    from autoprune.config.unused import Job, say_unused
     from autoprune.jobs import run as pipeline
 
     folder = run_dir or _default_run_dir(Path(config).stem)
     with _process_of_a_job(quiet):
-        say_unused(settings, Job("run"))
         result = pipeline.run(settings, folder, resume=resume)
     _summarise(result, folder)
     if settings.adaptive.enabled:
@@ -115,11 +113,9 @@ def adapt(
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
     from autoprune.adaptive import job as stage
-    from autoprune.config.unused import Job, say_unused
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
     with _process_of_a_job(quiet):
-        say_unused(settings, Job("adapt"))
         stage.adapt(settings, folder, resume=resume)
     _summarise_adaptive(folder)
 
@@ -147,12 +143,10 @@ def search(
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
     chosen = [*(override or []), *([f"search.agent={_as_text(agent)}"] if agent is not None else [])]
     settings = _settings(config, chosen, seed)
-    from autoprune.config.unused import Job, say_unused
     from autoprune.jobs import commands
 
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
     with _process_of_a_job(quiet):
-        say_unused(settings, Job("search"))
         outcome = commands.search(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.policy.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
@@ -196,14 +190,12 @@ def apply(
     chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
     chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
     settings = _settings(config, chosen, seed)
-    from autoprune.config.unused import Job, say_unused
     from autoprune.jobs import commands
     from autoprune.jobs import run as pipeline
 
     decide = commands.applied_decision(settings, agent=agent, policy=policy)
     folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
     with _process_of_a_job(quiet):
-        say_unused(settings, Job("apply"))
         result = pipeline.run(settings, folder, resume=resume, decide=decide)
     _summarise(result, folder)
 

@@ -4,7 +4,7 @@ What can only be a slip is refused where a section is read. Here is what a file 
 of a part that another key, or the command, leaves out.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,17 +15,10 @@ from autoprune.foundation.progress import say
 
 @dataclass(frozen=True)
 class Job:
-    """What a configuration is used for, and what comes as an argument in place of what is configured."""
+    """What a configuration is used for."""
 
-    command: Literal["run", "compress", "apply", "adapt", "search", "compare"]
-    has_model_object: bool = False
-    has_data_object: bool = False
-    has_checkpoint: bool = False
-
-    @property
-    def prunes(self) -> bool:
-        """Whether a pruned model comes out."""
-        return self.command in ("run", "compress", "apply")
+    command: Literal["run", "adapt", "search", "compare"]
+    is_trained: bool = True  # the model, before the job
 
 
 @dataclass(frozen=True)
@@ -35,13 +28,8 @@ class Rule:
     because: str
 
 
-def _is_trained(config: RunConfig, job: Job) -> bool:
-    is_configured = config.model.checkpoint is not None and job.command != "compress"
-    return job.has_model_object or job.has_checkpoint or is_configured
-
-
 def _tunes_nothing(config: RunConfig, job: Job) -> bool:
-    return job.prunes and config.finetune.epochs == 0 and not config.adaptive.enabled
+    return job.command == "run" and config.finetune.epochs == 0 and not config.adaptive.enabled
 
 
 RULES = (
@@ -54,24 +42,13 @@ RULES = (
         "problem is toy, which has neither model nor data, and a target of its own",
     ),
     Rule(
-        "model.name model.checkpoint data.name",
-        lambda config, job: job.command == "compress",
-        "autoprune.compress takes it as an argument",
-    ),
-    Rule("model", lambda config, job: job.has_model_object, "the model comes as an object"),
-    Rule(
-        "data.search_images data.split_seed data.image_size data.max_train_images data.max_test_images",
-        lambda config, job: job.has_data_object,
-        "the data comes as an object",
-    ),
-    Rule(
         "train.epochs train.batch_size train.weight_decay train.label_smoothing train.ema_decay train.augment",
-        _is_trained,
-        "the model is trained, so no baseline is",
+        lambda config, job: job.is_trained,
+        "the model is trained, and no baseline is made",
     ),
     Rule(
         "train.learning_rate",
-        lambda config, job: _is_trained(config, job) and config.finetune.learning_rate is not None,
+        lambda config, job: job.is_trained and config.finetune.learning_rate is not None,
         "the model is trained, and finetune.learning_rate is given",
     ),
     Rule(
@@ -81,7 +58,7 @@ RULES = (
     ),
     Rule(
         "search.finalist_epochs",
-        lambda config, job: job.prunes and config.search.finalists == 1,
+        lambda config, job: job.command == "run" and config.search.finalists == 1,
         "search.finalists is 1, and there is nothing to choose",
     ),
     Rule("search.max_drop_trials", lambda config, job: config.drop_target is None, "no target has a max_drop"),
@@ -102,7 +79,11 @@ RULES = (
         lambda config, job: config.finetune.distill_weight == 0,
         "finetune.distill_weight is 0, so no answers are compared",
     ),
-    Rule("adaptive", lambda config, job: job.prunes and not config.adaptive.enabled, "adaptive.enabled is false"),
+    Rule(
+        "adaptive",
+        lambda config, job: job.command == "run" and not config.adaptive.enabled,
+        "adaptive.enabled is false",
+    ),
     Rule(
         "target search.verify_top search.finalists search.finalist_epochs finetune.pruned_lr_factor "
         "finetune.feature_weight finetune.cut_per_step measure.rounds measure.runs_per_round",
@@ -130,31 +111,35 @@ RULES = (
 def say_unused(config: RunConfig, job: Job) -> None:
     """A line for each reason why keys that are set have no effect."""
     for keys, because in unused(config, job):
-        say(f"{', '.join(keys)}: without effect here, because {because}")
+        say_no_effect(keys, because)
 
 
-def unused(config: RunConfig, job: Job) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The keys without effect and the reason, each key once; a key is set if it is not what the preset says."""
+def say_no_effect(keys: Sequence[str], because: str) -> None:
+    say(f"{', '.join(keys)}: without effect here, because {because}")
+
+
+def unused(config: RunConfig, job: Job) -> Iterator[tuple[Sequence[str], str]]:
+    """The keys that are set and without effect, each once, and the reason."""
     told: set[str] = set()
-    values = set_keys(config, RunConfig(preset=config.preset))
     for rule in RULES:
-        if not rule.holds(config, job):
-            continue
-        ours = tuple(rule.keys.split())
-        keys = tuple(key for key in values if key not in told and f"{key}.".startswith(tuple(f"{k}." for k in ours)))
-        told.update(keys)
-        if keys:
+        if rule.holds(config, job) and (keys := [key for key in set_among(config, rule.keys) if key not in told]):
+            told.update(keys)
             yield keys, rule.because
 
 
-def set_keys(config: Section, default: Section, name: str = "") -> list[str]:
-    """The dotted keys whose values are not the default's."""
+def set_among(config: RunConfig, keys: str) -> list[str]:
+    """Those of `keys`, written as in a `Rule`, whose values are not what the preset says."""
+    ours = tuple(f"{key}." for key in keys.split())
+    return [key for key in _differing(config, RunConfig(preset=config.preset)) if f"{key}.".startswith(ours)]
+
+
+def _differing(config: Section, default: Section, name: str = "") -> list[str]:
     found: list[str] = []
     for key in type(config).model_fields:
         ours, theirs = getattr(config, key), getattr(default, key)
         dotted = f"{name}.{key}" if name else key
         if isinstance(ours, Section):
-            found += set_keys(ours, theirs, dotted)
+            found += _differing(ours, theirs, dotted)
         elif ours != theirs:
             found.append(dotted)
     return found

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, check_bounds
+from autoprune.config.unused import Job, say_unused
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import require_free_space
 from autoprune.foundation.paths import require_writable_file
@@ -47,6 +48,7 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     if subject is not None:
         check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+        say_unused(config, Job("search"))
         store = TrialStore(run_dir.trials)
         if subject is None:
             problem = toy_problem(store, config.search.reward)

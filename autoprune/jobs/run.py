@@ -11,6 +11,7 @@ from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, check_bounds
+from autoprune.config.unused import Job, say_unused
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.files import read_json, write_json
@@ -69,6 +70,7 @@ def run(
     subject = subject or load_subject(config)
     check_amounts(config, subject)
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger, stages(_stages(config, subject)) as stage:
+        say_unused(config, Job("run", is_trained=subject.is_trained))
         store = TrialStore(run_dir.trials)
         if not subject.is_trained:
             stage.begin(BASELINE)
