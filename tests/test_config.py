@@ -74,7 +74,7 @@ def test_a_bound_that_is_to_be_found() -> None:
     ("raw", "parts"),
     [
         ({"serch": {}}, ["unknown key serch", "allowed are preset, problem, seed, model", "measure, advanced"]),
-        ({"model": {"name": "timm:x", "width": 0.5}}, ["model: width is of built-in models", "timm:x takes none"]),
+        ({"model": {"name": "timm:x", "width": 0.5}}, ["model.width is of built-in models", "timm:x takes none"]),
         ({"finetune": {"augment": {"square_prob": 0.5}}}, ["finetune.augment: square_prob is of a square"]),
         ({"preset": "fast"}, ["preset: must be 'quick', 'standard' or 'thorough', got 'fast'"]),
         ({"preset": ["quick"]}, ["preset: must be 'quick', 'standard' or 'thorough', got ['quick']"]),
@@ -92,7 +92,7 @@ def test_a_bound_that_is_to_be_found() -> None:
         ({"train": {"augment": {"crop": 2}}}, ["train.augment: unknown key crop", "allowed are crop_padding"]),
         ({"seed": 2**31}, ["seed: must be less than 2147483648, got 2147483648"]),
         ({"model": {"checkpoint": 5}}, ["model.checkpoint: must be a valid string, got 5"]),
-        ({"model": {"checkpoint_key": "ema"}}, ["model: checkpoint_key chooses among the weights in a file"]),
+        ({"model": {"checkpoint_key": "ema"}}, ["model.checkpoint_key chooses among the weights in a file"]),
         ({"data": {"image_size": 1}}, ["data.image_size: must be greater than or equal to 4, got 1"]),
         ({"data": {"image_size": 10**6}}, ["data.image_size: must be less than or equal to 4096"]),
         ({"data": {"mean": [0.5]}}, ["give data.mean and data.std together", "got mean [0.5], std nothing"]),

@@ -20,9 +20,11 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _nothing_ignored(self) -> "ModelConfig":
         if self.checkpoint_key is not None and self.checkpoint is None:
-            raise ValueError("checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out")
+            raise ValueError(
+                "model.checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out"
+            )
         if self.width != 1 and self.name.startswith(("torchvision:", "timm:")):
-            raise ValueError(f"width is of built-in models and of factories that name it; {self.name} takes none")
+            raise ValueError(f"model.width is of built-in models and of factories that name it; {self.name} takes none")
         return self
 
     _names = field_validator("name", "checkpoint")(names_a_file)
