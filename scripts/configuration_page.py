@@ -9,7 +9,7 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,31 +17,57 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, TargetConfig
+from autoprune.config.layout import ADVANCED, BASIC, advanced_names
+from autoprune.config.presets import PRESETS
 from autoprune.config.section import Section
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 LARGEST_WRITTEN_OUT = 1e12  # of bounds
-TOP = "Top level"
+HEAD = ("| key | values | default | |", "|---|---|---|---|")
 
 INTRODUCTION = """\
 # Configuration
 
 <!-- Written by scripts/configuration_page.py from autoprune/config/; `make docs` writes it anew. Do not edit. -->
 
-A configuration is one YAML file. Every key has a default, unless its table says "required"; a file names what differs.
-A section that is left empty means its defaults.
+A configuration is one YAML file. Every key has a default, unless its table says "required"; a file names what differs:
+
+```yaml
+preset: quick
+model: {name: net.py:make_net, checkpoint: net.safetensors}
+data: {name: imagefolder:photos}
+target: {metric: latency, max_ratio: 0.5}
+finetune: {learning_rate: 0.02}
+advanced:
+  finetune: {weight_decay: 0.0005, augment: {crop_padding: 4}}
+```
+
+The keys of [the short section](#the-short-section), which most users set, stand as above. All others have good defaults
+and stand below [`advanced`](#advanced), in sections of the same names. A section that is left empty means its defaults.
 
 - `autoprune run mine.yaml` takes a file, `autoprune run demo` a [shipped configuration](#shipped-configurations).
 - `-o key=value` changes one key for one run, and may stand several times: `-o search.agent=ppo -o finetune.epochs=20`.
   The value is YAML: `-o 'target={metric: latency, max_ratio: 0.4}'`. An item of a list has its number:
   `-o target.0.max_ratio=0.4`.
-- From Python: `autoprune.config.RunConfig`, or `autoprune.config.file.load_config(path, ["search.agent=ppo"])`.
+- `advanced.` may be left out: `-o search.finalists=6` and `-o advanced.search.finalists=6` are the same, in a file too.
+  Two values for one key in one file are refused.
+- From Python: `autoprune.config.file.load_config(path, ["search.agent=ppo"])`, or `autoprune.config.RunConfig`, which
+  has one section of each name and no `advanced`: `RunConfig(search=SearchConfig(finalists=6))`.
 
 A key that is not known, a number out of its range and a key that stands twice are refused before any work, by name.
-What keys ask of each other is told the same way.
+What keys ask of each other is told the same way. Keys without effect, such as those of `adaptive` while
+`adaptive.enabled` is false, are named before the work begins.
+
+A run writes all values into its `config.yaml`. Started from that file it is the same, whatever defaults and presets
+have become.
+"""
+SHORT = "A `target`, or each of a list of targets that must all hold, is"
+PRESETS_INTRODUCTION = """\
+`preset: quick`, or `-o preset=quick`, sets the keys that cost time, unless they are given. `standard` is the default;
+`thorough` is what the longer shipped configurations use.
 """
 
 
@@ -52,15 +78,26 @@ def main() -> None:
 def lines() -> Iterator[str]:
     """The page, line by line."""
     yield INTRODUCTION
+    yield "## The short section\n"
+    yield f"{SHORT}\n{inspect.cleandoc(TargetConfig.__doc__ or '')}\n"
+    yield from HEAD
     for name, section in sections(RunConfig):
-        yield f"## {f'`{name}`' if name else TOP}\n"
-        if section.__doc__:
-            yield f"{inspect.cleandoc(section.__doc__)}\n"
-        yield "| key | values | default | |"
-        yield "|---|---|---|---|"
-        for key, field in section.model_fields.items():
-            yield f"| {' | '.join(row(name, key, field))} |"
-        yield ""
+        for key in BASIC.get(name, ()):
+            if section_of(section.model_fields[key]) is None:
+                yield line(row(name, dotted(name, key), section.model_fields[key]))
+    yield "\n## Presets\n"
+    yield PRESETS_INTRODUCTION
+    yield from presets()
+    yield "\n## `advanced`\n"
+    yield "What few runs need to change.\n"
+    for name, section in sections(RunConfig):
+        if name and (keys := advanced_names(section, name)):
+            yield f"### `{ADVANCED}.{name}`\n"
+            if section.__doc__:
+                yield f"{inspect.cleandoc(section.__doc__)}\n"
+            yield from HEAD
+            yield from (line(row(name, key, section.model_fields[key])) for key in keys)
+            yield ""
     yield "## Shipped configurations\n"
     yield "| name | |"
     yield "|---|---|"
@@ -68,12 +105,30 @@ def lines() -> Iterator[str]:
         yield f"| `{path.stem}` | {cell(leading_comment(path))} |"
 
 
+def presets() -> Iterator[str]:
+    """The table of presets: a line for each key that one of them sets."""
+    yield line(("key", *(f"`{name}`" for name in PRESETS)))
+    yield f"|---{'|---' * len(PRESETS)}|"
+    written = {name: RunConfig.model_validate({"preset": name}).model_dump() for name in PRESETS}
+    for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
+        section, name = key.split(".")
+        yield line((f"`{key}`", *(as_yaml(values[section][name]) for values in written.values())))
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def dotted(section: str, key: str) -> str:
+    return f"{section}.{key}" if section else key
+
+
 def sections(section: type[BaseModel], name: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
     """A section under its dotted name, and all below it, in the order of the schema."""
     yield name, section
     for key, field in section.model_fields.items():
         if (below := section_of(field)) is not None:
-            yield from sections(below, f"{name}.{key}" if name else key)
+            yield from sections(below, dotted(name, key))
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
@@ -85,7 +140,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 def row(section: str, key: str, field: FieldInfo) -> tuple[str, str, str, str]:
     """The cells of a key: its name, what it may hold, its default, its description."""
     if section_of(field) is not None:
-        return f"`{key}`", section_link(section, key, field), section_default(field), cell(field.description)
+        return f"`{key}`", section_link(section, key), "", cell(field.description)
     bounds = [
         f"{word} {number(getattr(constraint, name))}"
         for constraint in field.metadata
@@ -135,17 +190,9 @@ def leading_comment(path: Path) -> str:
     return "<br>".join(said)
 
 
-def section_link(section: str, key: str, field: FieldInfo) -> str:
+def section_link(section: str, key: str) -> str:
     """To the heading of a section, whose anchor is its dotted name without the dots."""
-    found = f"[a section](#{section.replace('.', '')}{key})"
-    return f"{found}, or a list of them" if typing.get_origin(field.annotation) is tuple else found
-
-
-def section_default(field: FieldInfo) -> str:
-    """Of a list of sections; that of one section stands in its own table."""
-    if typing.get_origin(field.annotation) is not tuple:
-        return ""
-    return f"`{as_yaml([item.model_dump(exclude_none=True) for item in field.default])}`"
+    return f"[a section](#{ADVANCED}{section.replace('.', '')}{key})"
 
 
 def cell(text: str | None) -> str:

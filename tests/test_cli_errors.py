@@ -78,7 +78,7 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
     [
         (("run", "nowhere.yaml"), "nowhere.yaml: no such file; shipped configurations are "),
         (("run", "demo", "-o", "search.agnt=ppo"), "demo.yaml: search: unknown key agnt; allowed are agent,"),
-        (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed; allowed are problem, seed, model,"),
+        (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed; allowed are preset, problem, seed,"),
         (("run", "demo", "-o", "search.max_evaluations=many"), "search.max_evaluations: must be a valid integer"),
         (("run", "demo", "-o", "search.max_evaluations=0"), "search.max_evaluations: must be greater than 0, got 0"),
         (("run", "demo", "-o", "search.agent"), "-o search.agent: expected key=value, for example"),

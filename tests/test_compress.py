@@ -16,6 +16,7 @@ from torch import nn
 import autoprune
 from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data
+from autoprune.foundation import progress
 from autoprune.foundation.errors import InputError
 from autoprune.models import load_weights
 from autoprune.space.policy import load_policy
@@ -75,11 +76,26 @@ def test_compress_from_python(small_config: Path, small_checkpoint: Path, tmp_pa
         compress(half, resume=True)
 
 
-def test_compress_by_name(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
+def test_compress_by_name(
+    small_config: Path,
+    small_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "_shown", True)
     settings = load_config(small_config, ["finetune.epochs=0"])
     result = autoprune.compress(
         f"{HERE}:net", f"{HERE}:bars", checkpoint=small_checkpoint, run_dir=str(tmp_path / "run"), config=settings
     )
+    said = [line.partition(": ")[0] for line in capsys.readouterr().err.splitlines() if "without effect" in line]
+    assert said == [
+        "model.name, model.checkpoint, data.name",  # given as arguments
+        "train.epochs, train.batch_size, train.augment.crop_padding",
+        "train.learning_rate",
+        "finetune.batch_size, finetune.learning_rate",
+        "finetune.augment.crop_padding",
+    ]
     assert yaml.safe_load(result.paths.config.read_text())["target"] == [
         {"metric": "macs", "max_ratio": 0.5, "max_value": None, "unit": None, "max_drop": None}
     ]

@@ -73,7 +73,12 @@ def test_a_bound_that_is_to_be_found() -> None:
 @pytest.mark.parametrize(
     ("raw", "parts"),
     [
-        ({"serch": {}}, ["unknown key serch", "allowed are", "search"]),
+        ({"serch": {}}, ["unknown key serch", "allowed are preset, problem, seed, model", "measure, advanced"]),
+        ({"model": {"name": "timm:x", "width": 0.5}}, ["model.width is of built-in models", "timm:x takes none"]),
+        ({"finetune": {"augment": {"square_prob": 0.5}}}, ["finetune.augment: square_prob is of a square"]),
+        ({"preset": "fast"}, ["preset: must be 'quick', 'standard' or 'thorough', got 'fast'"]),
+        ({"preset": ["quick"]}, ["preset: must be 'quick', 'standard' or 'thorough', got ['quick']"]),
+        ({"preset": "quick", "search": []}, ["search: must be a section with the keys agent", "got []"]),
         ({"search": {"agnet": "ppo"}}, ["search: unknown key agnet", "allowed are agent"]),
         ({1: 2}, ["unknown key 1"]),
         ({"search": {"agent": "dqn"}}, ["search.agent: must be one of ddpg", ", uniform, or path", "got 'dqn'"]),
@@ -138,7 +143,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 def test_which_keys_need_energy() -> None:
     target = {"metric": "energy", "max_ratio": 0.5}
     assert parse_config({"target": target}, where="x").energy_keys == ("target",)
-    weighted = parse_config({"search": {"reward": {"form": "weighted", "cost": "energy"}}}, where="x")
+    weighted = parse_config({"search": {"reward": {"form": "weighted", "cost": "energy", "cost_weight": 1}}}, where="x")
     assert weighted.energy_keys == ("search.reward.cost",)
     assert not parse_config({"search": {"reward": {"form": "constrained"}}}, where="x").uses_energy
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from problems_for_tests import CountingScorer, policy, problem, pruning
@@ -32,7 +33,7 @@ MACS = Limit("macs", 800)  # 8 of 10 channels: the policies are 1+2, 2+2, 4+2, 1
 AGENT = "ddpg (trained before)"
 
 
-def offered(own: PruningPolicy, within: SearchProblem, **reward: str) -> Offers:
+def offered(own: PruningPolicy, within: SearchProblem, **reward: Any) -> Offers:
     return offers(within, Given(AGENT, own), RunConfig(search=SearchConfig(reward=RewardConfig.model_validate(reward))))
 
 
@@ -63,10 +64,10 @@ def test_all_are_scored_alike_and_kept_so_that_a_stopped_run_repeats_nothing(tmp
     assert offered(pruning(1, 2), problem(never, MACS, store=store)).outcomes == found.outcomes
 
 
-@pytest.mark.parametrize("form", ["constrained", "weighted", "amc"])
-def test_no_proposer_has_more_than_a_handful_and_all_fit(form: str) -> None:
-    within = problem(CountingScorer(), MACS, reward_config=RewardConfig.model_validate({"form": form}))
-    for name, outcomes in offered(pruning(4, 2), within, form=form).outcomes.items():
+@pytest.mark.parametrize("reward", [{}, {"form": "weighted", "cost_weight": 1.0}, {"form": "amc"}])
+def test_no_proposer_has_more_than_a_handful_and_all_fit(reward: dict[str, Any]) -> None:
+    within = problem(CountingScorer(), MACS, reward_config=RewardConfig.model_validate(reward))
+    for name, outcomes in offered(pruning(4, 2), within, **reward).outcomes.items():
         assert 1 <= len(outcomes) <= MOST, name
         assert all(within.is_feasible(outcome.policy) for outcome in outcomes)
         assert all(outcome.score.complete for outcome in outcomes)

@@ -48,6 +48,8 @@ def test_cheaper_is_never_worse_and_units_do_not_matter(small: float, large: flo
     [
         ({"cost_weight": 7}, "cost_weight is for form weighted; constrained does not use it"),
         ({"form": "amc", "cost_weight": 7}, "cost_weight is for form weighted; amc does not use it"),
+        ({"form": "weighted"}, "form weighted with a cost_weight of 0 is constrained: give a cost_weight"),
+        ({"form": "weighted", "cost_weight": 0}, "form weighted with a cost_weight of 0 is constrained"),
         ({"cost": "macs"}, "cost is for the other forms"),
         ({"form": "amc", "accuracy": "top1"}, "accuracy is for forms constrained and weighted; amc does not use it"),
         ({"form": "best"}, "must be one of constrained, weighted, amc, or path/file.py:function"),

@@ -94,4 +94,4 @@ def test_what_is_clipped_is_said(small_config: Path, tmp_path: Path) -> None:
         "finetune.batch_size=451: the train split has 450 images, so all of them are taken",
     ):
         assert line in said
-    assert "train.batch_size" not in said  # nothing is trained from scratch
+    assert "train.batch_size=" not in said  # nothing is trained from scratch

@@ -8,6 +8,7 @@ from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
 from autoprune.config import RunConfig, TargetConfig
+from autoprune.config.unused import Job
 from autoprune.foundation.progress import stages
 from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.choice import check_search
@@ -30,7 +31,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
     check_search(config)
     check_earlier_levels(config)
     job = checked(config, needs_weights="levels are taught by a trained model")
-    with workspace(config, run_dir) as place, stages([SETTING_UP, *STAGES]) as stage:
+    with workspace(config, run_dir, Job("adapt")) as place, stages([SETTING_UP, *STAGES]) as stage:
         stage.begin(SETTING_UP)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once

@@ -12,6 +12,7 @@ from autoprune.api.arguments import check_data, check_model, check_run_folder, c
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.config.file import parse_config
+from autoprune.config.unused import say_no_effect, set_among
 from autoprune.data import ImageSplit, SearchData
 from autoprune.foundation.errors import InputError
 from autoprune.jobs.run import run
@@ -61,6 +62,7 @@ def compress(
     settings = _settings(config or RunConfig(), model, data, test, target, checkpoint)
     check_run_dir(paths.root, settings, resume=resume, field="run_dir")
     check_machine(settings)
+    _say_replaced(config or RunConfig(), model, data)
     given_model = None if isinstance(model, str) else model
     subject = load_subject(settings, model=given_model, data=None if isinstance(data, str) else data, test=test)
     report = run(settings, paths.root, resume=resume, subject=subject)
@@ -96,6 +98,15 @@ def _settings(
     if target is not None:
         raw["target"] = check_target(target)
     return parse_config(raw, where="compress")
+
+
+def _say_replaced(config: RunConfig, model: nn.Module | str, data: SearchData | str) -> None:
+    """Say which keys of the configuration give way to arguments."""
+    keys = "model.name model.checkpoint data.name" if isinstance(model, str) else "model data.name"
+    if not isinstance(data, str):
+        keys += " data.search_images data.split_seed data.image_size data.max_train_images data.max_test_images"
+    if given := set_among(config, keys):
+        say_no_effect(given, "autoprune.compress takes model and data as arguments")
 
 
 def _digest(values: Iterable[Any]) -> str:

@@ -1,7 +1,7 @@
 """A configuration from one YAML file and changes to it, checked whole before anything starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,13 @@ import yaml
 from pydantic import ValidationError
 
 from autoprune.config import RunConfig
+from autoprune.config.layout import ADVANCED, Written, laid_out
 from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
 from autoprune.foundation.bounds import LARGEST_WHOLE
 from autoprune.foundation.errors import LONGEST_VALUE, ConfigError, cut, shown
 from autoprune.foundation.paths import user_path
 
-MOST_PARTS = 10  # of a key; `train.augment.flip` has three
+MOST_PARTS = 10  # of a key; `advanced.train.augment.flip` has four
 _PACKAGE = Path(__file__).parents[1]
 # A wheel holds them inside the package; a checkout has them in the folder above.
 SHIPPED_CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
@@ -54,25 +55,41 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         raw = {}
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not a {type(raw).__name__}")
+    written = _written(raw, where=str(path))
     for override in overrides:
-        raw = _overridden(raw, override)
-    return parse_config(raw, where=str(path))
+        written = _overridden(written, override)
+    return _checked(written, where=str(path))
 
 
-def parse_config(raw: dict[str, Any], *, where: str) -> RunConfig:
-    """Check plain values; `ConfigError` says all that is wrong, each with its key, what was got and what is allowed."""
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: " + "; ".join(_explain(problem) for problem in error.errors())) from None
+def parse_config(raw: Mapping[str, Any], *, where: str) -> RunConfig:
+    """Check plain values, laid out as in a file, in the way of earlier versions too.
+
+    `ConfigError` says all that is wrong, each with its key as it was written, what was got and what is allowed.
+    """
+    return _checked(_written(raw, where=where), where=where)
 
 
 def dump_config(config: RunConfig) -> str:
-    """YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    """YAML of all keys, which `load_config` reads back to an equal configuration, whatever presets become."""
+    return yaml.safe_dump(laid_out(config.model_dump(mode="json")), sort_keys=False)
 
 
-def _overridden(raw: dict[str, Any], override: str) -> dict[str, Any]:
+def _written(raw: Mapping[Any, Any], *, where: str) -> Written:
+    try:
+        return Written.of(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _checked(written: Written, *, where: str) -> RunConfig:
+    try:
+        return RunConfig.model_validate(written.values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem, written) for problem in error.errors())
+        raise ConfigError(f"{where}: {problems}") from None
+
+
+def _overridden(written: Written, override: str) -> Written:
     key, separator, text = override.partition("=")
     parts = key.split(".")
     where = f"-o {cut(override, LONGEST_VALUE)}"
@@ -82,34 +99,24 @@ def _overridden(raw: dict[str, Any], override: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: no key has {len(parts)} parts")
     value = parse_yaml(text, where=where)
     try:
-        changed: dict[str, Any] = _with_value(raw, parts, value)
+        return written.overridden(parts, value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     except LookupError as error:
         raise ConfigError(f"{where}: {shown(error.args[0])} is not a section") from None
-    return changed
 
 
-def _with_value(node: Any, parts: Sequence[str], value: Any) -> Any:
-    """A copy of `node` with `value` at the path `parts`; `LookupError` holds the part that leads nowhere."""
-    if not parts:
-        return value
-    first, *rest = parts
-    if isinstance(node, list) and first.isdecimal() and len(first) < 5 and int(first) < len(node):
-        changed = _with_value(node[int(first)], rest, value)
-        return [changed if index == int(first) else item for index, item in enumerate(node)]
-    if node is None or isinstance(node, dict):
-        return {**(node or {}), first: _with_value((node or {}).get(first), rest, value)}
-    raise LookupError(first)
-
-
-def _explain(problem: Any) -> str:
+def _explain(problem: Any, written: Written) -> str:
     if problem["type"] == "value_error":  # raised in `autoprune.config`
         message = str(problem["ctx"]["error"])
+        if not problem["loc"] and message.startswith("unknown key"):
+            message += f", {ADVANCED}"  # which is a file's alone
     elif problem["type"] == "missing":
         message = "is required"
     else:
         message = f"must be {problem['msg'].removeprefix('Input should be ')}, got {shown(problem['input'])}"
         message += _whole_hint(problem)
-    return ": ".join(part for part in (".".join(map(str, problem["loc"])), message) if part)
+    return ": ".join(part for part in (written.name_of(problem["loc"]), message) if part)
 
 
 def _whole_hint(problem: Any) -> str:

@@ -57,6 +57,8 @@ class RewardConfig(Section):
     def _nothing_ignored(self) -> "RewardConfig":
         if self.cost_weight and self.form != "weighted":
             raise ValueError(f"cost_weight is for form weighted; {self.form} does not use it")
+        if self.form == "weighted" and not self.cost_weight:
+            raise ValueError("form weighted with a cost_weight of 0 is constrained: give a cost_weight, or that form")
         if self.cost != "latency" and self.form == "constrained":
             raise ValueError("cost is for the other forms; constrained rewards accuracy alone, the target limits costs")
         if self.accuracy != "kl" and self.form not in ("constrained", "weighted"):

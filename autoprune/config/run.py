@@ -2,10 +2,11 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import TargetConfig
+from autoprune.config.presets import Preset, with_preset
 from autoprune.config.search import SearchConfig
 from autoprune.config.section import Section
 from autoprune.config.subject import DataConfig, ModelConfig
@@ -26,6 +27,7 @@ class RunConfig(Section):
 
     RETIRED: ClassVar = {"elastic": "is gone: rewards ordered no better with it"}
 
+    preset: Preset = Field("standard", description="how much time it may take; keys that are given go before its own")
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
@@ -36,6 +38,11 @@ class RunConfig(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, raw: Any) -> Any:
+        return with_preset(raw) if isinstance(raw, dict) else raw
 
     @field_validator("target", mode="before")
     @classmethod

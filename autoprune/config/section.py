@@ -1,6 +1,6 @@
 """What all sections of a configuration have in common: known keys, and no number or name that breaks a run midway."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
@@ -40,8 +40,7 @@ class Section(BaseModel):
                 raise ValueError(f"{key} {cls.RETIRED[key]}")
         raw = {key: value for key, value in raw.items() if key not in cls.RETIRED}
         if unknown := [key for key in raw if key not in cls.model_fields]:
-            named = ", ".join(key if isinstance(key, str) and key.isidentifier() else shown(key) for key in unknown[:5])
-            raise ValueError(f"unknown key {named}; allowed are {', '.join(cls.model_fields)}")
+            raise ValueError(unknown_keys(unknown, cls.model_fields))
         return raw
 
     @field_validator("*", mode="before")
@@ -58,6 +57,12 @@ class Section(BaseModel):
             if isinstance(number, float) and 0 < abs(number) < SMALLEST:
                 raise ValueError(f"must be 0 or at least {SMALLEST:g}, got {number!r}")
         return value
+
+
+def unknown_keys(unknown: Sequence[Any], allowed: Iterable[str]) -> str:
+    """What to say of keys that there are not."""
+    named = ", ".join(key if isinstance(key, str) and key.isidentifier() else shown(key) for key in unknown[:5])
+    return f"unknown key {named}; allowed are {', '.join(allowed)}"
 
 
 def _changes_nothing(value: Any) -> bool:

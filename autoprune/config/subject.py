@@ -18,11 +18,13 @@ class ModelConfig(Section):
     checkpoint_key: str | None = Field(None, description="which weights of several in that file, for example ema")
 
     @model_validator(mode="after")
-    def _key_of_a_file(self) -> "ModelConfig":
+    def _nothing_ignored(self) -> "ModelConfig":
         if self.checkpoint_key is not None and self.checkpoint is None:
             raise ValueError(
                 "model.checkpoint_key chooses among the weights in a file: give checkpoint too, or leave it out"
             )
+        if self.width != 1 and self.name.startswith(("torchvision:", "timm:")):
+            raise ValueError(f"model.width is of built-in models and of factories that name it; {self.name} takes none")
         return self
 
     _names = field_validator("name", "checkpoint")(names_a_file)

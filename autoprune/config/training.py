@@ -28,6 +28,8 @@ class AugmentConfig(Section):
     def _one_square(self) -> "AugmentConfig":
         if self.erase_size and self.cutmix_size:
             raise ValueError("give erase_size or cutmix_size, not both")
+        if self.square_prob != 1 and not (self.erase_size or self.cutmix_size):
+            raise ValueError("square_prob is of a square: give erase_size or cutmix_size, or leave it out")
         return self
 
 

@@ -61,6 +61,8 @@ def load_search_data(config: DataConfig) -> SearchData:
         if imagefolder.has_split(folder, "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
             _check_same_shape(search, train, f"{folder}: search")
+            if config.search_images != DataConfig().search_images:
+                say(f"data.search_images: without effect here, because {folder} has a search split of its own")
     else:
         train, classes = custom.load(config.name, "train")
         info = imagefolder.describe(config.name, classes, train)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoprune.config import RunConfig, check_bounds
+from autoprune.config.unused import Job
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
@@ -53,7 +54,8 @@ def compare(
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
     run_dir = check_run_dir(root, config, resume=resume)
-    with problem_of(config, run_dir, needs_weights="a comparison needs a trained model") as (place, problem, context):
+    needs_weights = "a comparison needs a trained model"
+    with problem_of(config, run_dir, Job("compare"), needs_weights=needs_weights) as (place, problem, context):
         searches = [_searched(problem, place, name, seed) for seed in range(seeds) for name in searchers]
         finals: list[Final | None] = [None] * len(searches)
         original_accuracy = None

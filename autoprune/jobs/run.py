@@ -10,6 +10,7 @@ from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
 from autoprune.config import RunConfig, check_bounds
+from autoprune.config.unused import Job
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.files import read_json, write_json
@@ -60,7 +61,8 @@ def run(
     if config.adaptive.enabled:
         check_earlier_levels(config)
     job = checked(config, subject=subject)
-    with workspace(config, run_dir) as place, stages(_stages(config, job.subject)) as stage:
+    kind = Job("run", is_trained=job.subject.is_trained)
+    with workspace(config, run_dir, kind) as place, stages(_stages(config, job.subject)) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)
         model = _baseline(place, job.subject)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autoprune.config import RunConfig, check_bounds
+from autoprune.config.unused import Job
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.search.problem import Outcome
 from autoprune.space.policy import save_policy
@@ -16,7 +17,11 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     check_bounds(config)
     run_dir = check_run_dir(root, config, resume=resume)
     check_search(config)
-    with problem_of(config, run_dir, needs_weights="a search needs a trained model") as (place, problem, _):
+    with problem_of(config, run_dir, Job("search"), needs_weights="a search needs a trained model") as (
+        place,
+        problem,
+        _,
+    ):
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, place).best
         model = config.model.name if config.problem == "model" else config.problem

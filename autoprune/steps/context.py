@@ -8,6 +8,7 @@ from torch import nn
 
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig
+from autoprune.config.unused import Job, say_unused
 from autoprune.foundation.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
@@ -69,9 +70,11 @@ def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights:
 
 
 @contextmanager
-def workspace(config: RunConfig, run_dir: RunDir) -> Iterator[Workspace]:
-    """The run folder, held against other processes while the block runs, with its store and its log."""
+def workspace(config: RunConfig, run_dir: RunDir, job: Job) -> Iterator[Workspace]:
+    """The run folder, held against other processes while the block runs, with its store and its log; what the
+    configuration says that `job` has no use for is told first."""
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
+        say_unused(config, job)
         yield Workspace(config, run_dir, TrialStore(run_dir.trials), logger)
 
 
@@ -88,15 +91,15 @@ def context_of(
 
 @contextmanager
 def problem_of(
-    config: RunConfig, run_dir: RunDir, *, needs_weights: str
+    config: RunConfig, run_dir: RunDir, kind: Job, *, needs_weights: str
 ) -> Iterator[tuple[Workspace, SearchProblem, Context | None]]:
     """What a job that only searches works with: the configuration's model, or the toy problem, which has no context."""
     if config.problem == "toy":
         check_machine(config)
-        with workspace(config, run_dir) as place:
+        with workspace(config, run_dir, kind) as place:
             yield place, toy_problem(place.store, config.search.reward), None
         return
     job = checked(config, needs_weights=needs_weights)
-    with workspace(config, run_dir) as place:
+    with workspace(config, run_dir, kind) as place:
         context = context_of(place, job)
         yield context, context.prepared.problem, context

@@ -122,7 +122,8 @@ def check_run_dir(root: Path, config: RunConfig, *, resume: bool, field: str = "
     if run_dir.config.is_file():
         if not resume:
             raise InputError(f"{root}: holds a run already; go on with {resuming}, or choose another {field}")
-        differing = _differing_keys(load_config(run_dir.config).model_dump(), config.model_dump())
+        theirs, ours = (one.model_dump(exclude={"preset"}) for one in (load_config(run_dir.config), config))
+        differing = _differing_keys(theirs, ours)  # of values: it does not matter where they come from
         if differing:
             raise ConfigError(
                 f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "

@@ -1,0 +1,145 @@
+"""Keys that have no effect beside others: a run goes on, but says so before the work.
+
+What can only be a slip is refused where a section is read. Here is what a file or an override may well hold: settings
+of a part that another key, or the command, leaves out.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autoprune.config.run import RunConfig
+from autoprune.config.section import Section
+from autoprune.foundation.progress import say
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a configuration is used for."""
+
+    command: Literal["run", "adapt", "search", "compare"]
+    is_trained: bool = True  # the model, before the job
+
+
+@dataclass(frozen=True)
+class Rule:
+    keys: str  # separated by spaces; a section stands for all in it
+    holds: Callable[[RunConfig, Job], bool]
+    because: str
+
+
+def _tunes_nothing(config: RunConfig, job: Job) -> bool:
+    return job.command == "run" and config.finetune.epochs == 0 and not config.adaptive.enabled
+
+
+RULES = (
+    Rule(
+        "model data train target finetune adaptive measure search.importance search.score_images search.racing "
+        "search.calibration_images search.repair search.trials_from search.start_share search.min_keep "
+        "search.drop_branches search.max_rungs search.verify_top search.finalists search.finalist_epochs "
+        "search.max_drop_trials",
+        lambda config, job: config.problem == "toy",
+        "problem is toy, which has neither model nor data, and a target of its own",
+    ),
+    Rule(
+        "train.epochs train.batch_size train.weight_decay train.label_smoothing train.ema_decay train.augment",
+        lambda config, job: job.is_trained,
+        "the model is trained, and no baseline is made",
+    ),
+    Rule(
+        "train.learning_rate",
+        lambda config, job: job.is_trained and config.finetune.learning_rate is not None,
+        "the model is trained, and finetune.learning_rate is given",
+    ),
+    Rule(
+        "search.start_share",
+        lambda config, job: job.command == "search" and config.search.trials_from is None,
+        "a search without search.trials_from starts from nothing",
+    ),
+    Rule(
+        "search.finalist_epochs",
+        lambda config, job: job.command == "run" and config.search.finalists == 1,
+        "search.finalists is 1, and there is nothing to choose",
+    ),
+    Rule("search.max_drop_trials", lambda config, job: config.drop_target is None, "no target has a max_drop"),
+    Rule(
+        "finetune.max_minutes finetune.batch_size finetune.learning_rate finetune.pruned_lr_factor finetune.muon_step "
+        "finetune.weight_decay finetune.temperature finetune.distill_weight finetune.feature_weight "
+        "finetune.ema_decay search.finalist_epochs",
+        _tunes_nothing,
+        "finetune.epochs is 0",
+    ),
+    Rule(
+        "finetune.augment",
+        lambda config, job: _tunes_nothing(config, job) and config.drop_target is None,
+        "finetune.epochs is 0",
+    ),
+    Rule(
+        "finetune.temperature",
+        lambda config, job: config.finetune.distill_weight == 0,
+        "finetune.distill_weight is 0, so no answers are compared",
+    ),
+    Rule(
+        "adaptive",
+        lambda config, job: job.command == "run" and not config.adaptive.enabled,
+        "adaptive.enabled is false",
+    ),
+    Rule(
+        "target search.verify_top search.finalists search.finalist_epochs finetune.pruned_lr_factor "
+        "finetune.feature_weight finetune.cut_per_step measure.rounds measure.runs_per_round",
+        lambda config, job: job.command == "adapt",
+        "autoprune adapt makes levels at adaptive.max_ratios, and no pruned model beside them",
+    ),
+    Rule(
+        "adaptive.max_ratios adaptive.max_levels adaptive.epochs adaptive.trial_epochs",
+        lambda config, job: config.adaptive.levels_from is not None,
+        "the levels are those of adaptive.levels_from",
+    ),
+    Rule(
+        "adaptive.trial_epochs",
+        lambda config, job: sum(ratio < 1 for ratio in config.adaptive.max_ratios) == 1,
+        "adaptive.max_ratios has but one level to train, so none is chosen on trial",
+    ),
+    Rule(
+        "measure.allow_estimated_energy",
+        lambda config, job: not config.uses_energy,
+        "neither a target nor the reward is on energy",
+    ),
+)
+
+
+def say_unused(config: RunConfig, job: Job) -> None:
+    """A line for each reason why keys that are set have no effect."""
+    for keys, because in unused(config, job):
+        say_no_effect(keys, because)
+
+
+def say_no_effect(keys: Sequence[str], because: str) -> None:
+    say(f"{', '.join(keys)}: without effect here, because {because}")
+
+
+def unused(config: RunConfig, job: Job) -> Iterator[tuple[Sequence[str], str]]:
+    """The keys that are set and without effect, each once, and the reason."""
+    told: set[str] = set()
+    for rule in RULES:
+        if rule.holds(config, job) and (keys := [key for key in set_among(config, rule.keys) if key not in told]):
+            told.update(keys)
+            yield keys, rule.because
+
+
+def set_among(config: RunConfig, keys: str) -> list[str]:
+    """Those of `keys`, written as in a `Rule`, whose values are not what the preset says."""
+    ours = tuple(f"{key}." for key in keys.split())
+    return [key for key in _differing(config, RunConfig(preset=config.preset)) if f"{key}.".startswith(ours)]
+
+
+def _differing(config: Section, default: Section, name: str = "") -> list[str]:
+    found: list[str] = []
+    for key in type(config).model_fields:
+        ours, theirs = getattr(config, key), getattr(default, key)
+        dotted = f"{name}.{key}" if name else key
+        if isinstance(ours, Section):
+            found += _differing(ours, theirs, dotted)
+        elif ours != theirs:
+            found.append(dotted)
+    return found
