@@ -48,13 +48,14 @@ from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow,
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo, ImageSplit, normalise
-from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
+from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.measure.latency import make_session, measure_interleaved
+from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
+from autoprune.runtimes.onnxruntime import make_session
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.final import energies, environment, input_figures
@@ -194,7 +195,12 @@ def _exported(
         export_onnx(model, file, info)
     black = np.zeros((1, *info.input_shape), dtype=np.float32)
     original, *rest = measure_interleaved(
-        [run_dir.original_onnx, *files], black, threads=threads, rounds=TIMED_ROUNDS, runs_per_round=TIMED_RUNS
+        [run_dir.original_onnx, *files],
+        black,
+        runtime=ONNX_RUNTIME,
+        threads=threads,
+        rounds=TIMED_ROUNDS,
+        runs_per_round=TIMED_RUNS,
     )
     return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
 
@@ -279,7 +285,7 @@ def _measured(
         data=info.name,
         threads=config.measure.threads,
         seed=config.seed,
-        environment=environment(),
+        environment=environment(ONNX_RUNTIME),
     )
 
 

@@ -20,6 +20,7 @@ from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, SearchFigures, parse_result
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import SETTING_UP, Prepared, prepare
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.applied import STORED_POLICY
@@ -148,7 +149,8 @@ def _result(
     if flushed:
         say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
-    parity = check_parity(measured.model, run_dir.model_onnx, shown)
+    runtime = find_runtime(config.measure.runtime)
+    parity = check_parity(measured.model, run_dir.model_onnx, shown, runtime=runtime)
     comparison = compare_files(
         run_dir.original_onnx,
         run_dir.model_onnx,
@@ -166,5 +168,6 @@ def _result(
         targets=config.target,
         search=search,
         info=info,
+        runtime=runtime,
         narrowed=measured.narrowed,
     )
