@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ class Torch:
 
     @property
     def key(self) -> str:
+        from importlib import metadata  # not above: it takes megabytes where memory is measured
+
         return f"torch {metadata.version('torch')}"
 
     def open_model(self, model: Path | bytes, *, threads: int) -> "LoadedTorch":
