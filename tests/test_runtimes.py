@@ -1,7 +1,10 @@
 """Runtimes run real files, and agree with each other on what they compute and on what they refuse."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +116,16 @@ def test_openvino_s_key_and_devices() -> None:
     assert OpenVino().key.startswith("openvino 20")
     with pytest.raises(InputError, match=r"--provider FPGA: not available; openvino \S+ has CPU"):
         find_runtime("openvino", device="FPGA", device_field="--provider")
+
+
+@needs_openvino
+def test_openvino_s_telemetry_is_off(tmp_path: Path) -> None:
+    """Left to itself it makes an identifier in the home when it is imported."""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | {"HOME": str(tmp_path)}
+    program = "from autoprune.runtimes.openvino import OpenVino; print(OpenVino().key)"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("openvino ")
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is not None, reason="openvino is installed")

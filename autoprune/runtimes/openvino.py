@@ -1,7 +1,13 @@
-"""OpenVINO in full float32, compiled for the very shapes that are run. Imported only when it is used."""
+"""OpenVINO in full float32, compiled for the very shapes that are run. Imported only when it is used, and without its
+telemetry.
+
+As it comes, 2026.4 makes an identifier under `~/intel` when it is imported, and sends an event to Google Analytics. It
+does without where the package `openvino_telemetry` cannot be imported.
+"""
 
 import importlib
 import io
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +79,8 @@ def on_device(device: str | None, *, field: str) -> OpenVino:
 
 
 def _openvino(*, field: str = "openvino") -> Any:
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # so it cannot be imported
     try:
         return importlib.import_module("openvino")
     except ImportError:
