@@ -34,9 +34,9 @@ from autoprune.config.file import find_config, load_config
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation import progress
-from autoprune.measure.latency import make_session, session_call
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.evaluate import SECOND_LOOK, Evaluator
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import Prepared, prepare
@@ -164,7 +164,7 @@ def naive_evaluation(prepared: Prepared, policy: PruningPolicy, folder: Path, *,
         log_p = torch.cat([F.log_softmax(model(batch), 1) for batch in evaluator.images.split(BATCH)])
         kl = F.kl_div(log_p, evaluator.reference, reduction="batchmean", log_target=True)
     EXPORTERS[exporter](model, folder / "naive.onnx", evaluator.info)
-    call = session_call(make_session(folder / "naive.onnx", threads=1), evaluator.images[:1].contiguous().numpy())
+    call = OnnxRuntime().open_model(folder / "naive.onnx", threads=1).bind(evaluator.images[:1].contiguous().numpy())
     for _ in range(WARM_UP):
         call()
     started = time.perf_counter()

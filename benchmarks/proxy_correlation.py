@@ -16,7 +16,7 @@ from autoprune.config import RunConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.foundation import progress
 from autoprune.foundation.seeding import derive_seed
-from autoprune.measure.ranks import spearman
+from autoprune.measure.stats import spearman
 from autoprune.policies.heuristics import varied_policies
 from autoprune.search.evaluate import Evaluator
 from autoprune.search.prepare import Prepared, prepare

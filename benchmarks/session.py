@@ -24,8 +24,7 @@ from autoprune.adaptive.report.page import read_adaptive
 from autoprune.config.file import load_config
 from autoprune.data import normalise
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
-from autoprune.measure.latency import make_session
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir
 

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune import __version__
+from autoprune.compute.memory import memory_limited
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import roll_out as roll_out_in_env
 from autoprune.foundation.bounds import shown
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import read_json
-from autoprune.measure.latency import make_session
-from autoprune.measure.memory_limit import memory_limited
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 from autoprune.search.problem import PruningProblem
 from autoprune.space.decision import Policy
 

@@ -11,11 +11,11 @@ import torch
 from levels_for_tests import level_answers, level_files, random_levels
 
 from autoprune.prediction.table_store import TABLE_VARIABLE
-from autoprune.runtimes import onnx_runtime
+from autoprune.runtimes import onnxruntime
 
 __all__ = ["level_answers", "level_files", "random_levels"]  # fixtures
 
-assert onnx_runtime.TELEMETRY_SWITCH in os.environ  # before any test module imports ONNX Runtime itself
+assert onnxruntime.TELEMETRY_SWITCH in os.environ  # before any test module imports ONNX Runtime itself
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # beside others: OpenMP threads that wait for each other would slow all down
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -20,9 +20,9 @@ from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.foundation.errors import InputError
-from autoprune.measure.latency import make_session
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import parse_result
+from autoprune.runtimes.onnxruntime import make_session
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir

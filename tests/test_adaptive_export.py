@@ -19,7 +19,7 @@ from autoprune.adaptive.routing.routing import LevelAnswers, Router, by_confiden
 from autoprune.envs.router_observation import observation_size
 from autoprune.export.onnx_file import OUTPUT_NAME
 from autoprune.foundation.errors import InputError
-from autoprune.measure.latency import make_session
+from autoprune.runtimes.onnxruntime import make_session
 
 
 def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Router) -> None:

@@ -26,7 +26,7 @@ from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, tr
 from autoprune.adaptive.routing.routing import LevelAnswers, by_confidence, follow, priced
 from autoprune.export.onnx_file import OUTPUT_NAME
 from autoprune.foundation.errors import InputError
-from autoprune.measure.latency import make_session
+from autoprune.runtimes.onnxruntime import make_session
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ MANY_IMAGES = """
 import sys
 import numpy as np
 from autoprune.adaptive.file.session import AdaptiveSession
-from autoprune.measure.rss_probe import peak_rss_bytes
+from autoprune.measure.memory import peak_rss_bytes
 
 session = AdaptiveSession(sys.argv[1], price=0)
 images = np.random.default_rng(0).standard_normal((20_000, *session.input_shape), dtype=np.float32)

@@ -1,6 +1,4 @@
-"""The statistics on made-up samples with known truth, and real measurements for their structure. No test holds a
-machine to a time.
-"""
+"""Real measurements for their structure; no test holds a machine to a time."""
 
 import json
 import math
@@ -40,162 +38,23 @@ from autoprune.bench.measurement import (
     device_of,
     plan,
     prepare,
-    time_rounds,
     unique_names,
 )
 from autoprune.bench.plot import write_plot
 from autoprune.bench.result import BenchResult, results
-from autoprune.bench.stats import median_interval, paired_ratio, quiet_interval, student_t_995
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.export.subnormals import count_subnormals
 from autoprune.foundation.errors import InputError, RunError
 from autoprune.foundation.files import write_json
+from autoprune.measure.memory import measure_peak_rss_bytes
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 TINY = np.float32(1e-40)  # subnormal: the smallest normal float32 is 1.2e-38
 QUICK = BenchSettings(seconds=0.05)
 
 
-# ---------------------------------------------------------------- the ratio and its interval
-
-
-def neighbours(
-    rng: np.random.Generator, *, rounds: int, spell_rounds: float, runs: int = 6, slow: float = 1.5, share: float = 0.4
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two equal things timed as `time_rounds` does, (rounds, runs) each, next to a neighbour that comes and goes.
-
-    It makes calls `slow` times slower in spells of random length, `spell_rounds` rounds on average, for `share` of the
-    time; besides, every call has heavy-tailed jitter, and one in 50 is interrupted for several times its length.
-    """
-    calls = rounds * 2 * runs
-    leave = min(1.0, 1 / (spell_rounds * 2 * runs))
-    enter = leave * share / (1 - share)
-    slowed = np.empty(calls, dtype=bool)
-    now, done = bool(rng.random() < share), 0
-    while done < calls:
-        length = int(rng.geometric(leave if now else enter))
-        slowed[done : done + length] = now
-        now, done = not now, done + length
-    jitter = np.exp(0.02 * rng.standard_t(3, calls)) * (1 + (rng.random(calls) < 0.02) * rng.pareto(2, calls))
-    times_ms = np.where(slowed, slow, 1.0) * jitter
-    by_place = times_ms.reshape(rounds, 2, runs)
-    first = np.where(rng.random(-(-rounds // 2)) < 0.5, 0, 1).repeat(2)[:rounds] ^ (np.arange(rounds) % 2)
-    rows = np.arange(rounds)
-    return by_place[rows, first], by_place[rows, 1 - first]
-
-
-@pytest.mark.parametrize("spell_rounds", [0.1, 1.0, 10.0, 100.0])
-@pytest.mark.parametrize("rounds", [40, 300])
-def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(rounds: int, spell_rounds: float) -> None:
-    """Neighbours whose spells are shorter than a burst, as long as a round, as long as a block, or longer."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        first, second = neighbours(rng, rounds=rounds, spell_rounds=spell_rounds)
-        found = paired_ratio(first, second)
-        assert found.ci95[0] <= found.ratio <= found.ci95[1]
-        covered += not found.differs
-    assert covered >= 0.97 * 400
-
-
-def test_the_luck_of_a_load_is_in_the_interval() -> None:
-    """Each load of a file runs 1% faster or slower for as long as it lives: rounds alone would not show it."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        first, second = neighbours(rng, rounds=120, spell_rounds=1)
-        luck = np.exp(rng.normal(0, 0.01, (2, 12))).repeat(10, axis=1)
-        covered += not paired_ratio(first * luck[0][:, None], second * luck[1][:, None], blocks=12).differs
-    assert covered >= 0.97 * 400
-
-
-@pytest.mark.parametrize("spell_rounds", [0.1, 1.0, 10.0, 100.0])
-def test_a_tenth_more_work_is_told_apart(spell_rounds: float) -> None:
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(100):
-        first, second = neighbours(rng, rounds=300, spell_rounds=spell_rounds)
-        found.append(paired_ratio(1.1 * first, second))
-    assert sum(one.ci95[0] > 1 for one in found) >= 98
-    assert np.median([one.ratio for one in found]) == pytest.approx(1.1, rel=0.01)
-
-
-def test_the_ratio_by_hand() -> None:
-    """Blocks of two rounds: log ratios (ln 2, ln 2), (ln 8, ln 8); mean ln 4, standard deviation ln 4 / √2."""
-    reference = np.array([[2.0, 2, 9], [7, 6, 99], [8, 8, 8], [50, 16, 17]])
-    candidate = np.array([[1.0, 1, 1], [3, 30, 3], [1, 1, 1], [2, 2, 7]])
-    found = paired_ratio(reference, candidate, blocks=2)
-    half = 63.657 * (math.log(4) / math.sqrt(2)) / math.sqrt(2)
-    assert found.ratio == pytest.approx(4)
-    assert np.log(found.ci95) == pytest.approx([math.log(4) - half, math.log(4) + half])
-    assert (found.rounds, found.blocks) == (4, 2)
-
-
-@given(st.integers(2, 60), st.integers(1, 5), st.floats(0.1, 10), st.integers(0, 2**32 - 1))
-def test_the_ratio_turns_round_with_its_sides(rounds: int, runs: int, factor: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    first, second = rng.lognormal(size=(2, rounds, runs))
-    found, turned = paired_ratio(factor * first, second), paired_ratio(second, factor * first)
-    assert found.ci95[0] <= found.ratio <= found.ci95[1]
-    assert found.ratio * turned.ratio == pytest.approx(1)
-    assert found.ci95[0] * turned.ci95[1] == pytest.approx(1)
-
-
-def test_without_noise_the_interval_is_a_thousandth_to_either_side() -> None:
-    found = paired_ratio(np.full((8, 3), 6.0), np.full((8, 3), 2.0))
-    assert (found.ratio, *found.ci95) == pytest.approx((3.0, 3.0 * math.exp(-0.001), 3.0 * math.exp(0.001)))
-    assert found.differs
-
-
-@pytest.mark.parametrize(("first", "second"), [(1, 1), (3, 2), (0, 0)])
-def test_rounds_that_are_no_pairs(first: int, second: int) -> None:
-    with pytest.raises(ValueError, match="paired rounds are needed"):
-        paired_ratio(np.ones((first, 2)), np.ones((second, 2)))
-
-
-def test_students_quantile() -> None:
-    """From tables: 63.657, 3.250 and 2.845 for 1, 9 and 20 degrees of freedom, 2.750 for 30, 2.617 for 120."""
-    assert [student_t_995(n) for n in (1, 9, 20)] == [63.657, 3.250, 2.845]
-    assert student_t_995(21) == pytest.approx(2.831, abs=2e-3)
-    assert student_t_995(30) == pytest.approx(2.750, abs=1e-3)
-    assert student_t_995(120) == pytest.approx(2.617, abs=1e-3)
-
-
-def test_intervals_of_median_and_quiet_time() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(60):
-        samples_ms = rng.normal(2.0, 0.1, (60, 6))
-        low, high = median_interval(samples_ms)
-        assert low <= np.median(samples_ms) <= high < 1.1 * low
-        covered += low <= 2.0 <= high
-    assert covered >= 50
-    quiet_low, quiet_high = quiet_interval(samples_ms)
-    assert samples_ms.min() <= quiet_low <= quiet_high < low
-    assert quiet_interval(samples_ms) == (quiet_low, quiet_high)
-
-
-# ---------------------------------------------------------------- the order and amount of timing
-
-
-def test_each_call_comes_as_often_first_as_last() -> None:
-    order: list[int] = []
-    calls = [lambda index=index: order.append(index) for index in range(3)]
-    samples_ms = time_rounds(calls, rounds=40, runs=2, rng=np.random.default_rng(0))
-    assert samples_ms.shape == (3, 40, 2)
-    assert (samples_ms > 0).all()
-    bursts = np.array(order).reshape(40, 3, 3)  # rounds, bursts, one call that is not timed and two that are
-    assert (bursts == bursts[:, :, :1]).all()
-    orders = bursts[:, :, 0]
-    assert (np.sort(orders) == np.arange(3)).all()
-    np.testing.assert_array_equal(orders[1::2], orders[::2, ::-1])
-    assert len({tuple(row) for row in orders}) == 6  # all orders occur
-
-
-def test_timing_stops_when_time_is_over() -> None:
-    samples_ms = time_rounds([int], rounds=50, runs=1, rng=np.random.default_rng(0), limit_s=0, least_rounds=7)
-    assert samples_ms.shape == (1, 7, 1)
+# ---------------------------------------------------------------- the amount of timing
 
 
 @given(
@@ -492,12 +351,6 @@ def test_settings_out_of_range(files: tuple[Path, Path], settings: dict[str, Any
     assert message in str(caught.value)
 
 
-def test_a_file_that_breaks_while_it_is_measured(files: tuple[Path, Path], tmp_path: Path) -> None:
-    from autoprune.bench.probe import measure_peak_rss_bytes
-
-    [subject] = prepare([str(files[0])], QUICK)
+def test_a_file_that_breaks_while_it_is_measured(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nowhere\.onnx: measuring its memory failed \(.*no such file"):
-        measure_peak_rss_bytes(
-            str(tmp_path / "nowhere.onnx"), subject.spec, (1, 1, 8, 8),
-            backend="onnxruntime", provider="CPUExecutionProvider", threads=1,
-        )  # fmt: skip
+        measure_peak_rss_bytes(str(tmp_path / "nowhere.onnx"), (1, 1, 8, 8), runtime="onnxruntime", threads=1)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx, parity_max_abs
-from autoprune.measure.latency import make_session
 from autoprune.models import ModelSpec, build_model
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.cost import CutShapes, count_cost
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.runtimes.onnxruntime import make_session
 from autoprune.space.policy import PruningPolicy
 from autoprune.training.batchnorm import fold_batchnorm, foldable_layers, recalibrate_batchnorm
 from autoprune.training.repair import WeightRepair

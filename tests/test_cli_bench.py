@@ -147,7 +147,7 @@ def test_not_slower_than_saved(folder: Path, saved: Path, tmp_path: Path) -> Non
 )
 def test_saved_under_other_circumstances(folder: Path, saved: Path, arguments: tuple[str, ...], message: str) -> None:
     name, *options = arguments
-    from autoprune.runtimes.onnx_runtime import onnxruntime
+    from autoprune.runtimes.onnxruntime import onnxruntime
 
     if "AzureExecutionProvider" in options and "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has one provider")
@@ -165,8 +165,8 @@ def test_saved_under_other_circumstances(folder: Path, saved: Path, arguments: t
         (("broken.onnx",), "broken.onnx: ONNX Runtime cannot load it ("),
         (("small.onnx", "--provider", "FPGA"), "--provider FPGA: not available; onnxruntime "),
         (("small.onnx", "--provider", "FPGA"), "CPUExecutionProvider"),
-        (("small.onnx", "--backend", "tvm"), "--backend tvm: unknown; use onnxruntime, openvino, torch, torch-compile"),
-        (("small.onnx", "--backend", "torch"), "--backend torch and torch-compile take a pruned folder (RUN/pruned)"),
+        (("small.onnx", "--backend", "tvm"), "--backend=tvm: unknown; use onnxruntime, openvino, torch, torch-compile"),
+        (("small.onnx", "--backend", "torch"), "small.onnx: torch and torch-compile take a pruned folder (RUN/pruned)"),
         (("small.onnx", "--shape", "3,8,8"), "small.onnx: takes inputs (batch, 1, 8, 8); --shape 3,8,8 does not fit"),
         (("small.onnx", "--shape", "8x8"), "--shape 8x8: expected the positive sizes of one image, for example"),
         (("fixed.onnx", "--batch", "4"), "fixed.onnx: takes batches of 1 only, so --batch 4 does not fit"),

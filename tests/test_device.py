@@ -8,7 +8,7 @@ import pytest
 
 from autoprune.measure import device as module
 from autoprune.measure.device import INSTRUCTION_SETS, Device, cpu_name, this_device
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import OnnxRuntime, onnxruntime
 
 DEVICE = Device("A CPU (6/85/7)", ("avx2", "fma"), "onnxruntime 1.2.3", "CPUExecutionProvider", 1, 1)
 X86 = """processor\t: 0
@@ -58,28 +58,28 @@ def test_a_device_goes_through_json() -> None:
 
 
 def test_this_device_is_the_same_each_time() -> None:
-    first = this_device(threads=2, batch_size=4)
-    assert first == this_device(threads=2, batch_size=4)
+    first = this_device(OnnxRuntime(), threads=2, batch_size=4)
+    assert first == this_device(OnnxRuntime(), threads=2, batch_size=4)
     assert first.runtime == f"onnxruntime {onnxruntime.__version__}"
     assert (first.provider, first.threads, first.batch_size) == ("CPUExecutionProvider", 2, 4)
     assert first.precision == "fp32"
     assert first.cpu and first.instruction_sets
-    assert this_device(threads=2, batch_size=4, provider="X").key != first.key
+    assert this_device(OnnxRuntime("X"), threads=2, batch_size=4).key != first.key
 
 
 def test_an_x86_processor(cpuinfo: Path) -> None:
     """The numbers tell apart what shares a name; flags that choose no kernel do not count."""
     cpuinfo.write_text(X86)
     assert cpu_name() == "Intel(R) Xeon(R) Processor @ 2.50GHz (6/85/7)"
-    found = this_device(threads=1, batch_size=1).instruction_sets
+    found = this_device(OnnxRuntime(), threads=1, batch_size=1).instruction_sets
     assert found == ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni")
     cpuinfo.write_text(X86.replace("brand_new", "brand_new newer"))
-    assert this_device(threads=1, batch_size=1).instruction_sets == found
+    assert this_device(OnnxRuntime(), threads=1, batch_size=1).instruction_sets == found
 
 
 def test_an_arm_processor(cpuinfo: Path) -> None:
     cpuinfo.write_text(ARM)
-    assert this_device(threads=1, batch_size=1).instruction_sets == (
+    assert this_device(OnnxRuntime(), threads=1, batch_size=1).instruction_sets == (
         "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
     )  # fmt: skip
     assert cpu_name()
@@ -87,7 +87,7 @@ def test_an_arm_processor(cpuinfo: Path) -> None:
 
 def test_a_system_that_tells_nothing(cpuinfo: Path) -> None:
     assert not cpuinfo.exists()
-    device = this_device(threads=1, batch_size=1)
+    device = this_device(OnnxRuntime(), threads=1, batch_size=1)
     assert device.cpu
     assert len(device.instruction_sets) == 1
     assert device.instruction_sets[0] not in INSTRUCTION_SETS

@@ -16,9 +16,10 @@ from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, views
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.errors import ConfigError, TargetError
-from autoprune.measure.latency import Speedup
+from autoprune.measure.stats import PairedRatio
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
 from autoprune.steps.choice import SEARCH_FACT
@@ -98,10 +99,10 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
     pruned = package.load_pruned(whole / "pruned", architecture=load_subject(config).model)
     assert accuracy(pruned, data.search, data.info) == kept.search_accuracy
     files = [whole / "export" / name for name in ("original.onnx", "model.onnx")]
-    assert score_onnx(files[1], data.search, data.info) == kept.search_accuracy
+    assert score_onnx(files[1], data.search, data.info, runtime=OnnxRuntime()) == kept.search_accuracy
     shown = list(views(data.search.images, Augmentation(crop_padding=1, flip=True)))
     every = ImageSplit(torch.cat(shown), data.search.labels.repeat(len(shown)))
-    original, exported = (score_onnx(file, every, data.info) for file in files)
+    original, exported = (score_onnx(file, every, data.info, runtime=OnnxRuntime()) for file in files)
     assert original - exported == pytest.approx(kept.drop, abs=1.5 / len(every))  # an answer may be even
     channels = load_policy(whole / "policy.json").as_dict()
     assert all(pruned.get_submodule(name).weight.shape[0] == count for name, count in channels.items())
@@ -112,7 +113,7 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
 
 def test_the_target_is_met_by_what_holds_and_costs_less(whole: Path) -> None:
     result, target = result_of(whole), load_config(whole / "config.yaml").target[0]
-    speedup = Speedup(1.0, (1.0, 1.0))
+    speedup = PairedRatio(1.0, (1.0, 1.0), 2, 2)
     cheaper = Comparison(result.original, result.pruned, speedup)
     dearer = Comparison(result.pruned, result.original, speedup)
     trials = tuple(trial.model_copy(update={"kept": not trial.accepted}) for trial in result.search.max_drop_trials)
@@ -287,11 +288,13 @@ def test_right_answers_by_hand(tmp_path: Path) -> None:
     model = torch.nn.Flatten()
     assert right_answers(model, split, info).tolist() == [True, False, True, False]
     assert accuracy(model, split, info) == 0.5
-    mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info)
+    mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info, runtime=OnnxRuntime())
     assert mirrored.tolist() == [[True, False, True, False], [False, True, False, True]]
 
     lopsided = ImageSplit(images[:3], torch.tensor([0, 0, 1]))
     export_onnx(model, tmp_path / "model.onnx", info)
-    assert score_onnx(tmp_path / "model.onnx", lopsided, info) == pytest.approx(2 / 3)
-    in_views = score_in_views(tmp_path / "model.onnx", lopsided, Augmentation(crop_padding=0, flip=True), info)
+    assert score_onnx(tmp_path / "model.onnx", lopsided, info, runtime=OnnxRuntime()) == pytest.approx(2 / 3)
+    in_views = score_in_views(
+        tmp_path / "model.onnx", lopsided, Augmentation(crop_padding=0, flip=True), info, runtime=OnnxRuntime()
+    )
     assert in_views == pytest.approx((2 / 3 + 1 / 3) / 2)

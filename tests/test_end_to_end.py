@@ -24,7 +24,7 @@ from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import onnxruntime
 from autoprune.space.policy import load_policy
 from autoprune.steps.choice import CORRECTED
 from autoprune.steps.proposals import RIVALS

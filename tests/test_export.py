@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx, parity_max_abs
 from autoprune.foundation.errors import RunError
-from autoprune.measure.latency import make_session
+from autoprune.runtimes.onnxruntime import make_session
 
 
 def info(name: str = "flatten") -> DataInfo:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from autoprune.bench.measurement import BenchSettings, prepare
-from autoprune.bench.stats import RESOLUTION, mean_ratio
+from autoprune.compute.memory import free_bytes
 from autoprune.data import DataInfo, ImageSplit
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.errors import InputError
 from autoprune.jobs.evaluate import check_files, evaluate_files
 from autoprune.measure.matched import accuracy_interval, change_of_accuracy
-from autoprune.measure.memory_limit import free_bytes
+from autoprune.measure.stats import DRIFT, mean_ratio
 
 INFO = DataInfo("squares", ("dark", "bright"), 1, 4, 4, mean=(0.5,), std=(0.5,))
 
@@ -82,9 +82,10 @@ def test_turning_the_files_round_turns_the_change_round(pairs: list[tuple[bool, 
 
 
 def test_mean_ratio_by_hand() -> None:
-    """Blocks of one with ratios 0.5 and 2: mean 3 / 3, Student's t of one degree, logarithms ln 2 apart by two."""
+    """Blocks of one with ratios 0.5 and 2: mean 3 / 3, Student's t of one degree, logarithms ln 2 apart by two, of this
+    measurement and of another."""
     found = mean_ratio(np.array([2.0, 1.0]), np.array([1.0, 2.0]))
-    half = 63.657 * math.sqrt(2) * math.log(2) / math.sqrt(2)
+    half = math.hypot(63.657 * math.sqrt(2) * math.log(2), 0.01)
     assert (found.ratio, found.rounds, found.blocks) == (1.0, 2, 2)
     assert found.ci95 == pytest.approx((math.exp(-half), math.exp(half)))
 
@@ -94,7 +95,7 @@ def test_the_mean_has_the_slow_images_in_it() -> None:
     candidate[::10] = 1.2  # a tenth, as many in each block
     found = mean_ratio(reference, candidate)
     assert found.ratio == pytest.approx(0.3)
-    assert found.ci95 == pytest.approx((0.3 * math.exp(-RESOLUTION), 0.3 * math.exp(RESOLUTION)))
+    assert found.ci95 == pytest.approx((0.3 * math.exp(-DRIFT), 0.3 * math.exp(DRIFT)))
     assert found.differs
 
 

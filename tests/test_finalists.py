@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from models_for_tests import same_state
 from problems_for_tests import CountingScorer, ends, problem
@@ -134,7 +135,7 @@ def test_what_is_allowed_is_no_more_than_where_nothing_disturbs_the_original() -
     """Half of it may be taken: of 1.2 ms in the median, of 1 ms undisturbed, of 0.8 ms when the table was measured."""
 
     def latency(p50: float, quiet: float) -> Latency:
-        return Latency(p50, p50, (p50,), quiet)
+        return Latency(p50, p50, np.full((2, 1), p50), 2, quiet)
 
     original = latency(1.2, 1.0)
     half = [TargetConfig(metric="latency", max_ratio=0.5)]
@@ -151,7 +152,7 @@ def test_what_is_allowed_is_no_more_than_where_nothing_disturbs_the_original() -
 
 def test_a_machine_that_is_slower_for_all_files_is_no_neighbour_in_the_cache() -> None:
     def quiet(*milliseconds: float) -> list[Latency]:
-        return [Latency(9.0, 9.0, (9.0,), ms) for ms in milliseconds]
+        return [Latency(9.0, 9.0, np.full((2, 1), 9.0), 2, ms) for ms in milliseconds]
 
     assert slowdown(quiet(0.3, 0.24, 0.5), [0.2, 0.2, 0.4]) == pytest.approx(1.25)  # 1.5, 1.2, 1.25
     assert slowdown(quiet(0.19, 0.18), [0.2, 0.2]) == 1.0  # quicker than predicted says nothing of the original

@@ -1,6 +1,7 @@
 """Timing real files in ONNX Runtime, and the statistics worked out by hand. No test holds a machine to a time."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +12,11 @@ from torch import nn
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.errors import InputError, RunError
-from autoprune.measure.latency import (
-    Latency,
-    make_session,
-    measure_interleaved,
-    paired_speedup,
-    peak_rss_bytes,
-    session_call,
-    undisturbed_ms,
-)
+from autoprune.measure.latency import measure_interleaved, planned_sittings, speedup, undisturbed_ms
+from autoprune.measure.memory import measure_peak_rss_bytes
+from autoprune.measure.sittings import time_in_sittings
 from autoprune.measure.timing import QuietTime
+from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
 
 INFO = DataInfo("test", ("a", "b"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 IMAGE = np.zeros((1, *INFO.input_shape), dtype=np.float32)
@@ -42,59 +38,56 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_more_work_takes_longer(files: tuple[Path, Path]) -> None:
-    small, large = measure_interleaved(files, IMAGE, threads=1, rounds=6, runs_per_round=3)
+    small, large = measure_interleaved(files, IMAGE, runtime=OnnxRuntime(), threads=1, rounds=6, runs_per_round=3)
     for latency in (small, large):
-        assert len(latency.round_medians_ms) == 6
-        assert 0 < min(latency.round_medians_ms) <= latency.latency_ms_p50 <= max(latency.round_medians_ms)
+        assert latency.samples_ms.shape == (6, 3)
+        assert latency.blocks == 4
+        assert 0 < latency.samples_ms.min() <= latency.latency_ms_p50 <= latency.samples_ms.max()
         assert latency.latency_ms_p95 >= latency.latency_ms_p50
     assert large.latency_ms_p50 > small.latency_ms_p50
     assert large.latency_ms_quiet > small.latency_ms_quiet > 0
-    assert paired_speedup(large, small).speedup > 1
+    assert speedup(large, small).ratio > 1
 
 
 def test_the_garbage_collector_is_switched_on_again(files: tuple[Path, Path]) -> None:
     assert gc.isenabled()
-    measure_interleaved(files[:1], IMAGE, threads=1, rounds=1, runs_per_round=1)
+    measure_interleaved(files[:1], IMAGE, runtime=OnnxRuntime(), threads=1, rounds=1, runs_per_round=1)
     assert gc.isenabled()
     with pytest.raises(Exception, match="Got invalid dimensions"):
-        measure_interleaved(files[:1], IMAGE[:, :, :4], threads=1, rounds=1, runs_per_round=1)
+        measure_interleaved(files[:1], IMAGE[:, :, :4], runtime=OnnxRuntime(), threads=1, rounds=1, runs_per_round=1)
     assert gc.isenabled()
 
 
-def latency(round_medians_ms: np.ndarray) -> Latency:
-    medians = tuple(round_medians_ms.tolist())
-    return Latency(
-        float(np.median(round_medians_ms)), float(np.percentile(round_medians_ms, 95)), medians, min(medians)
+def test_each_sitting_loads_everything_anew() -> None:
+    """Seven rounds in three sittings: 3, 2 and 2. A call knows which load it is of."""
+    loaded, run = [0, 0], []
+
+    def load_anew(which: int) -> Callable[[], None]:
+        loaded[which] += 1
+        mine = (which, loaded[which])
+        return lambda: run.append(mine)
+
+    def beside() -> None:
+        run.append((2, 0))
+
+    timed = time_in_sittings(
+        [lambda: load_anew(0), lambda: load_anew(1)], sittings=3, rounds=7, runs=1, beside=[beside]
     )
+    assert timed.samples_ms.shape == (3, 7, 1)
+    assert timed.load_ms.shape == (3, 2)
+    assert (timed.blocks, loaded) == (3, [3, 3])
+    assert {mine for mine in run if mine[0] < 2} == {(which, load) for which in (0, 1) for load in (1, 2, 3)}
+    order = [load for which, load in run if which == 0]
+    assert order == sorted(order)  # what an earlier sitting loaded is not run again
+    run.clear()
+    for call in timed.calls:
+        call()
+    assert run == [(0, 3), (1, 3)]
 
 
-def test_a_known_ratio_is_found_through_slow_spells() -> None:
-    """A round in which all is three times slower moves neither the ratio nor the interval."""
-    generator = np.random.default_rng(0)
-    reference = generator.normal(1.0, 0.02, 60)
-    candidate = generator.normal(0.4, 0.01, 60)
-    spell = np.where(np.arange(60) % 7 == 0, 3.0, 1.0)
-    found = paired_speedup(latency(reference * spell), latency(candidate * spell))
-    low, high = found.ci95
-    assert low <= found.speedup <= high
-    assert low <= 2.5 <= high
-    assert high - low < 0.1
-    assert found == paired_speedup(latency(reference * spell), latency(candidate * spell))
-
-
-def test_without_noise_the_interval_is_the_ratio() -> None:
-    found = paired_speedup(latency(np.full(5, 6.0)), latency(np.full(5, 2.0)))
-    assert (found.speedup, *found.ci95) == (3.0, 3.0, 3.0)
-
-
-def test_more_noise_gives_a_wider_interval() -> None:
-    generator = np.random.default_rng(0)
-    noise = generator.normal(0, 1, 40)
-    widths = []
-    for scale in (0.01, 0.1):
-        found = paired_speedup(latency(1 + scale * noise), latency(np.full(40, 1.0)))
-        widths.append(found.ci95[1] - found.ci95[0])
-    assert widths[1] > 5 * widths[0] > 0
+def test_sittings_are_as_many_as_rounds_and_loading_allow() -> None:
+    assert [planned_sittings(rounds, load_s=0.01) for rounds in (2, 5, 20, 30, 60, 1000)] == [2, 4, 4, 6, 10, 10]
+    assert [planned_sittings(60, load_s=load_s) for load_s in (1.0, 2.0, 30.0)] == [10, 5, 4]
 
 
 def test_a_session_takes_a_file_or_its_bytes(files: tuple[Path, Path]) -> None:
@@ -119,9 +112,9 @@ def test_files_that_do_not_load_are_named(files: tuple[Path, Path], tmp_path: Pa
 
 def test_memory_is_that_of_a_fresh_process(files: tuple[Path, Path]) -> None:
     """A parent that holds half a gigabyte changes nothing."""
-    alone = peak_rss_bytes(files[0], IMAGE.shape, threads=1)
+    alone = measure_peak_rss_bytes(str(files[0]), IMAGE.shape, runtime="onnxruntime", threads=1)
     held = torch.ones(500 * MB // 4)
-    beside = peak_rss_bytes(files[0], IMAGE.shape, threads=1)
+    beside = measure_peak_rss_bytes(str(files[0]), IMAGE.shape, runtime="onnxruntime", threads=1)
     assert held.sum() > 0
     for measured in (alone, beside):
         assert 20 * MB < measured < 400 * MB
@@ -129,23 +122,17 @@ def test_memory_is_that_of_a_fresh_process(files: tuple[Path, Path]) -> None:
 
 
 def test_the_memory_of_larger_images_is_larger(files: tuple[Path, Path]) -> None:
-    one, many = (peak_rss_bytes(files[1], (count, *INFO.input_shape), threads=1) for count in (1, 512))
+    one, many = (
+        measure_peak_rss_bytes(str(files[1]), (count, *INFO.input_shape), runtime="onnxruntime", threads=1)
+        for count in (1, 512)
+    )
     assert many > one + 512 * 64 * 16 * 16 * 4  # the output of one convolution at the least
 
 
 def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(RunError, match=r"broken\.onnx: measuring its memory failed \(.*INVALID_PROTOBUF"):
-        peak_rss_bytes(tmp_path / "broken.onnx", (1, 1), threads=1)
-
-
-def test_a_session_is_called_on_its_images(files: tuple[Path, Path]) -> None:
-    session = make_session(files[0], threads=1)
-    images = np.random.default_rng(0).standard_normal((3, *INFO.input_shape), dtype=np.float32)
-    [[expected]] = [session.run(None, {"images": images})]
-    [called] = session_call(session, images)()
-    assert called.shape == (3, 2)
-    np.testing.assert_array_equal(called, expected)
+        measure_peak_rss_bytes(str(tmp_path / "broken.onnx"), (1, 1), runtime="onnxruntime", threads=1)
 
 
 def test_undisturbed_calls_by_hand() -> None:

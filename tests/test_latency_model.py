@@ -45,6 +45,7 @@ from autoprune.prediction.whole_models import (
 from autoprune.pruning.cost import CutShapes, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 
@@ -287,7 +288,7 @@ class FormulaTable(LatencyTable):
     """A device on which every layer takes the time that a formula gives."""
 
     def __init__(self, formula: Callable[[int, int], float]) -> None:
-        super().__init__(this_device(threads=1, batch_size=1))
+        super().__init__(OnnxRuntime(), this_device(OnnxRuntime(), threads=1, batch_size=1))
         self.formula = formula
 
     def ensure(self, layers: Iterable[LayerInGraph], *, description: str = "") -> None:

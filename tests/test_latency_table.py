@@ -29,6 +29,7 @@ from autoprune.prediction.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.space.policy import PruningPolicy
 
 CONV = LayerShape("conv", 3, 8, (3, 3), (2, 2), (1, 1), (1, 1), 1, (9, 9), (5, 5), bias=True)
@@ -37,7 +38,7 @@ GROUPED = LayerShape("conv", 6, 4, (3, 3), (1, 1), (2, 2), (2, 2), 2, (5, 7), (5
 LINEAR = LayerShape("linear", 12, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, (1, 1), (1, 1), bias=True)
 ROWS = LayerShape("linear", 12, 5, (1, 1), (1, 1), (0, 0), (1, 1), 1, (7, 1), (7, 1), bias=True)
 SHAPES = (CONV, DEPTHWISE, GROUPED, LINEAR, ROWS)
-DEVICE = this_device(threads=1, batch_size=1)
+DEVICE = this_device(OnnxRuntime(), threads=1, batch_size=1)
 
 
 def _with_output_shape(content: bytes) -> onnx.ModelProto:
@@ -55,14 +56,14 @@ def test_every_kind_of_layer_is_measured(shape: LayerShape) -> None:
     for layer in layers:
         onnx.checker.check_model(_with_output_shape(_layer_model(layer)), full_check=True)
     for batch_size in (1, 3):
-        times_ms = measure_layers(layers, threads=1, batch_size=batch_size)
+        times_ms = measure_layers(layers, runtime=OnnxRuntime(), threads=1, batch_size=batch_size)
         assert list(times_ms) == layers
         assert all(0 <= ms < 100 for ms in times_ms.values())
 
 
 def test_a_hundred_times_the_work_takes_longer() -> None:
     large = replace(CONV, in_channels=64, out_channels=96, in_size=(28, 28), out_size=(14, 14))
-    times_ms = measure_layers([LayerInGraph(CONV), LayerInGraph(large)], threads=1, batch_size=1)
+    times_ms = measure_layers([LayerInGraph(CONV), LayerInGraph(large)], runtime=OnnxRuntime(), threads=1, batch_size=1)
     assert times_ms[LayerInGraph(large)] > times_ms[LayerInGraph(CONV)]
 
 
@@ -73,7 +74,7 @@ def test_keys_go_back_to_layers(shape: LayerShape, epilogue: list[str], channels
 
 
 def test_a_layer_is_measured_once() -> None:
-    table = LatencyTable(DEVICE)
+    table = LatencyTable(OnnxRuntime(), DEVICE)
     first = table.layer_ms(LayerInGraph(CONV))
     assert table.entries == {LayerInGraph(CONV): first}
     assert table.layer_ms(LayerInGraph(CONV)) == first
@@ -81,14 +82,14 @@ def test_a_layer_is_measured_once() -> None:
 
 def test_a_known_table_measures_nothing() -> None:
     """A time that no measurement gives."""
-    assert LatencyTable(DEVICE, entries={LayerInGraph(CONV): -1.0}).layer_ms(LayerInGraph(CONV)) == -1.0
+    assert LatencyTable(OnnxRuntime(), DEVICE, entries={LayerInGraph(CONV): -1.0}).layer_ms(LayerInGraph(CONV)) == -1.0
 
 
 def test_another_table_of_the_same_file_knows_it(tmp_path: Path) -> None:
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
-    first = LatencyTable(DEVICE, store=store)
+    first = LatencyTable(OnnxRuntime(), DEVICE, store=store)
     first.ensure([LayerInGraph(CONV), LayerInGraph(LINEAR)])
-    assert LatencyTable(DEVICE, store=store).entries == first.entries
+    assert LatencyTable(OnnxRuntime(), DEVICE, store=store).entries == first.entries
 
 
 def cached(*sums_ms: float) -> list[LayerSums]:
@@ -187,7 +188,9 @@ def test_a_prediction_is_the_corrected_sum_over_layers() -> None:
     layers = [LayerInGraph(shape, after[name]) for name, shape in shapes.layers(policy).items()]
     entries = {layer: 0.01 * (index + 1) for index, layer in enumerate(layers)}
     assert len(entries) == 4
-    predictor = LatencyPredictor(shapes, after, LatencyTable(DEVICE, entries=entries), LatencyFit(0.5, 2.0))
+    predictor = LatencyPredictor(
+        shapes, after, LatencyTable(OnnxRuntime(), DEVICE, entries=entries), LatencyFit(0.5, 2.0)
+    )
     expected = 0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04)
     assert predictor.predicted_latency_ms(policy) == pytest.approx(expected)
     assert sum(predictor.layers_ms(policy).values()) == pytest.approx(expected - 0.5)
@@ -218,7 +221,7 @@ def test_a_model_that_leaves_the_cache_pays_for_its_heavy_layers() -> None:
     shapes = CutShapes(elastic, (96, 4, 4))
     [shape] = shapes.original.values()
     layer = LayerInGraph(shape)
-    table = LatencyTable(DEVICE, entries={layer: 1.0, replace(layer, cold=True): 4.0})
+    table = LatencyTable(OnnxRuntime(), DEVICE, entries={layer: 1.0, replace(layer, cold=True): 4.0})
     fit = LatencyFit(0.0, 1.0, 0.5, cache_mb=0.0, spill_mb=0.001)
     predictor = LatencyPredictor(shapes, {"0": ()}, table, fit)
     assert predictor.sums(elastic.full_policy) == LayerSums(1.0, 3.0, pytest.approx(0.331776), (1.0,))
@@ -243,7 +246,7 @@ def test_given_times_outrank_those_of_the_file(tmp_path: Path) -> None:
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
     with store.measuring() as recorder:
         recorder.add({LayerInGraph(CONV): 1.0, LayerInGraph(LINEAR): 2.0})
-    table = LatencyTable(DEVICE, store=store, entries={LayerInGraph(CONV): 3.0})
+    table = LatencyTable(OnnxRuntime(), DEVICE, store=store, entries={LayerInGraph(CONV): 3.0})
     assert table.entries == {LayerInGraph(CONV): 3.0, LayerInGraph(LINEAR): 2.0}
 
 
@@ -253,7 +256,7 @@ def test_chunks_that_were_finished_stay(tmp_path: Path, monkeypatch: pytest.Monk
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
     good = [LayerInGraph(CONV.resized(in_channels=3, out_channels=channels)) for channels in (1, 2, 3, 4)]
     bad = LayerInGraph(CONV, ("Nonsense",))
-    table = LatencyTable(DEVICE, store=store)
+    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
     with pytest.raises(InputError, match="ONNX Runtime cannot load it"):
         table.ensure([good[0], good[1], bad, good[2], good[3]])
     assert list(table.entries) == good[:2]
@@ -277,7 +280,7 @@ def test_a_look_up_asks_for_a_layer_once() -> None:
     """Of four layers the first group touches two, the last group the last two."""
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
-    table = CountingTable(DEVICE)
+    table = CountingTable(OnnxRuntime(), DEVICE)
     predictor = LatencyPredictor(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0))
     first, _, last = (group.name for group in elastic.groups)
     full = elastic.full_policy
@@ -298,7 +301,7 @@ def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
     store = TableStore(path, DEVICE.key)
     with store.measuring() as recorder:
         recorder.add({LayerInGraph(shape, ("Relu",)): 1e6 for shape in shapes.original.values()})
-    table = LatencyTable(DEVICE, store=store)
+    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
     path.write_bytes(b"no table")
     predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0))
     assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [4e6] * 3

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.measure.latency import make_session
 from autoprune.prediction import layer_bench
 from autoprune.prediction.layer_bench import (
     EPILOGUE_OPS,
@@ -20,6 +19,7 @@ from autoprune.prediction.layer_bench import (
     measure_layers,
 )
 from autoprune.pruning.cost import LayerShape
+from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
 
 ONE = (1, 1)
 CONV = LayerShape("conv", 3, 8, (3, 3), (2, 2), ONE, ONE, 1, (9, 9), (5, 5), bias=True)
@@ -167,7 +167,9 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_every_kind_of_layer_is_measured(batch_size: int) -> None:
     progress: list[int] = []
-    measured = measure_layers(LAYERS, threads=1, batch_size=batch_size, on_progress=progress.append)
+    measured = measure_layers(
+        LAYERS, runtime=OnnxRuntime(), threads=1, batch_size=batch_size, on_progress=progress.append
+    )
     assert list(measured) == LAYERS
     assert all(0 <= layer_ms < 1000 for layer_ms in measured.values())
     assert progress == sorted(progress)
@@ -177,6 +179,6 @@ def test_every_kind_of_layer_is_measured(batch_size: int) -> None:
 def test_a_large_layer_takes_longer_than_a_tiny_one() -> None:
     """By a factor of 400,000 in multiply-adds."""
     assert LARGE.shape.macs > 400_000 * TINY.shape.macs
-    measured = measure_layers([TINY, LARGE], threads=1, batch_size=1)
+    measured = measure_layers([TINY, LARGE], runtime=OnnxRuntime(), threads=1, batch_size=1)
     assert measured[LARGE] > 5 * measured[TINY]
     assert measured[LARGE] > 0.01

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoprune.measure import memory_limit
-from autoprune.measure.memory_limit import free_bytes, memory_limited
+from autoprune.compute import memory as memory_limit
+from autoprune.compute.memory import free_bytes, memory_limited
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's accounts of memory")
 

@@ -10,10 +10,10 @@ import onnx
 import pytest
 from test_architecture import SOURCES, imports
 
-from autoprune.runtimes.onnx_runtime import TELEMETRY_SWITCH
+from autoprune.runtimes.onnxruntime import TELEMETRY_SWITCH
 
 LOOKS_UP_AFTER_S = 9  # from its import, measured
-OWN_IMPORT = {"autoprune.runtimes.onnx_runtime", "autoprune.measure.rss_probe"}  # the second is a program of its own
+OWN_IMPORT = {"autoprune.runtimes.onnxruntime"}
 
 
 @pytest.fixture
@@ -56,13 +56,10 @@ def test_no_other_module_imports_it() -> None:
 
 
 PROGRAMS = {
-    "the import alone": "import autoprune.runtimes.onnx_runtime",
-    "a session": "from autoprune.measure.latency import make_session; make_session(Path(sys.argv[1]), threads=1)",
-    "the memory of a file": "from autoprune.measure.latency import peak_rss_bytes; "
-    "peak_rss_bytes(Path(sys.argv[1]), (1, 4), threads=1)",
-    "the memory of a bench": "from autoprune.bench.probe import measure_peak_rss_bytes as measure; "
-    "from autoprune.bench.backends import InputSpec; measure(sys.argv[1], InputSpec('images', (None, 4)), (1, 4), "
-    "backend='onnxruntime', provider='CPUExecutionProvider', threads=1)",
+    "the import alone": "import autoprune.runtimes.onnxruntime",
+    "a session": "from autoprune.runtimes.onnxruntime import make_session; make_session(Path(sys.argv[1]), threads=1)",
+    "the memory of a file": "from autoprune.measure.memory import measure_peak_rss_bytes; "
+    "measure_peak_rss_bytes(sys.argv[1], (1, 4), runtime='onnxruntime', threads=1)",
     "an actor": "import autoprune.policies.actor",
     "an adaptive session": "import autoprune.adaptive.file.session",
 }

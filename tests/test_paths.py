@@ -6,8 +6,9 @@ import pytest
 import torch
 from small_job import net
 
-from autoprune.compute import machine
-from autoprune.compute.machine import free_memory_bytes, require_batches, require_memory, require_threads, usable_cores
+from autoprune.compute import memory
+from autoprune.compute.machine import require_batches, require_memory, require_threads, usable_cores
+from autoprune.compute.memory import free_bytes
 from autoprune.config import DataConfig, FinetuneConfig, RunConfig, TrainConfig
 from autoprune.foundation.errors import ConfigError, InputError
 from autoprune.foundation.paths import require_writable_file, require_writable_folder, user_path
@@ -61,13 +62,13 @@ def test_threads_are_bounded_by_the_cores() -> None:
 def test_memory_is_bounded_by_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = tmp_path / "meminfo"
     described.write_text("MemTotal: 9 kB\nMemAvailable:    2048 kB\n")
-    monkeypatch.setattr(machine, "MEMORY", described)
-    assert free_memory_bytes() == 2 * 2**20
+    monkeypatch.setattr(memory, "MEMINFO", described)
+    assert free_bytes() == 2 * 2**20
     require_memory(2 * 2**20, field="f", fix="lower it")
     with pytest.raises(ConfigError, match=r"f: needs about 3\.0 GiB of memory, 0\.0 GiB are free; lower it"):
         require_memory(3 * 2**30, field="f", fix="lower it")
     described.unlink()
-    assert free_memory_bytes() is None
+    assert free_bytes() is None
     require_memory(2**60, field="f", fix="lower it")
 
 
@@ -84,7 +85,7 @@ def test_memory_of_an_image_is_counted() -> None:
 def test_training_batches_are_held_against_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described = tmp_path / "meminfo"
     described.write_text("MemAvailable: 1048576 kB\n")
-    monkeypatch.setattr(machine, "MEMORY", described)
+    monkeypatch.setattr(memory, "MEMINFO", described)
     data = DataConfig(name="imagefolder:x", image_size=1000)
     config = RunConfig(data=data, train=TrainConfig(batch_size=16), finetune=FinetuneConfig(epochs=0))
     require_batches(config, 5, (3, 1000, 1000), is_trained=False)  # 5 * 3 * 1000 * 1000 * 64 bytes

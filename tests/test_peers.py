@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import compare_peers
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -64,7 +65,7 @@ def test_knob_that_can_be_turned_no_further() -> None:
 
 
 def latency(ms: float) -> Latency:
-    return Latency(ms, ms, (ms,) * 5, ms)
+    return Latency(ms, ms, np.full((5, 1), ms), 5, ms)
 
 
 CHOICE = Choice("rounded to 8", 0.5, 0.97, 0.3, 0.5, 12.0, {"rounded to 8": [Tried(0.5, 0.97)]})
@@ -96,7 +97,7 @@ def test_figures_by_hand() -> None:
     one_seed = replace(row, test_accuracy=(0.9,))
     assert (one_seed.test_accuracy_mean, one_seed.test_accuracy_std) == (0.9, None)
     assert cells(row) == (
-        *("Torch-Pruning, uniform", "rounded to 8, 0.500", "1,234", "9.0 M", "0.1000", "2.00× (2.00–2.00)"),
+        *("Torch-Pruning, uniform", "rounded to 8, 0.500", "1,234", "9.0 M", "0.1000", "2.00× (1.98–2.02)"),
         *("50.00", "91.00", "92.00 ± 2.83", "12", "30"),
     )
 

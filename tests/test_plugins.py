@@ -1,8 +1,14 @@
 """The examples of plug-ins: each keeps its seam's contract and goes through a whole job; violations are caught."""
 
+import importlib.util
+import itertools
 import json
 import re
-from collections.abc import Sequence
+import sqlite3
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +19,23 @@ from test_searchers import installed
 from torch import nn
 
 from autoprune.config.file import find_config, load_config
+from autoprune.data import load_search_data
 from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import load_factory, short_name
 from autoprune.jobs.compare import check_searchers
 from autoprune.jobs.run import run
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
+from autoprune.runtimes.find import find_runtime
+from autoprune.runtimes.onnxruntime import OnnxRuntime
+from autoprune.runtimes.runtime import InputSpec, LoadedModel
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
 from autoprune.steps.choice import search_choice
-from autoprune.testing import ContractError, check_searcher
+from autoprune.testing import ContractError, check_runtime, check_searcher
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
 
@@ -34,11 +45,18 @@ def plugin(file: str, name: str) -> str:
 
 
 HILL_CLIMBING = plugin("hill_climbing.py", "HillClimbing")
+PLAIN_LAYOUT = plugin("plain_layout.py", "PlainLayout")
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 
 
 def test_plug_ins_are_short_and_touch_nothing() -> None:
     for path in PLUGINS.glob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 60, path.name
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", pytest.param("openvino", marks=needs_openvino), PLAIN_LAYOUT])
+def test_every_runtime_keeps_the_contract(name: str) -> None:
+    check_runtime(lambda: find_runtime(name))
 
 
 @pytest.mark.parametrize("name", [*installed(sorted(KINDS)), HILL_CLIMBING])
@@ -78,6 +96,148 @@ def test_a_job_with_each_plug_in(
     assert result["checks"]["target_met"]
     if "agent" in settings:
         assert result["search"]["searcher"] == "hill_climbing"
+
+
+@pytest.mark.parametrize("name", [pytest.param("openvino", marks=needs_openvino), PLAIN_LAYOUT])
+def test_a_job_with_another_runtime(name: str, small_checkpoint: Path, tmp_path: Path) -> None:
+    """The latency target is that of the runtime: its layers are measured apart from those of the usual one, and so are
+    the files."""
+    target, measure = {"metric": "latency", "max_ratio": 0.8}, {"runtime": name}
+    config = small_job.write_config(
+        tmp_path / "job.yaml", model={"checkpoint": str(small_checkpoint)}, target=target, measure=measure
+    )
+    table = tmp_path / "latency.sqlite"
+    small_job.done("run", config, "--run-dir", tmp_path / "run", "--quiet", AUTOPRUNE_LATENCY_TABLE=str(table))
+    result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
+    runtime = find_runtime(name)
+    assert result["environment"]["runtime"] == f"{runtime.key}, {runtime.device}"
+    assert result["checks"]["onnx_parity_max_abs"] < 1e-4
+    assert result["pruned"]["test_accuracy"] > 0.9
+    assert result["ratios"]["macs"] < 1  # a noisy machine may miss the target; that it was searched for shows
+    with closing(sqlite3.connect(table)) as connection:
+        devices = [json.loads(key)["device"] for (key,) in connection.execute("SELECT key FROM devices")]
+    assert [(device["runtime"], device["provider"]) for device in devices] == [(runtime.key, runtime.device)]
+
+
+@pytest.mark.parametrize("command", ["run", "adapt"])
+def test_an_adaptive_model_needs_onnx_runtime(command: str, tmp_path: Path) -> None:
+    arguments = ("demo", "--run-dir", tmp_path / "run", "-o", f"measure.runtime={PLAIN_LAYOUT}")
+    finished = small_job.autoprune(command, *arguments, *(("-o", "adaptive.enabled=true") if command == "run" else ()))
+    assert finished.returncode == 2
+    assert "an input-adaptive file chooses its level with ONNX's If" in " ".join(finished.stderr.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_is_evaluated_in_another_runtime(small_checkpoint: Path, tmp_path: Path) -> None:
+    config = small_job.write_config(tmp_path / "job.yaml", measure={"runtime": PLAIN_LAYOUT})
+    info = load_search_data(load_config(config, []).data).info
+    export_onnx(small_job.net(3), tmp_path / "net.onnx", info)
+    said = small_job.done("evaluate", config, tmp_path / "net.onnx", "--json", "-", "--quiet")
+    assert json.loads(said)["device"]["runtime"] == find_runtime(PLAIN_LAYOUT).key
+
+
+@dataclass(frozen=True)
+class Wrong(OnnxRuntime):
+    """ONNX Runtime with a fault."""
+
+    fault: str = ""
+
+    def open_model(self, model: Path | bytes, *, threads: int) -> LoadedModel:
+        if self.fault == "threads":
+            threads = 2
+        if self.fault == "broken" and isinstance(model, Path):
+            model = model.read_bytes()
+        loaded = super().open_model(model, threads=threads)
+        return WrongModel(loaded.session, loaded.inputs, self.fault)
+
+
+class WrongModel:
+    def __init__(self, session: Any, inputs: tuple[InputSpec, ...], fault: str) -> None:
+        self.session, self.inputs, self.fault = session, inputs, fault
+        self._last: list[np.ndarray] = []
+        self._given: dict[tuple[int, ...], np.ndarray] = {}
+
+    def _run(self, *arrays: np.ndarray) -> np.ndarray:
+        feed = {spec.name: array for spec, array in zip(self.inputs, arrays, strict=True)}
+        answer: np.ndarray = self.session.run(None, feed)[0]
+        if self.fault == "first row":
+            answer[:] = answer[:1]
+        if self.fault == "shuffled":
+            answer = answer[::-1]
+        if self.fault == "double":
+            answer = answer.astype(np.float64).tolist()  # type: ignore[assignment]
+        return answer
+
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        answer = self._run(*arrays)
+        if self.fault == "previous":
+            self._last.append(answer)
+            return self._last[-2] if len(self._last) > 1 and self._last[-2].shape == answer.shape else answer
+        if self.fault == "cached":
+            return self._given.setdefault(arrays[0].shape, answer)
+        if self.fault == "one buffer":
+            buffer = self._given.setdefault(answer.shape, answer)
+            buffer[:] = answer
+            return buffer
+        if self.fault == "in place":
+            arrays[0][:] = 0
+        return answer
+
+    def bind(self, *arrays: np.ndarray) -> Callable[[], np.ndarray]:
+        if self.fault == "not run":
+            answer = self._run(*arrays)
+            return lambda: answer
+        if self.fault == "one bound":
+            self._last = list(arrays)
+            return lambda: self._run(*self._last)
+        if self.fault == "swapped":
+            return lambda: self._run(*arrays[::-1])
+        return lambda: self._run(*arrays)
+
+
+class Clocked(OnnxRuntime):
+    numbers = itertools.count()
+
+    @property
+    def key(self) -> str:
+        return f"{super().key} {next(self.numbers)}"
+
+
+class Nameless(OnnxRuntime):
+    key = ""  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("previous", "call: answers otherwise than PyTorch"),
+        ("first row", "call: answers otherwise than PyTorch"),
+        ("shuffled", "call: answers otherwise than PyTorch"),
+        ("cached", "call: answers otherwise than PyTorch"),
+        ("one buffer", "a later one wrote over an earlier answer"),
+        ("in place", "must leave the images as they are"),
+        ("double", r"call: must give an array \(1, 3\), gave list"),
+        ("one bound", "bind: must give an array|bind: answers otherwise"),
+        ("swapped", "bind, of two inputs: answers otherwise"),
+        ("not run", "a call must run the whole batch"),
+        ("broken", "open_model: its error must name the file cut.onnx"),
+    ],
+)
+def test_wrong_runtimes_are_caught(fault: str, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_runtime(lambda: Wrong(fault=fault))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's accounts of threads")
+def test_a_runtime_that_takes_more_threads_is_caught() -> None:
+    with pytest.raises(ContractError, match="with threads=1 other threads compute"):
+        check_runtime(lambda: Wrong(fault="threads"))
+
+
+@pytest.mark.parametrize(("make", "message"), [(Clocked, "key: must stay"), (Nameless, "key: must be a text, got ''")])
+def test_keys_that_are_none_are_caught(make: Callable[[], OnnxRuntime], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_runtime(make)
 
 
 class Repeating(ListSearcher):
@@ -199,6 +359,7 @@ def test_violations_are_caught(make: MakeSearcher, message: str) -> None:
         ("search.agent", "nowhere.py:Mine"),
         ("search.importance", plugin("geometric_median.py", "mine")),
         ("search.reward.form", plugin("soft_target.py", "GOAL")),
+        ("measure.runtime", plugin("plain_layout.py", "CPU_PROVIDER")),
     ],
 )
 def test_a_file_that_does_not_give_a_plug_in_is_refused_before_any_work(key: str, value: str, tmp_path: Path) -> None:
@@ -214,6 +375,7 @@ def test_a_file_that_does_not_give_a_plug_in_is_refused_before_any_work(key: str
         ((f"search.agent={HILL_CLIMBING}", "search.settings={stps: 2}"), f"search.agent={HILL_CLIMBING}"),
         (("search.reward.form={file}:of_one",), "search.reward.form={file}:of_one"),
         (("search.importance={file}:of_one",), "search.importance={file}:of_one"),
+        (("measure.runtime={file}:of_one",), "measure.runtime={file}:of_one"),
     ],
 )
 @pytest.mark.parametrize("is_applied", [False, True])

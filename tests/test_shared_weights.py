@@ -15,7 +15,7 @@ from autoprune.adaptive.levels.shared_weights import SHARED, LayerCut, factors_b
 from autoprune.adaptive.levels.training import Levels
 from autoprune.adaptive.routing.graph import CascadeNodes
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
-from autoprune.measure.latency import make_session
+from autoprune.runtimes.onnxruntime import make_session
 
 ALWAYS, NEVER = 1.1, 0.0  # thresholds of a cascade that goes on with every image, or with none
 

@@ -27,21 +27,23 @@ from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.prediction.lock_holder import lock_holder
 from autoprune.prediction.table_store import TABLE_VARIABLE, TableStore, default_table_path
 from autoprune.pruning.cost import LayerShape
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 
-DEVICE = this_device(threads=1, batch_size=1)
+DEVICE = this_device(OnnxRuntime(), threads=1, batch_size=1)
 FIT = '{"offset_ms": 0.1, "scale": 1.0}'
 MEASURE = """
 import sys
 from pathlib import Path
 from autoprune.pruning.cost import LayerShape
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.measure.device import this_device
 from autoprune.prediction.latency_table import LatencyTable
 from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.prediction.table_store import TableStore
 import autoprune.prediction.latency_table
 autoprune.prediction.latency_table.CHUNK = 8
-device = this_device(threads=1, batch_size=1)
-table = LatencyTable(device, store=TableStore(Path(sys.argv[1]), device.key))
+device = this_device(OnnxRuntime(), threads=1, batch_size=1)
+table = LatencyTable(OnnxRuntime(), device, store=TableStore(Path(sys.argv[1]), device.key))
 print("ready", flush=True)
 table.ensure(
     LayerInGraph(LayerShape("conv", 4, width, (3, 3), (1, 1), (1, 1), (1, 1), 1, (9, 9), (9, 9), False))
@@ -87,7 +89,7 @@ def test_a_killed_process_leaves_what_it_finished(tmp_path: Path) -> None:
     process.communicate()
     after = TableStore(path, DEVICE.key).layers()
     assert kept and kept.items() <= after.items() and len(after) % 8 == 0 and len(after) < 400
-    table = LatencyTable(DEVICE, store=TableStore(path, DEVICE.key))
+    table = LatencyTable(OnnxRuntime(), DEVICE, store=TableStore(path, DEVICE.key))
     table.ensure([layer(width) for width in range(1, 9)])
     assert {layer(width): table.entries[layer(width)] for width in range(1, 9)}.items() <= after.items()
 
@@ -185,7 +187,7 @@ def test_readers_do_not_wait_for_a_measurement(tmp_path: Path) -> None:
 def test_who_waits_finds_what_was_measured_meanwhile(tmp_path: Path) -> None:
     """A time that no measurement gives."""
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
-    table = LatencyTable(DEVICE, store=store)
+    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
     waiting = threading.Thread(target=table.ensure, args=([layer(1), layer(2)],))
     with store.measuring() as recorder:
         recorder.add({layer(1): 1e6})

@@ -20,8 +20,8 @@ from autoprune.measure.timing import (
     _Seen,
     no_garbage_collection,
     quiet_time,
-    time_bursts,
     time_cold,
+    time_rounds,
     time_until_quiet,
 )
 
@@ -44,12 +44,23 @@ def test_the_quiet_time_of_samples_is_that_of_the_fastest() -> None:
     assert (found.calls, found.settled) == (99, False)
 
 
-def test_all_calls_are_timed_in_turn() -> None:
-    seen: list[int] = []
-    samples = time_bursts([lambda i=i: seen.append(i) for i in range(3)], rounds=2, runs_per_round=2)
-    assert samples.shape == (3, 2, 2)
-    assert (samples > 0).all()
-    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 2, 1, 1, 1, 0, 0, 0]
+def test_each_call_comes_as_often_first_as_last() -> None:
+    order: list[int] = []
+    calls = [lambda index=index: order.append(index) for index in range(3)]
+    samples_ms = time_rounds(calls, rounds=40, runs=2, rng=np.random.default_rng(0))
+    assert samples_ms.shape == (3, 40, 2)
+    assert (samples_ms > 0).all()
+    bursts = np.array(order).reshape(40, 3, 3)  # rounds, bursts, one call that is not timed and two that are
+    assert (bursts == bursts[:, :, :1]).all()
+    orders = bursts[:, :, 0]
+    assert (np.sort(orders) == np.arange(3)).all()
+    np.testing.assert_array_equal(orders[1::2], orders[::2, ::-1])
+    assert len({tuple(row) for row in orders}) == 6  # all orders occur
+
+
+def test_timing_stops_when_time_is_over() -> None:
+    samples_ms = time_rounds([int], rounds=50, runs=1, rng=np.random.default_rng(0), limit_s=0, least_rounds=7)
+    assert samples_ms.shape == (1, 7, 1)
 
 
 def test_longer_calls_come_out_longer() -> None:
@@ -309,11 +320,11 @@ def test_the_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
 
     try:
         (gc.enable if enabled else gc.disable)()
-        time_bursts([lambda: seen.append(gc.isenabled())], rounds=1, runs_per_round=3)
+        time_rounds([lambda: seen.append(gc.isenabled())], rounds=1, runs=3, rng=np.random.default_rng(0))
         assert gc.isenabled() is enabled
         for timed in (
             lambda: time_until_quiet([lambda: None, failing], limit_s=1000),
-            lambda: time_bursts([failing], rounds=1, runs_per_round=1),
+            lambda: time_rounds([failing], rounds=1, runs=1, rng=np.random.default_rng(0)),
         ):
             with pytest.raises(ZeroDivisionError):
                 timed()

@@ -47,12 +47,13 @@ from autoprune.adaptive.routing.operating_point import (
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.data import DataInfo, ImageSplit, normalise
-from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
+from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
-from autoprune.measure.latency import make_session, measure_interleaved
+from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
+from autoprune.runtimes.onnxruntime import make_session
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
@@ -173,7 +174,12 @@ def _exported(
         export_onnx(model, file, info)
     black = np.zeros((1, *info.input_shape), dtype=np.float32)
     original, *rest = measure_interleaved(
-        [run_dir.original_onnx, *files], black, threads=threads, rounds=TIMED_ROUNDS, runs_per_round=TIMED_RUNS
+        [run_dir.original_onnx, *files],
+        black,
+        runtime=ONNX_RUNTIME,
+        threads=threads,
+        rounds=TIMED_ROUNDS,
+        runs_per_round=TIMED_RUNS,
     )
     return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
 
@@ -250,7 +256,7 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
         data=info.name,
         threads=config.measure.threads,
         seed=config.seed,
-        environment=environment(),
+        environment=environment(ONNX_RUNTIME),
     )
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.bench.backends import InputSpec, Runner
 from autoprune.compute.machine import require_memory
+from autoprune.compute.memory import free_bytes, memory_limited
 from autoprune.foundation.errors import AutopruneError, InputError
-from autoprune.measure.memory_limit import free_bytes, memory_limited
 from autoprune.measure.timing import Call
+from autoprune.runtimes.runtime import InputSpec, LoadedModel
 
 BYTES_A_NUMBER = 16  # of memory for each number of an input: itself, a copy, and what a layer makes of it
 LONGEST_SHAPE = 100  # characters
@@ -28,6 +28,14 @@ def parse_shape(text: str) -> tuple[int, ...]:
     if not shape or min(shape) < 1:
         raise InputError(f"--shape {text}: expected the positive sizes of one image, for example 1,28,28")
     return shape
+
+
+def only_input(source: str, model: LoadedModel) -> InputSpec:
+    """Raises `InputError` for a model with several inputs."""
+    if len(model.inputs) != 1:
+        names = ", ".join(spec.name for spec in model.inputs)
+        raise InputError(f"{source}: has {len(model.inputs)} inputs ({names}), must have one")
+    return model.inputs[0]
 
 
 def resolve_shape(source: str, spec: InputSpec, *, batch_size: int, shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -63,11 +71,11 @@ def random_inputs(spec: InputSpec, shape: tuple[int, ...], *, seed: int = 0) -> 
     return rng.integers(0, 256 if spec.dtype == "uint8" else 2, shape).astype(spec.dtype)
 
 
-def bind_and_run(source: str, runner: Runner, images: Array) -> Call:
+def bind_and_run(source: str, model: LoadedModel, images: Array) -> Call:
     """A call that has run once; `InputError` if the model does not take `images`."""
     try:
         with memory_limited():
-            call = runner.bind(images)
+            call = model.bind(images)
             call()
     except AutopruneError:
         raise

@@ -1,33 +1,31 @@
-"""Time model files against each other: interleaved, loaded anew several times, with everything else that a user asks of
-a file (size, load time, memory, subnormal weights, throughput by batch size).
-
-One load of a file may run a little faster than the next for as long as it lives (where its memory happens to lie), so
-the measurement is made of *sittings*: each loads all files anew, in random order, and times some rounds. The intervals
-take a sitting as their unit and so contain that luck.
+"""Time model files against each other: interleaved, in sittings, with everything else that a user asks of a file (size,
+load time, memory, subnormal weights, throughput by batch size).
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from autoprune.bench.backends import Backend, InputSpec, Runner, find_backend
-from autoprune.bench.inputs import bind_and_run, random_inputs, resolve_shape
-from autoprune.bench.probe import measure_peak_rss_bytes
-from autoprune.bench.stats import BLOCKS, quiet_interval
-from autoprune.bench.yardstick import yardstick
+from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
+from autoprune.compute.memory import memory_limited
 from autoprune.foundation import progress
 from autoprune.foundation.bounds import real_number, thread_count, whole_number
 from autoprune.foundation.errors import InputError
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
-from autoprune.measure.memory_limit import memory_limited
-from autoprune.measure.timing import NOISY_SHARE, Call, no_garbage_collection, quiet_time, time_once_ms
+from autoprune.measure.memory import measure_peak_rss_bytes
+from autoprune.measure.sittings import WARM_UP_S, time_in_sittings
+from autoprune.measure.stats import BLOCKS, quiet_interval
+from autoprune.measure.timing import NOISY_SHARE, Call, quiet_time, time_once_ms, time_rounds
+from autoprune.measure.yardstick import yardstick
+from autoprune.runtimes.find import find_runtime
+from autoprune.runtimes.runtime import InputSpec, Runtime
 
 Array = np.ndarray[Any, Any]
 
@@ -35,7 +33,6 @@ GPU_PROVIDERS = ("CUDA", "Tensorrt", "TensorRT")
 DEFAULT_SECONDS = 5.0  # for each file
 QUICK_SECONDS = 1.0
 MOST_SECONDS = 86_400.0
-WARM_UP_S = 0.03  # in each sitting
 BURST_S = 0.004
 LEAST_RUNS, MOST_RUNS = 5, 12  # calls of a burst: of several, one at least is not interrupted
 LONGEST_BURST_S = 0.1  # for slow models there are fewer than LEAST_RUNS
@@ -91,7 +88,7 @@ class Machine:
     disturbed_share: float
     load_average_1min: float | None  # before the measurement, which adds to it; None: the system has none
     cpus: int
-    yardstick_quiet_ms: float  # of `autoprune.bench.yardstick`, timed in the same rounds
+    yardstick_quiet_ms: float  # of `autoprune.measure.yardstick`, timed in the same rounds
     yardstick_quiet_ms_ci95: tuple[float, float]
 
     @property
@@ -127,18 +124,21 @@ def bench(sources: Sequence[str], settings: BenchSettings) -> Bench:
 
 
 def device_of(settings: BenchSettings) -> Device:
-    backend, provider = find_backend(settings.backend, settings.provider)
-    device = this_device(threads=settings.threads, batch_size=settings.batch_size, provider=provider)
-    return replace(device, runtime=backend.runtime())
+    return this_device(runtime_of(settings), threads=settings.threads, batch_size=settings.batch_size)
+
+
+def runtime_of(settings: BenchSettings) -> Runtime:
+    """Raises `InputError` naming the option of what is not there."""
+    return find_runtime(settings.backend, device=settings.provider, field="--backend", device_field="--provider")
 
 
 def energy_sensor(settings: BenchSettings) -> Sensor | None:
     """The sensor of what the files run on, if energy is asked for. Raises `InputError` with the reason without one."""
     if not settings.energy:
         return None
-    _, provider = find_backend(settings.backend, settings.provider)
+    device = runtime_of(settings).device
     try:
-        return open_sensor("cuda" if any(name in provider for name in GPU_PROVIDERS) else "cpu")
+        return open_sensor("cuda" if any(name in device for name in GPU_PROVIDERS) else "cpu")
     except NoSensorError as error:
         raise InputError(f"--energy: {error}") from None
 
@@ -146,49 +146,48 @@ def energy_sensor(settings: BenchSettings) -> Sensor | None:
 def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
     """Load every file and run it once. Raises `InputError` naming the file, or the setting, and what does not fit."""
     _check_settings(settings)
-    backend, provider = find_backend(settings.backend, settings.provider)
+    runtime = runtime_of(settings)
     subjects = []
     for name, source in zip(unique_names(sources), sources, strict=True):
         started = time.perf_counter()
         with memory_limited():
-            runner = backend.open_model(source, threads=settings.threads, provider=provider)
-        shape = resolve_shape(source, runner.input, batch_size=settings.batch_size, shape=settings.shape)
-        if settings.sweep and runner.input.dims[0] is not None:
+            loaded = runtime.open_model(Path(source), threads=settings.threads)
+        spec = only_input(source, loaded)
+        shape = resolve_shape(source, spec, batch_size=settings.batch_size, shape=settings.shape)
+        if settings.sweep and spec.dims[0] is not None:
             raise InputError(
-                f"{source}: its batch is fixed at {runner.input.dims[0]}, so --sweep cannot change it; "
+                f"{source}: its batch is fixed at {spec.dims[0]}, so --sweep cannot change it; "
                 "export it with a dynamic batch"
             )
-        images = random_inputs(runner.input, shape)
-        call = bind_and_run(source, runner, images)
-        subjects.append(Subject(name, source, runner.input, images, call, time.perf_counter() - started))
+        images = random_inputs(spec, shape)
+        call = bind_and_run(source, loaded, images)
+        subjects.append(Subject(name, source, spec, images, call, time.perf_counter() - started))
     return subjects
 
 
 def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor | None = None) -> Bench:
     """Time the files in turn, and measure all else; energy if there is a `sensor`."""
-    backend, provider = find_backend(settings.backend, settings.provider)
+    runtime = runtime_of(settings)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     sittings, rounds, runs = plan(
         load_s=sum(subject.load_s for subject in subjects),
         calls_s=[_call_s(subject.call) for subject in subjects],
         seconds=settings.seconds * len(subjects),
     )
-    rng = np.random.default_rng(0)
-    parts, loads_ms = [], []
     with progress.bar("timing", sittings) as bar:
-        for _ in range(sittings):
-            if sittings == 1:  # loading takes too long to be done again
-                calls, load_ms = [subject.call for subject in subjects], [subject.load_s * 1e3 for subject in subjects]
-            else:
-                calls, load_ms = _load_anew(subjects, backend, settings.threads, provider, rng)
-            calls = [*calls, yardstick()]
-            warm_up(calls)
-            parts.append(time_rounds(calls, rounds=rounds, runs=runs, rng=rng))
-            loads_ms.append(load_ms)
-            bar.advance()
+        timed = time_in_sittings(
+            # In the only sitting what is there is timed: loading takes too long to be done again.
+            [_loading(runtime, subject, settings.threads, anew=sittings > 1) for subject in subjects],
+            sittings=sittings,
+            rounds=sittings * rounds,
+            runs=runs,
+            beside=[yardstick()],
+            on_sitting=bar.advance,
+        )
+    load_ms = np.median(timed.load_ms, axis=0) if sittings > 1 else [subject.load_s * 1e3 for subject in subjects]
     blocks = sittings if sittings > 1 else BLOCKS
-    *samples_ms, yardstick_ms = np.concatenate(parts, axis=1)  # (rounds, runs) of each file, and of the yardstick
-    sweep = _sweep(subjects, backend, provider, settings, rng) if settings.sweep else ()
+    *samples_ms, yardstick_ms = timed.samples_ms  # (rounds, runs) of each file, and of the yardstick
+    sweep = _sweep(subjects, runtime, settings) if settings.sweep else ()
     energies: Sequence[EnergyReading | None] = [None] * len(subjects)
     if sensor is not None:
         with progress.bar("measuring energy", 1):
@@ -198,8 +197,8 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor
     with progress.bar("measuring memory", len(subjects)) as bar:
         for index, subject in enumerate(subjects):
             peak = measure_peak_rss_bytes(
-                subject.source, subject.spec, subject.images.shape,
-                backend=settings.backend, provider=provider, threads=settings.threads,
+                subject.source, subject.images.shape,
+                runtime=settings.backend, device=settings.provider, threads=settings.threads,
             )  # fmt: skip
             files.append(
                 FileBench(
@@ -208,7 +207,7 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor
                     input_shape=subject.images.shape,
                     samples_ms=samples_ms[index],
                     blocks=blocks,
-                    load_ms=float(np.median([row[index] for row in loads_ms])),
+                    load_ms=float(load_ms[index]),
                     file_bytes=_size_bytes(Path(subject.source)),
                     peak_rss_bytes=peak,
                     subnormal_weights=_subnormal_weights(subject.source),
@@ -249,46 +248,6 @@ def plan(*, load_s: float, calls_s: Sequence[float], seconds: float) -> tuple[in
     return sittings, max(least_rounds, min(most_rounds, 2 * pairs)), runs
 
 
-def time_rounds(
-    calls: Sequence[Call],
-    *,
-    rounds: int,
-    runs: int,
-    rng: np.random.Generator,
-    limit_s: float | None = None,
-    least_rounds: int = 0,
-    on_round: Callable[[], None] | None = None,
-) -> Array:
-    """Milliseconds (calls, rounds, runs): a burst of each in turn, in random order, turned round in the next round.
-
-    Each call then comes as often early as late and after each other one, and keeps in step with no neighbour's rhythm.
-    Stops early after `limit_s`, with at least `least_rounds`.
-    """
-    samples_ms = np.empty((len(calls), rounds, runs))
-    started = time.perf_counter()
-    order = np.arange(len(calls))
-    with no_garbage_collection():
-        for index in range(rounds):
-            order = rng.permutation(len(calls)) if index % 2 == 0 else order[::-1]
-            for which in order:
-                call = calls[int(which)]
-                call()  # brings the weights back into the cache
-                for run in range(runs):
-                    samples_ms[which, index, run] = time_once_ms(call)
-            if on_round is not None:
-                on_round()
-            if limit_s is not None and index + 1 >= least_rounds and time.perf_counter() - started > limit_s:
-                return samples_ms[:, : index + 1]
-    return samples_ms
-
-
-def warm_up(calls: Sequence[Call]) -> None:
-    for call in calls:
-        deadline = time.perf_counter() + WARM_UP_S
-        while time.perf_counter() < deadline:
-            call()
-
-
 def unique_names(sources: Sequence[str]) -> list[str]:
     """File names, or whole paths where different files share one; the same file again is `a.onnx (2)`."""
     paths = [Path(source) for source in sources]
@@ -307,32 +266,23 @@ def _check_settings(settings: BenchSettings) -> None:
     real_number("--seconds", settings.seconds, least=0, most=MOST_SECONDS, above_least=True)
 
 
-def _load_anew(
-    subjects: Sequence[Subject], backend: Backend, threads: int, provider: str, rng: np.random.Generator
-) -> tuple[list[Call], list[float]]:
-    calls: list[Call] = [subject.call for subject in subjects]
-    load_ms = [0.0] * len(subjects)
-    for index in rng.permutation(len(subjects)):
-        subject = subjects[index]
-        started = time.perf_counter()
-        calls[index] = backend.open_model(subject.source, threads=threads, provider=provider).bind(subject.images)
-        load_ms[index] = (time.perf_counter() - started) * 1e3
-    return calls, load_ms
+def _loading(runtime: Runtime, subject: Subject, threads: int, *, anew: bool) -> Callable[[], Call]:
+    if not anew:
+        return lambda: subject.call
+    return lambda: runtime.open_model(Path(subject.source), threads=threads).bind(subject.images)
 
 
-def _sweep(
-    subjects: Sequence[Subject], backend: Backend, provider: str, settings: BenchSettings, rng: np.random.Generator
-) -> tuple[SweepPoint, ...]:
+def _sweep(subjects: Sequence[Subject], runtime: Runtime, settings: BenchSettings) -> tuple[SweepPoint, ...]:
     cells = []
     for subject in subjects:
-        runner: Runner = backend.open_model(subject.source, threads=settings.threads, provider=provider)
+        loaded = runtime.open_model(Path(subject.source), threads=settings.threads)
         for batch_size in SWEEP_BATCH_SIZES:
             images = random_inputs(subject.spec, (batch_size, *subject.images.shape[1:]))
-            cells.append((subject.name, batch_size, bind_and_run(subject.source, runner, images)))
+            cells.append((subject.name, batch_size, bind_and_run(subject.source, loaded, images)))
     least, most = SWEEP_ROUNDS
     with progress.bar("batch sizes", most) as bar:
         samples_ms = time_rounds(
-            [call for _, _, call in cells], rounds=most, runs=SWEEP_RUNS, rng=rng,
+            [call for _, _, call in cells], rounds=most, runs=SWEEP_RUNS, rng=np.random.default_rng(0),
             limit_s=settings.seconds * len(subjects), least_rounds=least, on_round=bar.advance,
         )  # fmt: skip
         bar.advance(most - samples_ms.shape[1])

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from autoprune.bench.measurement import Bench, FileBench, Machine, SweepPoint
-from autoprune.bench.stats import PairedRatio, median_interval, paired_ratio, quiet_interval
 from autoprune.measure.energy_measurement import EnergyReading
+from autoprune.measure.stats import PairedRatio, median_interval, paired_ratio, quiet_interval
 from autoprune.measure.timing import quiet_time
 
 SCHEMA = 1

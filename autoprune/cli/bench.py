@@ -41,7 +41,8 @@ Files = Annotated[
 def bench(
     files: Files,
     backend: Annotated[
-        str, typer.Option(help="onnxruntime, openvino (extra `openvino`), torch or torch-compile.")
+        str,
+        typer.Option(help="onnxruntime, openvino (extra `openvino`), torch, torch-compile, or path/file.py:factory."),
     ] = "onnxruntime",
     provider: Annotated[
         str | None, typer.Option(help="Execution provider. Default: the CPU's.", metavar="NAME")

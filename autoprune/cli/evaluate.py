@@ -46,6 +46,7 @@ def evaluate(
     from autoprune.data import load_search_data, load_test_split, tell_repeated
     from autoprune.foundation.files import write_json
     from autoprune.jobs.evaluate import KIND, check_files, evaluate_files
+    from autoprune.runtimes.find import find_runtime
 
     configuration = find_config(config)
     settings = load_config(configuration, override or [])
@@ -54,14 +55,15 @@ def evaluate(
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
     check_machine(settings)
+    runtime = find_runtime(settings.measure.runtime)
     progress.show(not quiet)
     data = load_search_data(settings.data)
-    checked = check_files([str(file) for file in files], data.info)
+    checked = check_files([str(file) for file in files], data.info, runtime=runtime)
     images = data.search
     if split == "test":
         images = load_test_split(settings.data)
         tell_repeated(data, images)
-    found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads)
+    found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads, runtime=runtime)
     console = progress.console if json_to == STDOUT else terminal.stdout_console()
     console.print(_table(found))  # before anything is written: a full disk loses no measurement
     if json_to == STDOUT:

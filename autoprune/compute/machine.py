@@ -3,14 +3,13 @@ when a configuration is read: that of a run made elsewhere must stay readable.""
 
 import math
 import os
-from pathlib import Path
 
+from autoprune.compute.memory import free_bytes
 from autoprune.config import RunConfig
 from autoprune.foundation.errors import ConfigError, InputError
 from autoprune.foundation.paths import user_path
 
 VARIABLES = ("AUTOPRUNE_DATA", "AUTOPRUNE_LATENCY_TABLE", "XDG_CACHE_HOME")  # each names a file or folder
-MEMORY = Path("/proc/meminfo")
 BYTES_AN_INPUT = 64  # of memory for each number of the input: four bytes, and what layers make of it at the least
 
 
@@ -67,17 +66,8 @@ def usable_cores() -> int:
 def require_memory(needed_bytes: int, *, field: str, fix: str) -> None:
     """Raise `ConfigError` naming `field` if that is more than the memory which is free now; where the system does not
     say how much is, nothing is refused."""
-    free = free_memory_bytes()
+    free = free_bytes()
     if free is not None and needed_bytes > free:
         raise ConfigError(
             f"{field}: needs about {needed_bytes / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} GiB are free; {fix}"
         )
-
-
-def free_memory_bytes() -> int | None:
-    """What could be allocated now without swapping, by the system's own estimate; None where it gives none."""
-    try:
-        lines = MEMORY.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

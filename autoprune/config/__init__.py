@@ -2,7 +2,7 @@
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import REWARD_FORMS, Metric, RewardConfig, TargetConfig
-from autoprune.config.run import MeasureConfig, RunConfig, check_bounds
+from autoprune.config.run import MeasureConfig, RunConfig, check_adaptive_runtime, check_bounds
 from autoprune.config.search import IMPORTANCES, SEARCHERS, SearchConfig
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import AugmentConfig, FinetuneConfig, TrainConfig
@@ -23,5 +23,6 @@ __all__ = [
     "SearchConfig",
     "TargetConfig",
     "TrainConfig",
+    "check_adaptive_runtime",
     "check_bounds",
 ]

@@ -8,18 +8,28 @@ from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import TargetConfig
 from autoprune.config.presets import Preset, with_preset
 from autoprune.config.search import SearchConfig
-from autoprune.config.section import Section
+from autoprune.config.section import Section, known_or_own, names_a_file
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.foundation.errors import ConfigError, shown
+
+RUNTIMES = ("onnxruntime", "openvino")  # those that run exported files
 
 
 class MeasureConfig(Section):
     threads: int = Field(1, gt=0, le=4096, description="at most as many as the machine has cores")
     batch_size: int = Field(1, gt=0, le=4096, description="at most as many as there are test images")
-    rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds; the interval is bootstrapped over them")
+    runtime: str = Field(RUNTIMES[0], description=f"{', '.join(RUNTIMES)}, or path/file.py:factory")
+    rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds, in sittings that load the files anew")
     runs_per_round: int = Field(20, gt=0, le=10_000, description="calls of each file in a round")
     allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
+
+    _names = field_validator("runtime")(names_a_file)
+
+    @field_validator("runtime")
+    @classmethod
+    def _known_runtime(cls, name: str) -> str:
+        return known_or_own(name, RUNTIMES, "path/file.py:factory")
 
 
 class RunConfig(Section):
@@ -90,6 +100,15 @@ class RunConfig(Section):
     @property
     def uses_energy(self) -> bool:
         return bool(self.energy_keys)
+
+
+def check_adaptive_runtime(config: RunConfig) -> None:
+    """Raises `ConfigError` for an input-adaptive model in another runtime than ONNX Runtime."""
+    if config.measure.runtime != RUNTIMES[0]:
+        raise ConfigError(
+            f"measure.runtime={config.measure.runtime}: an input-adaptive file chooses its level with ONNX's If, in a "
+            "session of ONNX Runtime; set measure.runtime=onnxruntime, or adaptive.enabled=false"
+        )
 
 
 def check_bounds(config: RunConfig) -> None:

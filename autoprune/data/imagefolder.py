@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from autoprune.compute.machine import free_memory_bytes
+from autoprune.compute.memory import free_bytes
 from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, is_folder, tell
 from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
@@ -184,7 +184,7 @@ def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, 
 
 def _check_memory(count: int, shape: tuple[int, ...], where: Path) -> None:
     needed = COPIES * count * int(np.prod(shape))
-    there = free_memory_bytes()
+    there = free_bytes()
     if there is not None and needed > MEMORY_SHARE * there:
         channels, height, width = shape
         raise DataError(

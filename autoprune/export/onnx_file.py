@@ -20,12 +20,14 @@ from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.foundation.errors import RunError
 from autoprune.foundation.files import atomic_path
-from autoprune.measure.latency import make_session
 from autoprune.models import extra_state_left_out
+from autoprune.runtimes.onnxruntime import OnnxRuntime
+from autoprune.runtimes.runtime import Runtime
 
 OPSET = 17
 MOST_APART = 1e-3  # of logits, between a module and its file
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
+ONNX_RUNTIME = OnnxRuntime()
 MEAN_KEY, STD_KEY = "autoprune.mean", "autoprune.std"  # in a file's metadata
 
 
@@ -88,29 +90,29 @@ def _silent_stdout() -> Iterator[None]:
         os.close(nowhere)
 
 
-def parity_max_abs(model: nn.Module, path: Path, images: Tensor) -> float:
+def parity_max_abs(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:
     """Largest absolute difference between PyTorch's logits and the file's, on normalised images (N, C, H, W).
 
     Infinite where their shapes differ. Raises `RunError` if the file does not run.
     """
-    return _parity(model, path, images)[0]
+    return _parity(model, path, images, runtime)[0]
 
 
-def check_parity(model: nn.Module, path: Path, images: Tensor) -> float:
+def check_parity(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:
     """`parity_max_abs`; raises `RunError` above `MOST_APART`, of the logits' spread where that is more than one."""
-    parity, spread = _parity(model, path, images)
+    parity, spread = _parity(model, path, images, runtime)
     if not parity <= MOST_APART * max(1.0, spread):
         raise RunError(f"{path}: answers otherwise than the module that it was made of, by up to {parity:.3g}")
     return parity
 
 
-def _parity(model: nn.Module, path: Path, images: Tensor) -> tuple[float, float]:
+def _parity(model: nn.Module, path: Path, images: Tensor, runtime: Runtime) -> tuple[float, float]:
     """The largest difference, and the standard deviation of the module's logits."""
     model.eval()
     with torch.inference_mode():
         expected = model(images).numpy()
     try:
-        actual = np.asarray(make_session(path, threads=1).run(None, {INPUT_NAME: images.contiguous().numpy()})[0])
+        actual = runtime.open_model(path, threads=1)(images.contiguous().numpy())
     except Exception as error:  # the runtime raises kinds of its own
         raise RunError(f"{path}: does not run ({str(error).strip().splitlines()[-1][:200]})") from error
     if actual.shape != expected.shape:

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from autoprune.adaptive.figures.figures import shares
 from autoprune.adaptive.file.export import LEVEL_NAME, LEVELS_KEY
-from autoprune.adaptive.file.measurement import ImageTimes, measure_by_image
+from autoprune.adaptive.file.measurement import ImageTimes, measure_by_image, running
 from autoprune.adaptive.file.session_file import MOST_LEVELS
 from autoprune.bench.measurement import unique_names
-from autoprune.bench.stats import PairedRatio, mean_ratio
+from autoprune.compute.memory import memory_limited
 from autoprune.data import DataInfo, ImageSplit
-from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
+from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, ONNX_RUNTIME, OUTPUT_NAME, STD_KEY
 from autoprune.foundation.bounds import LONGEST_SHOWN, thread_count
-from autoprune.foundation.errors import InputError
+from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.foundation.seeding import rng
 from autoprune.measure.device import Device, this_device
-from autoprune.measure.latency import make_session
 from autoprune.measure.matched import Interval, Right, change_of_accuracy
-from autoprune.measure.memory_limit import memory_limited
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.measure.stats import PairedRatio, mean_ratio
+from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
+from autoprune.runtimes.runtime import Runtime
 
 SCHEMA = 1
 KIND = "evaluation"
@@ -74,14 +74,14 @@ class CheckedFile:
     levels: int | None  # of an adaptive file
 
 
-def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ...]:
-    """Raises `InputError` naming the first file that cannot answer images of `info`, and why."""
+def check_files(sources: Sequence[str], info: DataInfo, *, runtime: Runtime = ONNX_RUNTIME) -> tuple[CheckedFile, ...]:
+    """Raises `InputError` naming the first file that cannot answer images of `info` in `runtime`, and why."""
     checked = []
     for source in sources:
         if not Path(source).is_file():
             raise InputError(f"{source}: no such file")
         with memory_limited():
-            session = make_session(Path(source), threads=1)
+            session = make_session(Path(source), threads=1)  # which tells what is in a file
         inputs = {value.name: value.shape for value in session.get_inputs()}
         outputs = {value.name: value.shape for value in session.get_outputs()}
         if list(inputs) != [INPUT_NAME] or OUTPUT_NAME not in outputs:
@@ -106,20 +106,23 @@ def check_files(sources: Sequence[str], info: DataInfo) -> tuple[CheckedFile, ..
                 f"{source}: its metadata say it has {levels[:LONGEST_SHOWN]} levels, and it gives {given}; "
                 "export it again"
             )
+        if levels is not None and not isinstance(runtime, OnnxRuntime):
+            raise InputError(f"{source}: an input-adaptive file needs ONNX Runtime; set measure.runtime=onnxruntime")
         file = CheckedFile(source, int(levels) if levels is not None else None)
-        _try(file, session, info)
+        _try(file, runtime, info)
         checked.append(file)
     return tuple(checked)
 
 
-def _try(file: CheckedFile, session: onnxruntime.InferenceSession, info: DataInfo) -> None:
+def _try(file: CheckedFile, runtime: Runtime, info: DataInfo) -> None:
     """Once, on a black image: what cannot answer is refused before the images are read."""
-    names = [OUTPUT_NAME] if file.levels is None else [OUTPUT_NAME, LEVEL_NAME]
     black = np.zeros((1, *info.input_shape), dtype=np.float32)
     try:
         with memory_limited():
-            logits, *level = session.run(names, {INPUT_NAME: black})
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
+            logits, *level = running(Path(file.source), runtime, threads=1)(black)
+    except AutopruneError:
+        raise
+    except Exception as error:  # each runtime has exceptions of its own
         raise InputError(f"{file.source}: does not run on an image of {info.input_shape} ({error})") from None
     if not isinstance(logits, np.ndarray) or logits.shape != (1, info.num_classes) or logits.dtype.kind != "f":
         raise InputError(
@@ -132,9 +135,15 @@ def _try(file: CheckedFile, session: onnxruntime.InferenceSession, info: DataInf
 
 
 def evaluate_files(
-    files: Sequence[CheckedFile], images: ImageSplit, info: DataInfo, *, split: str, threads: int
+    files: Sequence[CheckedFile],
+    images: ImageSplit,
+    info: DataInfo,
+    *,
+    split: str,
+    threads: int,
+    runtime: Runtime = ONNX_RUNTIME,
 ) -> Evaluation:
-    """Measure all `files`, as `check_files` gives them. Raises `InputError` for fewer than two images.
+    """Measure all `files`, as `check_files` gives them for `runtime`. Raises `InputError` for fewer than two images.
 
     The images run in an order by chance, always the same: in a folder all of a class lie together, and the blocks that
     an interval is made of would differ by their classes.
@@ -144,7 +153,7 @@ def evaluate_files(
         raise InputError(f"{info.name}: its {split} split has {len(images)} images; two at least are needed")
     order = rng(0, "order of evaluation").permutation(len(images))
     images = images.select(torch.from_numpy(order))
-    times = measure_by_image([Path(file.source) for file in files], images, info, threads=threads)
+    times = measure_by_image([Path(file.source) for file in files], images, info, threads=threads, runtime=runtime)
     for file, time in zip(files, times, strict=True):
         if file.levels is not None:
             _check_levels(file, time.levels)
@@ -155,7 +164,7 @@ def evaluate_files(
         data=info.name,
         split=split,
         images=len(images),
-        device=this_device(threads=threads, batch_size=1),
+        device=this_device(runtime, threads=threads, batch_size=1),
         files=tuple(
             _figures(
                 name,

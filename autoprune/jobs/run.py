@@ -18,6 +18,7 @@ from autoprune.foundation.progress import say, stages
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.reports.run import write_report
 from autoprune.results.run import RunResult, SearchFigures, parse_result
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.applied import STORED_POLICY
 from autoprune.steps.choice import Choose, check_scoring, check_search, search_choice
@@ -124,7 +125,8 @@ def _result(context: Context, search: SearchFigures, measured: Measured) -> RunR
     if flushed:
         say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
     shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
-    parity = check_parity(measured.model, run_dir.model_onnx, shown)
+    runtime = find_runtime(config.measure.runtime)
+    parity = check_parity(measured.model, run_dir.model_onnx, shown, runtime=runtime)
     comparison = compare_files(
         run_dir.original_onnx,
         run_dir.model_onnx,
@@ -142,5 +144,6 @@ def _result(context: Context, search: SearchFigures, measured: Measured) -> RunR
         targets=config.target,
         search=search,
         info=info,
+        runtime=runtime,
         narrowed=measured.narrowed,
     )

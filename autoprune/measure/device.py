@@ -6,9 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.runtime import Runtime
 
-CPU_PROVIDER = "CPUExecutionProvider"
 CPUINFO = Path("/proc/cpuinfo")
 CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 DEFAULT_CACHE_BYTES = 32 * 2**20  # where the system does not tell
@@ -26,8 +25,8 @@ class Device:
 
     cpu: str
     instruction_sets: tuple[str, ...]
-    runtime: str  # name and version
-    provider: str
+    runtime: str  # its key: name and version
+    provider: str  # its device, as the runtime calls it
     threads: int
     batch_size: int
     precision: str = "fp32"
@@ -41,13 +40,13 @@ class Device:
         return {**asdict(self), "instruction_sets": list(self.instruction_sets)}
 
 
-def this_device(*, threads: int, batch_size: int, provider: str = CPU_PROVIDER) -> Device:
-    """This machine under the installed ONNX Runtime."""
+def this_device(runtime: Runtime, *, threads: int, batch_size: int) -> Device:
+    """This machine under a runtime."""
     return Device(
         cpu=cpu_name(),
         instruction_sets=_instruction_sets(),
-        runtime=f"onnxruntime {onnxruntime.__version__}",
-        provider=provider,
+        runtime=runtime.key,
+        provider=runtime.device,
         threads=threads,
         batch_size=batch_size,
     )

@@ -111,20 +111,36 @@ class Reference:
 reference = Reference()  # of this process
 
 
-def time_bursts(
-    calls: Sequence[Call], *, rounds: int, runs_per_round: int, on_round: Callable[[], None] | None = None
+def time_rounds(
+    calls: Sequence[Call],
+    *,
+    rounds: int,
+    runs: int,
+    rng: np.random.Generator,
+    limit_s: float | None = None,
+    least_rounds: int = 0,
+    on_round: Callable[[], None] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """Milliseconds (calls, rounds, runs): a short burst of each in turn; the order alternates from round to round."""
-    samples_ms = np.empty((len(calls), rounds, runs_per_round))
+    """Milliseconds (calls, rounds, runs): a burst of each in turn, in random order, turned round in the next round.
+
+    Each call then comes as often early as late and after each other one, and keeps in step with no neighbour's rhythm.
+    Stops early after `limit_s`, with at least `least_rounds`.
+    """
+    samples_ms = np.empty((len(calls), rounds, runs))
+    started = time.perf_counter()
+    order = np.arange(len(calls))
     with no_garbage_collection():
-        for round_index in range(rounds):
-            order = range(len(calls)) if round_index % 2 == 0 else reversed(range(len(calls)))
-            for index in order:
-                calls[index]()  # brings the weights back into the cache
-                for run in range(runs_per_round):
-                    samples_ms[index, round_index, run] = time_once_ms(calls[index])
+        for index in range(rounds):
+            order = rng.permutation(len(calls)) if index % 2 == 0 else order[::-1]
+            for which in order:
+                call = calls[int(which)]
+                call()  # brings the weights back into the cache
+                for run in range(runs):
+                    samples_ms[which, index, run] = time_once_ms(call)
             if on_round is not None:
                 on_round()
+            if limit_s is not None and index + 1 >= least_rounds and time.perf_counter() - started > limit_s:
+                return samples_ms[:, : index + 1]
     return samples_ms
 
 

@@ -40,6 +40,7 @@ from autoprune.prediction.whole_models import Ladders, measure_cuts, whole_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import PrunableGroup
+from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 
@@ -72,17 +73,18 @@ def build_latency_model(
     them; a copy of what this run uses is kept in `store`, so that a resumed run sees the very same figures.
     """
     after = _epilogues(elastic, shapes, info)
-    device = this_device(threads=measure.threads, batch_size=measure.batch_size)
+    runtime = find_runtime(measure.runtime)
+    device = this_device(runtime, threads=measure.threads, batch_size=measure.batch_size)
     saved = store.fact(FACT) if store is not None else None
     if saved is not None:
         facts = json.loads(saved)
         entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
         ladders = {name: tuple(widths) for name, widths in facts["ladders"].items()}
-        known_table = LatencyTable(device, entries=entries)
+        known_table = LatencyTable(runtime, device, entries=entries)
         fit, lines = LatencyFit.of(facts["fit"]), layer_lines(shapes, ladders)
         return LatencyModel(LatencyPredictor(shapes, after, known_table, fit, lines), ladders)
     shared = TableStore(table_path or default_table_path(), device.key)
-    table = LatencyTable(device, store=shared)
+    table = LatencyTable(runtime, device, store=shared)
     ladders = find_ladders(elastic, LatencyPredictor(shapes, after, table, NO_FIT), search)
     lines = layer_lines(shapes, ladders)
     unfitted = LatencyPredictor(shapes, after, table, NO_FIT, lines)

@@ -15,6 +15,7 @@ from autoprune.prediction.layer_bench import COLD_FROM_BYTES, LayerInGraph, meas
 from autoprune.prediction.layer_lines import LayerLines
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes
+from autoprune.runtimes.runtime import Runtime
 from autoprune.space.policy import PruningPolicy
 
 CHUNK = 256  # layers timed in turn and then stored together: a killed process loses no more
@@ -24,12 +25,18 @@ CLEARLY_SMALLER = 0.7
 
 
 class LatencyTable:
-    """Measured time of layers on one device; what is not there yet is measured when it is asked for."""
+    """Measured time of layers on one device, which a runtime is part of; what is not there yet is measured when it is
+    asked for."""
 
     def __init__(
-        self, device: Device, *, store: TableStore | None = None, entries: Mapping[LayerInGraph, float] | None = None
+        self,
+        runtime: Runtime,
+        device: Device,
+        *,
+        store: TableStore | None = None,
+        entries: Mapping[LayerInGraph, float] | None = None,
     ) -> None:
-        self.device, self.store = device, store
+        self.runtime, self.device, self.store = runtime, device, store
         self.entries: dict[LayerInGraph, float] = dict(entries or {})
         if store is not None:
             self.entries = store.layers() | self.entries
@@ -69,7 +76,11 @@ class LatencyTable:
         if not layers:
             return {}
         return measure_layers(
-            layers, threads=self.device.threads, batch_size=self.device.batch_size, on_progress=on_progress
+            layers,
+            runtime=self.runtime,
+            threads=self.device.threads,
+            batch_size=self.device.batch_size,
+            on_progress=on_progress,
         )
 
 

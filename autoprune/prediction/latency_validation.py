@@ -7,7 +7,7 @@ import numpy as np
 
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
-from autoprune.measure.ranks import spearman
+from autoprune.measure.stats import spearman
 from autoprune.prediction.latency_model import LatencyModel, corrected_again
 from autoprune.prediction.whole_models import random_policies
 from autoprune.pruning.elastic import ElasticModel

@@ -20,9 +20,9 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.measure.device import last_level_cache_bytes
-from autoprune.measure.latency import make_session
 from autoprune.measure.timing import Call, time_cold, time_until_quiet
 from autoprune.pruning.cost import LayerShape
+from autoprune.runtimes.runtime import Runtime
 
 METHOD = 5  # part of what is stored: times of another method are not mixed with these
 OPSET, IR_VERSION = 17, 9
@@ -79,6 +79,7 @@ EMPTY = _Carrier("conv", 1, (1, 1))
 def measure_layers(
     layers: Sequence[LayerInGraph],
     *,
+    runtime: Runtime,
     threads: int,
     batch_size: int,
     on_progress: Callable[[int], None] | None = None,
@@ -90,7 +91,9 @@ def measure_layers(
         if alike:
             done = len(measured)
             shifted = None if on_progress is None else lambda count, done=done: on_progress(done + count)
-            measured |= _measure_alike(alike, cold=cold, threads=threads, batch_size=batch_size, on_progress=shifted)
+            measured |= _measure_alike(
+                alike, cold=cold, runtime=runtime, threads=threads, batch_size=batch_size, on_progress=shifted
+            )
     return measured
 
 
@@ -98,6 +101,7 @@ def _measure_alike(
     layers: Sequence[LayerInGraph],
     *,
     cold: bool,
+    runtime: Runtime,
     threads: int,
     batch_size: int,
     on_progress: Callable[[int], None] | None,
@@ -106,8 +110,11 @@ def _measure_alike(
     # The smallest one stands for the call itself, the same whatever else is measured.
     carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
     calls = [
-        _call(_layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows) for layer in layers
-    ] + [_call(_carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers]
+        _call(runtime, _layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows)
+        for layer in layers
+    ] + [
+        _call(runtime, _carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers
+    ]
     if cold:
         times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
         if on_progress is not None:
@@ -229,11 +236,8 @@ def _layer_model(layer: LayerInGraph) -> bytes:
     return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
 
 
-def _call(model: bytes, *, threads: int, rows: int) -> Call:
-    session = make_session(model, threads=threads)
+def _call(runtime: Runtime, model: bytes, *, threads: int, rows: int) -> Call:
+    loaded = runtime.open_model(model, threads=threads)
     generator = np.random.default_rng(0)
-    feed = {}
-    for tensor in session.get_inputs():
-        size = [rows if isinstance(side, str) else side for side in tensor.shape]
-        feed[tensor.name] = generator.standard_normal(size, dtype=np.float32)
-    return lambda: session.run(None, feed)
+    sizes = [[rows if side is None else side for side in spec.dims] for spec in loaded.inputs]
+    return loaded.bind(*(generator.standard_normal(size, dtype=np.float32) for size in sizes))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from autoprune.compute.memory import free_bytes
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.progress import bar
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.foundation.seeding import rng
-from autoprune.measure.latency import make_session, session_call
-from autoprune.measure.memory_limit import free_bytes
 from autoprune.measure.timing import Call, time_until_quiet
 from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 
 # Random cuts measured whole, beside the original and the smallest, to correct the sum of the layers, and how often each
@@ -96,7 +96,7 @@ def exported_cuts(elastic: ElasticModel, policies: Sequence[PruningPolicy], info
 def black_images_call(file: Path, info: DataInfo, measure: MeasureConfig) -> Call:
     """Load `file`: a call that runs it on a batch of black images."""
     images = np.zeros((measure.batch_size, *info.input_shape), dtype=np.float32)
-    return session_call(make_session(file, threads=measure.threads), images)
+    return find_runtime(measure.runtime).open_model(file, threads=measure.threads).bind(images)
 
 
 def weight_bytes(shapes: CutShapes, policy: PruningPolicy) -> int:

@@ -49,7 +49,8 @@ class AccuracyFigures(Part):
 
 
 class Ratios(Part):
-    """Pruned divided by original; `speedup` is the other way round."""
+    """Pruned divided by original; `speedup` is the other way round, of calls a moment apart, and its interval what
+    another measurement of the same files finds (`autoprune.measure.stats`)."""
 
     params: float = Field(gt=0)
     macs: float = Field(gt=0)

@@ -18,9 +18,8 @@ import onnx
 
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.measure.device import CPU_PROVIDER
 from autoprune.roofline.onnx_cost import Attributes, TensorShape
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import OPTIMISED_FILE, make_session
 
 QUIET_SHARE = 0.1  # of a node's runs: the fastest ones, which no neighbour disturbed
 LEAST_QUIET_RUNS = 5
@@ -65,18 +64,9 @@ class NodeProfiler:
         self._model, self._feed = model, feed
         self._files = contextlib.ExitStack()
         folder = self._files.enter_context(scratch_folder())
-        self._optimised_file = folder / "optimised.onnx"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        self._optimised_file = folder / OPTIMISED_FILE
         # Its threads would spin on for a while, and slow the sessions that are run in turn with this one.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
-        options.optimized_model_filepath = str(self._optimised_file)
-        self._session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[CPU_PROVIDER])
+        self._session = make_session(model.SerializeToString(), threads=threads, gives_way=True, profiled_in=folder)
 
     def __enter__(self) -> "NodeProfiler":
         return self

@@ -12,9 +12,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.measure.device import last_level_cache_bytes
-from autoprune.measure.latency import make_session
 from autoprune.measure.timing import no_garbage_collection, time_once_ms
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 

@@ -14,14 +14,14 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from autoprune.bench.backends import OnnxRuntimeBackend
-from autoprune.bench.inputs import bind_and_run, random_inputs, resolve_shape
+from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
 from autoprune.foundation.errors import RunError
-from autoprune.measure.device import CPU_PROVIDER, last_level_cache_bytes
-from autoprune.measure.timing import Call, QuietTime, quiet_time, time_bursts
+from autoprune.measure.device import last_level_cache_bytes
+from autoprune.measure.timing import Call, QuietTime, quiet_time, time_rounds
 from autoprune.roofline.onnx_cost import node_cost
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
 from autoprune.roofline.peaks import Peaks, best_of, chain_model, measure_peaks
+from autoprune.runtimes.onnxruntime import OnnxRuntime
 
 Bound = Literal["compute", "memory", "overhead"]
 
@@ -122,10 +122,11 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
     Raises `InputError` for a file that is no ONNX model or an input that does not fit, before anything is measured.
     """
     model = load_named(file)
-    runner = OnnxRuntimeBackend().open_model(str(file), threads=threads, provider=CPU_PROVIDER)
-    images = random_inputs(runner.input, resolve_shape(str(file), runner.input, batch_size=batch_size, shape=shape))
-    run_model = bind_and_run(str(file), runner, images)
-    feed = {runner.input.name: images}
+    loaded = OnnxRuntime().open_model(file, threads=threads)
+    spec = only_input(str(file), loaded)
+    images = random_inputs(spec, resolve_shape(str(file), spec, batch_size=batch_size, shape=shape))
+    run_model = bind_and_run(str(file), loaded, images)
+    feed = {spec.name: images}
     before = measure_peaks(threads=threads)
     empty = onnx.load_from_string(chain_model(EMPTY_NODES, 1))
     one = {"x": np.ones(1, dtype=np.float32)}
@@ -162,9 +163,10 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
 def _time_in_turn(calls: Sequence[Call]) -> QuietTime:
     """Time of the first call; the others run as often in between, so that a slow spell of the machine falls on all."""
     deadline = time.perf_counter() + LIMIT_S
+    rng = np.random.default_rng(0)
     samples_ms: list[np.ndarray[Any, Any]] = []
     while len(samples_ms) < MOST_CHUNKS and (not samples_ms or time.perf_counter() < deadline):
-        samples_ms.append(time_bursts(calls, rounds=CHUNK_ROUNDS, runs_per_round=1)[0])
+        samples_ms.append(time_rounds(calls, rounds=CHUNK_ROUNDS, runs=1, rng=rng)[0])
     return quiet_time(np.concatenate(samples_ms))
 
 

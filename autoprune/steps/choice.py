@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from autoprune.config import FinetuneConfig, RunConfig
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.progress import bar, duration, say
-from autoprune.measure.ranks import spearman
+from autoprune.measure.stats import spearman
 from autoprune.policies.table import searcher_maker
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
 from autoprune.pruning.importance import find_importance
 from autoprune.results.run import SearchFigures
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
@@ -59,10 +60,12 @@ def check_search(config: RunConfig) -> None:
 
 
 def check_scoring(config: RunConfig) -> None:
-    """Raises `ConfigError` for an earlier run that is not there, and `InputError` for a user's own reward form or
-    importance that is not there or cannot be called as one: whoever proposes policies, they are scored."""
+    """Raises `ConfigError` for an earlier run that is not there, and `InputError` for a user's own reward form,
+    importance or runtime that is not there or cannot be called as one: whoever proposes policies, they are scored and
+    timed."""
     make_reward(config.search.reward)
     find_importance(config.search.importance)
+    find_runtime(config.measure.runtime)
     check_start(config.search.trials_from)
 
 

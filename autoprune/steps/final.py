@@ -17,19 +17,15 @@ from autoprune.foundation.progress import say
 from autoprune.measure.device import cpu_name
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.measure.latency import (
-    Latency,
-    Speedup,
-    make_session,
-    measure_interleaved,
-    paired_speedup,
-    peak_rss_bytes,
-    session_call,
-)
+from autoprune.measure.latency import Latency, measure_interleaved, speedup
 from autoprune.measure.matched import Right, accuracy_interval, change_of_accuracy
+from autoprune.measure.memory import measure_peak_rss_bytes
+from autoprune.measure.stats import PairedRatio
 from autoprune.measure.timing import Call
 from autoprune.results.run import AccuracyFigures, Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.find import find_runtime
+from autoprune.runtimes.onnxruntime import onnxruntime
+from autoprune.runtimes.runtime import Runtime
 from autoprune.search.problem import PredictedCost
 
 SCORING_BATCH = 200
@@ -41,7 +37,7 @@ METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs
 class Comparison:
     original: Figures
     pruned: Figures
-    speedup: Speedup
+    speedup: PairedRatio
     accuracy: AccuracyFigures | None = None
 
 
@@ -55,27 +51,29 @@ class Energy:
     ci95_mj: tuple[float, float] | None = None
 
 
-def score_onnx(file: Path, split: ImageSplit, info: DataInfo) -> float:
-    """Share of `split` that the file classifies right in ONNX Runtime."""
-    return float(right_answers(file, split, info).mean())
+def score_onnx(file: Path, split: ImageSplit, info: DataInfo, *, runtime: Runtime) -> float:
+    """Share of `split` that the file classifies right."""
+    return float(right_answers(file, split, info, runtime=runtime).mean())
 
 
-def right_answers(file: Path, split: ImageSplit, info: DataInfo) -> Right:
-    """Which images of `split` (N,) the file classifies right in ONNX Runtime."""
-    session = make_session(file, threads=torch.get_num_threads())
-    name = session.get_inputs()[0].name
+def right_answers(file: Path, split: ImageSplit, info: DataInfo, *, runtime: Runtime) -> Right:
+    """Which images of `split` (N,) the file classifies right."""
+    model = runtime.open_model(file, threads=torch.get_num_threads())
     right = []
     for start in range(0, len(split), SCORING_BATCH):
         images = normalise(split.images[start : start + SCORING_BATCH], info).contiguous().numpy()
-        logits = np.asarray(session.run(None, {name: images})[0])
-        right.append(logits.argmax(1) == split.labels[start : start + SCORING_BATCH].numpy())
+        right.append(model(images).argmax(1) == split.labels[start : start + SCORING_BATCH].numpy())
     return np.concatenate(right)
 
 
-def score_in_views(file: Path, split: ImageSplit, augmentation: Augmentation, info: DataInfo) -> float:
+def score_in_views(
+    file: Path, split: ImageSplit, augmentation: Augmentation, info: DataInfo, *, runtime: Runtime
+) -> float:
     """The same share over all `autoprune.data.views` of the images."""
     shown = views(split.images, augmentation)
-    return statistics.fmean(score_onnx(file, ImageSplit(images, split.labels), info) for images in shown)
+    return statistics.fmean(
+        score_onnx(file, ImageSplit(images, split.labels), info, runtime=runtime) for images in shown
+    )
 
 
 def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:
@@ -88,7 +86,12 @@ def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np
 def timed_together(files: Sequence[Path], images: np.ndarray[Any, Any], config: MeasureConfig) -> list[Latency]:
     """All files on the same images (N, C, H, W), in turn."""
     return measure_interleaved(
-        files, images, threads=config.threads, rounds=config.rounds, runs_per_round=config.runs_per_round
+        files,
+        images,
+        runtime=find_runtime(config.runtime),
+        threads=config.threads,
+        rounds=config.rounds,
+        runs_per_round=config.runs_per_round,
     )
 
 
@@ -108,14 +111,15 @@ def compare_files(
 
     Energy is measured with `sensor`, and estimated without one.
     """
+    runtime = find_runtime(config.runtime)
     images = timed_images(test, info, config)
     consumed = energies(
-        [session_call(make_session(file, threads=config.threads), images) for file in (original, pruned)],
+        [runtime.open_model(file, threads=config.threads).bind(images) for file in (original, pruned)],
         [cost.estimated_energy_mj for cost in costs],
         images_a_call=len(images),
         sensor=sensor,
     )
-    right = [right_answers(file, test, info) for file in (original, pruned)]
+    right = [right_answers(file, test, info, runtime=runtime) for file in (original, pruned)]
     figures = [
         _figures(file, cost, latency, energy, float(answers.mean()), info, config)
         for file, cost, latency, energy, answers in zip(
@@ -130,7 +134,7 @@ def compare_files(
         change=change,
         change_ci95=change_ci95,
     )
-    return Comparison(figures[0], figures[1], paired_speedup(*latencies), accuracy)
+    return Comparison(figures[0], figures[1], speedup(*latencies), accuracy)
 
 
 def target_met(target: TargetConfig, comparison: Comparison, search: SearchFigures) -> bool:
@@ -153,6 +157,7 @@ def run_result(
     targets: tuple[TargetConfig, ...],
     search: SearchFigures,
     info: DataInfo,
+    runtime: Runtime,
     narrowed: tuple[str, ...] = (),
 ) -> RunResult:
     """The contents of `result.json`."""
@@ -167,7 +172,7 @@ def run_result(
             macs=after.macs / before.macs,
             latency=after.latency_ms_p50 / before.latency_ms_p50,
             energy=after.energy_mj / before.energy_mj,
-            speedup=comparison.speedup.speedup,
+            speedup=comparison.speedup.ratio,
             speedup_ci95=comparison.speedup.ci95,
             speedup_quiet=before.latency_ms_quiet / after.latency_ms_quiet,
         ),
@@ -180,7 +185,7 @@ def run_result(
         search=search,
         accuracy=comparison.accuracy,
         input=input_figures(info),
-        environment=environment(),
+        environment=environment(runtime),
     )
 
 
@@ -188,13 +193,14 @@ def input_figures(info: DataInfo) -> InputFigures:
     return InputFigures(shape=info.input_shape, mean=info.mean, std=info.std, classes=info.classes)
 
 
-def environment() -> dict[str, str]:
+def environment(runtime: Runtime) -> dict[str, str]:
     """Versions and machine: what a figure depends on beside the model."""
     return {
         "autoprune": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
+        "runtime": f"{runtime.key}, {runtime.device}",
         "cpu": cpu_name(),
         "system": platform.platform(terse=True),
     }
@@ -243,5 +249,7 @@ def _figures(
         energy_sensor=energy.sensor,
         energy_mj_ci95=energy.ci95_mj,
         onnx_bytes=file.stat().st_size,
-        peak_rss_bytes=peak_rss_bytes(file, (config.batch_size, *info.input_shape), threads=config.threads),
+        peak_rss_bytes=measure_peak_rss_bytes(
+            str(file), (config.batch_size, *info.input_shape), runtime=config.runtime, threads=config.threads
+        ),
     )

@@ -12,6 +12,7 @@ from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.measure.latency import Latency, measure_interleaved
 from autoprune.pruning.groups import PrunableGroup
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.space.policy import PruningPolicy
@@ -194,5 +195,10 @@ def _timed(prepared: Prepared, policies: list[PruningPolicy], config: RunConfig)
             export_onnx(elastic.cut(policy), files[-1], info)
         images = timed_images(prepared.data.search, info, config.measure)
         return measure_interleaved(
-            files, images, threads=config.measure.threads, rounds=VERIFY_ROUNDS, runs_per_round=VERIFY_RUNS
+            files,
+            images,
+            runtime=find_runtime(config.measure.runtime),
+            threads=config.measure.threads,
+            rounds=VERIFY_ROUNDS,
+            runs_per_round=VERIFY_RUNS,
         )

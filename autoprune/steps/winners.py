@@ -8,8 +8,9 @@ from pathlib import Path
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed
-from autoprune.measure.latency import paired_speedup
+from autoprune.measure.latency import speedup
 from autoprune.results.comparison import Final
+from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.steps.final import score_in_views, score_onnx, timed_images, timed_together
@@ -53,26 +54,24 @@ def worth(winners: Sequence[Winner], context: Context, *, epochs: int) -> Worth:
     images = timed_images(subject.data.search, info, config.measure)
     networks = {winner.policy: file for winner, file in zip(winners, files, strict=True)}
     original_latency, *latencies = timed_together([run_dir.original_onnx, *networks.values()], images, config.measure)
-    speedups = {
-        policy: paired_speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)
-    }
-    augmentation = augmentation_of(config.finetune.augment)
+    speedups = {policy: speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)}
+    augmentation, runtime = augmentation_of(config.finetune.augment), find_runtime(config.measure.runtime)
     on_views = []
     with bar("views of the search split", len(files)) as progress:
         for file in files:
-            on_views.append(score_in_views(file, subject.data.search, augmentation, info))
+            on_views.append(score_in_views(file, subject.data.search, augmentation, info, runtime=runtime))
             progress.advance()
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):
-            scores.append(score_onnx(file, subject.test, info))
+            scores.append(score_onnx(file, subject.test, info, runtime=runtime))
             progress.advance()
     original_params = prepared.problem.original_cost.params
     finals = [
         Final(
             test_accuracy=accuracy,
             search_views_accuracy=views_accuracy,
-            speedup=speedups[winner.policy].speedup,
+            speedup=speedups[winner.policy].ratio,
             speedup_ci95=speedups[winner.policy].ci95,
             params_ratio=prepared.problem.cost_of(winner.policy).params / original_params,
         )

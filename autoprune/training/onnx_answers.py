@@ -6,8 +6,7 @@ from torch import Tensor, nn
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.measure.latency import make_session
-from autoprune.runtimes.onnx_runtime import onnxruntime
+from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 
 
 class OnnxAnswers:

@@ -16,6 +16,7 @@ from autoprune.foundation.files import read_json, require_free_space, write_json
 from autoprune.foundation.progress import bar, say
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import count_cost
+from autoprune.runtimes.find import find_runtime
 from autoprune.steps.final import environment, score_onnx, timed_images, timed_together
 from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
@@ -86,7 +87,13 @@ def compare(
     for seed in seeds:
         entrants = _all_tuned(entrants, contest, Schedule(epochs, seed))
     rows = _measured(entrants, contest, [Schedule(epochs, seed) for seed in seeds])
-    summary = as_json(rows, run=str(contest.run_dir.root), epochs=epochs, seeds=seeds, environment=environment())
+    summary = as_json(
+        rows,
+        run=str(contest.run_dir.root),
+        epochs=epochs,
+        seeds=seeds,
+        environment=environment(find_runtime(contest.config.measure.runtime)),
+    )
     write_json(out / COMPARISON_FILE, summary)
     return rows
 
@@ -178,7 +185,7 @@ def _measured(entrants: Sequence[Entrant], contest: Contest, schedules: Sequence
         )
         scores = []
         for file in files:
-            scores.append(score_onnx(file, subject.test, info))
+            scores.append(score_onnx(file, subject.test, info, runtime=find_runtime(measure.runtime)))
             progress.advance()
         return replace(row, measured=figures, test_accuracy=tuple(scores))
 

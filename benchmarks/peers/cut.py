@@ -12,8 +12,9 @@ from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.errors import RunError
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import say
-from autoprune.measure.latency import measure_interleaved, paired_speedup
+from autoprune.measure.latency import measure_interleaved, speedup
 from autoprune.pruning.structure import load_pruned, save_pruned
+from autoprune.runtimes.find import find_runtime
 from autoprune.training.scores import accuracy
 from peers.contest import Contest
 from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
@@ -81,11 +82,12 @@ class Workshop:
                 ours, theirs = measure_interleaved(
                     [self.contest.run_dir.model_onnx, file],
                     torch.zeros(measure.batch_size, *info.input_shape).numpy(),
+                    runtime=find_runtime(measure.runtime),
                     threads=measure.threads,
                     rounds=measure.rounds,
                     runs_per_round=measure.runs_per_round,
                 )
-            self._ratios[key] = paired_speedup(theirs, ours).speedup
+            self._ratios[key] = speedup(theirs, ours).ratio
         return self._ratios[key]
 
 

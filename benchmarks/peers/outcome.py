@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.measure.latency import Latency, paired_speedup
+from autoprune.measure.latency import Latency, speedup
 from autoprune.pruning.cost import Cost
 from peers.cut import Choice
 
@@ -30,14 +30,14 @@ class Measured:
 
     @classmethod
     def of(cls, latency: Latency, *, original: Latency, ours: Latency, cost: Cost) -> "Measured":
-        gained = paired_speedup(original, latency)
+        gained = speedup(original, latency)
         return cls(
             cost.params,
             cost.macs,
             latency.latency_ms_p50,
             latency.latency_ms_quiet,
             latency.latency_ms_p50 / ours.latency_ms_p50,
-            gained.speedup,
+            gained.ratio,
             gained.ci95,
         )
 

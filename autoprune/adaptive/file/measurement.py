@@ -1,10 +1,10 @@
 """An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
 from autoprune.data import DataInfo, ImageSplit, normalise
-from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
+from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME
 from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.foundation.progress import bar
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.measure.latency import make_session
+from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
+from autoprune.runtimes.runtime import Runtime
 
 WARM_UP_IMAGES = 50
 REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
@@ -47,16 +48,15 @@ class ImageTimes:
         return float((self.answers == labels).mean())
 
 
-def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *, threads: int) -> list[ImageTimes]:
-    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike.
+def measure_by_image(
+    files: Sequence[Path], split: ImageSplit, info: DataInfo, *, threads: int, runtime: Runtime = ONNX_RUNTIME
+) -> list[ImageTimes]:
+    """Run every image of `split` alone through each file in turn, so that slow spells fall on all files alike. Files
+    with levels need ONNX Runtime.
 
     Raises `InputError` naming the file that does not run on an image, or answers NaN or infinity.
     """
-    sessions = [make_session(file, threads=threads) for file in files]
-    outputs = [
-        [name for name in (OUTPUT_NAME, LEVEL_NAME) if name in {value.name for value in session.get_outputs()}]
-        for session in sessions
-    ]
+    runs = [running(file, runtime, threads=threads) for file in files]
     count = len(split)
     logits = np.zeros((len(files), count, len(info.classes)), dtype=np.float32)
     levels = np.zeros((len(files), count), dtype=np.int64)
@@ -67,15 +67,14 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
             for start in range(0, count, CHUNK):
                 images = normalise(split.images[start : start + CHUNK], info).contiguous().numpy()
                 for place in range(WARM_UP_IMAGES if start == 0 else 0):
-                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):  # noqa: B007
-                        session.run(names, {INPUT_NAME: images[place % len(images)][None]})
+                    for number, run in enumerate(runs):  # noqa: B007
+                        run(images[place % len(images)][None])
                 for place, image in enumerate(images, start):
-                    feed = {INPUT_NAME: image[None]}
-                    for number, (session, names) in enumerate(zip(sessions, outputs, strict=True)):
+                    for number, run in enumerate(runs):
                         times = []
                         for _ in range(REPEATS):
                             started = time.perf_counter()
-                            found = session.run(names, feed)
+                            found = run(image[None])
                             times.append(time.perf_counter() - started)
                         latency_ms[number, place] = 1000 * float(np.median(times))
                         logits[number, place] = found[0][0]
@@ -85,12 +84,23 @@ def measure_by_image(files: Sequence[Path], split: ImageSplit, info: DataInfo, *
                 progress.advance(len(images))
     except AutopruneError:
         raise
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
+    except Exception as error:  # each runtime has exceptions of its own
         raise InputError(f"{files[number]}: does not run on the images of {info.name} ({error})") from None
     return [
         ImageTimes(one_logits, one_levels, one_ms)
         for one_logits, one_levels, one_ms in zip(logits, levels, latency_ms, strict=True)
     ]
+
+
+def running(file: Path, runtime: Runtime, *, threads: int) -> Callable[[NDArray[Any]], Sequence[NDArray[Any]]]:
+    """From an image (1, C, H, W) to its logits and, of a file with levels, the level that answered."""
+    if not isinstance(runtime, OnnxRuntime):
+        loaded = runtime.open_model(file, threads=threads)
+        return lambda image: (loaded(image),)
+    session = make_session(file, threads=threads, provider=runtime.device)
+    given = {value.name for value in session.get_outputs()}
+    names = [name for name in (OUTPUT_NAME, LEVEL_NAME) if name in given]
+    return lambda image: session.run(names, {INPUT_NAME: image})
 
 
 def _check_finite(files: Sequence[Path], logits: NDArray[np.float32], first: int) -> None:

@@ -5,7 +5,7 @@ from torch import nn
 from autoprune.adaptive.levels.choice import LevelModels
 from autoprune.adaptive.levels.shared_weights import layer_cuts
 from autoprune.adaptive.report.page import read_adaptive
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, check_adaptive_runtime
 from autoprune.config.file import load_config
 from autoprune.foundation.errors import ConfigError
 from autoprune.foundation.paths import user_path
@@ -24,7 +24,9 @@ def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject, *, origi
 
 
 def check_earlier_levels(config: RunConfig) -> None:
-    """Raises `ConfigError` if the run to take levels from holds none, or its model or data are others."""
+    """Raises `ConfigError` if the run to take levels from holds none, or its model or data are others; or for a
+    runtime that cannot run an input-adaptive file."""
+    check_adaptive_runtime(config)
     start = config.adaptive.levels_from
     if start is None:
         return

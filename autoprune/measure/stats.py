@@ -7,7 +7,7 @@ block bootstrap (Künsch 1989) for medians and quiet times.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,14 @@ T_995 = (
     3.106, 3.055, 3.012, 2.977, 2.947, 2.921, 2.898, 2.878, 2.861, 2.845,
 )  # fmt: skip
 Z_995 = 2.575829
-# What no interval claims to resolve: beside a busy neighbour one file came out up to 0.05% faster than itself.
-RESOLUTION = 0.001
+# What a ratio moves by between two measurements of the same files, minutes apart, beyond what one of them can see: by
+# clock speed, temperature, and what neighbours do to the shared cache.
+DRIFT = 0.01
 
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """A ratio of times, with an interval of 95% at least."""
+    """A ratio of times, and what another measurement of the same files finds, 95 times of 100 at least."""
 
     ratio: float
     ci95: tuple[float, float]
@@ -52,9 +53,9 @@ def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOC
     In each round the fastest calls of the two bursts, a moment apart, are divided: a spell that covers both bursts
     cancels, and what interrupts single calls only adds time and drops out (with both cores taken by others, medians of
     bursts gave intervals fifty times as wide). A block of rounds gives the median of its log ratios, which drops the
-    rounds that a spell's edge cut in two. The estimate is the mean over blocks, and the interval Student's t on their
-    spread, taken wide and never below `RESOLUTION`. Where everything is loaded anew several times, `blocks` is the
-    number of loads, so that the luck of each load's memory layout is in the interval.
+    rounds that a spell's edge cut in two, and the estimate is the median over blocks: one load in eight may be a tenth
+    slower for as long as it lives. Where everything is loaded anew several times, `blocks` is the number of loads, so
+    that this luck is in the interval. It is `interval_again`'s.
     Raises `ValueError` for fewer than two rounds, or unequal ones.
     """
     rounds = len(reference_ms)
@@ -63,16 +64,27 @@ def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOC
     blocks = max(2, min(blocks, rounds))
     log_ratios = np.log(reference_ms.min(axis=1) / candidate_ms.min(axis=1))  # (rounds,)
     block_values = np.array([np.median(block) for block in np.array_split(log_ratios, blocks)])
-    estimate = float(block_values.mean())
-    half = max(RESOLUTION, student_t_995(blocks - 1) * float(block_values.std(ddof=1)) / math.sqrt(blocks))
-    return PairedRatio(math.exp(estimate), (math.exp(estimate - half), math.exp(estimate + half)), rounds, blocks)
+    estimate = float(np.median(block_values))
+    return PairedRatio(math.exp(estimate), interval_again(estimate, block_values), rounds, blocks)
+
+
+def interval_again(log_ratio: float, block_values: Array) -> tuple[float, float]:
+    """What another measurement of as many blocks finds, from the logarithms that the blocks (B,) of this one gave.
+
+    A prediction interval: the spread of the blocks counts for this measurement and once more for the other, by
+    Student's t, taken wide. `DRIFT`, of which one measurement sees nothing, is added as squares.
+    """
+    count = len(block_values)
+    spread = student_t_995(count - 1) * float(block_values.std(ddof=1)) * math.sqrt(2 / count)
+    half = math.hypot(spread, DRIFT)
+    return math.exp(log_ratio - half), math.exp(log_ratio + half)
 
 
 def mean_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS) -> PairedRatio:
     """The candidate's mean time by the reference's, over things (N,) that both were timed on, and its interval.
 
     Unlike a median, the mean has each of them in it: what an input-adaptive file takes for its hardest inputs, too. The
-    interval is Student's t on the ratios of contiguous blocks, in logarithms. Raises `ValueError` for fewer than two.
+    interval is `interval_again`'s, of contiguous blocks. Raises `ValueError` for fewer than two.
     """
     count = len(reference_ms)
     if count != len(candidate_ms) or count < 2:
@@ -81,8 +93,7 @@ def mean_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS
     parts = zip(np.array_split(reference_ms, blocks), np.array_split(candidate_ms, blocks), strict=True)
     log_ratios = np.log([candidate.mean() / reference.mean() for reference, candidate in parts])
     ratio = float(candidate_ms.mean() / reference_ms.mean())
-    half = max(RESOLUTION, student_t_995(blocks - 1) * float(log_ratios.std(ddof=1)) / math.sqrt(blocks))
-    return PairedRatio(ratio, (ratio * math.exp(-half), ratio * math.exp(half)), count, blocks)
+    return PairedRatio(ratio, interval_again(math.log(ratio), log_ratios), count, blocks)
 
 
 def student_t_995(freedom: int) -> float:
@@ -103,6 +114,21 @@ def quiet_interval(samples_ms: Array, *, blocks: int = BLOCKS, seed: int = 0) ->
     parts = np.array_split(samples_ms, min(blocks, len(samples_ms)))
     fastest = [np.sort(part, axis=None)[:QUIET_KEPT] for part in parts]
     return _block_bootstrap(fastest, _quiet_ms, seed)
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+    """The correlation of the ranks; NaN where there is no order to agree on: one value, or all of them equal."""
+    ours, theirs = np.array(first, dtype=float), np.array(second, dtype=float)
+    if len(np.unique(ours)) < 2 or len(np.unique(theirs)) < 2:
+        return float("nan")
+    return float(np.corrcoef(_ranks(ours), _ranks(theirs))[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """Ranks from 1; equal values share their mean rank."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[place])
 
 
 def _block_bootstrap(blocks: list[Array], statistic: Callable[[Array], float], seed: int) -> tuple[float, float]:

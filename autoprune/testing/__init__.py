@@ -26,13 +26,13 @@ from autoprune.search.searcher import (
 )
 from autoprune.search.toy import toy_problem
 from autoprune.space.decision import Policy
+from autoprune.testing.errors import ContractError
+from autoprune.testing.runtime import check_runtime
+
+__all__ = ["ContractError", "check_runtime", "check_searcher"]
 
 EVALUATIONS = 40  # of the toy's 625 policies
 MOST_REPETITIONS = 20  # asks without a policy that is new, while there are others
-
-
-class ContractError(AssertionError):
-    """An implementation does not do what its seam asks for."""
 
 
 def check_searcher(make: MakeSearcher) -> None:

@@ -1,0 +1,5 @@
+"""What the checks raise."""
+
+
+class ContractError(AssertionError):
+    """An implementation does not do what its seam asks for."""
