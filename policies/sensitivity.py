@@ -73,7 +73,7 @@ class SensitivitySearcher:
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         if self._asked == 2 and self._probes:
             for (index, rung), outcome in zip(self._probes, outcomes, strict=False):
-                self._measured[index][rung] = outcome.score.kl
+                self._measured[index][rung] = outcome.score.divergence
 
     def state(self) -> SearcherState:
         measured = [list(known.items()) for known in self._measured]

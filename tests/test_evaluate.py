@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from judging_for_tests import accuracy
 from models_for_tests import elastic_net, little_data, random_policy, same_state, trained_resnet
 
 from autoprune.data import DataInfo, ImageSplit, SearchData, normalise
@@ -14,7 +15,6 @@ from autoprune.pruning.find import find_groups
 from autoprune.search import evaluate as evaluate_module
 from autoprune.search.evaluate import Evaluator
 from autoprune.space.policy import PruningPolicy
-from autoprune.training.scores import accuracy
 
 SHADES = DataInfo("shades", ("dark", "bright", "other"), 1, 5, 5, mean=(0.0,), std=(0.02,))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judging_for_tests import accuracy
 from small_job import CLASSES, SIZE, bars
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
@@ -16,7 +17,6 @@ from autoprune.foundation.errors import ModelError, RunError
 from autoprune.models import save_weights
 from autoprune.steps.gate import check_answers, made_plain, tell_accuracy
 from autoprune.training.memory_format import is_channels_first, keep_channels_first, laid_out, runs_channels_last
-from autoprune.training.scores import accuracy
 
 INFO = DataInfo("bars", CLASSES, 1, SIZE, SIZE, (0.4,), (0.2,))
 

@@ -9,14 +9,15 @@ import torch
 from bars_for_tests import DATA, INFO, bars
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import accuracy
 from models_for_tests import same_state
 from torch import Tensor, nn
 
 from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
+from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.muon import MuonSGD, hidden_convolutions, orthogonalised
-from autoprune.training.scores import accuracy
-from autoprune.training.train import EpochLog, FitRecipe, cosine, cross_entropy_loss, fit
+from autoprune.training.train import EpochLog, FitRecipe, cosine, fit, labelled_loss
 
 RECIPE = FitRecipe(
     epochs=3,
@@ -143,7 +144,8 @@ def trained(
     best = fit(
         model,
         DATA,
-        loss=cross_entropy_loss(0.0),
+        loss=labelled_loss(CLASSIFICATION),
+        score=SCORE,
         recipe=recipe,
         seed=0,
         description="test",

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from judging_for_tests import scored
 from rich.console import Console
 from torch import nn
 
@@ -30,7 +31,6 @@ from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, wr
 from autoprune.reports.words import run_code
 from autoprune.results.run import InputFigures, parse_result
 from autoprune.space.policy import PruningPolicy, save_policy
-from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
@@ -92,7 +92,7 @@ def add_episodes(
     store = TrialStore(run_dir / "trials.sqlite")
     for number, (channels, reward) in enumerate(policies, start=1):
         policy, total = PruningPolicy.of(channels), sum(channels.values())
-        store.add_trial("print", policy.key, [Score(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
+        store.add_trial("print", policy.key, [scored(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
         costs = (total / 100, total / 20, 1000 * total, 10 * total)
         store.add_episode("print", policy.key, Episode(searcher, seed, number, reward, *costs), look=0)
 

@@ -3,19 +3,19 @@
 import struct
 from pathlib import Path
 
+from judging_for_tests import scored
 from tensorboardX.proto.event_pb2 import Event
 
 from autoprune.search.problem import Outcome, PredictedCost
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.tensorboard import RunLogger
-from autoprune.store.score import Score
 from autoprune.training.train import EpochLog
 
 
 def outcome(reward: float) -> Outcome:
     cost = PredictedCost(predicted_latency_ms=0.25, estimated_energy_mj=1.5, macs=1000, params=10)
     return Outcome(
-        PruningPolicy.of({"stem": 8}), Score(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
+        PruningPolicy.of({"stem": 8}), scored(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
     )
 
 

@@ -14,27 +14,27 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import scored
 from small_job import autoprune, done
 
 from autoprune.foundation.errors import InputError, RunError
 from autoprune.store import trials as trials_module
-from autoprune.store.score import Score
 from autoprune.store.trials import Episode, EpisodeRow, TrialStore
 
 P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
-SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
+SCORE = scored(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
 # Adds trials named after `first`, `first + 1`, … and prints each name once its call has returned.
 WRITER = """
 import sys
 from pathlib import Path
-from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
+from judging_for_tests import scored
 
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)
 for number in range(first, first + count):
-    store.add_trial("f", '{"a":%d}' % number, [Score(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
+    store.add_trial("f", '{"a":%d}' % number, [scored(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
     print(number, flush=True)
 """
 
@@ -87,7 +87,7 @@ def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
 def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     store.add_trial("f", P, [SCORE], wall_s=1.5)
-    store.add_trial("f", P, [Score(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
+    store.add_trial("f", P, [scored(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
     assert store.scores("f", P) == (SCORE,)
     assert store.count() == 1
 
@@ -95,7 +95,7 @@ def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
 def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     store.add_trial("f", P, [SCORE], wall_s=1.5)
-    store.add_trial("f", Q, [Score(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
+    store.add_trial("f", Q, [scored(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
     for episode, policy in ((2, Q), (1, P), (3, P)):
         add_episode(store, policy, episode)
     rows = store.episodes()
@@ -126,7 +126,7 @@ def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     with pytest.raises(RunError, match=r"the candidate .* has no finite score"):
-        store.add_trial("f", P, [Score(value, 0.5, 0.9, 10)], wall_s=1.0)
+        store.add_trial("f", P, [scored(value, 0.5, 0.9, 10)], wall_s=1.0)
     assert store.count() == 0
 
 
@@ -150,7 +150,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     assert outputs == [[str(start + number) for number in range(30)] for start in starts]
     store = TrialStore(path)
     assert store.count() == 70
-    assert store.scores("f", '{"a":55}') == (Score(55 / 7, 0.5, 0.9, 10),)
+    assert store.scores("f", '{"a":55}') == (scored(55 / 7, 0.5, 0.9, 10),)
 
 
 def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path)
             stored += [int(line) for line in writer.stdout.read().split()]
         assert writer.returncode == -9
         store = TrialStore(path)
-        assert all(store.scores("f", f'{{"a":{number}}}') == (Score(number / 7, 0.5, 0.9, 10),) for number in stored)
+        assert all(store.scores("f", f'{{"a":{number}}}') == (scored(number / 7, 0.5, 0.9, 10),) for number in stored)
         assert len(stored) <= store.count() <= len(stored) + attempt + 1  # at most one unreported in each attempt
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -8,8 +8,8 @@ from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
 from autoprune.compute.machine import check_machine
-from autoprune.config import RunConfig, TargetConfig
-from autoprune.foundation.errors import InputError
+from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig
+from autoprune.foundation.errors import ConfigError, InputError
 from autoprune.foundation.progress import stages
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.search.prepare import SETTING_UP, prepare
@@ -33,6 +33,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
             write_adaptive_report(run_dir)
         clean_finished(run_dir)
         return result
+    if config.task != CLASSIFICATION:
+        raise ConfigError(f"task={config.task}: {ROUTES_BY_CLASS}")
     check_machine(config)
     check_search(config)
     check_earlier_levels(config)

@@ -2,15 +2,21 @@
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import TargetConfig
 from autoprune.config.search import SearchConfig
-from autoprune.config.section import Section
+from autoprune.config.section import Section, known_or_own, names_a_file
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.foundation.errors import ConfigError, shown
+
+CLASSIFICATION = "classification"
+TASKS = (CLASSIFICATION,)
+ROUTES_BY_CLASS = (
+    f"an input-adaptive model routes by the probabilities of classes, so that task must be {CLASSIFICATION}"
+)
 
 
 class MeasureConfig(Section):
@@ -27,6 +33,7 @@ class RunConfig(Section):
     RETIRED: ClassVar = {"elastic": "is gone: rewards ordered no better with it"}
 
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
+    task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -36,6 +43,19 @@ class RunConfig(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
+
+    _names = field_validator("task")(names_a_file)
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return known_or_own(name, TASKS, "path/file.py:factory")
+
+    @model_validator(mode="after")
+    def _levels_are_of_classifiers(self) -> "RunConfig":
+        if self.adaptive.enabled and self.task != CLASSIFICATION:
+            raise ValueError(f"adaptive.enabled: {ROUTES_BY_CLASS}")
+        return self
 
     @field_validator("target", mode="before")
     @classmethod

@@ -23,7 +23,7 @@ from autoprune.steps.subject import load_subject
 from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import check_run_dir, opened
 from autoprune.store.trials import TrialStore
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.train import train_baseline
 
 
@@ -87,11 +87,12 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     check_machine(config)
     subject = load_subject(config)
     check_amounts(config, subject)
-    model = train_baseline(subject.model, subject.data, config.train, seed=config.seed, state_path=state_path)
-    info = subject.data.info
-    trained = TrainedBaseline(
-        accuracy(model, subject.data.search, info), accuracy(model, subject.test, info), config.train.epochs
+    model = train_baseline(
+        subject.model, subject.data, config.train, seed=config.seed, task=subject.task, state_path=state_path
     )
+    info = subject.data.info
+    on_search, on_test = (Judge(split, info, subject.task)(model) for split in (subject.data.search, subject.test))
+    trained = TrainedBaseline(on_search, on_test, config.train.epochs)
     metadata = {
         "model": config.model.name,
         "data": config.data.name,

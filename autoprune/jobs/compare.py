@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 
-from autoprune.config import RunConfig
+from autoprune.config import CLASSIFICATION, RunConfig
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
@@ -12,6 +12,7 @@ from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
+from autoprune.results.run import MetricValue
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import Outcome, SearchProblem
@@ -47,6 +48,8 @@ def compare(
     """
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
+    if config.task != CLASSIFICATION and finetune_epochs > 0:
+        raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
     store = TrialStore(run_dir.trials)
     subject = load_subject(config) if config.problem == "model" else None
     if subject is not None and not subject.is_trained:
@@ -125,7 +128,8 @@ def _searched(
         evaluations=result.evaluations,
         wall_s=result.wall_s,
         best_reward=best.reward,
-        best_top1=best.score.top1,
+        best_top1=best.score.metrics["top1"].value if "top1" in best.score.metrics else None,
+        best_metric=MetricValue.of(*best.score.main),
         predicted_latency_ratio=best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms,
         policy=best.policy.as_dict(),
         curve=tuple(curve),

@@ -128,6 +128,7 @@ def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunL
         subject.data,
         config.train,
         seed=config.seed,
+        task=subject.task,
         state_path=run_dir.state / "baseline.pt",
         on_epoch=lambda log: logger.epoch("train", log),
     )
@@ -158,6 +159,7 @@ def _result(
         info=info,
         config=config.measure,
         sensor=sensor,
+        task=subject.task,
     )
     return run_result(
         comparison,

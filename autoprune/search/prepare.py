@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from autoprune.config import RunConfig, TargetConfig, check_bounds
+from autoprune.config import CLASSIFICATION, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
 from autoprune.measure.energy_sensors import Sensor
@@ -28,6 +28,7 @@ from autoprune.search.reward import make_reward
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
+from autoprune.tasks.judging import make_task
 from autoprune.training.teacher import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
@@ -64,6 +65,7 @@ def prepare(
     has no bound.
     """
     check_bounds(config)
+    task = make_task(config.task)
     model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
@@ -86,10 +88,13 @@ def prepare(
         score_images=config.search.score_images,
         calibration_images=config.search.calibration_images,
         repairs=config.search.repair,
+        task=task,
     )
-
     if store is not None:
-        shown = {"predicted_latency_ms": original_cost.predicted_latency_ms, "top1": evaluator.original_top1}
+        shown = {
+            "predicted_latency_ms": original_cost.predicted_latency_ms,
+            "metric": evaluator.original_metric[1].value,
+        }
         store.set_fact(ORIGINAL_FACT, json.dumps(shown))
     known = earlier_policies(config.search.trials_from, elastic, store)
     problem = SearchProblem(
@@ -109,7 +114,7 @@ def prepare(
         elastic=elastic,
         model_groups=model_groups,
         evaluator=evaluator,
-        teacher=Teacher.of(model, data, config.finetune),
+        teacher=Teacher.of(model, data, config.finetune, task=task),
         latency=latency,
         problem=_with_sensitivities(problem, evaluator),
     )
@@ -122,7 +127,12 @@ def channel_scores(
     step = max(1, len(data.train) // RANKING_IMAGES)
     shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
     return score_channels(
-        model, groups, config.search.importance, images=normalise(shown.images, data.info), labels=shown.labels
+        model,
+        groups,
+        config.search.importance,
+        images=normalise(shown.images, data.info),
+        labels=shown.labels,
+        task=make_task(config.task),
     )
 
 
@@ -146,7 +156,7 @@ def search_limits(
 
 
 def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[SearchGroup, ...]:
-    """The problem's groups with the KL to the original when each alone is at its middle rung, or gone.
+    """The problem's groups with the divergence from the original when each alone is at its middle rung, or gone.
 
     As the first look tells it, which takes a quarter of the time of a whole evaluation. ResNet-20, Fashion-MNIST: the
     ranks of all 22 correlate by 0.93 with what whole evaluations find, and searches end no worse (at 0.4 of the latency
@@ -157,6 +167,9 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
     def alone(group: SearchGroup, channels: int) -> PruningPolicy:
         return policy_of(problem.groups, {**full, group.name: channels})
 
+    def loss(shared: SearchProblem, policy: PruningPolicy) -> float:
+        return shared.evaluate(policy, bars=FIRST_LOOK).score.divergence
+
     groups = []
     with bar("sensitivities", len(problem.groups)) as progress, side_by_side(problem, workers) as shared:
         for first in range(0, len(problem.groups), workers):
@@ -165,8 +178,8 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
             middles = [alone(group, group.ladder[group.middle_rung]) for group in together]
             shared.expect([*gone, *middles], bars=FIRST_LOOK)
             for group in together:
-                branch_loss = shared.evaluate(alone(group, 0), bars=FIRST_LOOK).score.kl if group.may_go else 0.0
-                sensitivity = shared.evaluate(alone(group, group.ladder[group.middle_rung]), bars=FIRST_LOOK).score.kl
+                branch_loss = loss(shared, alone(group, 0)) if group.may_go else 0.0
+                sensitivity = loss(shared, alone(group, group.ladder[group.middle_rung]))
                 groups.append(replace(group, sensitivity=sensitivity, branch_loss=branch_loss))
                 progress.advance()
     return tuple(groups)
@@ -182,6 +195,8 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     # Without statistics of their own, data are those of runs from before there were such keys.
     unset = {"mean", "std"} if config.data.mean is None else None
     digest.update(config.data.model_dump_json(exclude=unset).encode())
+    if config.task != CLASSIFICATION:
+        digest.update(config.task.encode())
     search = config.search
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]

@@ -18,10 +18,11 @@ from autoprune.space.policy import PruningPolicy
 from autoprune.steps.subject import Subject
 from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
+from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.train import EpochLog, spent_s
 
 FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
@@ -64,7 +65,8 @@ def finetuned(
             continue
         if store.fact(FRAME_FACT) is None:
             store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, subject, prepared, config.finetune.epochs)))
-        reached = json.loads(store.fact(FRAME_FACT) or "{}")["original"]
+        is_share = prepared.evaluator.original_metric[1].is_share
+        reached = shown_metric(json.loads(store.fact(FRAME_FACT) or "{}")["original"], is_share=is_share)
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
@@ -80,7 +82,7 @@ def finetuned(
             run_dir,
             name=f"finetune {index}",
             epochs=epochs,
-            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
+            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached})",
             on_epoch=on_epoch,
         )
         elastic = elastic.with_weights_of(tuned)
@@ -155,9 +157,9 @@ def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
 
 def _frame(cut: nn.Module, subject: Subject, prepared: Prepared, epochs: int) -> dict[str, float]:
     """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
-    search, info = subject.data.search, subject.data.info
-    original = accuracy(prepared.elastic.original, search, info)
-    return {"original": original, "before": accuracy(cut, search, info), "epochs": epochs}
+    original = prepared.elastic.original
+    judge = Judge(subject.data.search, subject.data.info, subject.task, original=original)
+    return {"original": judge(original), "before": judge(cut), "epochs": epochs}
 
 
 def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:

@@ -29,8 +29,9 @@ from autoprune.steps.subject import Subject
 from autoprune.steps.tensorboard import RunLogger
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
+from autoprune.tasks.judging import mean_of
 from autoprune.training.batches import augmentation_of
-from autoprune.training.scores import right_in_views
+from autoprune.training.scores import merits_in_views
 
 VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6
@@ -56,7 +57,7 @@ class DropStage:
     subject: Subject
     prepared: Prepared
     run_dir: RunDir
-    original_right: Tensor  # (views, N) bool, of the search split
+    original_merits: Tensor  # (views, N), of the search split
 
     def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
         """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original.
@@ -92,13 +93,13 @@ class DropStage:
         return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
 
     def _verdict(self, ratio: float, policy: PruningPolicy, model: nn.Module) -> DropTrial:
-        right = drop_answers(self.config, self.subject, model)
-        drop = paired_drop(self.original_right, right)
+        merits = drop_merits(self.config, self.subject, model, original=self.prepared.elastic.original)
+        drop = paired_drop(self.original_merits, merits)
         assert self.target.max_drop is not None
         return DropTrial(
             ratio=ratio,
             reached=cost_ratio(self.prepared.problem, policy, self.target),
-            search_accuracy=int(right[0].sum()) / right.shape[1],
+            search_accuracy=mean_of(merits[0]),
             drop=drop.share,
             drop_se=drop.se,
             accepted=drop.within(self.target.max_drop),
@@ -120,7 +121,7 @@ def cheapest_within_drop(
         subject,
         prepared,
         run_dir,
-        drop_answers(config, subject, prepared.elastic.original),
+        drop_merits(config, subject, prepared.elastic.original, original=prepared.elastic.original),
     )
     trials: list[Trial] = []
     while True:
@@ -146,10 +147,11 @@ def cheapest_within_drop(
     return Decision(kept.policy, summary), model
 
 
-def drop_answers(config: RunConfig, subject: Subject, model: nn.Module) -> Tensor:
-    """(views, N) bool: which views of the search split's images `model` gets right; the first is the image itself."""
-    data = subject.data
-    return right_in_views(model, data.search, augmentation_of(config.finetune.augment), data.info)
+def drop_merits(config: RunConfig, subject: Subject, model: nn.Module, *, original: nn.Module) -> Tensor:
+    """(views, N): which views of the search split's images `model` gets right, or how good it is at them; the first is
+    the image itself."""
+    data, augmentation = subject.data, augmentation_of(config.finetune.augment)
+    return merits_in_views(model, data.search, augmentation, data.info, subject.task, original=original)
 
 
 def problem_at(

@@ -13,7 +13,7 @@ from autoprune.measure.latency import paired_speedup
 from autoprune.results.comparison import Final
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps.final import score_in_views, score_onnx, timed_images, timed_together
+from autoprune.steps.final import FileJudge, timed_images, timed_together
 from autoprune.steps.subject import Subject
 from autoprune.store.run_dir import RunDir
 from autoprune.training.batches import augmentation_of
@@ -67,15 +67,16 @@ def worth(
         policy: paired_speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)
     }
     augmentation = augmentation_of(config.finetune.augment)
+    judge = FileJudge(info, run_dir.original_onnx, subject.task)
     on_views = []
     with bar("views of the search split", len(files)) as progress:
         for file in files:
-            on_views.append(score_in_views(file, subject.data.search, augmentation, info))
+            on_views.append(judge.in_views(file, subject.data.search, augmentation))
             progress.advance()
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):
-            scores.append(score_onnx(file, subject.test, info))
+            scores.append(judge(file, subject.test))
             progress.advance()
     original_params = prepared.problem.original_cost.params
     finals = [

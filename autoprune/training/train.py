@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
@@ -19,11 +18,13 @@ from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
 from autoprune.models import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
 from autoprune.training.fast_batchnorm import fast_batchnorm
 from autoprune.training.memory_format import laid_out
 from autoprune.training.muon import MuonSGD, hidden_convolutions
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.strided_convolution import safe_strided_convolutions
 
 MOMENTUM = 0.9
@@ -52,7 +53,7 @@ class FitRecipe:
 class EpochLog:
     epoch: int
     train_loss: float
-    search_accuracy: float
+    search_accuracy: float  # what `fit` was given as score: higher is better, whatever the task
     learning_rate: float
 
 
@@ -80,9 +81,11 @@ def has_fast_bf16() -> bool:
     return bool(supported and supported())
 
 
-def cross_entropy_loss(label_smoothing: float) -> Loss:
+def labelled_loss(task: Task, *, smoothing: float = 0.0) -> Loss:
+    """The task's own loss, of the labels of a batch."""
+
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch.images).float(), batch.labels, label_smoothing=label_smoothing)
+        return task.loss(model(batch.images).float(), batch.labels, smoothing=smoothing)
 
     return loss
 
@@ -93,10 +96,14 @@ def train_baseline(
     config: TrainConfig,
     *,
     seed: int,
+    task: Task = CLASSIFICATION,
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
-    """Train `model` in place from its present weights and return its best state on the search split."""
+    """Train `model` in place from its present weights and return its best state on the search split.
+
+    The task must be one with labels.
+    """
     recipe = FitRecipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -109,8 +116,9 @@ def train_baseline(
     return fit(
         model,
         data,
-        loss=cross_entropy_loss(config.label_smoothing),
+        loss=labelled_loss(task, smoothing=config.label_smoothing),
         recipe=recipe,
+        score=Judge(data.search, data.info, task),
         seed=seed,
         description="training",
         state_path=state_path,
@@ -124,17 +132,17 @@ def fit(
     *,
     loss: Loss,
     recipe: FitRecipe,
+    score: Callable[[nn.Module], float],
     seed: int,
     description: str,
     lr_factors: dict[str, float] | None = None,
-    score: Callable[[nn.Module], float] | None = None,
     state_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
 
-    Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
+    Best is the highest `score`. `lr_factors` multiplies the learning rate of the parameters
     named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
     if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there is then.
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
@@ -143,7 +151,6 @@ def fit(
     """
     model = laid_out(model)
     optimizer = make_optimizer(model, recipe, data, lr_factors=lr_factors or {})
-    score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copied(model)
     best = copied(model)
     first_epoch, spent_s = 0, 0.0

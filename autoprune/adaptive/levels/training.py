@@ -143,7 +143,9 @@ def levels_loss(teacher: Teacher, config: FinetuneConfig) -> Loss:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         taught = teacher(batch)
-        values = [taught_value(logits.float(), taught, batch.labels, config) for logits in model(batch.images)]
+        values = [
+            taught_value(teacher.task, logits.float(), taught, batch.labels, config) for logits in model(batch.images)
+        ]
         return torch.stack(values).mean()
 
     return loss
