@@ -134,8 +134,10 @@ def test_looks_are_at_the_calibration_images_then_at_the_first_images_then_at_al
     with torch.inference_mode():
         passing = model.train()(evaluator.calibration).log_softmax(1)  # one batch, by its own statistics
         log_p = evaluator.candidate(policy)(evaluator.images).log_softmax(1)
-    on_calibration = F.kl_div(passing, evaluator.calibration_reference, reduction="none", log_target=True).sum(1)
-    kls = F.kl_div(log_p, evaluator.reference, reduction="none", log_target=True).sum(1)
+    on_calibration = F.kl_div(
+        passing, evaluator.calibration_reference.log_softmax(1), reduction="none", log_target=True
+    ).sum(1)
+    kls = F.kl_div(log_p, evaluator.reference.log_softmax(1), reduction="none", log_target=True).sum(1)
     precision = 0.1 if is_fast else 1e-3
     for score, part in zip(looks, (on_calibration, kls[:60], kls), strict=True):
         assert score.kl == pytest.approx(part.mean().item(), rel=precision)

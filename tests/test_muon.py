@@ -17,8 +17,10 @@ from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.muon import MuonSGD, hidden_convolutions, orthogonalised
+from autoprune.training.scores import Judge
 from autoprune.training.train import EpochLog, FitRecipe, cosine, fit, labelled_loss
 
+SCORE = Judge(DATA.search, INFO)
 RECIPE = FitRecipe(
     epochs=3,
     batch_size=32,

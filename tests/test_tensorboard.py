@@ -40,7 +40,7 @@ def test_search_outcomes_are_logged_by_episode(tmp_path: Path) -> None:
     assert scalars(tmp_path / "search") == {
         "episode/reward": [(1, -0.5), (2, -0.25)],
         "episode/top1": [(1, 0.875), (2, 0.875)],
-        "episode/kl": [(1, 0.125), (2, 0.125)],
+        "episode/divergence": [(1, 0.125), (2, 0.125)],
         "episode/cross_entropy": [(1, 0.5), (2, 0.5)],
         "episode/predicted_latency_ms": [(1, 0.25), (2, 0.25)],
         "episode/estimated_energy_mj": [(1, 1.5), (2, 1.5)],

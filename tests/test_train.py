@@ -17,6 +17,7 @@ from autoprune.data import Augmentation
 from autoprune.foundation.errors import RunError
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.batches import Batch, epoch_batches
+from autoprune.training.scores import Judge
 from autoprune.training.train import (
     EpochLog,
     FitRecipe,
@@ -28,6 +29,7 @@ from autoprune.training.train import (
     train_baseline,
 )
 
+SCORE = Judge(DATA.search, INFO)
 RECIPE = FitRecipe(
     epochs=4,
     batch_size=32,
@@ -216,7 +218,17 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
     loss = labelled_loss(CLASSIFICATION)
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     with pytest.raises(Stopped):
-        fit(net(), DATA, loss=loss, score=SCORE, recipe=recipe, seed=0, description="test", state_path=path, on_epoch=stop)
+        fit(
+            net(),
+            DATA,
+            loss=loss,
+            score=SCORE,
+            recipe=recipe,
+            seed=0,
+            description="test",
+            state_path=path,
+            on_epoch=stop,
+        )
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     trained(net(), recipe, state_path=path, logs=seen)
     assert [log.epoch for log in seen] == [1, 2, 3]

@@ -25,8 +25,9 @@ P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
 SCORE = scored(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
 # Adds trials named after `first`, `first + 1`, … and prints each name once its call has returned.
-WRITER = """
-import sys
+WRITER = (
+    f"import sys; sys.path.append({str(Path(__file__).parent)!r})"
+    + """
 from pathlib import Path
 from autoprune.store.trials import TrialStore
 from judging_for_tests import scored
@@ -37,6 +38,7 @@ for number in range(first, first + count):
     store.add_trial("f", '{"a":%d}' % number, [scored(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
     print(number, flush=True)
 """
+)
 
 
 def filled(path: Path) -> TrialStore:
@@ -99,10 +101,9 @@ def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     for episode, policy in ((2, Q), (1, P), (3, P)):
         add_episode(store, policy, episode)
     rows = store.episodes()
-    assert [(row.episode, row.policy, row.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
+    assert [(row.episode, row.policy, row.score.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
     costs = {"predicted_latency_ms": 0.3, "estimated_energy_mj": 1.5, "macs": 31_000_000, "params": 272_186}
-    score = {"kl": 0.25, "cross_entropy": 0.5, "top1": 0.9}
-    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **score, **costs, wall_s=1.5, look=0, complete=True)  # type: ignore[arg-type]
+    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **costs, wall_s=1.5, score=SCORE)  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:
@@ -239,10 +240,12 @@ NO_POLICIES = (
 )
 WRONG: dict[str, dict[str, tuple[object, ...]]] = {
     "trials": {
-        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "kl": NO_LOSSES, "cross_entropy": NO_LOSSES,
-        "top1": (*NO_NUMBERS, 1.5, -0.1), "images": (*NO_COUNTS, 0), "kl_se": NO_LOSSES,
-        "cross_entropy_se": NO_LOSSES, "look": NO_COUNTS, "complete": (*NO_COUNTS, 2),
-        "wall_s": (*NO_NUMBERS, -1.0, 1e300), "created_at": NO_TEXTS,
+        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "images": (*NO_COUNTS, 0), "look": NO_COUNTS,
+        "complete": (*NO_COUNTS, 2), "wall_s": (*NO_NUMBERS, -1.0, 1e300), "created_at": NO_TEXTS,
+    },
+    "metrics": {
+        "trial_id": (*NO_COUNTS, 77), "name": NO_TEXTS, "value": (*NO_NUMBERS, 1.5, -0.1),
+        "standard_error": (*NO_NUMBERS, -0.1), "higher_is_better": (*NO_COUNTS, 2), "is_share": (*NO_COUNTS, 2),
     },
     "episodes": {
         "searcher": NO_TEXTS, "seed": NO_COUNTS, "episode": (*NO_COUNTS, 0), "trial_id": (*NO_COUNTS, 77),
@@ -288,7 +291,9 @@ def test_any_value_is_named_or_can_be_read(tmp_path_factory: pytest.TempPathFact
     assert len(rows) == 2
     for row in rows:
         assert row.channels
-        assert math.isfinite(row.reward + row.kl + row.predicted_latency_ms + row.macs + row.params + row.wall_s)
+        assert math.isfinite(
+            row.reward + row.score.divergence + row.predicted_latency_ms + row.macs + row.params + row.wall_s
+        )
 
 
 BROKEN_FACTS: dict[str, tuple[str, ...]] = {
@@ -303,7 +308,7 @@ BROKEN_FACTS: dict[str, tuple[str, ...]] = {
     "finetune_log": (
         '[{"epoch": 1}]',
         "{}",
-        '[{"epoch": 1, "train_loss": 1, "search_accuracy": 9, "learning_rate": 1}]',
+        '[{"epoch": 1, "train_loss": 1, "search_accuracy": "high", "learning_rate": 1}]',
     ),
 }
 
@@ -334,7 +339,7 @@ def test_a_fact_that_its_reader_refuses_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["DROP TABLE facts", "ALTER TABLE trials DROP COLUMN kl", "ALTER TABLE episodes RENAME TO lost"]
+    "statement", ["DROP TABLE facts", "ALTER TABLE metrics DROP COLUMN value", "ALTER TABLE episodes RENAME TO lost"]
 )
 def test_a_database_without_its_tables_is_named_and_left(tmp_path: Path, statement: str) -> None:
     path = tmp_path / "trials.sqlite"
@@ -374,7 +379,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     done("search", "toy", "-o", "search.max_evaluations=4", "--run-dir", run_dir, "--agent", "evolution")
     path = run_dir / "trials.sqlite"
-    spoilt = change(path, "UPDATE trials SET kl = 'abc' WHERE id = 2")
+    spoilt = change(path, "UPDATE metrics SET value = 'abc' WHERE rowid = 4")
     for command in (
         ("search", "toy", "-o", "search.max_evaluations=4", "--agent", "evolution", "--run-dir", run_dir, "--resume"),
         ("front", run_dir),
@@ -382,7 +387,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         finished = autoprune(*command)
         assert finished.returncode == 2, finished.stderr
         assert finished.stderr.startswith(
-            f"error: {path}: table trials, row 2: kl: must be a finite number from -0.001 to 1e+06, got 'abc'; "
+            f"error: {path}: table metrics, row 4: value: must be a finite number from -0.001 to 1e+06, got 'abc'; "
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt

@@ -52,9 +52,11 @@ class RunConfig(Section):
         return known_or_own(name, TASKS, "path/file.py:factory")
 
     @model_validator(mode="after")
-    def _levels_are_of_classifiers(self) -> "RunConfig":
+    def _task_is_used(self) -> "RunConfig":
         if self.adaptive.enabled and self.task != CLASSIFICATION:
             raise ValueError(f"adaptive.enabled: {ROUTES_BY_CLASS}")
+        if self.problem == "toy" and self.task != CLASSIFICATION:
+            raise ValueError("task: the toy has no model, and so no outputs to judge")
         return self
 
     @field_validator("target", mode="before")
