@@ -13,10 +13,10 @@ from judging_for_tests import accuracy
 from models_for_tests import same_state
 from torch import Tensor, nn
 
+from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions, orthogonalised
 from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
 from autoprune.tasks.classification import CLASSIFICATION
-from autoprune.training.muon import MuonSGD, hidden_convolutions, orthogonalised
 from autoprune.training.scores import Judge
 from autoprune.training.train import EpochLog, FitRecipe, cosine, fit, labelled_loss
 

@@ -207,7 +207,7 @@ def test_charts_show_groups_trials_and_fine_tuning(tmp_path: Path) -> None:
     assert "chosen policy" in page.texts
     assert "4 episodes, 4 different policies" in page.text
     assert "The chosen policy is none of these trials" not in page.text
-    assert "episode reward top-1 predicted latency 4 (chosen) −0.1500 75.00% 0.360 ms 3 −0.2000" in page.text
+    assert "episode reward top1 predicted latency 4 (chosen) −0.1500 75.00% 0.360 ms 3 −0.2000" in page.text
     assert "3 epochs; the weights that did best" in page.text
 
 

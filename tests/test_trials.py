@@ -379,7 +379,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     done("search", "toy", "-o", "search.max_evaluations=4", "--run-dir", run_dir, "--agent", "evolution")
     path = run_dir / "trials.sqlite"
-    spoilt = change(path, "UPDATE metrics SET value = 'abc' WHERE rowid = 4")
+    spoilt = change(path, "UPDATE metrics SET value = 'abc' WHERE rowid = 3")
     for command in (
         ("search", "toy", "-o", "search.max_evaluations=4", "--agent", "evolution", "--run-dir", run_dir, "--resume"),
         ("front", run_dir),
@@ -387,7 +387,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         finished = autoprune(*command)
         assert finished.returncode == 2, finished.stderr
         assert finished.stderr.startswith(
-            f"error: {path}: table metrics, row 4: value: must be a finite number from -0.001 to 1e+06, got 'abc'; "
+            f"error: {path}: table metrics, row 3: value: must be a finite number from -0.001 to 1e+06, got 'abc'; "
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt

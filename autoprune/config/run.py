@@ -34,6 +34,9 @@ class RunConfig(Section):
 
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
     task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
+    own_kernels: bool = Field(
+        True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

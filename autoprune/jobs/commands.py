@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, check_bounds
 from autoprune.foundation.errors import InputError
@@ -88,7 +89,13 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     subject = load_subject(config)
     check_amounts(config, subject)
     model = train_baseline(
-        subject.model, subject.data, config.train, seed=config.seed, task=subject.task, state_path=state_path
+        subject.model,
+        subject.data,
+        config.train,
+        seed=config.seed,
+        task=subject.task,
+        compute=this_compute(own_kernels=config.own_kernels),
+        state_path=state_path,
     )
     info = subject.data.info
     on_search, on_test = (Judge(split, info, subject.task)(model) for split in (subject.data.search, subject.test))

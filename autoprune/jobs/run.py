@@ -9,6 +9,7 @@ from autoprune.adaptive.levels.choice import check_level_limits
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
+from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig, check_bounds
 from autoprune.data import normalise
@@ -129,6 +130,7 @@ def _baseline(config: RunConfig, subject: Subject, run_dir: RunDir, logger: RunL
         config.train,
         seed=config.seed,
         task=subject.task,
+        compute=this_compute(own_kernels=config.own_kernels),
         state_path=run_dir.state / "baseline.pt",
         on_epoch=lambda log: logger.epoch("train", log),
     )

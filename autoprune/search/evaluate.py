@@ -6,6 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
+from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.foundation.seeding import rng
@@ -16,9 +18,7 @@ from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import score_of
 from autoprune.tasks.task import Task
 from autoprune.training.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
-from autoprune.training.memory_format import laid_out
 from autoprune.training.repair import WeightRepair
-from autoprune.training.train import has_fast_bf16
 
 SECOND_LOOK = 512  # images of the search split; the first look is at the calibration images as they pass
 FOLDING_IMAGES = 16  # that show whether normalisation can be folded
@@ -36,8 +36,9 @@ class Evaluator:
         calibration_images: int,
         repairs: bool,
         task: Task = CLASSIFICATION,
+        compute: Compute = HERE,
     ) -> None:
-        self.elastic, self.info, self.task = elastic, data.info, task
+        self.elastic, self.info, self.task, self.compute = elastic, data.info, task, compute
         scored = _shuffled(_subset(data.search, score_images, "score"))
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
@@ -58,7 +59,7 @@ class Evaluator:
 
     def recalibrate(self, model: nn.Module) -> Tensor:
         """Give `model` the BatchNorm statistics of the calibration images, in place; what it answers to them."""
-        return recalibrate_batchnorm(model, self.calibration)
+        return recalibrate_batchnorm(model, self.calibration, self.compute)
 
     def score(self, policy: PruningPolicy) -> Score:
         """The complete score."""
@@ -72,14 +73,14 @@ class Evaluator:
         normalisation folded, in bfloat16 where the CPU computes in that.
         """
         model = self.repaired_cut(policy)
-        with _fast_arithmetic():
+        with self.compute.fast_arithmetic():
             passing = self.recalibrate(model)
         first = score_of(self.task, passing, self.calibration_reference, self.calibration_labels)
         yield replace(first, complete=False)
         fold_batchnorm(model, self.foldable)
         outputs = self.reference[:0]
         for look, images in enumerate(sorted({min(SECOND_LOOK, len(self.images)), len(self.images)}), 1):
-            with _fast_arithmetic():
+            with self.compute.fast_arithmetic():
                 outputs = torch.cat([outputs, _outputs(model, self.images[len(outputs) : images])])
             score = score_of(self.task, outputs, self.reference[:images], self.labels[:images])
             yield replace(score, look=look, complete=images == len(self.images))
@@ -106,10 +107,6 @@ class Evaluator:
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([model(batch).float() for batch in even_batches(images)])
-
-
-def _fast_arithmetic() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16())
 
 
 def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:

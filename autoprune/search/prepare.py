@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from autoprune.compute.compute import this_compute
 from autoprune.config import CLASSIFICATION, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
@@ -65,7 +66,7 @@ def prepare(
     has no bound.
     """
     check_bounds(config)
-    task = make_task(config.task)
+    task, compute = make_task(config.task), this_compute(own_kernels=config.own_kernels)
     model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
@@ -89,6 +90,7 @@ def prepare(
         calibration_images=config.search.calibration_images,
         repairs=config.search.repair,
         task=task,
+        compute=compute,
     )
     if store is not None:
         shown = {
@@ -114,7 +116,7 @@ def prepare(
         elastic=elastic,
         model_groups=model_groups,
         evaluator=evaluator,
-        teacher=Teacher.of(model, data, config.finetune, task=task),
+        teacher=Teacher.of(model, data, config.finetune, task=task, compute=compute),
         latency=latency,
         problem=_with_sensitivities(problem, evaluator),
     )

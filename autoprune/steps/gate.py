@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoprune.compute.kernels.memory_format import keep_channels_first
 from autoprune.config import RunConfig
 from autoprune.data import SearchData, normalise
 from autoprune.data.splits import stratified_indices
@@ -14,12 +15,12 @@ from autoprune.foundation.errors import ConfigError, InputError, ModelError, Run
 from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
+from autoprune.pruning.copies import copied
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module, own_copy
 from autoprune.search.reward import make_reward
 from autoprune.tasks.judging import score_of
 from autoprune.tasks.task import Task
-from autoprune.training.memory_format import keep_channels_first, runs_channels_last
 from autoprune.training.scores import Judge
 
 JUDGED_IMAGES = 512
@@ -60,6 +61,18 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
             raise ModelError(f"{name}: {_without(error, path)}; write it with operations that ONNX has") from None
         for size in BATCHES:
             _check_batch(model, path, shown[:size], name)
+
+
+def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
+    """Whether `model` runs on `images` (N, C, H, W), N > 1, when they and its weights are channels-last."""
+    try:
+        with torch.no_grad():
+            copied(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+                images.contiguous(memory_format=torch.channels_last)
+            )
+    except Exception:  # the user's model may raise anything
+        return False
+    return True
 
 
 def check_task_of(model: nn.Module, data: SearchData, task: Task, config: RunConfig) -> None:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
@@ -46,7 +47,13 @@ def finetune(
     # Of the cut: a branch of the teacher's may be gone.
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     loss = distillation_loss(teacher, config, layers)
-    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+    recipe = finetune_recipe(
+        config,
+        epochs=config.epochs,
+        learning_rate=learning_rate,
+        max_minutes=config.max_minutes,
+        compute=teacher.compute,
+    )
     score = Judge(data.search, data.info, teacher.task, original=teacher.model)
     return fit(
         model,
@@ -74,7 +81,7 @@ def finetune(
 
 
 def finetune_recipe(
-    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None
+    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None, compute: Compute = HERE
 ) -> FitRecipe:
     """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
     return FitRecipe(
@@ -87,6 +94,7 @@ def finetune_recipe(
         augmentation=augmentation_of(config.augment),
         muon_step=config.muon_step,
         max_s=None if max_minutes is None else 60 * max_minutes,
+        compute=compute,
     )
 
 

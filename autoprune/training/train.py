@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
+from autoprune.compute.kernels.memory_format import laid_out
+from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, SearchData
 from autoprune.foundation.errors import RunError
@@ -21,11 +24,7 @@ from autoprune.pruning.copies import copied
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
-from autoprune.training.fast_batchnorm import fast_batchnorm
-from autoprune.training.memory_format import laid_out
-from autoprune.training.muon import MuonSGD, hidden_convolutions
 from autoprune.training.scores import Judge
-from autoprune.training.strided_convolution import safe_strided_convolutions
 
 MOMENTUM = 0.9
 
@@ -47,6 +46,7 @@ class FitRecipe:
     augmentation: Augmentation
     muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
+    compute: Compute = HERE
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,6 @@ def cosine(share_done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
 
 
-def has_fast_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 itself; elsewhere autocast would only slow training down."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(
-        torch.cpu, "_is_amx_tile_supported", None
-    )
-    return bool(supported and supported())
-
-
 def labelled_loss(task: Task, *, smoothing: float = 0.0) -> Loss:
     """The task's own loss, of the labels of a batch."""
 
@@ -97,6 +89,7 @@ def train_baseline(
     *,
     seed: int,
     task: Task = CLASSIFICATION,
+    compute: Compute = HERE,
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
@@ -112,6 +105,7 @@ def train_baseline(
         ema_decay=config.ema_decay,
         schedule=one_cycle,
         augmentation=augmentation_of(config.augment),
+        compute=compute,
     )
     return fit(
         model,
@@ -180,7 +174,7 @@ def fit(
         by_time = (time.perf_counter() - started) / recipe.max_s if timed and recipe.max_s else 0.0
         return min(max(step / total_steps, by_time), 1.0)
 
-    with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
+    with bar(description, total_steps) as progress, recipe.compute.prepared_for_training(model):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, min(recipe.epochs, until_epoch or recipe.epochs)):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
@@ -196,7 +190,9 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 decay = min(recipe.ema_decay, step / (step + 10))
-                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay)
+                loss_sum += take_step(
+                    model, averaged, optimizer, loss, batch, average_decay=decay, compute=recipe.compute
+                )
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
@@ -242,10 +238,17 @@ def make_optimizer(
 
 
 def take_step(
-    model: nn.Module, averaged: nn.Module, optimizer: MuonSGD, loss: Loss, batch: Batch, *, average_decay: float
+    model: nn.Module,
+    averaged: nn.Module,
+    optimizer: MuonSGD,
+    loss: Loss,
+    batch: Batch,
+    *,
+    average_decay: float,
+    compute: Compute,
 ) -> float:
     """One step of the optimizer and of the average, both in place; the loss."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+    with compute.fast_arithmetic():
         value = loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
