@@ -34,7 +34,8 @@ from autoprune.testing import ContractError, check_task
 from autoprune.training.distill import finetune
 from autoprune.training.teacher import Teacher
 
-AGREEMENT = f"{Path(__file__).parents[1] / 'examples' / 'plugins' / 'agreement.py'}:Agreement"
+PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
+AGREEMENT = f"{PLUGINS / 'agreement.py'}:Agreement"
 
 
 def test_classification_by_hand() -> None:
@@ -284,6 +285,16 @@ def test_without_labels_none_is_ever_looked_at() -> None:
     assert looks == looks_again
     assert looks[-1].divergence > 1e-4
     assert same_state(tuned, tuned_again)
+
+
+def test_the_task_of_the_pages_keeps_the_contract(tmp_path: Path) -> None:
+    page = (PLUGINS.parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# top3\.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "top3.py").write_text(code)
+    task = make_task(f"{tmp_path / 'top3.py'}:AmongThree")
+    check_task(lambda: task)
+    name, found = main_metric(task, torch.tensor([[4.0, 3.0, 2.0, 1.0]] * 2), torch.tensor([2, 3]))
+    assert (name, found.values.tolist()) == ("top3", [True, False])
 
 
 def test_the_example_is_a_task() -> None:
