@@ -35,6 +35,7 @@ from autoprune.training.distill import finetune
 from autoprune.training.teacher import Teacher
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
+SOFT_TARGET = f"{PLUGINS / 'soft_target.py'}:soft_target"
 AGREEMENT = f"{PLUGINS / 'agreement.py'}:Agreement"
 
 
@@ -210,6 +211,7 @@ class Failing(Classification):
         ("Nameless", ("search.reward.form=amc",), "amc is for a share of right answers, the task's error is none"),
         ("Nameless", ("target={metric: macs, max_drop: 0.01}",), "target.max_drop: is a share of the images"),
         ("Failing", (), r"cannot judge outputs \(16, 10\) \(IndexError"),
+        ("Nameless", (f"search.reward.form={SOFT_TARGET}",), "fails for a score of .* has no 'top1'; its metrics are"),
         (
             "Nameless",
             ("adaptive.enabled=true",),

@@ -85,10 +85,8 @@ class FileJudge:
     def each(self, file: Path, split: ImageSplit) -> tuple[str, PerExample]:
         """What it comes to for each image of `split`, (N,), and the metric's name."""
         outputs = file_outputs(file, split, self.info)
-        if not self.task.needs_labels:
-            original = outputs if file == self.original else file_outputs(self.original, split, self.info)
-        else:
-            original = outputs  # which no one looks at
+        asks_original = not self.task.needs_labels and file != self.original
+        original = file_outputs(self.original, split, self.info) if asks_original else outputs
         return main_metric(self.task, outputs, targets_of(self.task, split.labels, original))
 
     def in_views(self, file: Path, split: ImageSplit, augmentation: Augmentation) -> float:

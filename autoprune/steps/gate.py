@@ -81,13 +81,15 @@ def check_task_of(model: nn.Module, data: SearchData, task: Task, config: RunCon
     some = data.search.select(torch.arange(min(max(BATCHES), len(data.search))))
     with torch.no_grad():
         outputs = model(normalise(some.images, data.info)).float()
+    where = f"task={config.task}: cannot judge outputs {tuple(outputs.shape)}"
     try:
         score = score_of(task, outputs, outputs, some.labels)
-    except Exception as error:  # the user's task may raise anything
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"task={config.task}: cannot judge outputs {tuple(outputs.shape)} ({error!r})") from error
-    make_reward(config.search.reward)(score, cost=1.0, original_cost=1.0)
+        where = f"search.reward.form={config.search.reward.form}: fails for a score of task={config.task}"
+        make_reward(config.search.reward)(score, cost=0.5, original_cost=1.0)
+    except InputError:
+        raise
+    except Exception as error:  # what is the user's own may raise anything
+        raise InputError(f"{where} ({type(error).__name__}: {error})") from error
     name, metric = score.main
     if config.drop_target is not None and not metric.is_share:
         raise ConfigError(f"target.max_drop: is a share of the images, and {name} of task={config.task} is none")

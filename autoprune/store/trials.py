@@ -173,7 +173,7 @@ class TrialStore:
         )
         with self._connection() as connection:
             scores = _scores(connection, "TRUE", ())
-            rows = [EpisodeRow(*row, scores[number]) for number, *row in connection.execute(query)]
+            rows = [EpisodeRow(*(*row, scores[number])) for number, *row in connection.execute(query)]
         return [row for row in rows if f"{self._suffix}," in f"{row.searcher},"]
 
     def take_over(self, other: "TrialStore") -> None:
