@@ -1,7 +1,7 @@
 """Where networks run: the device, its arithmetic, and which kernels they train with, chosen in this one place."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -10,6 +10,12 @@ from torch import nn
 
 from autoprune.compute.kernels.fast_batchnorm import fast_batchnorm
 from autoprune.compute.kernels.strided_convolution import safe_strided_convolutions
+
+# Each patches what it can do better in a network, for as long as a block runs.
+Kernel = Callable[[nn.Module], AbstractContextManager[None]]
+# By type of device: of training, and of taking BatchNorm's statistics, which has no backward pass.
+TRAINING: Mapping[str, Sequence[Kernel]] = {"cpu": (fast_batchnorm, safe_strided_convolutions)}
+CALIBRATION: Mapping[str, Sequence[Kernel]] = {"cpu": (fast_batchnorm,)}
 
 
 @dataclass(frozen=True)
@@ -24,18 +30,20 @@ class Compute:
         """Within the block, bfloat16 where that is faster."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.fast_bf16)
 
-    @contextlib.contextmanager
-    def prepared_for_training(self, model: nn.Module) -> Iterator[None]:
-        """Within the block `model` trains by the fastest kernels that there are for it."""
-        with self.prepared_for_calibration(model), self._strided_convolutions(model):
-            yield
+    def prepared_for_training(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within the block `model` trains by the best kernels that there are for it."""
+        return self._patched(model, TRAINING)
 
     def prepared_for_calibration(self, model: nn.Module) -> AbstractContextManager[None]:
-        """The same for BatchNorms alone, whose statistics are taken."""
-        return fast_batchnorm(model) if self.own_kernels else contextlib.nullcontext()
+        """The same where its BatchNorms take their statistics."""
+        return self._patched(model, CALIBRATION)
 
-    def _strided_convolutions(self, model: nn.Module) -> AbstractContextManager[None]:
-        return safe_strided_convolutions(model) if self.own_kernels else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _patched(self, model: nn.Module, kernels: Mapping[str, Sequence[Kernel]]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for kernel in kernels.get(self.device.type, ()) if self.own_kernels else ():
+                stack.enter_context(kernel(model))
+            yield
 
 
 def this_compute(*, own_kernels: bool = True) -> Compute:

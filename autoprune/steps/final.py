@@ -3,7 +3,7 @@
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,8 +55,8 @@ class Comparison:
     original: Figures
     pruned: Figures
     speedup: Speedup
-    accuracy: AccuracyFigures
-    metric: MetricFigures
+    accuracy: AccuracyFigures | None = None
+    metric: MetricFigures = field(default_factory=MetricFigures)
 
 
 @dataclass(frozen=True)
