@@ -169,7 +169,7 @@ def as_table(rows: list[Row]) -> str:
         own, *rivals = row.figures.proposals
         cells = []
         for proposal in (own, *rivals):
-            text = f"{proposal.reward:.4f}, {proposal.top1:.1%}{'' if proposal.missed is None else ' *'}"
+            text = f"{proposal.reward:.4f}, {proposal.quality}{'' if proposal.missed is None else ' *'}"
             text = f"**{text}**" if proposal.taken else text
             found = row.searched.get(proposal.proposer)
             cells.append(text if found is None else f"{text} [{found:.4f}]")

@@ -162,7 +162,7 @@ def naive_evaluation(prepared: Prepared, policy: PruningPolicy, folder: Path, *,
             model(batch)
         model.eval()
         log_p = torch.cat([F.log_softmax(model(batch), 1) for batch in evaluator.images.split(BATCH)])
-        kl = F.kl_div(log_p, evaluator.reference, reduction="batchmean", log_target=True)
+        kl = F.kl_div(log_p, evaluator.reference.log_softmax(1), reduction="batchmean", log_target=True)
     EXPORTERS[exporter](model, folder / "naive.onnx", evaluator.info)
     call = OnnxRuntime().open_model(folder / "naive.onnx", threads=1).bind(evaluator.images[:1].contiguous().numpy())
     for _ in range(WARM_UP):

@@ -74,7 +74,7 @@ class SensitivitySearcher:
     def tell(self, outcomes: Sequence[Outcome]) -> None:
         if self._asked == 2 and self._probes:
             for (index, option), outcome in zip(self._probes, outcomes, strict=False):
-                self._measured[index][option] = outcome.score.kl
+                self._measured[index][option] = outcome.score.divergence
 
     def state(self) -> SearcherState:
         measured = [list(known.items()) for known in self._measured]

@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from judging_for_tests import scored
+
 from autoprune.config import MeasureConfig, RewardConfig, SearchConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
@@ -74,7 +76,7 @@ def demo_problem() -> SearchProblem:
         rungs = _written(numbered(groups, policy))
         if rungs not in written["scores"]:
             raise LookupError(f"a search asks for rungs {rungs}, which none did when the golden runs were written")
-        yield from (Score(**score) for score in written["scores"][rungs])
+        yield from (scored(**score) for score in written["scores"][rungs])
 
     model = build_model(ModelSpec("resnet20", INFO.num_classes, INFO.in_channels, 1.0))  # only its shapes matter
     found = find_groups(model, INFO.input_shape).prunable
@@ -121,13 +123,20 @@ def write_demo(trials: Path) -> None:
             _write(f"demo_{searcher}", found)
         scores = {
             rungs: [
-                asdict(score)
+                _plain(score)
                 for score in store.scores(problem.fingerprint, problem.pruning_of(tuple(map(int, rungs.split()))).key)
             ]
             for rungs in sorted(asked)
         }
     groups, limits = ([asdict(one) for one in several] for several in (problem.decisions, problem.limits))
     _write("demo_problem", {"latency": json.loads(latency), "groups": groups, "limits": limits, "scores": scores})
+
+
+def _plain(score: Score) -> dict[str, Any]:
+    """As `scored` takes it."""
+    means = {"kl": score.kl, "cross_entropy": score.cross_entropy, "top1": score.top1, "images": score.images}
+    errors = {"kl_se": score.kl_se, "cross_entropy_se": score.cross_entropy_se}
+    return {**means, **errors, "look": score.look, "complete": score.complete}
 
 
 def _write(name: str, value: Any) -> None:

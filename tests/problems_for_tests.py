@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from judging_for_tests import scored
+
 from autoprune.config import RewardConfig
 from autoprune.search.problem import Limit, Looks, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
@@ -39,7 +41,7 @@ class CountingScorer:
     def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
         self.asked.append(policy.key)
         removed = 10 - sum(policy.as_dict().values())
-        yield Score(kl=0.1 * removed, cross_entropy=0.2, top1=0.9, images=50)
+        yield scored(kl=0.1 * removed, cross_entropy=0.2, top1=0.9, images=50)
 
 
 def problem(
@@ -84,8 +86,8 @@ class ThreeLooks:
     def __call__(self, policy: PruningPolicy) -> Iterator[Score]:
         kl = 0.1 * (10 - sum(policy.as_dict().values()))
         self.asked.append((policy.key, 0))
-        yield Score(max(kl - 0.05 + self.off, 0.0), 0.2, 0.9, images=9, kl_se=0.02, complete=False)
+        yield scored(max(kl - 0.05 + self.off, 0.0), 0.2, 0.9, images=9, kl_se=0.02, complete=False)
         self.asked.append((policy.key, 1))
-        yield Score(kl, 0.2, 0.9, images=5, kl_se=0.01, look=1, complete=False)
+        yield scored(kl, 0.2, 0.9, images=5, kl_se=0.01, look=1, complete=False)
         self.asked.append((policy.key, 2))
-        yield Score(kl, 0.2, 0.9, images=50, kl_se=0.001, look=2)
+        yield scored(kl, 0.2, 0.9, images=50, kl_se=0.001, look=2)

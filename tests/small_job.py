@@ -54,6 +54,12 @@ def bars(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return images, labels, CLASSES
 
 
+def bars_with_other_labels(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The same pictures, their labels drawn by chance."""
+    images, labels, classes = bars(split)
+    return images, np.random.default_rng(2).permutation(labels), classes
+
+
 def coloured_bars(split: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     images, labels, classes = bars(split)
     return images.repeat(3, axis=1), labels, classes

@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import scored
 
 from autoprune.config import RewardConfig
 from autoprune.envs.action import action_of, clip_option, keep_ratio_of, nearest_option, option_of
@@ -13,7 +14,6 @@ from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
 from autoprune.space.decision import Decision, described, numbered
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
 
 
 def _group(name: str, ladder: tuple[int, ...]) -> Decision:
@@ -44,7 +44,7 @@ def _staircase_problem(limit_ms: float) -> SearchProblem:
         (_group("a", (4, 8, 12, 16)), _group("b", (4, 8, 12, 16))),
         (Limit("latency", limit_ms),),
         predict=predict,
-        looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
+        looks=lambda policy: [scored(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
         reward=make_reward(RewardConfig()),
         fingerprint="staircase",
     )

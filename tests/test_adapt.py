@@ -27,7 +27,7 @@ from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
-from autoprune.training.scores import logits_of
+from autoprune.training.scores import outputs_of
 
 OPTIONS = (
     *("-o", "adaptive.max_ratios=[0.5, 0.8, 1.0]", "-o", "adaptive.max_levels=2", "-o", "adaptive.trial_epochs=1"),
@@ -286,7 +286,7 @@ def test_a_kept_level_is_what_its_file_answers(adapted: Path, small_config: Path
     level = load_pruned(RunDir(adapted).level(0), architecture=subject.model)
     test = load_test_split(config.data)
     expected = onnx_probabilities(RunDir(adapted).level_onnx(0), test, subject.data.info)
-    found = logits_of(level, test, subject.data.info).softmax(1).numpy()
+    found = outputs_of(level, test, subject.data.info).softmax(1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

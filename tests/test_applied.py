@@ -65,7 +65,10 @@ def test_a_killed_apply_goes_on_and_repeats_no_evaluation(
 
 def trial_rows(run_dir: Path) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(run_dir / "trials.sqlite")) as connection:
-        return connection.execute("SELECT policy, look, kl, created_at FROM trials ORDER BY id").fetchall()
+        return connection.execute(
+            "SELECT policy, look, value, created_at FROM trials JOIN metrics ON trials.id = trial_id "
+            "ORDER BY metrics.rowid"
+        ).fetchall()
 
 
 def test_a_run_dir_of_another_agent_or_of_a_search_is_refused(

@@ -17,7 +17,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
     ("foundation", "config", "compute", "space", "store"),
-    ("models", "data"),
+    ("tasks", "models", "data"),
     ("tracing", "pruning"),
     ("runtimes", "measure", "export", "bench", "roofline"),
     ("training",),
@@ -32,6 +32,8 @@ TOP_LEVEL = len(LEVELS) - 1
 # What leads to the test split; the readers of single data sets are private to the package `data`.
 TEST_SPLIT = "load_test_split"
 DATA_READERS = ("autoprune.data.fashion_mnist", "autoprune.data.imagefolder", "autoprune.data.custom")
+
+OF_CLASSIFIERS, OF_DEVICES = ("softmax", "argmax", "cross_entropy"), ("autocast",)
 
 SAFE_LOADERS = {"json.load", "json.loads", "onnx.load", "tomllib.load", "tomllib.loads", "yaml.safe_load"}
 # Reads pickle only if this argument says so, or unless it does.
@@ -152,6 +154,15 @@ def pickle_violations(name: str, source: str) -> list[str]:
     return found
 
 
+def judging_violations(name: str, source: str) -> list[str]:
+    """How numbers are computed is for `compute` to say, and what outputs mean for a task; only input-adaptive models
+    and agents have outputs of their own kind, and `tracing` the names of operators."""
+    part = part_of(name)
+    words = () if part in ("tasks", "adaptive", "policies", "tracing") else OF_CLASSIFIERS
+    words += () if part == "compute" else OF_DEVICES
+    return [f"{name}: {word} is for autoprune.tasks or autoprune.compute" for word in words if word in source]
+
+
 def _meanings(name: str, tree: ast.Module) -> dict[str, str]:
     """What the names of a module stand for: `np` for `numpy`, its own classes for `autoprune.….Class`."""
     meanings = {
@@ -180,7 +191,7 @@ def _last_name(node: ast.AST) -> str | None:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else None
 
 
-@pytest.mark.parametrize("check", [direction_violations, split_violations, pickle_violations])
+@pytest.mark.parametrize("check", [direction_violations, split_violations, pickle_violations, judging_violations])
 @pytest.mark.parametrize("name", SOURCES)
 def test_module_keeps_the_rules(check, name):
     assert check(name, SOURCES[name]) == []
@@ -240,6 +251,14 @@ def test_direction_check_finds_a_planted_violation(name, source, complaint):
 )
 def test_direction_check_lets_the_right_way_pass(name, source):
     assert direction_violations(name, source) == []
+
+
+def test_judging_check_finds_a_planted_violation():
+    source = "right = model(images).argmax(1) == labels"
+    assert judging_violations("autoprune.training.scores", source) != []
+    assert judging_violations("autoprune.tasks.classification", source) == []
+    assert judging_violations("autoprune.tasks.classification", "with torch.autocast('cpu'): pass") != []
+    assert judging_violations("autoprune.compute.compute", "with torch.autocast('cpu'): pass") == []
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -31,6 +31,7 @@ def search(
         wall_s=steps[-1][0],
         best_reward=steps[-1][1],
         best_top1=0.5,
+        best_metric=None,
         predicted_latency_ratio=0.5,
         policy={"a": 1},
         curve=curve,

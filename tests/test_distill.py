@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from judging_for_tests import accuracy
 from models_for_tests import (
     NO_AUGMENTATION,
     Counting,
@@ -26,7 +27,6 @@ from autoprune.pruning.elastic import ElasticModel, changed_layers
 from autoprune.pruning.find import find_groups
 from autoprune.space.policy import PruningPolicy
 from autoprune.training.distill import attention_distance, distillation_loss, finetune, stage_layers
-from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog
 

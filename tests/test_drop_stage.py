@@ -23,11 +23,12 @@ from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
 from autoprune.steps.choice import SEARCH_FACT
-from autoprune.steps.final import Comparison, score_in_views, score_onnx, target_met
+from autoprune.steps.final import Comparison, FileJudge, target_met
 from autoprune.steps.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at
 from autoprune.steps.subject import load_subject
 from autoprune.store.trials import TrialStore
-from autoprune.training.scores import accuracy, right_answers, right_in_views
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.training.scores import Judge, merits_in_views
 
 TRIALS = 4
 NO_DROP = "target={metric: macs, max_drop: 0.0}"
@@ -97,12 +98,13 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
     kept, data = result.search.kept_trial, load_subject(config).data
     assert kept is not None
     pruned = package.load_pruned(whole / "pruned", architecture=load_subject(config).model)
-    assert accuracy(pruned, data.search, data.info) == kept.search_accuracy
+    assert Judge(data.search, data.info)(pruned) == kept.search_accuracy
     files = [whole / "export" / name for name in ("original.onnx", "model.onnx")]
-    assert score_onnx(files[1], data.search, data.info, runtime=OnnxRuntime()) == kept.search_accuracy
+    judge = FileJudge(data.info, files[0], OnnxRuntime())
+    assert judge(files[1], data.search) == kept.search_accuracy
     shown = list(views(data.search.images, Augmentation(crop_padding=1, flip=True)))
     every = ImageSplit(torch.cat(shown), data.search.labels.repeat(len(shown)))
-    original, exported = (score_onnx(file, every, data.info, runtime=OnnxRuntime()) for file in files)
+    original, exported = (judge(file, every) for file in files)
     assert original - exported == pytest.approx(kept.drop, abs=1.5 / len(every))  # an answer may be even
     channels = load_policy(whole / "policy.json").as_dict()
     assert all(pruned.get_submodule(name).weight.shape[0] == count for name, count in channels.items())
@@ -230,7 +232,7 @@ def test_from_python(small_config: Path, tmp_path: Path) -> None:
     )
     kept = result.report.search.kept_trial
     assert kept is not None
-    assert accuracy(result.model, subject.data.search, subject.data.info) == kept.search_accuracy
+    assert Judge(subject.data.search, subject.data.info)(result.model) == kept.search_accuracy
     assert result.report.checks.target_met == (kept.drop <= 0.02)
     assert result.report.ratios.params == pytest.approx(kept.reached)
 
@@ -286,15 +288,15 @@ def test_right_answers_by_hand(tmp_path: Path) -> None:
     split = ImageSplit(images, torch.tensor([0, 0, 1, 1]))
     info = DataInfo("hand", ("a", "b"), in_channels=1, height=1, width=2, mean=(0.0,), std=(1.0,))
     model = torch.nn.Flatten()
-    assert right_answers(model, split, info).tolist() == [True, False, True, False]
-    assert accuracy(model, split, info) == 0.5
-    mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info, runtime=OnnxRuntime())
+    assert Judge(split, info).each(model).values.tolist() == [True, False, True, False]
+    assert Judge(split, info)(model) == 0.5
+    augmentation = Augmentation(crop_padding=0, flip=True)
+    mirrored = merits_in_views(model, split, augmentation, info, CLASSIFICATION, original=model)
     assert mirrored.tolist() == [[True, False, True, False], [False, True, False, True]]
 
     lopsided = ImageSplit(images[:3], torch.tensor([0, 0, 1]))
     export_onnx(model, tmp_path / "model.onnx", info)
-    assert score_onnx(tmp_path / "model.onnx", lopsided, info, runtime=OnnxRuntime()) == pytest.approx(2 / 3)
-    in_views = score_in_views(
-        tmp_path / "model.onnx", lopsided, Augmentation(crop_padding=0, flip=True), info, runtime=OnnxRuntime()
-    )
+    judge = FileJudge(info, tmp_path / "model.onnx", OnnxRuntime())
+    assert judge(tmp_path / "model.onnx", lopsided) == pytest.approx(2 / 3)
+    in_views = judge.in_views(tmp_path / "model.onnx", lopsided, augmentation)
     assert in_views == pytest.approx((2 / 3 + 1 / 3) / 2)

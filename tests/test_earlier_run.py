@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from judging_for_tests import scored
 from models_for_tests import elastic_net, random_policy
 from small_job import autoprune, done, write_config
 
@@ -18,7 +19,6 @@ from autoprune.search.problem import Limit, SearchProblem
 from autoprune.search.toy import toy_optimum, toy_problem
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
 
 
@@ -26,7 +26,7 @@ def filled(folder: Path, policies: list[PruningPolicy]) -> TrialStore:
     """A run that searched `policies`, each better than the one before."""
     store = TrialStore(folder / "trials.sqlite")
     for episode, policy in enumerate(policies, 1):
-        store.add_trial("print", policy.key, [Score(1 / episode, 0.5, 0.9, 500)], wall_s=0.5)
+        store.add_trial("print", policy.key, [scored(1 / episode, 0.5, 0.9, 500)], wall_s=0.5)
         store.add_episode("print", policy.key, Episode("ddpg", 0, episode, -1 / episode, 1.0, 1.0, 1, 1), look=0)
     return store
 

@@ -6,15 +6,16 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from judging_for_tests import accuracy
 from models_for_tests import elastic_net, little_data, random_policy, same_state, trained_resnet
 
+from autoprune.compute.compute import Compute
 from autoprune.data import DataInfo, ImageSplit, SearchData, normalise
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.search import evaluate as evaluate_module
 from autoprune.search.evaluate import Evaluator
 from autoprune.space.policy import PruningPolicy
-from autoprune.training.scores import accuracy
 
 SHADES = DataInfo("shades", ("dark", "bright", "other"), 1, 5, 5, mean=(0.0,), std=(0.02,))
 
@@ -46,17 +47,19 @@ def test_calibration_sees_train_and_scoring_sees_search() -> None:
     assert some.score(elastic_net("concat").full_policy).images == 9
 
 
+IN_FLOAT32 = Compute(torch.device("cpu"), fast_bf16=False)
+
+
 @pytest.fixture
-def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+def in_float32(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a CPU that does not compute in bfloat16."""
-    monkeypatch.setattr(evaluate_module, "has_fast_bf16", lambda: False)
+    monkeypatch.setattr(evaluator, "compute", IN_FLOAT32)
 
 
-@pytest.mark.usefixtures("in_float32")
 def test_scores_by_plain_formulas() -> None:
     data = SearchData(SHADES, train=shades(60, 0), search=shades(30, 100))
     elastic = elastic_net("grouped")
-    evaluator = Evaluator(elastic, data, score_images=30, calibration_images=60, repairs=False)
+    evaluator = Evaluator(elastic, data, score_images=30, calibration_images=60, repairs=False, compute=IN_FLOAT32)
     policy = PruningPolicy.of({"free": 2})
     with torch.no_grad():
         images = normalise(data.search.images, SHADES)
@@ -121,7 +124,7 @@ def test_a_policy_scores_the_same_twice(evaluator: Evaluator) -> None:
 def test_looks_are_at_the_calibration_images_then_at_the_first_images_then_at_all(
     evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, is_fast: bool
 ) -> None:
-    monkeypatch.setattr(evaluate_module, "has_fast_bf16", lambda: is_fast)
+    monkeypatch.setattr(evaluator, "compute", Compute(torch.device("cpu"), fast_bf16=is_fast))
     monkeypatch.setattr(evaluate_module, "SECOND_LOOK", 60)
     policy = random_policy(evaluator.elastic, 0)
     looks = list(evaluator.looks(policy))
@@ -134,8 +137,10 @@ def test_looks_are_at_the_calibration_images_then_at_the_first_images_then_at_al
     with torch.inference_mode():
         passing = model.train()(evaluator.calibration).log_softmax(1)  # one batch, by its own statistics
         log_p = evaluator.candidate(policy)(evaluator.images).log_softmax(1)
-    on_calibration = F.kl_div(passing, evaluator.calibration_reference, reduction="none", log_target=True).sum(1)
-    kls = F.kl_div(log_p, evaluator.reference, reduction="none", log_target=True).sum(1)
+    on_calibration = F.kl_div(
+        passing, evaluator.calibration_reference.log_softmax(1), reduction="none", log_target=True
+    ).sum(1)
+    kls = F.kl_div(log_p, evaluator.reference.log_softmax(1), reduction="none", log_target=True).sum(1)
     precision = 0.1 if is_fast else 1e-3
     for score, part in zip(looks, (on_calibration, kls[:60], kls), strict=True):
         assert score.kl == pytest.approx(part.mean().item(), rel=precision)

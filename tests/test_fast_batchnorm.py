@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from autoprune.training.fast_batchnorm import VECTOR_CHANNELS, fast_batchnorm
+from autoprune.compute.kernels.fast_batchnorm import VECTOR_CHANNELS, fast_batchnorm
 
 
 def norm(channels: int, seed: int) -> nn.BatchNorm2d:

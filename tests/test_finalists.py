@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from judging_for_tests import scored
 from models_for_tests import same_state
 from problems_for_tests import CountingScorer, ends, problem
 
@@ -47,7 +48,6 @@ from autoprune.steps.finetune import FINETUNE_FACT, finetuned
 from autoprune.steps.met import share_of_allowed
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir
-from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
 from autoprune.training import pace, train
 
@@ -303,7 +303,7 @@ def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:
     policies = [PruningPolicy.of({"a": width}) for width in range(1, 6)]
     cost = PredictedCost(1.0, 1.0, 1, 1)
     outcomes = tuple(
-        Outcome((number,), policy, Score(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"]))
+        Outcome((number,), policy, scored(0.1, 0.1, 0.9, 5), cost, -float(policy.as_dict()["a"]))
         for number, policy in enumerate(policies)
     )
     tuned = dict(zip(policies, (0.01, 0.03, 0.02, 0.04), strict=False))

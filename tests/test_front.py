@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import scored
 from small_job import autoprune, done
 
-from autoprune.jobs.front import OBJECTIVES, pareto_front
+from autoprune.jobs.front import COSTS, pareto_front
 from autoprune.space.policy import load_policy
 from autoprune.store.trials import EpisodeRow
 
@@ -19,7 +20,8 @@ def row(
 ) -> EpisodeRow:
     policy = json.dumps({"a": episode})
     costs = (latency_ms, energy_mj, 5, params)
-    return EpisodeRow("ddpg", 0, episode, policy, -kl, kl, kl, 0.9, *costs, wall_s=0.1, look=look, complete=look == 2)
+    score = scored(kl, kl, 0.9, 50, look=look, complete=look == 2)
+    return EpisodeRow("ddpg", 0, episode, policy, -kl, *costs, wall_s=0.1, score=score)
 
 
 def test_the_front_by_hand() -> None:
@@ -36,10 +38,12 @@ def test_the_first_of_equals_stays() -> None:
     assert pareto_front([first, again]) == (first,)
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 3)] * len(OBJECTIVES)), min_size=1, max_size=12))
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * (1 + len(COSTS))), min_size=1, max_size=12))
 def test_nothing_on_the_front_is_beaten_and_all_else_is(figures: list[tuple[int, ...]]) -> None:
     rows = [row(kl, latency, energy_mj=energy, params=params) for kl, latency, energy, params in figures]
-    front = {(kept.kl, kept.predicted_latency_ms, kept.estimated_energy_mj, kept.params) for kept in pareto_front(rows)}
+    front = {
+        (kept.score.kl, kept.predicted_latency_ms, kept.estimated_energy_mj, kept.params) for kept in pareto_front(rows)
+    }
     for one in set(figures):
         beaten = any(all(a <= b for a, b in zip(other, one, strict=True)) for other in set(figures) - {one})
         assert (one in front) == (not beaten)

@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from judging_for_tests import accuracy
 from small_job import CLASSES, SIZE, bars
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from autoprune.compute.kernels.memory_format import is_channels_first, keep_channels_first, laid_out
 from autoprune.data import DataInfo, ImageSplit, SearchData
 from autoprune.export.onnx_file import check_parity, export_onnx, parity_max_abs
 from autoprune.foundation import progress
 from autoprune.foundation.errors import ModelError, RunError
 from autoprune.models import save_weights
-from autoprune.steps.gate import check_answers, made_plain, tell_accuracy
-from autoprune.training.memory_format import is_channels_first, keep_channels_first, laid_out, runs_channels_last
-from autoprune.training.scores import accuracy
+from autoprune.steps.gate import check_answers, made_plain, runs_channels_last, tell_accuracy
 
 INFO = DataInfo("bars", CLASSES, 1, SIZE, SIZE, (0.4,), (0.2,))
 

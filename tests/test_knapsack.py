@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judging_for_tests import scored
 
 from autoprune.config import Metric, RewardConfig
 from autoprune.policies.heuristics import (
@@ -32,7 +33,6 @@ from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
 from autoprune.space.decision import Decision
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
 
 TOY = toy_problem()
 ALL_RUNGS = np.array(list(itertools.product(range(5), repeat=4)))  # (625, 4)
@@ -46,7 +46,7 @@ def limited(limits: tuple[Limit, ...]) -> SearchProblem:
         TOY.decisions,
         limits,
         predict=TOY.cost_of,
-        looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
+        looks=lambda policy: [scored(0.0, 0.0, 1.0, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="limited",
     )
@@ -107,7 +107,7 @@ def three_equal_groups(
         tuple(_group(name, 0.1) for name in "abc"),
         (Limit("latency", limit),),
         predict=predict,
-        looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
+        looks=lambda policy: [scored(0.0, 0.0, 1.0, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="three",
     )
@@ -149,7 +149,7 @@ def test_a_group_alone_has_nothing_to_exchange() -> None:
         (group,),
         (Limit("latency", 2.0),),
         predict=one_ms_a_channel,
-        looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
+        looks=lambda policy: [scored(0.0, 0.0, 1.0, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="one",
     )
@@ -173,7 +173,7 @@ def test_one_threshold_on_the_normalised_importance() -> None:
         (a, b),
         (Limit("latency", 7.0),),
         predict=one_ms_a_channel,
-        looks=lambda policy: [Score(0.1, 0.1, 0.9, 1)],
+        looks=lambda policy: [scored(0.1, 0.1, 0.9, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="two",
     )
@@ -201,7 +201,7 @@ def test_thirty_groups_of_eight_rungs_take_seconds() -> None:
         groups,
         (Limit("latency", 0.45 * full),),
         predict=predict,
-        looks=lambda policy: [Score(0.0, 0.0, 1.0, 1)],
+        looks=lambda policy: [scored(0.0, 0.0, 1.0, 1)],
         reward=make_reward(RewardConfig()),
         fingerprint="thirty",
     )

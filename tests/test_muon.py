@@ -9,15 +9,18 @@ import torch
 from bars_for_tests import DATA, INFO, bars
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import accuracy
 from models_for_tests import same_state
 from torch import Tensor, nn
 
+from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions, orthogonalised
 from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
-from autoprune.training.muon import MuonSGD, hidden_convolutions, orthogonalised
-from autoprune.training.scores import accuracy
-from autoprune.training.train import EpochLog, FitRecipe, cosine, cross_entropy_loss, fit
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.training.scores import Judge
+from autoprune.training.train import EpochLog, FitRecipe, cosine, fit, labelled_loss
 
+SCORE = Judge(DATA.search, INFO)
 RECIPE = FitRecipe(
     epochs=3,
     batch_size=32,
@@ -143,7 +146,8 @@ def trained(
     best = fit(
         model,
         DATA,
-        loss=cross_entropy_loss(0.0),
+        loss=labelled_loss(CLASSIFICATION),
+        score=SCORE,
         recipe=recipe,
         seed=0,
         description="test",

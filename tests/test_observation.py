@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from judging_for_tests import scored
 
 from autoprune.config import RewardConfig
 from autoprune.envs.action import with_floor, with_full
@@ -14,7 +15,6 @@ from autoprune.envs.transition import EpisodeState
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem, toy_score
-from autoprune.store.score import Score
 
 
 def _named(problem: SearchProblem, decided: tuple[int, ...], last_action: float) -> dict[str, float]:
@@ -112,7 +112,7 @@ def test_without_a_limit_progress_counts_latency() -> None:
         toy.decisions,
         (),
         predict=toy.cost_of,
-        looks=lambda policy: [Score(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
+        looks=lambda policy: [scored(kl=0.0, cross_entropy=0.0, top1=1.0, images=1)],
         reward=make_reward(RewardConfig()),
         fingerprint="no limits",
     )

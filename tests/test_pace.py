@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from judging_for_tests import accuracy
 from models_for_tests import Counting
 from test_train import DATA, RECIPE, net
 from torch import Tensor, nn
 
 from autoprune.foundation.errors import RunError
+from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training import pace
 from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.pace import Pace, epochs_held, in_time, pace_of
-from autoprune.training.scores import accuracy
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, cosine, cross_entropy_loss
+from autoprune.training.train import FitRecipe, cosine, labelled_loss
 
-LOSS = cross_entropy_loss(0.0)
+LOSS = labelled_loss(CLASSIFICATION)
 
 
 def planned(

@@ -123,15 +123,15 @@ def test_what_is_told_of_a_proposal() -> None:
     assert verdict([figures(AGENT, -0.25, taken=True), figures("knapsack", -0.3)], remedy="x") is None
     told = verdict([own, figures("uniform", -0.5), better], remedy="train")
     assert told is not None
-    assert told.startswith("the proposal of ddpg (trained before) is not the best here (reward -1, top-1 90.0%")
-    assert told.endswith("that of knapsack is better by 0.75 (reward -0.25, top-1 90.0%); train")
+    assert told.startswith("the proposal of ddpg (trained before) is not the best here (reward -1, top1 90.0%")
+    assert told.endswith("that of knapsack is better by 0.75 (reward -0.25, top1 90.0%); train")
     # What misses the target is no better, and does not make another look bad.
     assert (
         verdict([figures(AGENT, -1.0, taken=True), figures("knapsack", -0.2, missed="it is slow")], remedy="x") is None
     )
     slow = verdict([figures(AGENT, -0.1, missed="it is slow"), better], remedy="x")
     assert slow is not None and slow.endswith(
-        " misses the target (reward -0.1, top-1 90.0% before fine-tuning): it is slow; x"
+        " misses the target (reward -0.1, top1 90.0% before fine-tuning): it is slow; x"
     )
     close = verdict([figures(AGENT, -0.1, measured_share=0.995), better], remedy="x")
     assert close is not None and "passed over" in close

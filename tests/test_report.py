@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from judging_for_tests import scored
 from rich.console import Console
 from torch import nn
 
@@ -30,7 +31,6 @@ from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, wr
 from autoprune.reports.words import run_code
 from autoprune.results.run import InputFigures, parse_result
 from autoprune.space.policy import PruningPolicy, save_policy
-from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
@@ -92,7 +92,7 @@ def add_episodes(
     store = TrialStore(run_dir / "trials.sqlite")
     for number, (channels, reward) in enumerate(policies, start=1):
         policy, total = PruningPolicy.of(channels), sum(channels.values())
-        store.add_trial("print", policy.key, [Score(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
+        store.add_trial("print", policy.key, [scored(-reward, 0.5, 0.9 + reward, 500)], wall_s=0.5)
         costs = (total / 100, total / 20, 1000 * total, 10 * total)
         store.add_episode("print", policy.key, Episode(searcher, seed, number, reward, *costs), look=0)
 
@@ -207,7 +207,7 @@ def test_charts_show_groups_trials_and_fine_tuning(tmp_path: Path) -> None:
     assert "chosen policy" in page.texts
     assert "4 episodes, 4 different policies" in page.text
     assert "The chosen policy is none of these trials" not in page.text
-    assert "episode reward top-1 predicted latency 4 (chosen) −0.1500 75.00% 0.360 ms 3 −0.2000" in page.text
+    assert "episode reward top1 predicted latency 4 (chosen) −0.1500 75.00% 0.360 ms 3 −0.2000" in page.text
     assert "3 epochs; the weights that did best" in page.text
 
 
@@ -432,7 +432,9 @@ def test_fine_tuning_has_its_frame(tmp_path: Path) -> None:
 def test_the_original_stands_among_the_trials(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path)
     assert "original" not in report_of(run_dir).texts
-    TrialStore(run_dir / "trials.sqlite").set_fact("original", json.dumps({"predicted_latency_ms": 0.7, "top1": 0.95}))
+    TrialStore(run_dir / "trials.sqlite").set_fact(
+        "original", json.dumps({"predicted_latency_ms": 0.7, "metric": 0.95})
+    )
     assert "original" in report_of(run_dir).texts
 
 

@@ -20,9 +20,12 @@ def rows(run_dir: Path, query: str) -> list[tuple[object, ...]]:
 
 
 def scores(run_dir: Path) -> dict[object, tuple[object, ...]]:
-    """Everything but when and how long, by fingerprint, policy and look."""
-    query = "SELECT fingerprint, policy, look, kl, cross_entropy, top1, kl_se, complete FROM trials"
-    return {row[:3]: row[3:] for row in rows(run_dir, query)}
+    """Everything but when and how long, by fingerprint, policy, look and metric."""
+    query = (
+        "SELECT fingerprint, policy, look, name, complete, value, standard_error "
+        "FROM trials JOIN metrics ON trials.id = trial_id"
+    )
+    return {row[:4]: row[4:] for row in rows(run_dir, query)}
 
 
 def episodes(run_dir: Path) -> list[tuple[object, ...]]:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import scored
 from pydantic import ValidationError
 
 from autoprune.config import RewardConfig
 from autoprune.foundation.errors import InputError
 from autoprune.search.reward import make_reward
-from autoprune.store.score import Score
 
-SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=100)
+SCORE = scored(kl=0.25, cross_entropy=0.5, top1=0.9, images=100)
 
 
 def test_constrained_is_the_accuracy_part_alone() -> None:

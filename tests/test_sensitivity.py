@@ -1,6 +1,7 @@
 """The sensitivity search on examples worked by hand: what it measures, its curves, and what its thresholds choose."""
 
 import pytest
+from judging_for_tests import scored
 
 from autoprune.config import RewardConfig
 from autoprune.policies.heuristics import threshold_policies
@@ -23,7 +24,7 @@ def group(name: str, ladder: tuple[int, ...], *, sensitivity: float, latency_sha
 
 def score(policy: PruningPolicy) -> Score:
     kl = sum(LOSSES[name][kept] for name, kept in policy.channels)
-    return Score(kl=kl, cross_entropy=kl, top1=1.0, images=1)
+    return scored(kl=kl, cross_entropy=kl, top1=1.0, images=1)
 
 
 def two_groups() -> SearchProblem:

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.training.strided_convolution import safe_strided_convolutions
+from autoprune.compute.kernels.strided_convolution import safe_strided_convolutions
 
 TRAIN = """
 import torch
 from torch import nn
-from autoprune.training.strided_convolution import safe_strided_convolutions
+from autoprune.compute.kernels.strided_convolution import safe_strided_convolutions
 layer = nn.Conv2d(4, 8, 1, 2, bias=False).to(memory_format=torch.channels_last)
 kept = []
 with safe_strided_convolutions(layer):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from models_for_tests import NO_AUGMENTATION, Counting, batch_of, half_cut, little_data, same_state, trained_resnet
 
+from autoprune.compute.compute import Compute
 from autoprune.config import AugmentConfig, FinetuneConfig
 from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
@@ -15,6 +16,7 @@ from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.teacher import Teacher
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=64, ema_decay=0.9, augment=NO_AUGMENTATION)
+IN_FLOAT32 = Compute(torch.device("cpu"), fast_bf16=False)
 RECIPE = finetune_recipe(CONFIG, epochs=3, learning_rate=0.05, max_minutes=None)
 
 
@@ -60,15 +62,14 @@ def test_answers_that_would_fill_the_memory_and_forms_without_number_are_asked_f
         assert teacher.model.asked == asked
 
 
-def test_remembering_the_teacher_changes_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remembering_the_teacher_changes_no_weight() -> None:
     """Two forms, so that half of the images come back as they were in the second epoch. What is not known of a batch
     is another batch for the teacher, and its answers are equal up to rounding: hence float32 and a tolerance."""
-    for module in ("train", "teacher"):
-        monkeypatch.setattr(f"autoprune.training.{module}.has_fast_bf16", lambda: False)
     model, data = trained_resnet(), little_data()
     config = CONFIG.model_copy(update={"epochs": 2, "augment": AugmentConfig(crop_padding=0, flip=True)})
-    remembering = Teacher.of(model, data, config)
-    asking = Teacher(model, images=0, classes=0, forms=None, answers=OnnxAnswers(model, data.info))
+    remembering = Teacher.of(model, data, config, compute=IN_FLOAT32)
+    answers = OnnxAnswers(model, data.info)
+    asking = Teacher(model, images=0, classes=0, forms=None, answers=answers, compute=IN_FLOAT32)
     remembered, asked = (
         finetune(half_cut(model), data, teacher=teacher, config=config, learning_rate=0.05, seed=0).state_dict()
         for teacher in (remembering, asking)
@@ -89,12 +90,9 @@ def test_answers_of_onnx_runtime_are_the_models(name: str) -> None:
         torch.testing.assert_close(answers(batch), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_without_bfloat16_onnx_runtime_answers_and_the_model_only_for_features(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("autoprune.training.teacher.has_fast_bf16", lambda: False)
+def test_without_bfloat16_onnx_runtime_answers_and_the_model_only_for_features() -> None:
     data, model = little_data(), Counting()
-    teacher = Teacher.of(model, data, CONFIG)
+    teacher = Teacher.of(model, data, CONFIG, compute=IN_FLOAT32)
     asked = []
     for answer in (teacher, teacher, teacher.computed):  # the first one exports it, for which it is run
         batch = replace(batch_of(torch.ones(2, *data.info.input_shape), [0, 0]), forms=None)

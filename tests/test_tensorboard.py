@@ -3,19 +3,19 @@
 import struct
 from pathlib import Path
 
+from judging_for_tests import scored
 from tensorboardX.proto.event_pb2 import Event
 
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.problem import Outcome, PredictedCost
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
 from autoprune.training.train import EpochLog
 
 
 def outcome(reward: float) -> Outcome:
     cost = PredictedCost(predicted_latency_ms=0.25, estimated_energy_mj=1.5, macs=1000, params=10)
     return Outcome(
-        (0,), PruningPolicy.of({"stem": 8}), Score(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
+        (0,), PruningPolicy.of({"stem": 8}), scored(kl=0.125, cross_entropy=0.5, top1=0.875, images=8), cost, reward
     )
 
 
@@ -40,7 +40,7 @@ def test_search_outcomes_are_logged_by_episode(tmp_path: Path) -> None:
     assert scalars(tmp_path / "search") == {
         "episode/reward": [(1, -0.5), (2, -0.25)],
         "episode/top1": [(1, 0.875), (2, 0.875)],
-        "episode/kl": [(1, 0.125), (2, 0.125)],
+        "episode/divergence": [(1, 0.125), (2, 0.125)],
         "episode/cross_entropy": [(1, 0.5), (2, 0.5)],
         "episode/predicted_latency_ms": [(1, 0.25), (2, 0.25)],
         "episode/estimated_energy_mj": [(1, 1.5), (2, 1.5)],

@@ -8,25 +8,28 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bars_for_tests import DATA, INFO, bars
+from judging_for_tests import accuracy
 from models_for_tests import same_state
 from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation
 from autoprune.foundation.errors import RunError
+from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.batches import Batch, epoch_batches
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.train import (
     EpochLog,
     FitRecipe,
     cosine,
-    cross_entropy_loss,
     fit,
+    labelled_loss,
     one_cycle,
     spent_s,
     train_baseline,
 )
 
+SCORE = Judge(DATA.search, INFO)
 RECIPE = FitRecipe(
     epochs=4,
     batch_size=32,
@@ -62,7 +65,8 @@ def trained(
     return fit(
         model,
         DATA,
-        loss=cross_entropy_loss(0.0),
+        loss=labelled_loss(CLASSIFICATION),
+        score=SCORE,
         recipe=recipe,
         seed=seed,
         description="test",
@@ -112,10 +116,10 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done
         calls += 1
         if calls > epochs_done * steps_per_epoch + 3:
             raise Interrupted
-        return cross_entropy_loss(0.0)(model, batch)
+        return labelled_loss(CLASSIFICATION)(model, batch)
 
     with pytest.raises(Interrupted):
-        fit(net(), DATA, loss=loss, recipe=RECIPE, seed=0, description="test", state_path=path)
+        fit(net(), DATA, loss=loss, score=SCORE, recipe=RECIPE, seed=0, description="test", state_path=path)
     logs: list[EpochLog] = []
     resumed = net(5)  # the weights come from the state
     best = trained(resumed, state_path=path, logs=logs)
@@ -175,6 +179,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
             net(),
             DATA,
             loss=lambda model, batch: F.cross_entropy(model(batch.images), batch.labels) * math.inf,
+            score=SCORE,
             recipe=RECIPE,
             seed=0,
             description="test",
@@ -210,10 +215,20 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
         raise Stopped
 
     path, seen = tmp_path / "state.pt", list[EpochLog]()
-    loss = cross_entropy_loss(0.0)
+    loss = labelled_loss(CLASSIFICATION)
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     with pytest.raises(Stopped):
-        fit(net(), DATA, loss=loss, recipe=recipe, seed=0, description="test", state_path=path, on_epoch=stop)
+        fit(
+            net(),
+            DATA,
+            loss=loss,
+            score=SCORE,
+            recipe=recipe,
+            seed=0,
+            description="test",
+            state_path=path,
+            on_epoch=stop,
+        )
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     trained(net(), recipe, state_path=path, logs=seen)
     assert [log.epoch for log in seen] == [1, 2, 3]
@@ -227,7 +242,8 @@ def test_a_training_stopped_at_an_epoch_goes_on_where_it_was(tmp_path: Path) -> 
     head = fit(
         net(),
         DATA,
-        loss=cross_entropy_loss(0.0),
+        loss=labelled_loss(CLASSIFICATION),
+        score=SCORE,
         recipe=RECIPE,
         seed=0,
         description="test",
@@ -283,7 +299,8 @@ def test_learning_rates_can_be_set_for_single_parameters() -> None:
     fit(
         model,
         DATA,
-        loss=cross_entropy_loss(0.0),
+        loss=labelled_loss(CLASSIFICATION),
+        score=SCORE,
         recipe=replace(RECIPE, epochs=1),
         seed=0,
         description="test",
@@ -321,7 +338,7 @@ def test_label_smoothing_by_hand() -> None:
             return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)  # shares 1/4 and 3/4
 
     batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), None, step=0)
-    value = cross_entropy_loss(0.2)(Fixed(), batch)
+    value = labelled_loss(CLASSIFICATION, smoothing=0.2)(Fixed(), batch)
     assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 
 

@@ -14,29 +14,31 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judging_for_tests import scored
 from small_job import autoprune, done
 
 from autoprune.foundation.errors import InputError, RunError
 from autoprune.store import trials as trials_module
-from autoprune.store.score import Score
 from autoprune.store.trials import Episode, EpisodeRow, TrialStore
 
 P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
-SCORE = Score(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
+SCORE = scored(kl=0.25, cross_entropy=0.5, top1=0.9, images=2000)
 
 # Adds trials named after `first`, `first + 1`, … and prints each name once its call has returned.
-WRITER = """
-import sys
+WRITER = (
+    f"import sys; sys.path.append({str(Path(__file__).parent)!r})"
+    + """
 from pathlib import Path
-from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
+from judging_for_tests import scored
 
 path, first, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 store = TrialStore(path)
 for number in range(first, first + count):
-    store.add_trial("f", '{"a":%d}' % number, [Score(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
+    store.add_trial("f", '{"a":%d}' % number, [scored(number / 7, 0.5, 0.9, 10)], wall_s=0.1)
     print(number, flush=True)
 """
+)
 
 
 def filled(path: Path) -> TrialStore:
@@ -87,7 +89,7 @@ def test_scores_come_back_by_fingerprint_and_policy(tmp_path: Path) -> None:
 def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     store.add_trial("f", P, [SCORE], wall_s=1.5)
-    store.add_trial("f", P, [Score(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
+    store.add_trial("f", P, [scored(9.0, 9.0, 0.1, SCORE.images)], wall_s=1.5)
     assert store.scores("f", P) == (SCORE,)
     assert store.count() == 1
 
@@ -95,14 +97,13 @@ def test_the_first_score_of_a_policy_stays(tmp_path: Path) -> None:
 def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     store.add_trial("f", P, [SCORE], wall_s=1.5)
-    store.add_trial("f", Q, [Score(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
+    store.add_trial("f", Q, [scored(0.5, 0.75, 0.8, 2000)], wall_s=2.0)
     for episode, policy in ((2, Q), (1, P), (3, P)):
         add_episode(store, policy, episode)
     rows = store.episodes()
-    assert [(row.episode, row.policy, row.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
+    assert [(row.episode, row.policy, row.score.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
     costs = {"predicted_latency_ms": 0.3, "estimated_energy_mj": 1.5, "macs": 31_000_000, "params": 272_186}
-    score = {"kl": 0.25, "cross_entropy": 0.5, "top1": 0.9}
-    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **score, **costs, wall_s=1.5, look=0, complete=True)  # type: ignore[arg-type]
+    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **costs, wall_s=1.5, score=SCORE)  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_an_episode_without_its_trial_is_refused(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     with pytest.raises(RunError, match=r"the candidate .* has no finite score"):
-        store.add_trial("f", P, [Score(value, 0.5, 0.9, 10)], wall_s=1.0)
+        store.add_trial("f", P, [scored(value, 0.5, 0.9, 10)], wall_s=1.0)
     assert store.count() == 0
 
 
@@ -150,7 +151,7 @@ def test_four_processes_write_at_once(tmp_path: Path) -> None:
     assert outputs == [[str(start + number) for number in range(30)] for start in starts]
     store = TrialStore(path)
     assert store.count() == 70
-    assert store.scores("f", '{"a":55}') == (Score(55 / 7, 0.5, 0.9, 10),)
+    assert store.scores("f", '{"a":55}') == (scored(55 / 7, 0.5, 0.9, 10),)
 
 
 def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_writer_killed_with_9_loses_nothing_that_it_had_stored(tmp_path: Path)
             stored += [int(line) for line in writer.stdout.read().split()]
         assert writer.returncode == -9
         store = TrialStore(path)
-        assert all(store.scores("f", f'{{"a":{number}}}') == (Score(number / 7, 0.5, 0.9, 10),) for number in stored)
+        assert all(store.scores("f", f'{{"a":{number}}}') == (scored(number / 7, 0.5, 0.9, 10),) for number in stored)
         assert len(stored) <= store.count() <= len(stored) + attempt + 1  # at most one unreported in each attempt
     with sqlite3.connect(path) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -239,10 +240,12 @@ NO_POLICIES = (
 )
 WRONG: dict[str, dict[str, tuple[object, ...]]] = {
     "trials": {
-        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "kl": NO_LOSSES, "cross_entropy": NO_LOSSES,
-        "top1": (*NO_NUMBERS, 1.5, -0.1), "images": (*NO_COUNTS, 0), "kl_se": NO_LOSSES,
-        "cross_entropy_se": NO_LOSSES, "look": NO_COUNTS, "complete": (*NO_COUNTS, 2),
-        "wall_s": (*NO_NUMBERS, -1.0, 1e300), "created_at": NO_TEXTS,
+        "fingerprint": NO_TEXTS, "policy": NO_POLICIES, "images": (*NO_COUNTS, 0), "look": NO_COUNTS,
+        "complete": (*NO_COUNTS, 2), "wall_s": (*NO_NUMBERS, -1.0, 1e300), "created_at": NO_TEXTS,
+    },
+    "metrics": {
+        "trial_id": (*NO_COUNTS, 77), "name": NO_TEXTS, "value": (*NO_NUMBERS, 1.5, -0.1),
+        "standard_error": (*NO_NUMBERS, -0.1), "higher_is_better": (*NO_COUNTS, 2), "is_share": (*NO_COUNTS, 2),
     },
     "episodes": {
         "searcher": NO_TEXTS, "seed": NO_COUNTS, "episode": (*NO_COUNTS, 0), "trial_id": (*NO_COUNTS, 77),
@@ -288,7 +291,9 @@ def test_any_value_is_named_or_can_be_read(tmp_path_factory: pytest.TempPathFact
     assert len(rows) == 2
     for row in rows:
         assert row.channels
-        assert math.isfinite(row.reward + row.kl + row.predicted_latency_ms + row.macs + row.params + row.wall_s)
+        assert math.isfinite(
+            row.reward + row.score.divergence + row.predicted_latency_ms + row.macs + row.params + row.wall_s
+        )
 
 
 BROKEN_FACTS: dict[str, tuple[str, ...]] = {
@@ -303,7 +308,7 @@ BROKEN_FACTS: dict[str, tuple[str, ...]] = {
     "finetune_log": (
         '[{"epoch": 1}]',
         "{}",
-        '[{"epoch": 1, "train_loss": 1, "search_accuracy": 9, "learning_rate": 1}]',
+        '[{"epoch": 1, "train_loss": 1, "search_accuracy": "high", "learning_rate": 1}]',
     ),
 }
 
@@ -320,6 +325,30 @@ def test_a_broken_fact_is_named_and_left(tmp_path: Path, name: str) -> None:
         assert path.read_bytes() == spoilt
 
 
+@pytest.mark.parametrize("name", ["divergence", "top1"])
+def test_a_trial_without_its_metrics_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "trials.sqlite"
+    filled(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM metrics WHERE trial_id = 2 AND name IN (?, 'cross_entropy')", (name,))
+    with pytest.raises(InputError, match="table trials, row 2: table metrics must have its divergence and another"):
+        TrialStore(path)
+
+
+def test_trials_that_are_taken_over_keep_their_metrics(tmp_path: Path) -> None:
+    """Also where the other store numbers them otherwise, and where one is here already."""
+    ours, theirs = TrialStore(tmp_path / "ours.sqlite"), TrialStore(tmp_path / "theirs.sqlite")
+    ours.add_trial("f", P, [SCORE], wall_s=1.0)
+    other = scored(0.5, 0.75, 0.8, 2000, kl_se=0.01)
+    theirs.add_trial("f", Q, [other], wall_s=1.0)
+    theirs.add_trial("f", P, [scored(9.0, 9.0, 0.1, 2000)], wall_s=1.0)
+    ours.take_over(theirs)
+    assert ours.scores("f", P) == (SCORE,)
+    assert ours.scores("f", Q) == (other,)
+    assert list(ours.scores("f", Q)[0].metrics) == ["divergence", "top1", "cross_entropy"]
+    assert TrialStore(ours.path).count() == 2
+
+
 def test_a_fact_that_its_reader_refuses_is_named(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite").part("trial 1")
     assert store.parsed_fact("search", json.loads) is None
@@ -334,7 +363,7 @@ def test_a_fact_that_its_reader_refuses_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement", ["DROP TABLE facts", "ALTER TABLE trials DROP COLUMN kl", "ALTER TABLE episodes RENAME TO lost"]
+    "statement", ["DROP TABLE facts", "ALTER TABLE metrics DROP COLUMN value", "ALTER TABLE episodes RENAME TO lost"]
 )
 def test_a_database_without_its_tables_is_named_and_left(tmp_path: Path, statement: str) -> None:
     path = tmp_path / "trials.sqlite"
@@ -374,7 +403,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     done("search", "toy", "-o", "search.max_evaluations=4", "--run-dir", run_dir, "--agent", "evolution")
     path = run_dir / "trials.sqlite"
-    spoilt = change(path, "UPDATE trials SET kl = 'abc' WHERE id = 2")
+    spoilt = change(path, "UPDATE metrics SET value = 'abc' WHERE rowid = 3")
     for command in (
         ("search", "toy", "-o", "search.max_evaluations=4", "--agent", "evolution", "--run-dir", run_dir, "--resume"),
         ("front", run_dir),
@@ -382,7 +411,7 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         finished = autoprune(*command)
         assert finished.returncode == 2, finished.stderr
         assert finished.stderr.startswith(
-            f"error: {path}: table trials, row 2: kl: must be a finite number from -0.001 to 1e+06, got 'abc'; "
+            f"error: {path}: table metrics, row 3: value: must be a finite number, got 'abc'; "
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from judging_for_tests import scored
 from problems_for_tests import ThreeLooks, policy, problem, pruning
 from small_job import HERE
 
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="workers are for
 def process_of(policy: PruningPolicy) -> Iterator[Score]:
     """A score whose number of images is the process that found it."""
     time.sleep(0.3)  # long enough for the other worker to take the next one
-    yield Score(kl=0.1, cross_entropy=0.2, top1=float(torch.get_num_threads() == 1), images=os.getpid())
+    yield scored(kl=0.1, cross_entropy=0.2, top1=float(torch.get_num_threads() == 1), images=os.getpid())
 
 
 def test_what_is_expected_is_scored_in_other_processes_and_stored(tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_worker_that_is_killed_ends_the_search_with_the_way_on() -> None:
     def dies(_: PruningPolicy) -> Iterator[Score]:
         assert os.getpid() != parent
         os.kill(os.getpid(), signal.SIGKILL)
-        yield Score(kl=0.1, cross_entropy=0.2, top1=0.9, images=1)
+        yield scored(kl=0.1, cross_entropy=0.2, top1=0.9, images=1)
 
     with (
         pytest.raises(RunError, match=r"a process that scores candidates was killed.*--resume.*OMP_NUM_THREADS=1"),

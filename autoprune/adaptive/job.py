@@ -7,8 +7,9 @@ from autoprune.adaptive.figures.schema import AdaptiveResult
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
-from autoprune.config import RunConfig, TargetConfig
+from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig
 from autoprune.config.unused import Job
+from autoprune.foundation.errors import ConfigError
 from autoprune.foundation.progress import stages
 from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.choice import check_search
@@ -28,6 +29,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
             write_adaptive_report(run_dir)
         clean_finished(run_dir)
         return result
+    if config.task != CLASSIFICATION:
+        raise ConfigError(f"task={config.task}: {ROUTES_BY_CLASS}")
     check_search(config)
     check_earlier_levels(config)
     job = checked(config, needs_weights="levels are taught by a trained model")

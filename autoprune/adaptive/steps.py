@@ -60,7 +60,7 @@ from autoprune.steps.context import Context
 from autoprune.steps.final import energies, environment, input_figures
 from autoprune.store.run_dir import RunDir
 from autoprune.training.batches import augmentation_of
-from autoprune.training.scores import logits_of
+from autoprune.training.scores import outputs_of
 
 SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING = "searching levels", "training levels", "router, and measuring"
 STAGES = (SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING)
@@ -268,7 +268,7 @@ def _level_logits(
     for level, model in enumerate(models):
         own = np.flatnonzero(answered == level)
         if len(own):
-            logits[own] = logits_of(model, test.select(torch.from_numpy(own)), info).numpy()
+            logits[own] = outputs_of(model, test.select(torch.from_numpy(own)), info).numpy()
     return logits
 
 

@@ -79,8 +79,8 @@ def front(
 
 def _as_dict(row: "EpisodeRow") -> dict[str, object]:
     return {
-        "top1": row.top1,
-        "kl": row.kl,
+        **{name: metric.value for name, metric in row.score.metrics.items()},
+        "kl": row.score.divergence,  # as earlier versions call it
         "predicted_latency_ms": row.predicted_latency_ms,
         "estimated_energy_mj": row.estimated_energy_mj,
         "params": row.params,
@@ -92,14 +92,17 @@ def _as_dict(row: "EpisodeRow") -> dict[str, object]:
 def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
     from rich.table import Table
 
+    from autoprune.store.score import shown_metric
+
     made = Table()
-    for column in ("", "top-1", "KL, nats", "predicted ms", "estimated mJ", "params"):
+    name = rows[0].score.main[0]
+    for column in ("", name, "divergence", "predicted ms", "estimated mJ", "params"):
         made.add_column(column, justify="right")
     for number, row in enumerate(rows, 1):
         made.add_row(
             str(number),
-            f"{100 * row.top1:.2f}%",
-            f"{row.kl:.4f}",
+            shown_metric(row.score.main[1].value, is_share=row.score.main[1].is_share),
+            f"{row.score.divergence:.4f}",
             f"{row.predicted_latency_ms:.4f}",
             f"{row.estimated_energy_mj:.3g}",
             f"{row.params:,}",

@@ -2,15 +2,26 @@
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import REWARD_FORMS, Metric, RewardConfig, TargetConfig
-from autoprune.config.run import MeasureConfig, RunConfig, check_adaptive_runtime, check_bounds
+from autoprune.config.run import (
+    CLASSIFICATION,
+    ROUTES_BY_CLASS,
+    TASKS,
+    MeasureConfig,
+    RunConfig,
+    check_adaptive_runtime,
+    check_bounds,
+)
 from autoprune.config.search import IMPORTANCES, SEARCHERS, SearchConfig
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import AugmentConfig, FinetuneConfig, TrainConfig
 
 __all__ = [
+    "CLASSIFICATION",
     "IMPORTANCES",
     "REWARD_FORMS",
+    "ROUTES_BY_CLASS",
     "SEARCHERS",
+    "TASKS",
     "AdaptiveConfig",
     "AugmentConfig",
     "DataConfig",

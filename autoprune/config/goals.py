@@ -43,10 +43,17 @@ class RewardConfig(Section):
     """`form`: constrained = accuracy part alone (the target is met by clipping); weighted = minus cost_weight times
     the cost ratio; amc = -error * log(cost) (He et al. 2018); or path/file.py:function of score and cost ratio."""
 
-    accuracy: Literal["kl", "cross_entropy", "top1"] = Field("kl", description="what a candidate is judged by")
+    accuracy: str = Field(
+        "divergence", description="what a candidate is judged by: divergence from the original, or a metric of the task"
+    )
     form: str = Field("constrained", description=f"{', '.join(REWARD_FORMS)}, or path/file.py:function")
     cost: Metric = Field("latency", description="which cost counts, in forms that have one")
     cost_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="of the cost, in form weighted")
+
+    @field_validator("accuracy")
+    @classmethod
+    def _usual_name(cls, name: str) -> str:
+        return "divergence" if name == "kl" else name  # which it is for image classification
 
     @field_validator("form")
     @classmethod
@@ -61,6 +68,6 @@ class RewardConfig(Section):
             raise ValueError("form weighted with a cost_weight of 0 is constrained: give a cost_weight, or that form")
         if self.cost != "latency" and self.form == "constrained":
             raise ValueError("cost is for the other forms; constrained rewards accuracy alone, the target limits costs")
-        if self.accuracy != "kl" and self.form not in ("constrained", "weighted"):
+        if self.accuracy != "divergence" and self.form not in ("constrained", "weighted"):
             raise ValueError(f"accuracy is for forms constrained and weighted; {self.form} does not use it")
         return self

@@ -14,6 +14,11 @@ from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.foundation.errors import ConfigError, shown
 
 RUNTIMES = ("onnxruntime", "openvino")  # those that run exported files
+CLASSIFICATION = "classification"
+TASKS = (CLASSIFICATION,)
+ROUTES_BY_CLASS = (
+    f"an input-adaptive model routes by the probabilities of classes, so that task must be {CLASSIFICATION}"
+)
 
 
 class MeasureConfig(Section):
@@ -39,6 +44,10 @@ class RunConfig(Section):
 
     preset: Preset = Field("standard", description="how much time it may take; keys that are given go before its own")
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
+    task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
+    own_kernels: bool = Field(
+        True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -53,6 +62,21 @@ class RunConfig(Section):
     @classmethod
     def _filled(cls, raw: Any) -> Any:
         return with_preset(raw) if isinstance(raw, dict) else raw
+
+    _names = field_validator("task")(names_a_file)
+
+    @field_validator("task")
+    @classmethod
+    def _known_task(cls, name: str) -> str:
+        return known_or_own(name, TASKS, "path/file.py:factory")
+
+    @model_validator(mode="after")
+    def _task_is_used(self) -> "RunConfig":
+        if self.adaptive.enabled and self.task != CLASSIFICATION:
+            raise ValueError(f"adaptive.enabled: {ROUTES_BY_CLASS}")
+        if self.problem == "toy" and self.task != CLASSIFICATION:
+            raise ValueError("task: the toy has no model, and so no outputs to judge")
+        return self
 
     @field_validator("target", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoprune.config import RunConfig, check_bounds
+from autoprune.config import CLASSIFICATION, RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import short_name
@@ -14,6 +14,7 @@ from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
+from autoprune.results.run import MetricValue
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.workers import usual_workers
@@ -53,6 +54,8 @@ def compare(
     check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
+    if config.task != CLASSIFICATION and finetune_epochs > 0:
+        raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
     run_dir = check_run_dir(root, config, resume=resume)
     needs_weights = "a comparison needs a trained model"
     with problem_of(config, run_dir, Job("compare"), needs_weights=needs_weights) as (place, problem, context):
@@ -123,7 +126,8 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
         evaluations=result.evaluations,
         wall_s=result.wall_s,
         best_reward=best.reward,
-        best_top1=best.score.top1,
+        best_top1=best.score.metrics["top1"].value if "top1" in best.score.metrics else None,
+        best_metric=MetricValue.of(*best.score.main),
         predicted_latency_ratio=best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms,
         policy=best.pruning.as_dict(),
         curve=tuple(curve),

@@ -29,6 +29,8 @@ from autoprune.measure.matched import Interval, Right, change_of_accuracy
 from autoprune.measure.stats import PairedRatio, mean_ratio
 from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
 from autoprune.runtimes.runtime import Runtime
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.judging import main_metric
 
 SCHEMA = 1
 KIND = "evaluation"
@@ -157,8 +159,7 @@ def evaluate_files(
     for file, time in zip(files, times, strict=True):
         if file.levels is not None:
             _check_levels(file, time.levels)
-    labels = images.labels.numpy()
-    first_right = times[0].answers == labels
+    right = [_right(time, images) for time in times]
     names = unique_names([file.source for file in files])
     return Evaluation(
         data=info.name,
@@ -170,13 +171,18 @@ def evaluate_files(
                 name,
                 file,
                 time,
-                time.answers == labels,
-                change=change_of_accuracy(first_right, time.answers == labels) if place else None,
+                right[place],
+                change=change_of_accuracy(right[0], right[place]) if place else None,
                 ratio=mean_ratio(times[0].latency_ms, time.latency_ms) if place else None,
             )
             for place, (name, file, time) in enumerate(zip(names, files, times, strict=True))
         ),
     )
+
+
+def _right(times: ImageTimes, images: ImageSplit) -> Right:
+    metric = main_metric(CLASSIFICATION, torch.from_numpy(times.logits), images.labels)[1]
+    return np.asarray(metric.values.numpy(), dtype=np.bool_)
 
 
 def _figures(

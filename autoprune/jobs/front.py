@@ -7,11 +7,11 @@ from autoprune.foundation.errors import InputError
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import EpisodeRow, TrialStore
 
-OBJECTIVES = ("kl", "predicted_latency_ms", "estimated_energy_mj", "params")
+COSTS = ("predicted_latency_ms", "estimated_energy_mj", "params")
 
 
 def pareto_front(rows: Sequence[EpisodeRow]) -> tuple[EpisodeRow, ...]:
-    """The rows that no other equals or beats in all of `OBJECTIVES` (smaller is better), the fastest first.
+    """The rows that no other equals or beats in divergence and all of `COSTS` (smaller is better), the fastest first.
 
     Of rows with equal figures the first stays. Candidates that were dropped before they were scored on the
     search split are left out.
@@ -22,7 +22,7 @@ def pareto_front(rows: Sequence[EpisodeRow]) -> tuple[EpisodeRow, ...]:
         for figures, row in distinct.items()
         if not any(_dominates(other, figures) for other in distinct if other != figures)
     ]
-    return tuple(sorted(front, key=lambda row: (row.predicted_latency_ms, row.kl)))
+    return tuple(sorted(front, key=lambda row: (row.predicted_latency_ms, row.score.divergence)))
 
 
 def read_front(run_dirs: Sequence[Path]) -> tuple[EpisodeRow, ...]:
@@ -40,7 +40,7 @@ def read_front(run_dirs: Sequence[Path]) -> tuple[EpisodeRow, ...]:
 
 
 def _figures(row: EpisodeRow) -> tuple[float, ...]:
-    return tuple(float(getattr(row, name)) for name in OBJECTIVES)
+    return row.score.divergence, *(float(getattr(row, name)) for name in COSTS)
 
 
 def _dominates(first: Sequence[float], second: Sequence[float]) -> bool:

@@ -9,6 +9,7 @@ from autoprune.adaptive.levels.choice import check_level_limits
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
+from autoprune.compute.compute import this_compute
 from autoprune.config import RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.data import normalise
@@ -113,6 +114,8 @@ def _baseline(place: Workspace, subject: Subject) -> nn.Module:
         subject.data,
         place.config.train,
         seed=place.config.seed,
+        task=subject.task,
+        compute=this_compute(own_kernels=place.config.own_kernels),
         state_path=place.run_dir.state / "baseline.pt",
         on_epoch=lambda log: place.logger.epoch("train", log),
     )
@@ -136,6 +139,7 @@ def _result(context: Context, search: SearchFigures, measured: Measured) -> RunR
         info=info,
         config=config.measure,
         sensor=context.sensor,
+        task=subject.task,
     )
     return run_result(
         comparison,

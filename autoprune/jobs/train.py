@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig
 from autoprune.foundation.errors import InputError
@@ -11,7 +12,7 @@ from autoprune.foundation.paths import require_writable_file
 from autoprune.models import save_weights
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.subject import load_subject
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.train import train_baseline
 
 
@@ -34,11 +35,18 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     check_machine(config)
     subject = load_subject(config)
     check_amounts(config, subject)
-    model = train_baseline(subject.model, subject.data, config.train, seed=config.seed, state_path=state_path)
-    info = subject.data.info
-    trained = TrainedBaseline(
-        accuracy(model, subject.data.search, info), accuracy(model, subject.test, info), config.train.epochs
+    model = train_baseline(
+        subject.model,
+        subject.data,
+        config.train,
+        seed=config.seed,
+        task=subject.task,
+        compute=this_compute(own_kernels=config.own_kernels),
+        state_path=state_path,
     )
+    info = subject.data.info
+    on_search, on_test = (Judge(split, info, subject.task)(model) for split in (subject.data.search, subject.test))
+    trained = TrainedBaseline(on_search, on_test, config.train.epochs)
     metadata = {
         "model": config.model.name,
         "data": config.data.name,

@@ -1,6 +1,7 @@
-"""Accuracy with its intervals: of one model, and of two on the same images."""
+"""Metrics with their intervals: of one model, and of two on the same images."""
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,27 @@ Z_975 = 1.959964
 
 Interval = tuple[float, float]
 Right = NDArray[np.bool_]
+Values = NDArray[Any]  # of a metric, by image: right or wrong (bool), or a number
+
+
+def interval_of(values: Values) -> Interval:
+    """95% interval of the mean of `values` (N,)."""
+    if values.dtype == np.bool_:
+        return accuracy_interval(values)
+    return _around(values)
+
+
+def change_of(before: Values, after: Values) -> tuple[float, Interval]:
+    """By how much the mean of `after` (N,) is above that of `before` (N,) of the same images, with a 95% interval."""
+    if before.dtype == np.bool_:
+        return change_of_accuracy(before, after)
+    differences = after.astype(np.float64) - before
+    return float(differences.mean()), _around(differences)
+
+
+def _around(values: Values) -> Interval:
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean - Z_975 * error, mean + Z_975 * error
 
 
 def accuracy_interval(right: Right) -> Interval:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.foundation.errors import InputError, ModelError
@@ -11,6 +10,9 @@ from autoprune.foundation.factories import check_call, load_factory
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.judging import targets_of
+from autoprune.tasks.task import Task
 
 # (model whose parameters carry gradients if the criterion needs them, group) to scores (channels,).
 Importance = Callable[[nn.Module, PrunableGroup], Tensor]
@@ -58,18 +60,24 @@ def rank_channels(
 
 
 def score_channels(
-    model: nn.Module, groups: tuple[PrunableGroup, ...], criterion: str, *, images: Tensor, labels: Tensor
+    model: nn.Module,
+    groups: tuple[PrunableGroup, ...],
+    criterion: str,
+    *,
+    images: Tensor,
+    labels: Tensor,
+    task: Task = CLASSIFICATION,
 ) -> dict[str, Tensor]:
     """The scores (channels,) of each group, finite and not negative.
 
     `criterion` is one of `IMPORTANCES`, or a user's own `path/file.py:function`. `images` (N, C, H, W), normalised, and
-    `labels` (N,) feed the gradients of "taylor" and of a user's; the model is left untouched.
+    `labels` (N,) feed the gradients of the task's loss, for "taylor" and a user's; the model is left untouched.
     Raises `ModelError` for weights that are not finite, `InputError` for a file that gives no scores.
     """
     importance = find_importance(criterion)
     is_own = criterion not in IMPORTANCES
     if is_own or importance is taylor:
-        model = _with_gradients(model, images, labels)
+        model = _with_gradients(model, images, labels, task)
     scored = {group.name: importance(model, group) for group in groups}
     if is_own:
         where = f"{FIELD}={criterion}"
@@ -144,13 +152,14 @@ def _to_root(local_scores: Tensor, member: Member, channels: int) -> Tensor:
     return torch.zeros(channels).index_add_(0, torch.tensor(member.root), local_scores[list(member.local)])
 
 
-def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> nn.Module:
+def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor, task: Task) -> nn.Module:
     model = copied(model)
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     for start in range(0, len(images), TAYLOR_BATCH):
         batch, truth = images[start : start + TAYLOR_BATCH], labels[start : start + TAYLOR_BATCH]
-        loss = F.cross_entropy(model(batch), truth, reduction="sum") / len(images)
+        outputs = model(batch)
+        loss = task.loss(outputs, targets_of(task, truth, outputs.detach()), smoothing=0.0) * (len(batch) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]
     return model

@@ -92,8 +92,9 @@ def scatter_chart(
     *,
     chosen: tuple[float, float] | None,
     original: tuple[float, float] | None,
+    ylabel: str,
 ) -> str:
-    """The trials of each search as (predicted latency in ms, top-1 in %); `chosen` and the `original` are marked."""
+    """The trials of each search as (predicted latency in ms, metric); `chosen` and the `original` are marked."""
     with rc_context(STYLE):
         figure, axes = new_axes()
         for (label, points), colour in zip(searches.items(), cycle(SEARCH_COLOURS), strict=False):
@@ -121,11 +122,11 @@ def scatter_chart(
                     markeredgecolor=COLOURS["surface"],
                     label=label,
                 )
-        label_axes(axes, "predicted latency (ms)", "top-1 on the search split (%)")
+        label_axes(axes, "predicted latency (ms)", ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
         add_legend(figure)
         count = sum(map(len, searches.values()))
-        return as_svg(figure, name="trials", description=f"Top-1 against predicted latency of {count} trials")
+        return as_svg(figure, name="trials", description=f"{ylabel} against predicted latency of {count} trials")
 
 
 def epoch_chart(

@@ -20,14 +20,17 @@ def headline(result: RunResult) -> str:
     else:
         speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
     if loses_much(result):
-        lost = f"{100 * (result.original.test_accuracy - result.pruned.test_accuracy):.1f}"
-        return f"{lost} points of test accuracy lost: {speed}, {params:.0%} of the parameters"
-    return f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {points(result, digits=1)} of test accuracy"
+        lost = points(result, digits=1).lstrip("+−")
+        return f"{lost} of {result.metric.label} lost: {speed}, {params:.0%} of the parameters"
+    change = f"{points(result, digits=1)} of {result.metric.label}"
+    return f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {change}"
 
 
 def loses_much(result: RunResult) -> bool:
-    """Whether more accuracy is lost than a cut may usually cost."""
-    return result.original.test_accuracy - result.pruned.test_accuracy > USUAL_LOSS
+    """Whether more is lost than a cut may usually cost: of a share in points, of another metric in percent of it."""
+    before, after = result.original.quality, result.pruned.quality
+    lost = before - after if result.metric.higher_is_better else after - before
+    return lost > USUAL_LOSS * (1.0 if result.metric.is_share else abs(before))
 
 
 def verdict(result: RunResult) -> Verdict:
@@ -50,12 +53,21 @@ def accuracy_in_words(result: RunResult) -> str | None:
     found = result.accuracy
     if found is None:
         return None
-    low, high = (signed(100 * bound, digits=2) for bound in found.change_ci95)
+    low, high = (changed(result, bound, digits=2) for bound in found.change_ci95)
+    name = "accuracy" if result.original.test_accuracy is not None else result.metric.name
+    means = f": {told_apart(found.change_ci95, model='pruned')}" if result.original.test_accuracy is not None else ""
     return (
-        f"On these {found.images:,} test images the accuracy changes by {points(result, digits=2)} "
-        f"(95% interval: {low} to {high}): {told_apart(found.change_ci95, model='pruned')}."
+        f"On these {found.images:,} test images the {name} changes by {points(result, digits=2)} "
+        f"(95% interval: {low} to {high}){means}."
     )
 
 
 def points(result: RunResult, *, digits: int) -> str:
-    return f"{signed(100 * (result.pruned.test_accuracy - result.original.test_accuracy), digits=digits)} points"
+    """By how much the metric changes: of a share in points."""
+    change = changed(result, result.pruned.quality - result.original.quality, digits=digits)
+    return f"{change} points" if result.metric.is_share else change
+
+
+def changed(result: RunResult, by: float, *, digits: int) -> str:
+    """A change of the metric with its sign: of a share times a hundred."""
+    return signed(100 * by, digits=digits) if result.metric.is_share else signed(by, digits=digits + 2)

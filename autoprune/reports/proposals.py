@@ -10,9 +10,9 @@ from rich.text import Text
 from autoprune.foundation.terminal import titled
 from autoprune.results.run import ProposalFigures, SearchFigures
 
-COLUMNS = ("reward", "top-1", "predicted ms", "of limit", "tried")  # with the longest name 80 columns wide
+COLUMNS = ("reward", "metric", "predicted ms", "of limit", "tried")  # with the longest name 80 columns wide
 EXPLAINED = (
-    "Each proposer's best under the target: reward and top-1 on the search split, before fine-tuning; latency as "
+    "Each proposer's best under the target: reward and metric on the search split, before fine-tuning; latency as "
     "predicted, and its share of the original's; that of the exported file by what the target allows; policies scored."
 )
 
@@ -33,7 +33,7 @@ def proposal_lines(proposals: Sequence[ProposalFigures]) -> list[ProposalLine]:
             proposer=proposal.proposer,
             cells=(
                 f"{proposal.reward:.4f}".replace("-", "−"),
-                f"{proposal.top1:.2%}",
+                proposal.quality.shown(proposal.quality.value),
                 f"{proposal.predicted_latency_ms:.3f} ({proposal.predicted_latency_ratio:.2f})",
                 _of_allowed(proposal),
                 str(proposal.evaluations),

@@ -30,7 +30,7 @@ class OriginalPoint(Part):
     """Where the original stands among the candidates of a search."""
 
     predicted_latency_ms: float
-    top1: float
+    metric: float
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from autoprune.config import RewardConfig, TargetConfig
 from autoprune.foundation.progress import duration
 from autoprune.foundation.terminal import titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
-from autoprune.reports.headline import accuracy_in_words, headline, points, slow_calls, verdict
+from autoprune.reports.headline import accuracy_in_words, changed, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.reports.words import run_code, signed
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
+from autoprune.store.score import shown_metric
 from autoprune.store.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
@@ -86,6 +87,8 @@ def write_report(run_dir: Path) -> Path:
             "trials": len(trials),
             "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
             "chosen": _chosen_trial(record),
+            "metric_name": record.episodes[0].score.main[0] if record.episodes else record.result.metric.name,
+            "shown_metric": _shown_metric,
         },
     )
     return path
@@ -110,7 +113,12 @@ def comparison_rows(result: RunResult) -> list[Row]:
     low, high = ratios.speedup_ci95
     p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
     return [
-        Row("Test accuracy", f"{before.test_accuracy:.2%}", f"{after.test_accuracy:.2%}", points(result, digits=2)),
+        Row(
+            f"{result.metric.label[0].upper()}{result.metric.label[1:]}",
+            result.metric.shown(before.quality),
+            result.metric.shown(after.quality),
+            points(result, digits=2),
+        ),
         *_interval_row(result),
         Row(
             "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
@@ -134,7 +142,7 @@ def comparison_rows(result: RunResult) -> list[Row]:
 def _adaptive_points(result: RunResult) -> str:
     if result.adaptive is None:
         return ""
-    return signed(100 * (result.adaptive.test_accuracy - result.original.test_accuracy), digits=2)
+    return signed(100 * (result.adaptive.test_accuracy - result.original.quality), digits=2)
 
 
 def reward_in_words(reward: RewardConfig) -> str:
@@ -143,11 +151,11 @@ def reward_in_words(reward: RewardConfig) -> str:
         return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
     if ":" in reward.form:
         return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
-    accuracy = {
-        "kl": "minus the KL divergence of the original's answers to the cut's, in nats",
-        "cross_entropy": "minus the cross-entropy, in nats",
+    by_name = {
+        "divergence": "minus the divergence of the cut's answers from the original's",
         "top1": "the share of right answers",
-    }[reward.accuracy]
+    }
+    accuracy = by_name.get(reward.accuracy, f"{reward.accuracy}, minus it where lower values are better")
     if reward.form == "weighted":
         return (
             f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
@@ -159,8 +167,12 @@ def _interval_row(result: RunResult) -> list[Row]:
     found = result.accuracy
     if found is None:
         return []
-    before, after = (f"{100 * low:.1f}–{high:.1%}" for low, high in (found.original_ci95, found.pruned_ci95))
-    change = " to ".join(signed(100 * bound, digits=2) for bound in found.change_ci95)
+    intervals = (found.original_ci95, found.pruned_ci95)
+    if result.metric.is_share:
+        before, after = (f"{100 * low:.1f}–{high:.1%}" for low, high in intervals)
+    else:
+        before, after = (f"{low:.4g}–{high:.4g}" for low, high in intervals)
+    change = " to ".join(changed(result, bound, digits=2) for bound in found.change_ci95)
     return [Row("its 95% interval", before, after, change)]
 
 
@@ -258,40 +270,44 @@ def _charts(record: RunRecord) -> dict[str, str]:
     if record.episodes:
         rewards, accuracies = zip(*_episode_series(record.episodes), strict=True)
         charts["reward"] = episode_chart(rewards, name="reward", ylabel="reward", best_label="best so far")
-        charts["top1"] = episode_chart(
-            accuracies, name="top1", ylabel="top-1 on the search split (%)", best_label="best reward so far"
-        )
+        name, metric = record.episodes[0].score.main
+        charted = f"{name} on the search split{' (%)' if metric.is_share else ''}"
+        charts["metric"] = episode_chart(accuracies, name="metric", ylabel=charted, best_label="best reward so far")
         chosen = _chosen_trial(record)
         original = record.original
         charts["trials"] = scatter_chart(
             {label: [_point(row) for row in _trials(rows)] for label, rows in _searches(record.episodes).items()},
             chosen=_point(chosen) if chosen else None,
-            original=(original.predicted_latency_ms, 100 * original.top1) if original else None,
+            original=(original.predicted_latency_ms, (100 if metric.is_share else 1) * original.metric)
+            if original
+            else None,
+            ylabel=charted,
         )
     if record.finetune:
-        accuracy = [100 * log.search_accuracy for log in record.finetune]
+        scale, unit = (100, "accuracy (%)") if record.result.metric.is_share else (1, record.result.metric.name)
+        accuracy = [scale * log.search_accuracy for log in record.finetune]
         loss = [log.train_loss for log in record.finetune]
         frame = record.frame
         charts["finetune_accuracy"] = epoch_chart(
             accuracy,
             name="finetune-accuracy",
-            ylabel="search split accuracy (%)",
-            before=100 * frame.before if frame else None,
-            original=100 * frame.original if frame else None,
+            ylabel=f"search split {unit}",
+            before=scale * frame.before if frame else None,
+            original=scale * frame.original if frame else None,
         )
         charts["finetune_loss"] = epoch_chart(loss, name="finetune-loss", ylabel="training loss")
     return charts
 
 
 def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:
-    """(reward, top-1 in %) of each search; the top-1 line follows the policy of the best reward so far."""
+    """(reward, main metric) of each search; the metric's line follows the policy of the best reward so far."""
     pairs = []
     for label, values in _searches(episodes).items():
         best = list(accumulate(values, _better))
         pairs.append(
             (
                 Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
-                Series(label, tuple(100 * row.top1 for row in values), tuple(100 * row.top1 for row in best)),
+                Series(label, tuple(map(_charted, values)), tuple(map(_charted, best))),
             )
         )
     return pairs
@@ -318,4 +334,15 @@ def _chosen_trial(record: RunRecord) -> EpisodeRow | None:
 
 
 def _point(row: EpisodeRow) -> tuple[float, float]:
-    return row.predicted_latency_ms, 100 * row.top1
+    return row.predicted_latency_ms, _charted(row)
+
+
+def _charted(row: EpisodeRow) -> float:
+    """The main metric, a share in percent."""
+    metric = row.score.main[1]
+    return 100 * metric.value if metric.is_share else metric.value
+
+
+def _shown_metric(row: EpisodeRow) -> str:
+    metric = row.score.main[1]
+    return shown_metric(metric.value, is_share=metric.is_share)

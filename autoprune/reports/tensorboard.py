@@ -38,9 +38,7 @@ class RunLogger:
         """What `episode` (from 1) of the search came to."""
         values = {
             "reward": outcome.reward,
-            "top1": outcome.score.top1,
-            "kl": outcome.score.kl,
-            "cross_entropy": outcome.score.cross_entropy,
+            **{name: metric.value for name, metric in outcome.score.metrics.items()},
             "predicted_latency_ms": outcome.cost.predicted_latency_ms,
             "estimated_energy_mj": outcome.cost.estimated_energy_mj,
             "macs": outcome.cost.macs,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from autoprune.results.run import Part
+from autoprune.results.run import MetricValue, Part
 
 
 class Progress(Part):
@@ -26,7 +26,8 @@ class Search(Part):
     evaluations: int
     wall_s: float
     best_reward: float
-    best_top1: float  # on the search split, before any fine-tuning
+    best_top1: float | None = None  # of image classification
+    best_metric: MetricValue | None = None  # on the search split, before any fine-tuning
     predicted_latency_ratio: float
     policy: dict[str, int]
     curve: tuple[Progress, ...]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from autoprune.foundation.errors import InputError
+from autoprune.store.score import Metric, shown_metric
 
 HARDLY_BETTER = 1.2  # times what guessing among the classes gets right
 
@@ -15,10 +16,40 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, populate_by_name=True)
 
 
+class MetricFigures(Part):
+    """The metric of the task that is reported."""
+
+    name: str = "top1"
+    higher_is_better: bool = True
+    is_share: bool = True  # of the images
+
+    @property
+    def label(self) -> str:
+        """How it is called on the test split."""
+        return "test accuracy" if self.name == "top1" else f"test {self.name}"
+
+    def shown(self, value: float, *, digits: int = 2) -> str:
+        return shown_metric(value, is_share=self.is_share, digits=digits)
+
+
+class MetricValue(MetricFigures):
+    """What one model comes to."""
+
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.shown(self.value, digits=1)}"
+
+    @classmethod
+    def of(cls, name: str, metric: Metric) -> "MetricValue":
+        return cls(name=name, value=metric.value, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
+
+
 class Figures(Part):
     """What was measured of one exported model; accuracy is a fraction of the test split."""
 
-    test_accuracy: float = Field(ge=0, le=1)
+    test_accuracy: float | None = Field(None, ge=0, le=1)  # None: the task is no classification
+    test_metric: float | None = None  # the metric that the result names; None: of an earlier version
     params: int = Field(gt=0)
     macs: int = Field(gt=0)
     latency_ms_p50: float = Field(gt=0)
@@ -31,6 +62,19 @@ class Figures(Part):
     onnx_bytes: int = Field(gt=0)
     peak_rss_bytes: int | None = Field(gt=0)
 
+    @property
+    def quality(self) -> float:
+        """The metric on the test split."""
+        found = self.test_metric if self.test_accuracy is None else self.test_accuracy
+        assert found is not None
+        return found
+
+    @model_validator(mode="after")
+    def _has_a_metric(self) -> "Figures":
+        if self.test_accuracy is None and self.test_metric is None:
+            raise ValueError("test_accuracy, or test_metric, must be a number")
+        return self
+
     @model_validator(mode="after")
     def _energy_has_a_source(self) -> "Figures":
         if self.energy_mj is not None and self.energy_source is None:
@@ -39,7 +83,7 @@ class Figures(Part):
 
 
 class AccuracyFigures(Part):
-    """How sure the test accuracies are; the change is of the same images, and of the exported files."""
+    """How sure the metrics on the test split are; the change is of the same images, and of the exported files."""
 
     images: int = Field(gt=0)
     original_ci95: tuple[float, float]
@@ -78,7 +122,7 @@ class DropTrial(Part):
 
     ratio: float = Field(gt=0, le=1)  # the limit of this trial's search
     reached: float = Field(gt=0)  # the cost of the policy that it chose
-    search_accuracy: float = Field(ge=0, le=1)
+    search_accuracy: float  # or what the task has in its place, with a sign that makes higher values better
     drop: float  # the original's accuracy minus the cut's, of the same views
     drop_se: float  # its standard error: only images that one of the two gets right and the other wrong count
     accepted: bool
@@ -90,13 +134,19 @@ class ProposalFigures(Part):
 
     proposer: str
     reward: float
-    top1: float = Field(ge=0, le=1)  # on the search split, before any fine-tuning
+    top1: float | None = Field(None, ge=0, le=1)  # on the search split, before any fine-tuning
+    metric: MetricValue | None = None  # the same, of any task; None: of an earlier version
     predicted_latency_ms: float = Field(ge=0)
     predicted_latency_ratio: float = Field(ge=0)  # of the original's
     missed: str | None = None  # which limits it breaks; the latency of a timed file is that which was measured
     measured_share: float | None = None  # of its file: latency by what the target allows; None: it was not timed
     evaluations: int = Field(gt=0)  # so many of its policies were scored
     taken: bool = False  # whether this policy is the one that was applied
+
+    @property
+    def quality(self) -> MetricValue:
+        """The metric on the search split, before any fine-tuning."""
+        return self.metric or MetricValue(value=self.top1 or 0.0)
 
 
 class SearchFigures(Part):
@@ -159,6 +209,7 @@ class RunResult(Part):
     checks: Checks
     search: SearchFigures
     adaptive: AdaptiveFigures | None = None
+    metric: MetricFigures = MetricFigures()
     accuracy: AccuracyFigures | None = None  # None: of an earlier version
     input: InputFigures | None = None
     environment: dict[str, str] = {}
@@ -167,7 +218,7 @@ class RunResult(Part):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What takes the meaning from the figures: an original that does hardly better than guessing."""
-        if self.input is None:
+        if self.input is None or self.original.test_accuracy is None:
             return ()
         found, classes = self.original.test_accuracy, len(self.input.classes)
         if found * classes > HARDLY_BETTER:

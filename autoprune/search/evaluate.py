@@ -1,23 +1,24 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
+from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.foundation.seeding import rng
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
+from autoprune.store.score import Metric, Score
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.judging import score_of
+from autoprune.tasks.task import Task
 from autoprune.training.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
-from autoprune.training.memory_format import laid_out
 from autoprune.training.repair import WeightRepair
-from autoprune.training.train import has_fast_bf16
 
 SECOND_LOOK = 512  # images of the search split; the first look is at the calibration images as they pass
 FOLDING_IMAGES = 16  # that show whether normalisation can be folded
@@ -27,9 +28,17 @@ class Evaluator:
     """Scores policies of one elastic model; calibration images come from train, scoring images from search."""
 
     def __init__(
-        self, elastic: ElasticModel, data: SearchData, *, score_images: int, calibration_images: int, repairs: bool
+        self,
+        elastic: ElasticModel,
+        data: SearchData,
+        *,
+        score_images: int,
+        calibration_images: int,
+        repairs: bool,
+        task: Task = CLASSIFICATION,
+        compute: Compute = HERE,
     ) -> None:
-        self.elastic, self.info = elastic, data.info
+        self.elastic, self.info, self.task, self.compute = elastic, data.info, task, compute
         scored = _shuffled(_subset(data.search, score_images, "score"))
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
@@ -38,8 +47,8 @@ class Evaluator:
         self.calibration_labels = calibrated.labels
         self.repair = WeightRepair(elastic, self.calibration) if repairs else None
         elastic.original.eval()
-        self.reference = _log_probabilities(elastic.original, self.images)  # (N, classes)
-        self.calibration_reference = _log_probabilities(elastic.original, self.calibration)
+        self.reference = _outputs(elastic.original, self.images)  # (N, ...)
+        self.calibration_reference = _outputs(elastic.original, self.calibration)
         self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
@@ -50,7 +59,7 @@ class Evaluator:
 
     def recalibrate(self, model: nn.Module) -> Tensor:
         """Give `model` the BatchNorm statistics of the calibration images, in place; what it answers to them."""
-        return recalibrate_batchnorm(model, self.calibration)
+        return recalibrate_batchnorm(model, self.calibration, self.compute)
 
     def score(self, policy: PruningPolicy) -> Score:
         """The complete score."""
@@ -64,27 +73,27 @@ class Evaluator:
         normalisation folded, in bfloat16 where the CPU computes in that.
         """
         model = self.repaired_cut(policy)
-        with _fast_arithmetic():
-            answers = self.recalibrate(model)
-        passing = F.log_softmax(answers, dim=1)
-        yield replace(_score(passing, self.calibration_reference, self.calibration_labels), complete=False)
+        with self.compute.fast_arithmetic():
+            passing = self.recalibrate(model)
+        first = score_of(self.task, passing, self.calibration_reference, self.calibration_labels)
+        yield replace(first, complete=False)
         fold_batchnorm(model, self.foldable)
-        log_p = self.reference[:0]
+        outputs = self.reference[:0]
         for look, images in enumerate(sorted({min(SECOND_LOOK, len(self.images)), len(self.images)}), 1):
-            with _fast_arithmetic():
-                log_p = torch.cat([log_p, _log_probabilities(model, self.images[len(log_p) : images])])
-            score = _score(log_p, self.reference[:images], self.labels[:images])
+            with self.compute.fast_arithmetic():
+                outputs = torch.cat([outputs, _outputs(model, self.images[len(outputs) : images])])
+            score = score_of(self.task, outputs, self.reference[:images], self.labels[:images])
             yield replace(score, look=look, complete=images == len(self.images))
 
     @property
-    def original_top1(self) -> float:
-        """The original's accuracy on the images that candidates are scored on."""
-        return float((self.reference.argmax(1) == self.labels).float().mean())
+    def original_metric(self) -> tuple[str, Metric]:
+        """What the original comes to on the images that candidates are scored on: the task's main metric, by name."""
+        return score_of(self.task, self.reference, self.reference, self.labels).main
 
     def score_model(self, model: nn.Module) -> Score:
-        """The complete score of any classifier of these images, as it stands; it is left in evaluation mode."""
+        """The complete score of any network of these images, as it stands; it is left in evaluation mode."""
         model.eval()
-        return _score(_log_probabilities(model, self.images), self.reference, self.labels)
+        return score_of(self.task, _outputs(model, self.images), self.reference, self.labels)
 
     def repaired_cut(self, policy: PruningPolicy) -> nn.Module:
         """The cut with weights that make up for what is gone; its BatchNorms are still those of the original."""
@@ -95,27 +104,9 @@ class Evaluator:
         return model
 
 
-def _score(log_p: Tensor, reference: Tensor, labels: Tensor) -> Score:
-    """A complete score from log-probabilities (n, classes) of n images, the original's, and their classes (n,)."""
-    kls = F.kl_div(log_p, reference, reduction="none", log_target=True).sum(1)
-    cross_entropies = F.nll_loss(log_p, labels, reduction="none")
-    return Score(
-        max(kls.mean().item(), 0.0),
-        cross_entropies.mean().item(),
-        (log_p.argmax(1) == labels).float().mean().item(),
-        len(labels),
-        kl_se=_standard_error(kls),
-        cross_entropy_se=_standard_error(cross_entropies),
-    )
-
-
-def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
-        return torch.cat([F.log_softmax(model(batch).float(), dim=1) for batch in even_batches(images)])
-
-
-def _fast_arithmetic() -> torch.autocast:
-    return torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16())
+        return torch.cat([model(batch).float() for batch in even_batches(images)])
 
 
 def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
@@ -127,7 +118,3 @@ def _subset(split: ImageSplit, count: int, purpose: str) -> ImageSplit:
 def _shuffled(split: ImageSplit) -> ImageSplit:
     """In an order by chance, always the same: the first images of a folder are often all of one class."""
     return split.select(torch.from_numpy(rng(0, "order of scoring").permutation(len(split))))
-
-
-def _standard_error(values: Tensor) -> float:
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else 0.0

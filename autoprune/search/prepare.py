@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from autoprune.config import RunConfig, TargetConfig, check_bounds
+from autoprune.compute.compute import this_compute
+from autoprune.config import CLASSIFICATION, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
 from autoprune.measure.energy_sensors import Sensor
@@ -29,6 +30,7 @@ from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.decision import Decision, Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
+from autoprune.tasks.judging import make_task
 from autoprune.training.teacher import Teacher
 
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
@@ -65,6 +67,7 @@ def prepare(
     has no bound.
     """
     check_bounds(config)
+    task, compute = make_task(config.task), this_compute(own_kernels=config.own_kernels)
     model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
@@ -87,10 +90,14 @@ def prepare(
         score_images=config.search.score_images,
         calibration_images=config.search.calibration_images,
         repairs=config.search.repair,
+        task=task,
+        compute=compute,
     )
-
     if store is not None:
-        shown = {"predicted_latency_ms": original_cost.predicted_latency_ms, "top1": evaluator.original_top1}
+        shown = {
+            "predicted_latency_ms": original_cost.predicted_latency_ms,
+            "metric": evaluator.original_metric[1].value,
+        }
         store.set_fact(ORIGINAL_FACT, json.dumps(shown))
     known = earlier_policies(config.search.trials_from, elastic, store)
     problem = SearchProblem(
@@ -108,7 +115,7 @@ def prepare(
         elastic=elastic,
         model_groups=model_groups,
         evaluator=evaluator,
-        teacher=Teacher.of(model, data, config.finetune),
+        teacher=Teacher.of(model, data, config.finetune, task=task, compute=compute),
         latency=latency,
         problem=_with_sensitivities(problem),
     )
@@ -121,7 +128,12 @@ def channel_scores(
     step = max(1, len(data.train) // RANKING_IMAGES)
     shown = data.train.select(torch.arange(0, len(data.train), step)[:RANKING_IMAGES])
     return score_channels(
-        model, groups, config.search.importance, images=normalise(shown.images, data.info), labels=shown.labels
+        model,
+        groups,
+        config.search.importance,
+        images=normalise(shown.images, data.info),
+        labels=shown.labels,
+        task=make_task(config.task),
     )
 
 
@@ -144,7 +156,7 @@ def search_limits(
 
 
 def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[Decision, ...]:
-    """The problem's decisions with the KL to the original when each alone is at its middle option, or gone.
+    """The problem's decisions with the divergence from the original when each alone is at its middle option, or gone.
 
     As the first look tells it, which takes a quarter of the time of a whole evaluation. ResNet-20, Fashion-MNIST: the
     ranks of all 22 correlate by 0.93 with what whole evaluations find, and searches end no worse (at 0.4 of the latency
@@ -155,6 +167,9 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
     def alone(place: int, option: int) -> Policy:
         return (*full[:place], option, *full[place + 1 :])
 
+    def loss(shared: SearchProblem, policy: Policy) -> float:
+        return shared.evaluate(policy, bars=FIRST_LOOK).score.divergence
+
     found = []
     with bar("sensitivities", len(full)) as progress, side_by_side(problem, workers) as shared:
         for first in range(0, len(full), workers):
@@ -163,8 +178,8 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
             middles = [alone(place, decision.middle_option) for place, decision in together]
             shared.expect([*gone, *middles], bars=FIRST_LOOK)
             for place, decision in together:
-                lost = shared.evaluate(alone(place, 0), bars=FIRST_LOOK).score.kl if decision.may_go else 0.0
-                sensitivity = shared.evaluate(alone(place, decision.middle_option), bars=FIRST_LOOK).score.kl
+                lost = loss(shared, alone(place, 0)) if decision.may_go else 0.0
+                sensitivity = loss(shared, alone(place, decision.middle_option))
                 found.append(replace(decision, sensitivity=sensitivity, branch_loss=lost))
                 progress.advance()
     return tuple(found)
@@ -180,6 +195,8 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     # Without statistics of their own, data are those of runs from before there were such keys.
     unset = {"mean", "std"} if config.data.mean is None else None
     digest.update(config.data.model_dump_json(exclude=unset).encode())
+    if config.task != CLASSIFICATION:
+        digest.update(config.task.encode())
     search = config.search
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]

@@ -35,13 +35,12 @@ def make_reward(config: RewardConfig) -> Reward:
 
     Raises `InputError` for a file that does not give a function.
     """
-    accuracy = ACCURACIES[config.accuracy]
 
     def constrained(score: Score, cost_ratio: float) -> float:
-        return accuracy(score)
+        return merit(score, config.accuracy)
 
     def weighted(score: Score, cost_ratio: float) -> float:
-        return accuracy(score) - config.cost_weight * cost_ratio
+        return merit(score, config.accuracy) - config.cost_weight * cost_ratio
 
     forms: dict[str, RewardForm] = {"constrained": constrained, "weighted": weighted, "amc": amc}
     form = forms.get(config.form)
@@ -54,11 +53,18 @@ def make_reward(config: RewardConfig) -> Reward:
 def amc(score: Score, cost_ratio: float) -> float:
     """-error * log(cost) (He et al. 2018, equation 4), the cost in units of a thousandth of the original's, so that the
     logarithm stays positive and the reward has no unit."""
-    return -(1.0 - score.top1) * math.log(max(1000.0 * cost_ratio, 1.0))
+    name, metric = score.main
+    if not metric.is_share:
+        raise InputError(
+            f"{FIELD}: amc is for a share of right answers, the task's {name} is none; choose another form"
+        )
+    error = 1.0 - metric.value if metric.higher_is_better else metric.value
+    return -error * math.log(max(1000.0 * cost_ratio, 1.0))
 
 
-ACCURACIES: dict[str, Callable[[Score], float]] = {
-    "kl": lambda score: -score.kl,
-    "cross_entropy": lambda score: -score.cross_entropy,
-    "top1": lambda score: score.top1,
-}
+def merit(score: Score, name: str) -> float:
+    """A metric by name, with the sign that makes higher values better. Raises `InputError` for one that the task has
+    not."""
+    if name not in score.metrics:
+        raise InputError(f"search.reward.accuracy: the task has no metric {name}; it has {', '.join(score.metrics)}")
+    return score.metrics[name].merit

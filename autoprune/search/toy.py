@@ -7,7 +7,7 @@ from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchProble
 from autoprune.search.reward import make_reward
 from autoprune.space.decision import Decision
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
+from autoprune.store.score import DIVERGENCE, Metric, Score
 from autoprune.store.trials import TrialStore
 
 CHANNELS = (16, 32, 32, 64)
@@ -58,7 +58,8 @@ def toy_score(shares: tuple[float, ...]) -> Score:
     """KL that grows with the square of each group's cut, and with cuts of the first and third group together."""
     cuts = [1.0 - share for share in shares]
     kl = sum(fragility * cut**2 for fragility, cut in zip(FRAGILITY, cuts, strict=True)) + CLASH * cuts[0] * cuts[2]
-    return Score(kl=kl, cross_entropy=0.2 + kl, top1=1.0 / (1.0 + 0.1 + kl), images=1)
+    metrics = {DIVERGENCE: Metric(kl, higher_is_better=False), "top1": Metric(1.0 / (1.0 + 0.1 + kl), is_share=True)}
+    return Score(metrics, images=1)
 
 
 def _decision(index: int) -> Decision:
@@ -75,7 +76,7 @@ def _decision(index: int) -> Decision:
         spatial=SPATIAL[index],
         macs_share=2.0 * (1.0 - halved.macs / original.macs),
         latency_share=2.0 * (1.0 - halved.predicted_latency_ms / original.predicted_latency_ms),
-        sensitivity=toy_score(middle).kl,
+        sensitivity=toy_score(middle).divergence,
         lost_importance=tuple((1.0 - share) ** CONCENTRATION[index] for share in SHARES),
     )
 

@@ -56,7 +56,7 @@ def agent_choice(actor: Actor) -> Choose:
         taken = next(proposal for proposal in proposals if proposal.taken)
         applied = f"{'it' if taken.proposer == searcher else f'that of {taken.proposer}'} is applied"
         own = verdict(proposals, remedy=f"{applied}; `autoprune search` trains an agent for this model and target")
-        say(f"taking the proposal of {taken.proposer}: reward {taken.reward:.4f}, top-1 {taken.top1:.3f}")
+        say(f"taking the proposal of {taken.proposer}: reward {taken.reward:.4f}, {taken.quality}")
         figures = SearchFigures(
             searcher=searcher,
             evaluations=len({outcome.pruning for each in rounds for outcome in each.result.outcomes}),

@@ -29,6 +29,7 @@ from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
 from autoprune.steps.finetune import finalist_s, finalist_training
 from autoprune.store.run_dir import RunDir
+from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
@@ -103,9 +104,11 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
             if best is None or outcome.reward > best.reward:
                 best = outcome
             share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
+            name, metric = best.score.main
+            reached = f"{name} {shown_metric(metric.value, is_share=metric.is_share, digits=1)}"
             progress.advance(
                 int(is_new),
-                f"best reward {best.reward:.4f}: {best.score.top1:.1%} right at {share:.2f} of the original's latency",
+                f"best reward {best.reward:.4f}: {reached} at {share:.2f} of the original's latency",
             )
 
         seen: set[Policy] = set()
@@ -134,7 +137,7 @@ def search_choice(context: Context) -> Chosen:
         return searched(problem, context, max_evaluations=evaluations, first_episode=len(result.outcomes) + 1)
 
     found, result = verified(context, result, search_on)
-    policy, tuned_kl = best_finalist(context, found.policies)
+    policy, tuned = best_finalist(context, found.policies)
     context.save_policy(policy)
     summary = SearchFigures(
         searcher=result.searcher,
@@ -142,8 +145,8 @@ def search_choice(context: Context) -> Chosen:
         wall_s=result.wall_s,
         seed=result.seed,
         best_reward=result.best.reward,
-        proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned_kl),
-        proxy_candidates=len(tuned_kl),
+        proxy_rank_correlation=proxy_rank_correlation(result.outcomes, tuned),
+        proxy_candidates=len(tuned),
         latency_error=found.latency_error,
     )
     store.set_fact(SEARCH_FACT, summary.model_dump_json())
@@ -202,8 +205,8 @@ def verified(
 def best_finalist(
     context: Context, policies: Sequence[PruningPolicy]
 ) -> tuple[PruningPolicy, dict[PruningPolicy, float]]:
-    """The policy that is closest to the original (KL on the search split) after `finalist_epochs` of its fine-tuning,
-    and that KL of each; a single policy is not tuned.
+    """The policy that diverges least from the original on the search split after `finalist_epochs` of its fine-tuning,
+    and the divergence of each; a single policy is not tuned.
 
     With `finetune.max_minutes` only as many are tried as take a small share of that time.
     """
@@ -222,12 +225,12 @@ def best_finalist(
             took_s = finalist_s(policy, context.run_dir)
             tried = affordable(len(policies), seconds_each=took_s, finetune=context.config.finetune)
             store.set_fact(TRIED_FACT, str(tried))
-        scores[policy.key] = context.prepared.evaluator.score_model(tuned).kl
+        scores[policy.key] = context.prepared.evaluator.score_model(tuned).divergence
         store.set_fact(FINALISTS_FACT, json.dumps(scores))
     policies = policies[:tried]
     best = min(policies, key=lambda policy: scores[policy.key])
     shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
-    say(f"KL of the finalists to the original: {shown}; going on with number {policies.index(best) + 1}")
+    say(f"divergence of the finalists from the original: {shown}; going on with number {policies.index(best) + 1}")
     return best, {policy: scores[policy.key] for policy in policies}
 
 
@@ -244,13 +247,13 @@ def affordable(finalists: int, *, seconds_each: float, finetune: FinetuneConfig)
     return min(finalists, 1 + others)
 
 
-def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned_kl: Mapping[PruningPolicy, float]) -> float | None:
-    """Spearman between the rewards of the fine-tuned candidates and how small their KL came out; None for few of them.
+def proxy_rank_correlation(outcomes: tuple[Outcome, ...], tuned: Mapping[PruningPolicy, float]) -> float | None:
+    """Spearman between the rewards of the fine-tuned candidates and how little they diverge then; None for few of them.
 
     They are the best of a search and so near each other that this is less than it would be over all candidates.
     """
-    if len(tuned_kl) < LEAST_CORRELATED:
+    if len(tuned) < LEAST_CORRELATED:
         return None
     rewards = {outcome.pruning: outcome.reward for outcome in outcomes}
-    found = spearman([rewards[policy] for policy in tuned_kl], [-kl for kl in tuned_kl.values()])
+    found = spearman([rewards[policy] for policy in tuned], [-kl for kl in tuned.values()])
     return None if math.isnan(found) else found

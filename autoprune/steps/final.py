@@ -3,12 +3,13 @@
 import platform
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autoprune import __version__
 from autoprune.config import MeasureConfig, TargetConfig
@@ -18,15 +19,27 @@ from autoprune.measure.device import cpu_name
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.latency import Latency, measure_interleaved, speedup
-from autoprune.measure.matched import Right, accuracy_interval, change_of_accuracy
+from autoprune.measure.matched import change_of, interval_of
 from autoprune.measure.memory import measure_peak_rss_bytes
 from autoprune.measure.stats import PairedRatio
 from autoprune.measure.timing import Call
-from autoprune.results.run import AccuracyFigures, Checks, Figures, InputFigures, Ratios, RunResult, SearchFigures
+from autoprune.results.run import (
+    AccuracyFigures,
+    Checks,
+    Figures,
+    InputFigures,
+    MetricFigures,
+    Ratios,
+    RunResult,
+    SearchFigures,
+)
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.onnxruntime import onnxruntime
 from autoprune.runtimes.runtime import Runtime
 from autoprune.search.problem import PredictedCost
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.judging import main_metric, mean_of, targets_of
+from autoprune.tasks.task import PerExample, Task
 
 SCORING_BATCH = 200
 ENERGY_SECONDS = 2.0  # of load for each file, and of idling in all
@@ -39,6 +52,7 @@ class Comparison:
     pruned: Figures
     speedup: PairedRatio
     accuracy: AccuracyFigures | None = None
+    metric: MetricFigures = field(default_factory=MetricFigures)
 
 
 @dataclass(frozen=True)
@@ -51,29 +65,41 @@ class Energy:
     ci95_mj: tuple[float, float] | None = None
 
 
-def score_onnx(file: Path, split: ImageSplit, info: DataInfo, *, runtime: Runtime) -> float:
-    """Share of `split` that the file classifies right."""
-    return float(right_answers(file, split, info, runtime=runtime).mean())
+@dataclass(frozen=True)
+class FileJudge:
+    """The main metric of a task, of files in a runtime. Where the task needs no labels, the `original`'s file says what
+    is right."""
+
+    info: DataInfo
+    original: Path
+    runtime: Runtime
+    task: Task = CLASSIFICATION
+
+    def __call__(self, file: Path, split: ImageSplit) -> float:
+        """The mean over `split`."""
+        return mean_of(self.each(file, split)[1].values)
+
+    def each(self, file: Path, split: ImageSplit) -> tuple[str, PerExample]:
+        """What it comes to for each image of `split`, (N,), and the metric's name."""
+        outputs = file_outputs(file, split, self.info, self.runtime)
+        asks_original = not self.task.needs_labels and file != self.original
+        original = file_outputs(self.original, split, self.info, self.runtime) if asks_original else outputs
+        return main_metric(self.task, outputs, targets_of(self.task, split.labels, original))
+
+    def in_views(self, file: Path, split: ImageSplit, augmentation: Augmentation) -> float:
+        """The mean over all `autoprune.data.views` of the images, too."""
+        shown = views(split.images, augmentation)
+        return statistics.fmean(self(file, ImageSplit(images, split.labels)) for images in shown)
 
 
-def right_answers(file: Path, split: ImageSplit, info: DataInfo, *, runtime: Runtime) -> Right:
-    """Which images of `split` (N,) the file classifies right."""
+def file_outputs(file: Path, split: ImageSplit, info: DataInfo, runtime: Runtime) -> Tensor:
+    """What the file puts out in `runtime` for the images of `split`, (N, ...)."""
     model = runtime.open_model(file, threads=torch.get_num_threads())
-    right = []
+    outputs = []
     for start in range(0, len(split), SCORING_BATCH):
         images = normalise(split.images[start : start + SCORING_BATCH], info).contiguous().numpy()
-        right.append(model(images).argmax(1) == split.labels[start : start + SCORING_BATCH].numpy())
-    return np.concatenate(right)
-
-
-def score_in_views(
-    file: Path, split: ImageSplit, augmentation: Augmentation, info: DataInfo, *, runtime: Runtime
-) -> float:
-    """The same share over all `autoprune.data.views` of the images."""
-    shown = views(split.images, augmentation)
-    return statistics.fmean(
-        score_onnx(file, ImageSplit(images, split.labels), info, runtime=runtime) for images in shown
-    )
+        outputs.append(torch.from_numpy(np.asarray(model(images))))
+    return torch.cat(outputs)
 
 
 def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:
@@ -105,6 +131,7 @@ def compare_files(
     info: DataInfo,
     config: MeasureConfig,
     sensor: Sensor | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Comparison:
     """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned), `latencies`
     what their latency was measured to be.
@@ -119,22 +146,26 @@ def compare_files(
         images_a_call=len(images),
         sensor=sensor,
     )
-    right = [right_answers(file, test, info, runtime=runtime) for file in (original, pruned)]
+    judge = FileJudge(info, original, runtime, task)
+    name, judged = judge.each(original, test)
+    metric = MetricFigures(name=name, higher_is_better=judged.higher_is_better, is_share=judged.is_share)
+    values = [judged.values, judge.each(pruned, test)[1].values]
     figures = [
-        _figures(file, cost, latency, energy, float(answers.mean()), info, config)
-        for file, cost, latency, energy, answers in zip(
-            (original, pruned), costs, latencies, consumed, right, strict=True
+        _figures(file, cost, latency, energy, mean_of(found), info, config, is_accuracy=task is CLASSIFICATION)
+        for file, cost, latency, energy, found in zip(
+            (original, pruned), costs, latencies, consumed, values, strict=True
         )
     ]
-    change, change_ci95 = change_of_accuracy(*right)
+    before, after = (found.numpy() for found in values)
+    change, change_ci95 = change_of(before, after)
     accuracy = AccuracyFigures(
         images=len(test),
-        original_ci95=accuracy_interval(right[0]),
-        pruned_ci95=accuracy_interval(right[1]),
+        original_ci95=interval_of(before),
+        pruned_ci95=interval_of(after),
         change=change,
         change_ci95=change_ci95,
     )
-    return Comparison(figures[0], figures[1], speedup(*latencies), accuracy)
+    return Comparison(figures[0], figures[1], speedup(*latencies), accuracy, metric)
 
 
 def target_met(target: TargetConfig, comparison: Comparison, search: SearchFigures) -> bool:
@@ -183,6 +214,7 @@ def run_result(
             narrowed=narrowed,
         ),
         search=search,
+        metric=comparison.metric,
         accuracy=comparison.accuracy,
         input=input_figures(info),
         environment=environment(runtime),
@@ -233,12 +265,15 @@ def _figures(
     cost: PredictedCost,
     latency: Latency,
     energy: Energy,
-    accuracy: float,
+    metric: float,
     info: DataInfo,
     config: MeasureConfig,
+    *,
+    is_accuracy: bool,
 ) -> Figures:
     return Figures(
-        test_accuracy=accuracy,
+        test_accuracy=metric if is_accuracy else None,
+        test_metric=metric,
         params=cost.params,
         macs=cost.macs,
         latency_ms_p50=latency.latency_ms_p50,

@@ -16,9 +16,10 @@ from autoprune.search.prepare import Prepared
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.store.run_dir import RunDir
+from autoprune.store.score import shown_metric
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.train import EpochLog, spent_s
 
 FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
@@ -54,7 +55,8 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
             continue
         if store.fact(FRAME_FACT) is None:
             store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, context)))
-        reached = json.loads(store.fact(FRAME_FACT) or "{}")["original"]
+        is_share = prepared.evaluator.original_metric[1].is_share
+        reached = shown_metric(json.loads(store.fact(FRAME_FACT) or "{}")["original"], is_share=is_share)
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
@@ -68,7 +70,7 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
             step_policy,
             name=f"finetune {index}",
             epochs=epochs,
-            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached:.2%})",
+            description=f"fine-tuning{f' {index + 1}/{len(steps)}' if len(steps) > 1 else ''} (original {reached})",
             on_epoch=on_epoch,
         )
         elastic = elastic.with_weights_of(tuned)
@@ -139,9 +141,9 @@ def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
 
 def _frame(cut: nn.Module, context: Context) -> dict[str, float]:
     """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
-    search, info = context.subject.data.search, context.subject.data.info
-    original = accuracy(context.prepared.elastic.original, search, info)
-    return {"original": original, "before": accuracy(cut, search, info), "epochs": context.config.finetune.epochs}
+    original, data = context.prepared.elastic.original, context.subject.data
+    judge = Judge(data.search, data.info, context.subject.task, original=original)
+    return {"original": judge(original), "before": judge(cut), "epochs": context.config.finetune.epochs}
 
 
 def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:

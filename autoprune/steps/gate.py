@@ -6,17 +6,22 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from autoprune.compute.kernels.memory_format import keep_channels_first
+from autoprune.config import RunConfig
 from autoprune.data import SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.export.onnx_file import check_parity, export_onnx
-from autoprune.foundation.errors import ModelError, RunError
+from autoprune.foundation.errors import ConfigError, InputError, ModelError, RunError
 from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
+from autoprune.pruning.copies import copied
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module, own_copy
-from autoprune.training.memory_format import keep_channels_first, runs_channels_last
-from autoprune.training.scores import accuracy
+from autoprune.search.reward import make_reward
+from autoprune.tasks.judging import score_of
+from autoprune.tasks.task import Task
+from autoprune.training.scores import Judge
 
 JUDGED_IMAGES = 512
 BY_LUCK = 2.0  # standard errors above guessing that a network which learnt nothing may reach
@@ -56,6 +61,38 @@ def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
             raise ModelError(f"{name}: {_without(error, path)}; write it with operations that ONNX has") from None
         for size in BATCHES:
             _check_batch(model, path, shown[:size], name)
+
+
+def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
+    """Whether `model` runs on `images` (N, C, H, W), N > 1, when they and its weights are channels-last."""
+    try:
+        with torch.no_grad():
+            copied(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
+                images.contiguous(memory_format=torch.channels_last)
+            )
+    except Exception:  # the user's model may raise anything
+        return False
+    return True
+
+
+def check_task_of(model: nn.Module, data: SearchData, task: Task, config: RunConfig) -> None:
+    """Raise `InputError` unless the task judges what `model` puts out for real images, and the reward and the target
+    can go by that."""
+    some = data.search.select(torch.arange(min(max(BATCHES), len(data.search))))
+    with torch.no_grad():
+        outputs = model(normalise(some.images, data.info)).float()
+    where = f"task={config.task}: cannot judge outputs {tuple(outputs.shape)}"
+    try:
+        score = score_of(task, outputs, outputs, some.labels)
+        where = f"search.reward.form={config.search.reward.form}: fails for a score of task={config.task}"
+        make_reward(config.search.reward)(score, cost=0.5, original_cost=1.0)
+    except InputError:
+        raise
+    except Exception as error:  # what is the user's own may raise anything
+        raise InputError(f"{where} ({type(error).__name__}: {error})") from error
+    name, metric = score.main
+    if config.drop_target is not None and not metric.is_share:
+        raise ConfigError(f"target.max_drop: is a share of the images, and {name} of task={config.task} is none")
 
 
 def _check_finite(model: nn.Module, images: Tensor, name: str) -> None:
@@ -99,7 +136,7 @@ def tell_accuracy(model: nn.Module, data: SearchData, checkpoint: str) -> None:
     """
     count = min(len(data.search), JUDGED_IMAGES)
     some = data.search.select(stratified_indices(data.search.labels, count, seed=0, purpose="judged"))  # in any order
-    found = accuracy(model, some, data.info)
+    found = Judge(some, data.info)(model)
     if _tell_chance(found, some.labels, data.info.num_classes, checkpoint):
         return
     stated = stated_accuracy(weights_path(checkpoint, SHIPPED_CHECKPOINTS))

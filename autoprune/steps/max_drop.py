@@ -29,8 +29,9 @@ from autoprune.steps.context import Context
 from autoprune.steps.finetune import FINETUNE_FACT, finetuned
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
+from autoprune.tasks.judging import mean_of
 from autoprune.training.batches import augmentation_of
-from autoprune.training.scores import right_in_views
+from autoprune.training.scores import merits_in_views
 
 VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6
@@ -53,7 +54,7 @@ class DropStage:
 
     context: Context
     target: TargetConfig
-    original_right: Tensor  # (views, N) bool, of the search split
+    original_merits: Tensor  # (views, N), of the search split
 
     def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
         """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original.
@@ -91,13 +92,13 @@ class DropStage:
         return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
 
     def _verdict(self, ratio: float, policy: PruningPolicy, model: nn.Module) -> DropTrial:
-        right = drop_answers(self.context, model)
-        drop = paired_drop(self.original_right, right)
+        merits = drop_merits(self.context, model)
+        drop = paired_drop(self.original_merits, merits)
         assert self.target.max_drop is not None
         return DropTrial(
             ratio=ratio,
             reached=cost_ratio(self.context.prepared.problem, policy, self.target),
-            search_accuracy=int(right[0].sum()) / right.shape[1],
+            search_accuracy=mean_of(merits[0]),
             drop=drop.share,
             drop_se=drop.se,
             accepted=drop.within(self.target.max_drop),
@@ -111,7 +112,7 @@ def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen
     nothing to be had by cutting.
     """
     floor = floor_ratio(context.prepared.problem, target)
-    stage = DropStage(context, target, drop_answers(context, context.prepared.elastic.original))
+    stage = DropStage(context, target, drop_merits(context, context.prepared.elastic.original))
     trials: list[Trial] = []
     while True:
         figures = [trial.figures for trial in trials]
@@ -136,10 +137,12 @@ def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen
     return Chosen(kept.policy, summary), model
 
 
-def drop_answers(context: Context, model: nn.Module) -> Tensor:
-    """(views, N) bool: which views of the search split's images `model` gets right; the first is the image itself."""
-    data = context.subject.data
-    return right_in_views(model, data.search, augmentation_of(context.config.finetune.augment), data.info)
+def drop_merits(context: Context, model: nn.Module) -> Tensor:
+    """(views, N): which views of the search split's images `model` gets right, or how good it is at them; the first is
+    the image itself."""
+    data, augmentation = context.subject.data, augmentation_of(context.config.finetune.augment)
+    original = context.prepared.elastic.original
+    return merits_in_views(model, data.search, augmentation, data.info, context.subject.task, original=original)
 
 
 def problem_at(

@@ -101,14 +101,14 @@ def narrower_policy(
     problem = prepared.problem
     allowed_ms = problem.cost_of(policy).predicted_latency_ms * (1 - HEADROOM) / share
 
-    def kl(candidate: PruningPolicy) -> float:
+    def loss(candidate: PruningPolicy) -> float:
         cut = repaired_cut(tuned, candidate, prepared, repairs=repairs)
-        return prepared.evaluator.score_model(cut.original).kl
+        return prepared.evaluator.score_model(cut.original).divergence
 
     def latency_ms(candidate: PruningPolicy) -> float:
         return problem.cost_of(candidate).predicted_latency_ms
 
-    kl_now = kl(policy)
+    loss_now = loss(policy)
     while True:
         now_ms = latency_ms(policy)
         lower = [candidate for candidate in one_rung_lower(problem, policy) if latency_ms(candidate) < now_ms]
@@ -118,12 +118,12 @@ def narrower_policy(
         scores = {}
         with bar("narrower cuts", len(enough or lower)) as progress:
             for candidate in enough or lower:
-                scores[candidate] = kl(candidate)
+                scores[candidate] = loss(candidate)
                 progress.advance()
         if enough:
             return min(enough, key=lambda candidate: scores[candidate])
-        policy = min(lower, key=lambda candidate: (scores[candidate] - kl_now) / (now_ms - latency_ms(candidate)))
-        kl_now = scores[policy]
+        policy = min(lower, key=lambda candidate: (scores[candidate] - loss_now) / (now_ms - latency_ms(candidate)))
+        loss_now = scores[policy]
 
 
 def one_rung_lower(problem: SearchProblem, policy: PruningPolicy) -> Iterator[PruningPolicy]:

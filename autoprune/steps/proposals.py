@@ -11,7 +11,7 @@ from autoprune.foundation.progress import bar
 from autoprune.policies.actor import Training
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
-from autoprune.results.run import ProposalFigures
+from autoprune.results.run import MetricValue, ProposalFigures
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem, limit_ratios, meets
 from autoprune.search.workers import usual_workers
@@ -111,7 +111,8 @@ def proposal_figures(rounds: Sequence[Offers], found: Finalists, chosen: Pruning
             ProposalFigures(
                 proposer=name,
                 reward=best.reward,
-                top1=best.score.top1,
+                top1=best.score.metrics["top1"].value if "top1" in best.score.metrics else None,
+                metric=MetricValue.of(*best.score.main),
                 predicted_latency_ms=predicted_ms,
                 predicted_latency_ratio=predicted_ms / problem.original_cost.predicted_latency_ms,
                 missed=_missed(problem, best, share),
@@ -128,13 +129,13 @@ def verdict(proposals: Sequence[ProposalFigures], *, remedy: str) -> str | None:
     of one that is fine. `remedy` ends the message."""
     own, *rivals = proposals
     best = max((rival for rival in rivals if rival.missed is None), key=lambda rival: rival.reward, default=None)
-    figures = f"reward {own.reward:.4g}, top-1 {own.top1:.1%} before fine-tuning"
+    figures = f"reward {own.reward:.4g}, {own.quality} before fine-tuning"
     if own.missed is not None:
         found = f"misses the target ({figures}): {own.missed}"
     elif best is not None and best.reward > own.reward:
         found = (
             f"is not the best here ({figures}): that of {best.proposer} is better by {best.reward - own.reward:.4g} "
-            f"(reward {best.reward:.4g}, top-1 {best.top1:.1%})"
+            f"(reward {best.reward:.4g}, {best.quality})"
         )
     elif not own.taken:
         found = f"is passed over ({figures}): its file takes {own.measured_share:.3f} of the latency that is allowed"

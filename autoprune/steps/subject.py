@@ -16,11 +16,15 @@ from autoprune.data import (
     load_test_split,
     tell_repeated,
 )
+from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import shortened
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
-from autoprune.steps.gate import check_answers, made_plain, tell_accuracy
+from autoprune.steps.gate import check_answers, check_task_of, made_plain, tell_accuracy
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.judging import make_task
+from autoprune.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Subject:
     data: SearchData
     test: ImageSplit
     is_trained: bool
+    task: Task = CLASSIFICATION
 
 
 def load_subject(
@@ -45,8 +50,11 @@ def load_subject(
 
     Raises `DataError` or `ModelError` for whatever does not exist, load or fit.
     """
-    data = load_search_data(config.data) if data is None else data
+    task = make_task(config.task)
     is_trained = model is not None or config.model.checkpoint is not None
+    if not is_trained and not task.needs_labels:
+        raise InputError(f"task={config.task}: has no labels to train a model with; give model.checkpoint")
+    data = load_search_data(config.data) if data is None else data
     require_batches(config, len(data.train), data.info.input_shape, is_trained=is_trained)
     test = load_test_split(config.data, classes=data.info.classes) if test is None else test
     for split, where in ((data.train, "the train split"), (data.search, "the search split"), (test, "the test split")):
@@ -72,6 +80,7 @@ def load_subject(
         check_augmentation(config.train.augment, data.info, "train.augment")
     made_plain(model)
     check_answers(model, data, config.model.name)
-    if config.model.checkpoint is not None:
+    check_task_of(model, data, task, config)
+    if config.model.checkpoint is not None and task is CLASSIFICATION:
         tell_accuracy(model, data, config.model.checkpoint)
-    return Subject(model, spec, data, test, is_trained)
+    return Subject(model, spec, data, test, is_trained, task)

@@ -13,7 +13,7 @@ from autoprune.results.comparison import Final
 from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
-from autoprune.steps.final import score_in_views, score_onnx, timed_images, timed_together
+from autoprune.steps.final import FileJudge, timed_images, timed_together
 from autoprune.training.batches import augmentation_of
 from autoprune.training.distill import finetune
 
@@ -55,16 +55,17 @@ def worth(winners: Sequence[Winner], context: Context, *, epochs: int) -> Worth:
     networks = {winner.policy: file for winner, file in zip(winners, files, strict=True)}
     original_latency, *latencies = timed_together([run_dir.original_onnx, *networks.values()], images, config.measure)
     speedups = {policy: speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)}
-    augmentation, runtime = augmentation_of(config.finetune.augment), find_runtime(config.measure.runtime)
+    augmentation = augmentation_of(config.finetune.augment)
+    judge = FileJudge(info, run_dir.original_onnx, find_runtime(config.measure.runtime), subject.task)
     on_views = []
     with bar("views of the search split", len(files)) as progress:
         for file in files:
-            on_views.append(score_in_views(file, subject.data.search, augmentation, info, runtime=runtime))
+            on_views.append(judge.in_views(file, subject.data.search, augmentation))
             progress.advance()
     scores = []
     with bar("test split", 1 + len(files)) as progress:
         for file in (run_dir.original_onnx, *files):
-            scores.append(score_onnx(file, subject.test, info, runtime=runtime))
+            scores.append(judge(file, subject.test))
             progress.advance()
     original_params = prepared.problem.original_cost.params
     finals = [

@@ -11,7 +11,6 @@ from autoprune.foundation.bounds import shown
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, strict=True)]
 Ladders = dict[str, Annotated[list[Count], Field(min_length=1)]]
 
@@ -55,13 +54,13 @@ class _Mixture(_Form):
 class _Epoch(_Form):
     epoch: Count
     train_loss: Finite
-    search_accuracy: Share
+    search_accuracy: Finite
     learning_rate: Finite
 
 
 class _Original(_Form):
     predicted_latency_ms: Milliseconds
-    top1: Share
+    metric: Finite
 
 
 class _Timed(_Form):
@@ -72,8 +71,8 @@ class _Timed(_Form):
 
 
 class _Frame(_Form):
-    original: Share
-    before: Share
+    original: Finite
+    before: Finite
     epochs: Count
 
 

@@ -10,7 +10,7 @@ from autoprune.foundation.bounds import real_number, shown, whole_number
 from autoprune.foundation.errors import InputError
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.facts import check_fact
-from autoprune.store.score import LARGEST_NATS, ROUNDING
+from autoprune.store.score import DIVERGENCE, LARGEST_DIVERGENCE, ROUNDING
 
 LARGEST_COST = 1e15  # in milliseconds, millijoules or seconds
 REMEDY = "nothing was changed; put back a copy of the file, or delete that row, and what it told is measured again"
@@ -35,7 +35,8 @@ def _is_unicode(text: str) -> bool:
 
 _number = partial(real_number, least=-math.inf, most=math.inf)
 _positive = partial(real_number, least=0.0, most=LARGEST_COST)  # or 0
-_loss = partial(real_number, least=-ROUNDING, most=LARGEST_NATS)
+_divergence = partial(real_number, least=-ROUNDING, most=LARGEST_DIVERGENCE)
+_loss = partial(real_number, least=0.0, most=math.inf)
 _share = partial(real_number, least=0.0, most=1.0)
 _count = partial(whole_number, least=0)
 _from_one = partial(whole_number, least=1)
@@ -50,9 +51,12 @@ FOREIGN = (
 Check = Callable[[str, object], object]
 COLUMNS: Mapping[str, Mapping[str, Check]] = {
     "trials": {
-        "fingerprint": _text, "policy": _policy, "kl": _loss, "cross_entropy": _loss, "top1": _share,
-        "images": _from_one, "kl_se": _loss, "cross_entropy_se": _loss, "look": _count, "complete": _flag,
+        "fingerprint": _text, "policy": _policy, "images": _from_one, "look": _count, "complete": _flag,
         "wall_s": _positive, "created_at": _text,
+    },
+    "metrics": {
+        "trial_id": _count, "name": _text, "value": _number, "standard_error": _loss, "higher_is_better": _flag,
+        "is_share": _flag,
     },
     "episodes": {
         "searcher": _text, "seed": _count, "episode": _from_one, "trial_id": _count, "reward": _number,
@@ -93,6 +97,12 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
                 raise InputError(f"{error}; {REMEDY}") from None
             if table == "trials":
                 trials.add(number)
+    named = {(number, name == DIVERGENCE) for _, number, name, *_ in rows["metrics"]}
+    for number in trials:
+        if not {(number, True), (number, False)} <= named:
+            raise InputError(
+                f"{path}: table trials, row {number}: table metrics must have its {DIVERGENCE} and another; {REMEDY}"
+            )
 
 
 def broken_fact(path: Path, name: str, error: Exception) -> InputError:
@@ -107,7 +117,10 @@ def _rows(connection: sqlite3.Connection, table: str, columns: Mapping[str, Chec
 def _check_row(where: str, table: str, row: Mapping[str, object], trials: set[object]) -> None:
     for column, check in COLUMNS[table].items():
         check(f"{where}: {column}", row[column])
-    if table == "episodes" and row["trial_id"] not in trials:
+    if table == "metrics":
+        check_value = _divergence if row["name"] == DIVERGENCE else _share if row["is_share"] else _number
+        check_value(f"{where}: value", row["value"])
+    if "trial_id" in row and row["trial_id"] not in trials:
         raise InputError(f"{where}: trial_id: there is no trial {row['trial_id']}")
     if table == "facts":
         try:

@@ -2,6 +2,7 @@
 
 import copy
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, replace
@@ -11,11 +12,11 @@ from typing import TypeVar
 
 from autoprune.foundation.errors import InputError, RunError
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Score
+from autoprune.store.score import Metric, Score
 from autoprune.store.stored import broken_fact, check_stored
 
 LOCK_TIMEOUT_S = 30.0
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 PRAGMA user_version = {SCHEMA_VERSION};
@@ -23,17 +24,21 @@ CREATE TABLE IF NOT EXISTS trials (
     id INTEGER PRIMARY KEY,
     fingerprint TEXT NOT NULL,           -- of all that the score depends on: weights, data, evaluation settings
     policy TEXT NOT NULL,                -- PruningPolicy.key
-    kl REAL NOT NULL,
-    cross_entropy REAL NOT NULL,
-    top1 REAL NOT NULL,
     images INTEGER NOT NULL,
-    kl_se REAL NOT NULL,
-    cross_entropy_se REAL NOT NULL,
     look INTEGER NOT NULL,               -- 0, 1, ...: each closer than the one before
     complete INTEGER NOT NULL,           -- whether it was the closest look
     wall_s REAL NOT NULL,
     created_at TEXT NOT NULL,
     UNIQUE (fingerprint, policy, look)
+);
+CREATE TABLE IF NOT EXISTS metrics (     -- of a trial's score, in their order
+    trial_id INTEGER NOT NULL REFERENCES trials (id),
+    name TEXT NOT NULL,
+    value REAL NOT NULL,
+    standard_error REAL NOT NULL,
+    higher_is_better INTEGER NOT NULL,
+    is_share INTEGER NOT NULL,
+    PRIMARY KEY (trial_id, name)
 );
 CREATE TABLE IF NOT EXISTS episodes (
     searcher TEXT NOT NULL,
@@ -50,9 +55,8 @@ CREATE TABLE IF NOT EXISTS episodes (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 COMMIT;
 """
-TRIAL_COLUMNS = (
-    "fingerprint, policy, kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete, wall_s, created_at"
-)
+TRIAL_COLUMNS = "fingerprint, policy, images, look, complete, wall_s, created_at"
+METRIC_COLUMNS = "name, value, standard_error, higher_is_better, is_share"
 
 Parsed = TypeVar("Parsed")
 
@@ -80,21 +84,17 @@ class EpisodeRow:
     episode: int
     policy: str
     reward: float
-    kl: float
-    cross_entropy: float
-    top1: float
     predicted_latency_ms: float
     estimated_energy_mj: float
     macs: int
     params: int
     wall_s: float
-    look: int
-    complete: bool
+    score: Score
 
     @property
     def on_search_split(self) -> bool:
         """Whether the candidate did well enough to be scored on images that no one has learnt from."""
-        return self.complete or self.look > 0
+        return self.score.complete or self.score.look > 0
 
     @property
     def channels(self) -> dict[str, int]:
@@ -126,16 +126,9 @@ class TrialStore:
 
     def scores(self, fingerprint: str, policy: str) -> tuple[Score, ...]:
         """The scores of a policy, by look; none if it has not been evaluated."""
-        query = (
-            "SELECT kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete FROM trials "
-            "WHERE fingerprint = ? AND policy = ? ORDER BY look"
-        )
         with self._connection() as connection:
-            rows = connection.execute(query, (fingerprint, policy)).fetchall()
-        return tuple(
-            Score(kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, bool(complete))
-            for kl, cross_entropy, top1, images, kl_se, cross_entropy_se, look, complete in rows
-        )
+            found = _scores(connection, "fingerprint = ? AND policy = ?", (fingerprint, policy))
+        return tuple(sorted(found.values(), key=lambda score: score.look))
 
     def add_trial(self, fingerprint: str, policy: str, scores: Sequence[Score], *, wall_s: float) -> None:
         """Store what closer and closer looks found, in `wall_s` together, in one transaction.
@@ -146,17 +139,19 @@ class TrialStore:
             if not score.is_sound:
                 raise RunError(f"the candidate {policy} has no finite score ({score})")
         statement = (
-            f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            f"INSERT INTO trials ({TRIAL_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (fingerprint, policy, look) DO NOTHING"
         )
         created_at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        rows = []
-        for score in scores:
-            means = (score.kl, score.cross_entropy, score.top1, score.images)
-            errors = (score.kl_se, score.cross_entropy_se, score.look, score.complete)
-            rows.append((fingerprint, policy, *means, *errors, wall_s, created_at))
         with self._connection() as connection:
-            connection.executemany(statement, rows)
+            for score in scores:
+                row = (fingerprint, policy, score.images, score.look, score.complete, wall_s, created_at)
+                cursor = connection.execute(statement, row)
+                if cursor.rowcount == 1:
+                    connection.executemany(
+                        f"INSERT INTO metrics (trial_id, {METRIC_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",
+                        [(cursor.lastrowid, name, *astuple(metric)) for name, metric in score.metrics.items()],
+                    )
 
     def add_episode(self, fingerprint: str, policy: str, episode: Episode, *, look: int) -> None:
         """Note an episode, which took the score of `policy` at `look`; `LookupError` if that is not stored."""
@@ -173,12 +168,12 @@ class TrialStore:
     def episodes(self) -> list[EpisodeRow]:
         """Those of this part and of the parts within it."""
         query = (
-            "SELECT searcher, seed, episode, policy, reward, kl, cross_entropy, top1, predicted_latency_ms, "
-            "estimated_energy_mj, macs, params, wall_s, look, complete "
-            "FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
+            "SELECT trial_id, searcher, seed, episode, policy, reward, predicted_latency_ms, estimated_energy_mj, "
+            "macs, params, wall_s FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
-            rows = [EpisodeRow(*row) for row in connection.execute(query)]
+            scores = _scores(connection, "TRUE", ())
+            rows = [EpisodeRow(*(*row, scores[number])) for number, *row in connection.execute(query)]
         return [row for row in rows if f"{self._suffix}," in f"{row.searcher},"]
 
     def take_over(self, other: "TrialStore") -> None:
@@ -187,6 +182,11 @@ class TrialStore:
             connection.execute("ATTACH ? AS other", (str(other.path),))
             connection.execute(
                 f"INSERT OR IGNORE INTO trials ({TRIAL_COLUMNS}) SELECT {TRIAL_COLUMNS} FROM other.trials"
+            )
+            connection.execute(
+                f"INSERT OR IGNORE INTO metrics (trial_id, {METRIC_COLUMNS}) SELECT ours.id, {METRIC_COLUMNS} "
+                "FROM other.metrics JOIN other.trials AS theirs ON theirs.id = trial_id "
+                "JOIN trials AS ours USING (fingerprint, policy, look) ORDER BY other.metrics.rowid"
             )
 
     def best_policies(self, count: int) -> tuple[str, ...]:
@@ -254,3 +254,14 @@ class TrialStore:
             raise
         except sqlite3.DatabaseError as error:
             raise InputError(f"{self.path}: not a trials database ({error}); move it away and start again") from None
+
+
+def _scores(connection: sqlite3.Connection, where: str, values: tuple[str, ...]) -> dict[int, Score]:
+    """The scores of the trials `where` something holds, by the trial's number."""
+    metrics: dict[int, dict[str, Metric]] = defaultdict(dict)
+    chosen = f"SELECT id FROM trials WHERE {where}"
+    query = f"SELECT trial_id, {METRIC_COLUMNS} FROM metrics WHERE trial_id IN ({chosen}) ORDER BY rowid"
+    for number, name, value, error, higher_is_better, is_share in connection.execute(query, values):
+        metrics[number][name] = Metric(value, error, bool(higher_is_better), bool(is_share))
+    rows = connection.execute(f"SELECT id, images, look, complete FROM trials WHERE {where}", values)
+    return {number: Score(metrics[number], images, look, bool(complete)) for number, images, look, complete in rows}

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from autoprune.compute.compute import HERE, Compute
 from autoprune.pruning.branches import Nothing
 from autoprune.pruning.copies import copied
 from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers
-from autoprune.training.fast_batchnorm import fast_batchnorm
 
 BATCH = 256
 FOLDED_ALIKE = 1e-3  # logits of a folded model may be off by this share of their spread: rounding
 
 
-def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> Tensor:
+def recalibrate_batchnorm(model: nn.Module, images: Tensor, compute: Compute = HERE) -> Tensor:
     """Replace the running statistics of every BatchNorm by those of `images` (N, C, H, W), in place.
 
     Right after a cut the statistics are those of channels that are gone, and accuracy is near chance (Li et al. 2020,
@@ -30,7 +30,7 @@ def recalibrate_batchnorm(model: nn.Module, images: Tensor) -> Tensor:
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    with torch.inference_mode(), fast_batchnorm(model):
+    with torch.inference_mode(), compute.prepared_for_calibration(model):
         for number, batch in enumerate(even_batches(images), 1):
             for norm in norms:
                 norm.momentum = 1 / number  # the mean so far and this batch, averaged

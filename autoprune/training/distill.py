@@ -7,14 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
+from autoprune.tasks.judging import targets_of
+from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of
 from autoprune.training.pace import in_time
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, cross_entropy_loss, fit
+from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, fit, labelled_loss
 
 
 def finetune(
@@ -44,18 +47,26 @@ def finetune(
     # Of the cut: a branch of the teacher's may be gone.
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     loss = distillation_loss(teacher, config, layers)
-    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+    recipe = finetune_recipe(
+        config,
+        epochs=config.epochs,
+        learning_rate=learning_rate,
+        max_minutes=config.max_minutes,
+        compute=teacher.compute,
+    )
+    score = Judge(data.search, data.info, teacher.task, original=teacher.model)
     return fit(
         model,
         data,
         loss=loss,
+        score=score,
         recipe=in_time(
             recipe,
             model,
             data,
             loss,
             teacher=teacher,
-            score=lambda model: accuracy(model, data.search, data.info),
+            score=score,
             seed=seed,
             description=description,
             plan_path=plan_path,
@@ -70,7 +81,7 @@ def finetune(
 
 
 def finetune_recipe(
-    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None
+    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None, compute: Compute = HERE
 ) -> FitRecipe:
     """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
     return FitRecipe(
@@ -83,17 +94,18 @@ def finetune_recipe(
         augmentation=augmentation_of(config.augment),
         muon_step=config.muon_step,
         max_s=None if max_minutes is None else 60 * max_minutes,
+        compute=compute,
     )
 
 
 def distillation_loss(teacher: Teacher, config: FinetuneConfig, layers: Sequence[str] = ()) -> Loss:
-    """(1 - w) * cross-entropy + w * T^2 * KL(teacher || student at temperature T) + feature term over `layers`.
+    """(1 - w) * the task's loss + w * its distillation at temperature T + feature term over `layers`.
 
     Features are too large to keep: with `layers` the teacher is asked each time. With w = 0 and no `layers` it is not
-    asked at all.
+    asked at all, where there are labels.
     """
-    if config.distill_weight == 0 and not layers:
-        return cross_entropy_loss(label_smoothing=0.0)
+    if config.distill_weight == 0 and not layers and teacher.task.needs_labels:
+        return labelled_loss(teacher.task)
     answer = teacher.computed if layers else teacher
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -101,7 +113,7 @@ def distillation_loss(teacher: Teacher, config: FinetuneConfig, layers: Sequence
             teacher_logits = answer(batch)
         with _Features(model, layers) as learnt:
             logits = model(batch.images).float()
-        value = taught_value(logits, teacher_logits, batch.labels, config)
+        value = taught_value(teacher.task, logits, teacher_logits, batch.labels, config)
         for layer in layers:
             value = value + config.feature_weight * attention_distance(learnt.outputs[layer], taught.outputs[layer])
         return value
@@ -109,17 +121,11 @@ def distillation_loss(teacher: Teacher, config: FinetuneConfig, layers: Sequence
     return loss
 
 
-def taught_value(logits: Tensor, teacher_logits: Tensor, labels: Tensor, config: FinetuneConfig) -> Tensor:
-    """The loss without its feature term, of float32 logits (N, classes) and labels (N,)."""
-    weight, temperature = config.distill_weight, config.temperature
-    # Hinton et al. 2015, section 2: gradients shrink with 1/T^2, so the term is multiplied by T^2.
-    soft = F.kl_div(
-        F.log_softmax(logits / temperature, dim=1),
-        F.log_softmax(teacher_logits / temperature, dim=1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - weight) * F.cross_entropy(logits, labels) + weight * temperature**2 * soft
+def taught_value(task: Task, outputs: Tensor, taught: Tensor, labels: Tensor, config: FinetuneConfig) -> Tensor:
+    """The loss without its feature term, of float32 outputs (N, ...), the teacher's, and labels (N,)."""
+    weight = config.distill_weight
+    own = task.loss(outputs, targets_of(task, labels, taught), smoothing=0.0)
+    return (1 - weight) * own + weight * task.distillation(outputs, taught, temperature=config.temperature)
 
 
 def attention_distance(student: Tensor, teacher: Tensor) -> Tensor:

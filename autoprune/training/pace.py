@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
+from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.data import SearchData
 from autoprune.foundation.errors import RunError
 from autoprune.foundation.files import read_json, write_json
@@ -18,9 +19,6 @@ from autoprune.foundation.progress import duration, say
 from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.copies import copied
 from autoprune.training.batches import Batch, epoch_batches
-from autoprune.training.fast_batchnorm import fast_batchnorm
-from autoprune.training.memory_format import laid_out
-from autoprune.training.strided_convolution import safe_strided_convolutions
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import FitRecipe, Loss, make_optimizer, steps_an_epoch, take_step
 
@@ -123,13 +121,21 @@ def pace_of(
         times_s = []
         started = time.perf_counter()
         for batch in batches():
-            take_step(model, averaged, optimizer, loss, batch, average_decay=recipe.ema_decay)
+            take_step(
+                model,
+                averaged,
+                optimizer,
+                loss,
+                batch,
+                average_decay=recipe.ema_decay,
+                compute=recipe.compute,
+            )
             now = time.perf_counter()
             times_s.append(now - started)
             started = now
         return statistics.median(times_s[WARM_STEPS:])
 
-    with fast_batchnorm(model), safe_strided_convolutions(model):
+    with recipe.compute.prepared_for_training(model):
         with teacher.asking_anew():
             first = step_s()
         again = step_s()

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import Augmentation, SearchData
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, Origin, augmentation_of, epoch_draws
 from autoprune.training.onnx_answers import OnnxAnswers
-from autoprune.training.train import has_fast_bf16
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
 
@@ -28,11 +30,19 @@ class Teacher:
     """
 
     def __init__(
-        self, model: nn.Module, *, images: int, classes: int, forms: int | None, answers: Answers | None = None
+        self,
+        model: nn.Module,
+        *,
+        images: int,
+        classes: int,
+        forms: int | None,
+        answers: Answers | None = None,
+        task: Task = CLASSIFICATION,
+        compute: Compute = HERE,
     ) -> None:
         """`answers` are the model's, where something gives them faster than it does itself."""
         model.eval()
-        self.model = model
+        self.model, self.task, self.compute = model, task, compute
         self._answers = answers
         self._images, self._classes = images, classes
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
@@ -46,11 +56,27 @@ class Teacher:
         self._asks_anew = False
 
     @classmethod
-    def of(cls, model: nn.Module, data: SearchData, config: FinetuneConfig) -> "Teacher":
+    def of(
+        cls,
+        model: nn.Module,
+        data: SearchData,
+        config: FinetuneConfig,
+        *,
+        task: Task = CLASSIFICATION,
+        compute: Compute = HERE,
+    ) -> "Teacher":
         """For trainings on the train split with the augmentation of `config`."""
         forms = augmentation_of(config.augment).forms
-        answers = None if has_fast_bf16() else OnnxAnswers(model, data.info)
-        return cls(model, images=len(data.train), classes=data.info.num_classes, forms=forms, answers=answers)
+        answers = None if compute.fast_bf16 else OnnxAnswers(model, data.info)
+        return cls(
+            model,
+            images=len(data.train),
+            classes=data.info.num_classes,
+            forms=forms,
+            answers=answers,
+            task=task,
+            compute=compute,
+        )
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits (N, classes), float32."""

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.compute.compute import HERE, Compute
+from autoprune.compute.kernels.memory_format import laid_out
+from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, SearchData
 from autoprune.foundation.errors import RunError
@@ -19,12 +21,10 @@ from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
 from autoprune.models import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
+from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
-from autoprune.training.fast_batchnorm import fast_batchnorm
-from autoprune.training.memory_format import laid_out
-from autoprune.training.muon import MuonSGD, hidden_convolutions
-from autoprune.training.scores import accuracy
-from autoprune.training.strided_convolution import safe_strided_convolutions
+from autoprune.training.scores import Judge
 
 MOMENTUM = 0.9
 
@@ -46,13 +46,14 @@ class FitRecipe:
     augmentation: Augmentation
     muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
+    compute: Compute = HERE
 
 
 @dataclass(frozen=True)
 class EpochLog:
     epoch: int
     train_loss: float
-    search_accuracy: float
+    search_accuracy: float  # what `fit` was given as score: higher is better, whatever the task
     learning_rate: float
 
 
@@ -72,17 +73,11 @@ def cosine(share_done: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (share_done - warm_up) / (1 - warm_up)))
 
 
-def has_fast_bf16() -> bool:
-    """Whether this CPU computes in bfloat16 itself; elsewhere autocast would only slow training down."""
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None) or getattr(
-        torch.cpu, "_is_amx_tile_supported", None
-    )
-    return bool(supported and supported())
+def labelled_loss(task: Task, *, smoothing: float = 0.0) -> Loss:
+    """The task's own loss, of the labels of a batch."""
 
-
-def cross_entropy_loss(label_smoothing: float) -> Loss:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch.images).float(), batch.labels, label_smoothing=label_smoothing)
+        return task.loss(model(batch.images).float(), batch.labels, smoothing=smoothing)
 
     return loss
 
@@ -93,10 +88,15 @@ def train_baseline(
     config: TrainConfig,
     *,
     seed: int,
+    task: Task = CLASSIFICATION,
+    compute: Compute = HERE,
     state_path: Path | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
-    """Train `model` in place from its present weights and return its best state on the search split."""
+    """Train `model` in place from its present weights and return its best state on the search split.
+
+    The task must be one with labels.
+    """
     recipe = FitRecipe(
         epochs=config.epochs,
         batch_size=config.batch_size,
@@ -105,12 +105,14 @@ def train_baseline(
         ema_decay=config.ema_decay,
         schedule=one_cycle,
         augmentation=augmentation_of(config.augment),
+        compute=compute,
     )
     return fit(
         model,
         data,
-        loss=cross_entropy_loss(config.label_smoothing),
+        loss=labelled_loss(task, smoothing=config.label_smoothing),
         recipe=recipe,
+        score=Judge(data.search, data.info, task),
         seed=seed,
         description="training",
         state_path=state_path,
@@ -124,17 +126,17 @@ def fit(
     *,
     loss: Loss,
     recipe: FitRecipe,
+    score: Callable[[nn.Module], float],
     seed: int,
     description: str,
     lr_factors: dict[str, float] | None = None,
-    score: Callable[[nn.Module], float] | None = None,
     state_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
     """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
 
-    Best is the highest `score`, by default the accuracy. `lr_factors` multiplies the learning rate of the parameters
+    Best is the highest `score`. `lr_factors` multiplies the learning rate of the parameters
     named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
     if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there is then.
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
@@ -143,7 +145,6 @@ def fit(
     """
     model = laid_out(model)
     optimizer = make_optimizer(model, recipe, data, lr_factors=lr_factors or {})
-    score = score or (lambda model: accuracy(model, data.search, data.info))
     averaged = copied(model)
     best = copied(model)
     first_epoch, spent_s = 0, 0.0
@@ -173,7 +174,7 @@ def fit(
         by_time = (time.perf_counter() - started) / recipe.max_s if timed and recipe.max_s else 0.0
         return min(max(step / total_steps, by_time), 1.0)
 
-    with bar(description, total_steps) as progress, fast_batchnorm(model), safe_strided_convolutions(model):
+    with bar(description, total_steps) as progress, recipe.compute.prepared_for_training(model):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, min(recipe.epochs, until_epoch or recipe.epochs)):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
@@ -189,7 +190,9 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 decay = min(recipe.ema_decay, step / (step + 10))
-                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay)
+                loss_sum += take_step(
+                    model, averaged, optimizer, loss, batch, average_decay=decay, compute=recipe.compute
+                )
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
@@ -235,10 +238,17 @@ def make_optimizer(
 
 
 def take_step(
-    model: nn.Module, averaged: nn.Module, optimizer: MuonSGD, loss: Loss, batch: Batch, *, average_decay: float
+    model: nn.Module,
+    averaged: nn.Module,
+    optimizer: MuonSGD,
+    loss: Loss,
+    batch: Batch,
+    *,
+    average_decay: float,
+    compute: Compute,
 ) -> float:
     """One step of the optimizer and of the average, both in place; the loss."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_fast_bf16()):
+    with compute.fast_arithmetic():
         value = loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]

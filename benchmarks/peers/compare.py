@@ -17,8 +17,8 @@ from autoprune.foundation.progress import bar, say
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import count_cost
 from autoprune.runtimes.find import find_runtime
-from autoprune.steps.final import environment, score_onnx, timed_images, timed_together
-from autoprune.training.scores import accuracy
+from autoprune.steps.final import FileJudge, environment, timed_images, timed_together
+from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
 from peers.contest import Contest
 from peers.cut import Workshop, find_cut, read_cut
@@ -116,7 +116,7 @@ def _ourselves(contest: Contest, out: Path) -> Entrant:
         OURS,
         "autoprune, this run",
         f"autoprune {__version__}",
-        search_accuracy_cut=accuracy(cut, data.search, data.info),
+        search_accuracy_cut=Judge(data.search, data.info)(cut),
         find_wall_s=contest.result.search.wall_s,
     )
     return Entrant(row, out / OURS, cut)
@@ -185,7 +185,7 @@ def _measured(entrants: Sequence[Entrant], contest: Contest, schedules: Sequence
         )
         scores = []
         for file in files:
-            scores.append(score_onnx(file, subject.test, info, runtime=find_runtime(measure.runtime)))
+            scores.append(FileJudge(info, file, find_runtime(measure.runtime))(file, subject.test))
             progress.advance()
         return replace(row, measured=figures, test_accuracy=tuple(scores))
 
@@ -194,7 +194,7 @@ def _measured(entrants: Sequence[Entrant], contest: Contest, schedules: Sequence
             ORIGINAL,
             "the original",
             "",
-            search_accuracy=(accuracy(contest.original, subject.data.search, info),),
+            search_accuracy=(Judge(subject.data.search, info)(contest.original),),
         )
         rows = {ORIGINAL: row_of(original, contest.original, original_latency, [contest.run_dir.original_onnx])}
         for entrant, latency in zip(finished, latencies, strict=True):

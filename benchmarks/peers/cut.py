@@ -15,7 +15,7 @@ from autoprune.foundation.progress import say
 from autoprune.measure.latency import measure_interleaved, speedup
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.runtimes.find import find_runtime
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from peers.contest import Contest
 from peers.knob import Tried, least_fast_enough, tried_knobs, why_none
 from peers.remote import Remote
@@ -108,7 +108,7 @@ def find_cut(workshop: Workshop) -> Choice:
         if found is not None:
             model = workshop.cut(setting, found.knob)
             contest.evaluator.recalibrate(model)
-            candidates.append((contest.evaluator.score_model(model).kl, setting, found, model))
+            candidates.append((contest.evaluator.score_model(model).divergence, setting, found, model))
     if not candidates:
         raise RunError("; ".join(f"{setting}: {why_none(attempts)}" for setting, attempts in tried.items()))
     kl, setting, found, model = min(candidates, key=lambda candidate: candidate[0])
@@ -119,7 +119,7 @@ def find_cut(workshop: Workshop) -> Choice:
         found.knob,
         found.latency_ratio,
         kl,
-        accuracy(model, subject.data.search, subject.data.info),
+        Judge(subject.data.search, subject.data.info)(model),
         time.perf_counter() - started,
         tried,
     )

@@ -8,7 +8,7 @@ from modelopt.torch.prune.fastnas import FastNASConfig
 from torch import Tensor, nn
 
 from autoprune.data import ImageSplit, normalise, stratified_indices
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from peers.task import Task
 
 # It recalibrates BatchNorm before each score only if it has been given so many batches before.
@@ -29,7 +29,7 @@ def prune(task: Task) -> nn.Module:
             "data_loader": calibration.split(CALIBRATION_BATCH),
             "collect_func": lambda batch: batch,
             # `accuracy` calls model.eval(), at which ModelOpt recalibrates; without it BatchNorms stay the original's.
-            "score_func": lambda model: accuracy(model, scored, info),
+            "score_func": Judge(scored, info),
             "checkpoint": str(task.scratch / f"fastnas-{task.value}.pth"),
             "verbose": False,
         },

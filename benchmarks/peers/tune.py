@@ -12,7 +12,7 @@ from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.training.distill import finetune
-from autoprune.training.scores import accuracy
+from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
 from peers.contest import Contest
 
@@ -75,4 +75,4 @@ def _keep(model: nn.Module, contest: Contest, folder: Path, *, wall_s: float | N
     data = contest.subject.data
     save_pruned(folder, model, contest.subject.spec)
     export_onnx(model, folder / ONNX_FILE, data.info)
-    write_json(folder / TUNED_FILE, asdict(Tuned(accuracy(model, data.search, data.info), wall_s)))
+    write_json(folder / TUNED_FILE, asdict(Tuned(Judge(data.search, data.info)(model), wall_s)))

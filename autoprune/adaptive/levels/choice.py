@@ -175,7 +175,7 @@ def trained_levels(context: Context, policy: AdaptivePolicy, ready: Ready, *, ep
     levels = Levels(elastic, wanted)
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
     shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
-    levels.recalibrate(normalise(shown, prepared.data.info))
+    levels.recalibrate(normalise(shown, prepared.data.info), prepared.evaluator.compute)
     trained = train_levels(
         levels,
         prepared.data,

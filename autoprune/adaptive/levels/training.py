@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from autoprune.adaptive.levels.shared_weights import Cuts, layer_cuts
+from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.pruning.copies import copied
@@ -77,11 +78,11 @@ class Levels(nn.Module):
         """What each level keeps of the layers of the largest one."""
         return layer_cuts(self._elastic, self.policies)
 
-    def recalibrate(self, images: Tensor) -> None:
+    def recalibrate(self, images: Tensor, compute: Compute = HERE) -> None:
         """Give every level the BatchNorm statistics of `images` (N, C, H, W), in place."""
         for level, cut in enumerate(self.cuts):
             model = self.extracted(level)
-            recalibrate_batchnorm(model, images)
+            recalibrate_batchnorm(model, images, compute)
             buffers = dict(model.named_buffers())
             for name, buffer in cut.named_buffers():
                 buffer.copy_(buffers[name])
@@ -108,7 +109,13 @@ def train_levels(
     The state with the highest accuracy on the search split, a mean over the levels, is returned.
     """
     loss = levels_loss(teacher, config)
-    recipe = finetune_recipe(config, epochs=config.epochs, learning_rate=learning_rate, max_minutes=config.max_minutes)
+    recipe = finetune_recipe(
+        config,
+        epochs=config.epochs,
+        learning_rate=learning_rate,
+        max_minutes=config.max_minutes,
+        compute=teacher.compute,
+    )
 
     def score(model: nn.Module) -> float:
         return float(right_by_level(model, data.search, data).float().mean())
@@ -143,7 +150,9 @@ def levels_loss(teacher: Teacher, config: FinetuneConfig) -> Loss:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         taught = teacher(batch)
-        values = [taught_value(logits.float(), taught, batch.labels, config) for logits in model(batch.images)]
+        values = [
+            taught_value(teacher.task, logits.float(), taught, batch.labels, config) for logits in model(batch.images)
+        ]
         return torch.stack(values).mean()
 
     return loss

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.training.memory_format import is_channels_first
-from autoprune.training.replaced_forward import replaced_forward
+from autoprune.compute.kernels.memory_format import is_channels_first
+from autoprune.compute.kernels.replaced_forward import replaced_forward
 
 
 def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[None]:

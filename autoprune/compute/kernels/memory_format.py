@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.copies import copied
-
 
 class _ChannelsFirst:
     """A hook that lays a network's inputs out with the channels first."""
@@ -20,18 +18,6 @@ class _ChannelsFirst:
         return tuple(
             value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value for value in args
         )
-
-
-def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
-    """Whether `model` runs on `images` (N, C, H, W), N > 1, when they and its weights are channels-last."""
-    try:
-        with torch.no_grad():
-            copied(model).to(memory_format=torch.channels_last)(  # type: ignore[call-overload]
-                images.contiguous(memory_format=torch.channels_last)
-            )
-    except Exception:  # the user's model may raise anything
-        return False
-    return True
 
 
 def keep_channels_first(model: nn.Module) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.training.memory_format import is_channels_first
-from autoprune.training.replaced_forward import replaced_forward
+from autoprune.compute.kernels.memory_format import is_channels_first
+from autoprune.compute.kernels.replaced_forward import replaced_forward
 
 # PyTorch's kernel is the faster one for multiples of this, what a vector register holds (measured: AVX-512, float32 and
 # bfloat16; AVX2, float32).

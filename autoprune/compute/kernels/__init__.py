@@ -1,0 +1,1 @@
+"""Kernels of our own, each patched into a network for as long as a block runs."""
