@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import small_job
+import torch
+from onnx import numpy_helper
 from test_searchers import installed
 from torch import nn
 
@@ -28,14 +31,17 @@ from autoprune.jobs.compare import check_searchers
 from autoprune.jobs.run import run
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
+from autoprune.pruning.structure import load_pruned
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.runtimes.runtime import InputSpec, LoadedModel
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
+from autoprune.space.policy import load_policy
 from autoprune.steps.choice import search_choice
-from autoprune.testing import ContractError, check_runtime, check_searcher
+from autoprune.steps.subject import load_subject
+from autoprune.testing import ContractError, check_option, check_runtime, check_searcher
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
 
@@ -45,6 +51,7 @@ def plugin(file: str, name: str) -> str:
 
 
 HILL_CLIMBING = plugin("hill_climbing.py", "HillClimbing")
+TWO_OF_FOUR = plugin("two_of_four.py", "TwoOfFour")
 PLAIN_LAYOUT = plugin("plain_layout.py", "PlainLayout")
 needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 
@@ -82,8 +89,9 @@ def test_the_example_finds_more_than_it_starts_from() -> None:
         ("search", {"agent": HILL_CLIMBING, "settings": {"steps": 2}, "max_evaluations": 6}),
         ("search", {"importance": plugin("geometric_median.py", "distance_to_others")}),
         ("search", {"reward": {"form": plugin("soft_target.py", "soft_target"), "cost": "macs"}}),
+        ("search", {"options": [TWO_OF_FOUR], "agent": "knapsack"}),
     ],
-    ids=["searcher", "importance", "reward form"],
+    ids=["searcher", "importance", "reward form", "option"],
 )
 def test_a_job_with_each_plug_in(
     section: str, settings: dict[str, Any], small_checkpoint: Path, tmp_path: Path
@@ -94,7 +102,7 @@ def test_a_job_with_each_plug_in(
     small_job.done("run", config, "--run-dir", tmp_path / "run", "--quiet")
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert result["checks"]["target_met"]
-    if "agent" in settings:
+    if settings.get("agent") == HILL_CLIMBING:
         assert result["search"]["searcher"] == "hill_climbing"
 
 
@@ -410,3 +418,109 @@ def test_searchers_of_files_can_be_compared(tmp_path: Path) -> None:
 def test_a_run_folder_is_named_by_the_searcher_not_by_its_path() -> None:
     assert short_name(HILL_CLIMBING) == "HillClimbing"
     assert short_name("ddpg") == "ddpg"
+
+
+class Patterned:
+    """Two of each four weights, as the example; what tests break of it is given."""
+
+    name = "2:4"
+
+    def __init__(self, broken: dict[str, Any]) -> None:
+        self._whole, self._broken = load_factory(TWO_OF_FOUR, field="search.options")(), broken
+
+    def sizes(self, layer_name: str, layer: nn.Module) -> Sequence[int]:
+        return self._broken.get("sizes", self._whole.sizes(layer_name, layer))  # type: ignore[no-any-return]
+
+    def left(self, size: int) -> float:
+        return self._broken.get("left", self._whole.left)(size)  # type: ignore[no-any-return]
+
+    def apply(self, layer: nn.Module, size: int) -> None:
+        self._broken.get("apply", self._whole.apply)(layer, size)
+
+
+def no_option(layer: Any, size: int) -> None:
+    """Changes nothing."""
+
+
+def halved(layer: Any, size: int) -> None:
+    layer.weight.data[: len(layer.weight) // 2] *= size / 8
+
+
+def by_chance(layer: Any, size: int) -> None:
+    if size < 4:
+        layer.weight.data *= torch.rand_like(layer.weight.data) < 0.5
+
+
+def with_bias(layer: Any, size: int) -> None:
+    if size < 4:
+        layer.weight.data[:, ::2] = 0.0
+        if layer.bias is not None:
+            layer.bias.data.zero_()
+
+
+def test_the_kind_of_option_keeps_the_contract() -> None:
+    check_option(load_factory(TWO_OF_FOUR, field="search.options"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (
+            {"left": lambda size: 0.25 if size == 2 else 1.0},
+            r"left: says that 0\.250 of the weights, and of their MACs",
+        ),
+        ({"apply": no_option}, r"left: says that 0\.500 of .*; 1\.000 are"),
+        ({"apply": halved}, "applied again it changed more"),
+        ({"apply": by_chance}, "gave other weights the second time"),
+        ({"apply": with_bias}, "changed bias"),
+        ({"sizes": (4, 2)}, "ascending whole numbers"),
+        ({"sizes": (0, 4)}, "ascending whole numbers"),
+        ({"sizes": ()}, "no option for any"),
+        ({"left": lambda size: size / 2}, "left must ascend from above 0 to 1"),
+    ],
+)
+def test_an_option_that_breaks_the_contract_is_caught(broken: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_option(lambda: Patterned(broken))
+
+
+def test_options_of_layers_are_kept_through_cut_training_and_file(small_checkpoint: Path, tmp_path: Path) -> None:
+    """A target of MACs that widths alone cannot reach: two of each four weights are left wherever the policy says so,
+    in the pruned model and in its file."""
+    config = small_job.write_config(
+        tmp_path / "job.yaml",
+        model={"checkpoint": str(small_checkpoint)},
+        target={"metric": "macs", "max_ratio": 0.4},
+        search={"options": [TWO_OF_FOUR], "agent": "knapsack", "max_evaluations": 6, "min_keep": 0.8},
+        finetune={"epochs": 2},
+    )
+    run_dir = tmp_path / "run"
+    small_job.done("run", config, "--run-dir", run_dir, "--quiet")
+    kept = load_policy(run_dir / "policy.json").as_dict()
+    patterned = {name.removesuffix(" 2:4") for name, size in kept.items() if name.endswith(" 2:4") and size == 2}
+    assert patterned
+    model = load_pruned(run_dir / "pruned", architecture=load_subject(load_config(config)).model)
+    for name in patterned:
+        rows = model.get_submodule(name).weight.detach().flatten(1)  # type: ignore[operator, union-attr]
+        fours = rows[:, : rows.shape[1] // 4 * 4].reshape(-1, 4)
+        assert int((fours != 0).sum(1).max()) == 2, name
+    result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
+    assert result["checks"]["target_met"]
+    assert result["ratios"]["macs"] <= 0.4
+    weights = [
+        numpy_helper.to_array(one) for one in onnx.load(str(run_dir / "export" / "model.onnx")).graph.initializer
+    ]
+    assert max(np.mean(weight == 0) for weight in weights if weight.ndim > 1) > 0.4
+
+
+@pytest.mark.parametrize("change", [{"adaptive": {"enabled": True}}, {"finetune": {"cut_per_step": 0.5}}])
+def test_options_of_layers_are_refused_where_they_cannot_be_kept(
+    change: dict[str, Any], small_checkpoint: Path, tmp_path: Path
+) -> None:
+    config = small_job.write_config(
+        tmp_path / "job.yaml", model={"checkpoint": str(small_checkpoint)}, search={"options": [TWO_OF_FOUR]}, **change
+    )
+    ended = small_job.autoprune("run", config, "--run-dir", tmp_path / "run", "--quiet")
+    assert ended.returncode == 2
+    assert "search.options" in ended.stderr
+    assert not (tmp_path / "run").exists()

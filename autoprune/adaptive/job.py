@@ -7,7 +7,7 @@ from autoprune.adaptive.figures.schema import AdaptiveResult
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
-from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig
+from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig, check_options
 from autoprune.config.unused import Job
 from autoprune.foundation.errors import ConfigError
 from autoprune.foundation.progress import stages
@@ -31,6 +31,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
         return result
     if config.task != CLASSIFICATION:
         raise ConfigError(f"task={config.task}: {ROUTES_BY_CLASS}")
+    check_options(config, adapts=True)
     check_search(config)
     check_earlier_levels(config)
     job = checked(config, needs_weights="levels are taught by a trained model")

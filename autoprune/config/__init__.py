@@ -10,6 +10,7 @@ from autoprune.config.run import (
     RunConfig,
     check_adaptive_runtime,
     check_bounds,
+    check_options,
 )
 from autoprune.config.search import IMPORTANCES, SEARCHERS, SearchConfig
 from autoprune.config.subject import DataConfig, ModelConfig
@@ -36,4 +37,5 @@ __all__ = [
     "TrainConfig",
     "check_adaptive_runtime",
     "check_bounds",
+    "check_options",
 ]

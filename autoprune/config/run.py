@@ -135,6 +135,18 @@ def check_adaptive_runtime(config: RunConfig) -> None:
         )
 
 
+def check_options(config: RunConfig, *, adapts: bool) -> None:
+    """Raises `ConfigError` where options of single layers cannot be kept."""
+    if config.search.options and adapts:
+        raise ConfigError(
+            "search.options: levels of an input-adaptive model share their weights; give one or the other"
+        )
+    if config.search.options and config.finetune.cut_per_step is not None:
+        raise ConfigError(
+            "finetune.cut_per_step: cuts widths step by step, and cannot with search.options; leave it out"
+        )
+
+
 def check_bounds(config: RunConfig) -> None:
     """Raises `ConfigError` if a target has no bound of its own: only a run that fine-tunes can find one."""
     if config.drop_target is not None:

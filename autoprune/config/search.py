@@ -36,6 +36,9 @@ class SearchConfig(Section):
     start_share: float = Field(
         0.25, gt=0, le=1, description="of max_evaluations: so many where a search starts from what another has found"
     )
+    options: tuple[str, ...] = Field(
+        (), description="kinds of option for single layers beside the groups' widths: a list of path/file.py:factory"
+    )
     min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, le=1000, description="candidate widths per group, before the staircase thins them")

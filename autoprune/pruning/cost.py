@@ -49,11 +49,11 @@ class LayerShape:
     # Cached: a search asks for these of the same few shapes a million times.
     @cached_property
     def macs(self) -> int:
-        return self._weights * math.prod(self.out_size)
+        return self.weights * math.prod(self.out_size)
 
     @cached_property
     def params(self) -> int:
-        return self._weights + (self.out_channels if self.bias else 0)
+        return self.weights + (self.out_channels if self.bias else 0)
 
     @cached_property
     def values_moved(self) -> int:
@@ -67,7 +67,7 @@ class LayerShape:
         return not (self.in_channels and self.out_channels)
 
     @property
-    def _weights(self) -> int:
+    def weights(self) -> int:
         return 0 if self.is_empty else self.out_channels * (self.in_channels // self.groups) * math.prod(self.kernel)
 
     def resized(self, *, in_channels: int, out_channels: int) -> "LayerShape":
@@ -247,12 +247,23 @@ class CutShapes:
 
     def cost(self, policy: PruningPolicy) -> Cost:
         """By arithmetic, or counted on the cut itself where that gave something else for some policies (a layer over
-        positions that are another's channels, a weight that is worked out of two)."""
+        positions that are another's channels, a weight that is worked out of two). Of layers with options of their own,
+        what is left of the weights and their MACs counts."""
         if self._is_exact:
-            return self._summed(policy)
+            return self._less_options(self._summed(policy), policy)
         if policy not in self._counted:
             self._counted[policy] = self._count(policy)
-        return self._counted[policy]
+        return self._less_options(self._counted[policy], policy)
+
+    def _less_options(self, cost: Cost, policy: PruningPolicy) -> Cost:
+        macs, params = float(cost.macs), float(cost.params)
+        layers = self.layers(policy) if self._elastic.options else {}
+        for option in self._elastic.options:
+            if option.layer in layers:
+                gone = 1.0 - option.kind.left(option.size_in(policy))
+                macs -= gone * layers[option.layer].macs
+                params -= gone * layers[option.layer].weights
+        return Cost(round(macs), round(params))
 
     def _count(self, policy: PruningPolicy) -> Cost:
         return count_cost(self._elastic.cut(policy), self._input_shape)

@@ -10,6 +10,7 @@ from autoprune.pruning.branches import remove_layers
 from autoprune.pruning.copies import copy_with
 from autoprune.pruning.groups import Member, PrunableGroup, owner_of, side_channels
 from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, layer_sides, tensors_of
+from autoprune.space.layer_option import LayerOption, apply_options
 from autoprune.space.policy import PruningPolicy
 
 SIDES: tuple[Axis, Axis] = ("out", "in")
@@ -25,15 +26,17 @@ class ElasticModel:
     original: nn.Module
     groups: tuple[PrunableGroup, ...]
     ranking: Mapping[str, tuple[int, ...]]
+    options: tuple[LayerOption, ...] = ()  # of single layers, applied to what is cut
 
     @property
     def full_policy(self) -> PruningPolicy:
-        return PruningPolicy.of({group.name: group.channels for group in self.groups})
+        widths = {group.name: group.channels for group in self.groups}
+        return PruningPolicy.of(widths | {option.name: option.sizes[-1] for option in self.options})
 
     def kept_channels(self, policy: PruningPolicy) -> dict[tuple[str, Axis], Tensor]:
         """Local channel indices that stay, ascending, for each cut side of each layer."""
         channels = policy.as_dict()
-        if unknown := channels.keys() - {group.name for group in self.groups}:
+        if unknown := channels.keys() - self.full_policy.as_dict().keys():
             raise ValueError(f"the policy names {sorted(unknown)}, which are no groups of this model")
         keep: dict[tuple[str, Axis], Tensor] = {}
         for group in self.groups:
@@ -60,7 +63,9 @@ class ElasticModel:
 
     def cut(self, policy: PruningPolicy) -> nn.Module:
         """A new, physically smaller module. Raises `ValueError` if the policy does not fit the groups."""
-        return self.cut_to(self.kept_channels(policy))
+        smaller = self.cut_to(self.kept_channels(policy))
+        apply_options(self.options, smaller, policy)
+        return smaller
 
     def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor], *, shares: bool = False) -> nn.Module:
         """`cut`, of what `kept_channels` says of a policy; if it `shares` the parameters that stay whole, it is quick
@@ -103,7 +108,11 @@ class ElasticModel:
                 if member.module not in gone
             )
             groups.append(replace(group, channels=len(stays), members=members))
-        return ElasticModel(self.cut(policy), tuple(groups), ranking)
+        options = (
+            replace(option, sizes=tuple(size for size in option.sizes if size <= option.size_in(policy)))
+            for option in self.options
+        )
+        return ElasticModel(self.cut(policy), tuple(groups), ranking, tuple(options))
 
     def with_weights_of(self, model: nn.Module) -> "ElasticModel":
         """The same groups and ranking over another module of the same shape (a fine-tuned copy)."""

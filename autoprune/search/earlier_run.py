@@ -34,7 +34,7 @@ def earlier_policies(
     check_start(trials_from)
     earlier = TrialStore(RunDir(user_path(trials_from, field="search.trials_from")).trials)
     policies = tuple(PruningPolicy.of_key(key) for key in earlier.best_policies(KNOWN_POLICIES))
-    channels = {group.name: group.channels for group in elastic.groups}
+    channels = elastic.full_policy.as_dict()
     if not policies or not all(_fits(policy, channels) for policy in policies):
         raise ConfigError(f"search.trials_from: {trials_from}: holds no search of a model with these groups")
     if store is not None:

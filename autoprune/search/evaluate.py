@@ -12,6 +12,7 @@ from autoprune.data import ImageSplit, SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.foundation.seeding import rng
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Metric, Score
 from autoprune.tasks.classification import CLASSIFICATION
@@ -101,6 +102,7 @@ class Evaluator:
         model = laid_out(self.elastic.cut_to(kept))
         if self.repair is not None:
             self.repair.apply(model, kept)
+        apply_options(self.elastic.options, model, policy)
         return model
 
 

@@ -28,6 +28,7 @@ from autoprune.search.racing import FIRST_LOOK
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.decision import Decision, Policy
+from autoprune.space.layer_option import LayerOption, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
@@ -71,7 +72,8 @@ def prepare(
     model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
-    elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored))
+    options = layer_options(model, find_option_kinds(config.search.options))
+    elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
     constants = energy_constants(config, elastic, shapes, data.info, latency.ladders, sensor=sensor, store=store)
@@ -101,7 +103,10 @@ def prepare(
         store.set_fact(ORIGINAL_FACT, json.dumps(shown))
     known = earlier_policies(config.search.trials_from, elastic, store)
     problem = SearchProblem(
-        tuple(_decision(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups),
+        (
+            *(_decision(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups),
+            *(_layer_decision(option, model, shapes, latency, elastic.full_policy) for option in options),
+        ),
         limits,
         predict=predict,
         looks=evaluator.looks,
@@ -198,6 +203,7 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     if config.task != CLASSIFICATION:
         digest.update(config.task.encode())
     search = config.search
+    digest.update("".join(search.options).encode())
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]
 
@@ -237,4 +243,25 @@ def _decision(
         latency_share=owned_ms / all_ms if all_ms > 0 else macs_share,  # no layer takes longer than can be measured
         sensitivity=0.0,
         lost_importance=lost_importance(scores, latency.ladders[group.name]),
+    )
+
+
+def _layer_decision(
+    option: LayerOption, model: nn.Module, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
+) -> Decision:
+    layer, full_ms = shapes.original[option.layer], latency.predictor.layers_ms(full)
+    macs_share = layer.macs / sum(shape.macs for shape in shapes.original.values())
+    all_ms = sum(full_ms.values())
+    return Decision(
+        name=option.name,
+        kind=layer.kind,
+        ladder=option.sizes,
+        channels_in=layer.in_channels,
+        stride=layer.stride[0],
+        kernel=layer.kernel[0],
+        spatial=layer.out_size[0],
+        macs_share=macs_share,
+        latency_share=full_ms[option.layer] / all_ms if all_ms > 0 else macs_share,
+        sensitivity=0.0,
+        lost_importance=option.lost_importance(model.get_submodule(option.layer)),
     )

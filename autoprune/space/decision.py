@@ -14,9 +14,10 @@ number changes nothing."""
 
 @dataclass(frozen=True)
 class Decision:
-    """What a searcher knows of a prunable group, whose width is decided. Shares are of the whole original model, 0..1.
+    """What a searcher knows of a prunable group, whose width is decided, or of a layer with options of its own. Shares
+    are of the whole original model, 0..1.
 
-    Option k keeps `ladder[k]` channels; none: the branch that the group is in is gone.
+    Option k keeps `ladder[k]` channels, or is of that size; none: the branch that the group is in is gone.
     """
 
     name: str

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autoprune.config import FinetuneConfig, RunConfig
+from autoprune.config import FinetuneConfig, RunConfig, check_options
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
@@ -24,6 +24,7 @@ from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Policy
+from autoprune.space.layer_option import find_option_kinds
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
@@ -62,11 +63,13 @@ def check_search(config: RunConfig) -> None:
 
 def check_scoring(config: RunConfig) -> None:
     """Raises `ConfigError` for an earlier run that is not there, and `InputError` for a user's own reward form,
-    importance or runtime that is not there or cannot be called as one: whoever proposes policies, they are scored and
-    timed."""
+    importance, kind of option or runtime that is not there or cannot be called as one: whoever proposes policies, they
+    are scored and timed."""
     make_reward(config.search.reward)
     find_importance(config.search.importance)
     find_runtime(config.measure.runtime)
+    check_options(config, adapts=config.adaptive.enabled)
+    find_option_kinds(config.search.options)
     check_start(config.search.trials_from)
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -13,6 +14,7 @@ from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.search.prepare import Prepared
+from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.store.run_dir import RunDir
@@ -20,7 +22,7 @@ from autoprune.store.score import shown_metric
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import Judge
-from autoprune.training.train import EpochLog, spent_s
+from autoprune.training.train import EpochLog, Settle, spent_s
 
 FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
 
@@ -120,6 +122,7 @@ def training_of(
         teacher=context.prepared.teacher,
         config=config.finetune.for_epochs(epochs),
         learning_rate=config.finetune_learning_rate,
+        settle=settling(context, policy),
         seed=derive_seed(config.seed, name),
         description=description,
         state_path=state_of(run_dir, name, policy),
@@ -127,6 +130,12 @@ def training_of(
         until_epoch=until_epoch,
         on_epoch=on_epoch,
     )
+
+
+def settling(context: Context, policy: PruningPolicy) -> Settle | None:
+    """What keeps the weights of a cut as the options of its layers would have them, after each step."""
+    options = context.prepared.elastic.options
+    return partial(apply_options, options, policy=policy) if options else None
 
 
 def finalist_s(policy: PruningPolicy, run_dir: RunDir) -> float:
@@ -152,6 +161,7 @@ def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepare
     if repairs:
         repair = WeightRepair(elastic, prepared.evaluator.calibration)
         repair.apply(smaller.original, elastic.kept_channels(policy))
+        apply_options(elastic.options, smaller.original, policy)
     prepared.evaluator.recalibrate(smaller.original)
     return smaller
 

@@ -14,6 +14,7 @@ from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.steps.final import FileJudge, timed_images, timed_together
+from autoprune.steps.finetune import settling
 from autoprune.training.batches import augmentation_of
 from autoprune.training.distill import finetune
 
@@ -92,6 +93,7 @@ def _tuned_file(winner: Winner, context: Context, *, epochs: int, name: str) -> 
             teacher=context.prepared.teacher,
             config=config.finetune.for_epochs(epochs),
             learning_rate=config.finetune_learning_rate,
+            settle=settling(context, winner.policy),
             seed=derive_seed(winner.seed, "finetune 0"),
             description=name,
             state_path=run_dir.state / f"winner-{label}.pt",

@@ -17,7 +17,7 @@ from autoprune.training.batches import Batch, augmentation_of
 from autoprune.training.pace import in_time
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, FitRecipe, Loss, cosine, fit, labelled_loss
+from autoprune.training.train import EpochLog, FitRecipe, Loss, Settle, cosine, fit, labelled_loss
 
 
 def finetune(
@@ -33,12 +33,13 @@ def finetune(
     plan_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
+    settle: Settle | None = None,
 ) -> nn.Module:
     """Train `model`, a cut of the teacher's, and return the state that does best on the search split.
 
     Layers that lost channels learn `config.pruned_lr_factor` times faster. The teacher's model is not changed. With
     `until_epoch` it stops there; a later call with the same `state_path` goes on. What a time budget holds is planned
-    once for all trainings with the same `plan_path`.
+    once for all trainings with the same `plan_path`. `settle` is applied after each step.
     """
     pruned = changed_layers(teacher.model, model)
     factors = {
@@ -53,6 +54,7 @@ def finetune(
         learning_rate=learning_rate,
         max_minutes=config.max_minutes,
         compute=teacher.compute,
+        settle=settle,
     )
     score = Judge(data.search, data.info, teacher.task, original=teacher.model)
     return fit(
@@ -81,7 +83,13 @@ def finetune(
 
 
 def finetune_recipe(
-    config: FinetuneConfig, *, epochs: int, learning_rate: float, max_minutes: float | None, compute: Compute = HERE
+    config: FinetuneConfig,
+    *,
+    epochs: int,
+    learning_rate: float,
+    max_minutes: float | None,
+    compute: Compute = HERE,
+    settle: Settle | None = None,
 ) -> FitRecipe:
     """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
     return FitRecipe(
@@ -95,6 +103,7 @@ def finetune_recipe(
         muon_step=config.muon_step,
         max_s=None if max_minutes is None else 60 * max_minutes,
         compute=compute,
+        settle=settle,
     )
 
 

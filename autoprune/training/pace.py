@@ -128,7 +128,7 @@ def pace_of(
                 loss,
                 batch,
                 average_decay=recipe.ema_decay,
-                compute=recipe.compute,
+                recipe=recipe,
             )
             now = time.perf_counter()
             times_s.append(now - started)

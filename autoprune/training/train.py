@@ -33,6 +33,8 @@ MOMENTUM = 0.9
 Loss = Callable[[nn.Module, Batch], Tensor]
 # Share of the steps done (0..1) to a share of the top learning rate (0..1).
 Schedule = Callable[[float], float]
+# Sets weights right in place after a step.
+Settle = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class FitRecipe:
     muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
     compute: Compute = HERE
+    settle: Settle | None = None
 
 
 @dataclass(frozen=True)
@@ -190,9 +193,7 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 decay = min(recipe.ema_decay, step / (step + 10))
-                loss_sum += take_step(
-                    model, averaged, optimizer, loss, batch, average_decay=decay, compute=recipe.compute
-                )
+                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay, recipe=recipe)
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
@@ -245,16 +246,23 @@ def take_step(
     batch: Batch,
     *,
     average_decay: float,
-    compute: Compute,
+    recipe: FitRecipe,
 ) -> float:
     """One step of the optimizer and of the average, both in place; the loss."""
-    with compute.fast_arithmetic():
+    with recipe.compute.fast_arithmetic():
         value = loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     value.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
+    _settle(model, recipe)
     _average(averaged, model, average_decay)
+    _settle(averaged, recipe)
     return value.item()
+
+
+def _settle(model: nn.Module, recipe: FitRecipe) -> None:
+    if recipe.settle is not None:
+        recipe.settle(model)
 
 
 def spent_s(state_path: Path) -> float:
