@@ -458,6 +458,11 @@ def with_bias(layer: Any, size: int) -> None:
             layer.bias.data.zero_()
 
 
+def in_a_copy(layer: Any, size: int) -> None:
+    """Flattened, the weight is its own memory only where it lies as its shape says."""
+    layer.weight.data.flatten(1)[:, ::2] *= size == 4
+
+
 def test_the_kind_of_option_keeps_the_contract() -> None:
     check_option(load_factory(TWO_OF_FOUR, field="search.options"))
 
@@ -473,6 +478,7 @@ def test_the_kind_of_option_keeps_the_contract() -> None:
         ({"apply": halved}, "applied again it changed more"),
         ({"apply": by_chance}, "gave other weights the second time"),
         ({"apply": with_bias}, "changed bias"),
+        ({"apply": in_a_copy}, r"left: says that 0\.500 of .*; 1\.000 are"),
         ({"sizes": (4, 2)}, "ascending whole numbers"),
         ({"sizes": (0, 4)}, "ascending whole numbers"),
         ({"sizes": ()}, "no option for any"),
@@ -490,7 +496,7 @@ def test_options_of_layers_are_kept_through_cut_training_and_file(small_checkpoi
     config = small_job.write_config(
         tmp_path / "job.yaml",
         model={"checkpoint": str(small_checkpoint)},
-        target={"metric": "macs", "max_ratio": 0.4},
+        target={"metric": "macs", "max_ratio": 0.6},
         search={"options": [TWO_OF_FOUR], "agent": "knapsack", "max_evaluations": 6, "min_keep": 0.8},
         finetune={"epochs": 2},
     )
@@ -506,7 +512,7 @@ def test_options_of_layers_are_kept_through_cut_training_and_file(small_checkpoi
         assert int((fours != 0).sum(1).max()) == 2, name
     result = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
     assert result["checks"]["target_met"]
-    assert result["ratios"]["macs"] <= 0.4
+    assert result["ratios"]["macs"] <= 0.6
     weights = [
         numpy_helper.to_array(one) for one in onnx.load(str(run_dir / "export" / "model.onnx")).graph.initializer
     ]

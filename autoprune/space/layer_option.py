@@ -21,7 +21,8 @@ class OptionKind(Protocol):
     """What may be done to the weights of a layer. Sizes are whole numbers in units of the kind's own, such as 2 and 4
     of 4 weights; the largest changes nothing.
 
-    `apply` changes `layer.weight` in place, whatever the layer's width, and nothing else; applied again it changes
+    `apply` changes `layer.weight` in place, whatever its width and wherever it lies in memory (channels last, say), and
+    nothing else; applied again it changes
     nothing more. After each step of fine-tuning it is applied anew.
     """
 

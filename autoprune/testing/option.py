@@ -43,6 +43,7 @@ def check_option(make: Callable[[], OptionKind]) -> None:
     for option in offered:
         _check_layer(option, network.get_submodule(option.layer), near=NEAR)
         _check_layer(option, _narrower(network.get_submodule(option.layer)), near=NEAR_IN_A_CUT)
+        _check_layer(option, _channels_last(network.get_submodule(option.layer)), near=NEAR)
 
 
 def _check_layer(option: LayerOption, layer: nn.Module, *, near: float) -> None:
@@ -81,6 +82,12 @@ def _applied(option: LayerOption, layer: nn.Module, size: int) -> dict[str, Tens
     with torch.no_grad():
         option.kind.apply(changed, size)
     return dict(changed.state_dict())
+
+
+def _channels_last(layer: nn.Module) -> nn.Module:
+    """The same layer as it may lie in memory while it is trained: flattened in place it is not."""
+    weight = layer.state_dict()["weight"]
+    return copy.deepcopy(layer).to(memory_format=torch.channels_last) if weight.dim() == 4 else layer  # type: ignore[call-overload]
 
 
 def _narrower(layer: nn.Module) -> nn.Module:

@@ -19,11 +19,12 @@ class TwoOfFour:
         return (2, IN_A_ROW) if weight[0].numel() >= 32 and weight.shape[1] >= IN_A_ROW else ()
 
     def apply(self, layer: nn.Module, size: int) -> None:
-        rows = layer.weight.data.flatten(1)  # (filters, inputs of each)
+        rows = layer.weight.data.flatten(1).clone()  # (filters, inputs of each), whatever lies where in memory
         whole = rows.shape[1] // IN_A_ROW * IN_A_ROW  # what is left over stays
         fours = rows[:, :whole].reshape(-1, IN_A_ROW)
         gone = fours.abs().argsort(dim=1)[:, : IN_A_ROW - size]
         rows[:, :whole] = fours.scatter(1, gone, 0.0).reshape(len(rows), whole)
+        layer.weight.data.copy_(rows.reshape(layer.weight.shape))
 
     def left(self, size: int) -> float:
         return size / IN_A_ROW
