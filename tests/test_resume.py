@@ -45,6 +45,7 @@ def fresh_run(finished_run: Path, tmp_path: Path) -> Path:
         shutil.copy(finished_run / name, run_dir)
     with closing(sqlite3.connect(run_dir / "trials.sqlite")) as connection, connection:
         connection.execute("DELETE FROM episodes")
+        connection.execute("DELETE FROM metrics")
         connection.execute("DELETE FROM trials")
         connection.execute(f"DELETE FROM facts WHERE name NOT IN {MEASURED}")
     return run_dir
