@@ -19,13 +19,16 @@ def rows(run_dir: Path, query: str) -> list[tuple[object, ...]]:
         return connection.execute(query).fetchall()
 
 
-def scores(run_dir: Path) -> dict[object, tuple[object, ...]]:
-    """Everything but when and how long, by fingerprint, policy, look and metric."""
+def scores(run_dir: Path) -> dict[object, list[tuple[object, ...]]]:
+    """Everything but when and how long, by fingerprint, policy and look: a row for each metric."""
     query = (
-        "SELECT fingerprint, policy, look, name, complete, value, standard_error "
-        "FROM trials JOIN metrics ON trials.id = trial_id"
+        "SELECT fingerprint, policy, look, complete, name, value, standard_error "
+        "FROM trials JOIN metrics ON trials.id = trial_id ORDER BY metrics.rowid"
     )
-    return {row[:4]: row[4:] for row in rows(run_dir, query)}
+    found: dict[object, list[tuple[object, ...]]] = {}
+    for fingerprint, policy, look, *rest in rows(run_dir, query):
+        found.setdefault((fingerprint, policy, look), []).append(tuple(rest))
+    return found
 
 
 def episodes(run_dir: Path) -> list[tuple[object, ...]]:
@@ -42,6 +45,7 @@ def fresh_run(finished_run: Path, tmp_path: Path) -> Path:
         shutil.copy(finished_run / name, run_dir)
     with closing(sqlite3.connect(run_dir / "trials.sqlite")) as connection, connection:
         connection.execute("DELETE FROM episodes")
+        connection.execute("DELETE FROM metrics")
         connection.execute("DELETE FROM trials")
         connection.execute(f"DELETE FROM facts WHERE name NOT IN {MEASURED}")
     return run_dir
