@@ -12,7 +12,7 @@ from autoprune.foundation.errors import ConfigError, shown
 ADVANCED = "advanced"
 # The keys that stand in their sections; "" is the top level.
 BASIC: Mapping[str, tuple[str, ...]] = {
-    "": ("preset", "problem", "seed", "target"),
+    "": ("preset", "problem", "seed", "task", "target"),
     "model": ("name", "width", "checkpoint"),
     "data": ("name", "image_size"),
     "target": ("metric", "max_ratio", "max_value", "unit", "max_drop"),

@@ -44,11 +44,8 @@ class RunConfig(Section):
 
     preset: Preset = Field("standard", description="how much time it may take; keys that are given go before its own")
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
-    task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
-    own_kernels: bool = Field(
-        True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
-    )
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
+    task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -57,6 +54,9 @@ class RunConfig(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
+    own_kernels: bool = Field(
+        True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
+    )
 
     @model_validator(mode="before")
     @classmethod
