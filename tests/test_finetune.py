@@ -48,7 +48,7 @@ def test_what_is_fine_tuned_is_the_candidate_that_was_scored(small_config: Path,
     config = load_config(small_config, [f"search.repair={str(repairs).lower()}"])
     subject = load_subject(config)
     prepared = prepare(config, subject.model, subject.data)
-    policy = prepared.problem.floor_policy
+    policy = prepared.problem.pruning_of(prepared.problem.floor_policy)
     cut = repaired_cut(prepared.elastic, policy, prepared, repairs=repairs)
     torch.testing.assert_close(
         cut.original.state_dict(), prepared.evaluator.candidate(policy).state_dict(), atol=1e-4, rtol=1e-4

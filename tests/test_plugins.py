@@ -345,7 +345,7 @@ class AllOrNothing(RandomSearcher):
         (Unseeded, "the same brief gave other policies the second time"),
         (Forgetful, "state: given to a new searcher after 1 asks, it asked for"),
         (Unsaved, "state: its facts are no JSON"),
-        (OffTheLadder, "is no policy; one is a tuple with a number for each chosen"),
+        (OffTheLadder, "is no policy; one is a tuple with a number for each decision"),
         (BeyondTheLimits, "breaks a limit; only probes may"),
         (Widths, "is no policy; one is a tuple"),
         (Listing, "must give an Ask with a tuple of policies"),

@@ -1,6 +1,6 @@
 """How often a run's interval of the speed-up holds what `autoprune bench` finds of the same files later.
 
-    python scripts/check_speedup_interval.py runs/demo/export
+    python benchmarks/speedup_interval.py runs/demo/export
 
 Times `original.onnx` and `model.onnx` of the folder as the last measurement of a run does, then runs the bench command
 ten times, with the other core as it happens to be and, with `--busy`, loaded by a process that computes all the time.
