@@ -73,7 +73,10 @@ def test_a_bound_that_is_to_be_found() -> None:
 @pytest.mark.parametrize(
     ("raw", "parts"),
     [
-        ({"serch": {}}, ["unknown key serch", "allowed are preset, problem, seed, task, model", "measure, own_kernels, advanced"]),
+        (
+            {"serch": {}},
+            ["unknown key serch", "allowed are preset, problem, seed, task, model", "measure, own_kernels, advanced"],
+        ),
         ({"model": {"name": "timm:x", "width": 0.5}}, ["model.width is of built-in models", "timm:x takes none"]),
         ({"finetune": {"augment": {"square_prob": 0.5}}}, ["finetune.augment: square_prob is of a square"]),
         ({"preset": "fast"}, ["preset: must be 'quick', 'standard' or 'thorough', got 'fast'"]),
