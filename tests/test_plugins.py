@@ -31,15 +31,20 @@ from autoprune.jobs.compare import check_searchers
 from autoprune.jobs.run import run
 from autoprune.policies.baselines import ListSearcher, RandomSearcher
 from autoprune.policies.table import KINDS, searcher_maker
+from autoprune.pruning.cost import CutShapes, layer_shapes
+from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.structure import load_pruned
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.runtimes.runtime import InputSpec, LoadedModel
+from autoprune.search.prepare import prepare
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
-from autoprune.space.policy import load_policy
+from autoprune.space.layer_option import find_option_kinds, layer_options
+from autoprune.space.policy import PruningPolicy, load_policy, save_policy
 from autoprune.steps.choice import search_choice
+from autoprune.steps.finalists import distance
 from autoprune.steps.subject import load_subject
 from autoprune.testing import ContractError, check_option, check_runtime, check_searcher
 
@@ -530,3 +535,86 @@ def test_options_of_layers_are_refused_where_they_cannot_be_kept(
     assert ended.returncode == 2
     assert "search.options" in ended.stderr
     assert not (tmp_path / "run").exists()
+
+
+def _conv_twice() -> nn.Module:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.again = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.unused, self.last = nn.Conv2d(8, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.again(self.again(self.first(x))).mean((2, 3)))  # type: ignore[no-any-return]
+
+    return Twice().eval()
+
+
+def test_options_cost_what_they_leave_of_all_runs_by_hand() -> None:
+    """8 channels of 4 x 4: a layer that runs twice takes 2 * 16 * 576 MACs, of which half are left."""
+    model = _conv_twice()
+    kinds = find_option_kinds([TWO_OF_FOUR])
+    options = layer_options(model, kinds, layer_shapes(model, (1, 4, 4)))
+    assert [option.name for option in options] == ["again 2:4"]  # the first reads one channel, one is never run
+    elastic = ElasticModel(model, (), {}, options)
+    shapes = CutShapes(elastic, (1, 4, 4))
+    whole, half = (shapes.cost(PruningPolicy.of({"again 2:4": size})) for size in (4, 2))
+    assert (whole.macs - half.macs, whole.params - half.params) == (16 * 576, 288)
+    assert elastic.full_policy == PruningPolicy.of({"again 2:4": 4})
+
+
+def test_a_layer_has_one_kind_of_option_and_user_code_is_named() -> None:
+    model = _conv_twice()
+    run = layer_shapes(model, (1, 4, 4))
+
+    class Other(Patterned):
+        name = "other"
+
+    with pytest.raises(InputError, match=r"search\.options: 2:4 and other are both for again; a layer has one"):
+        layer_options(model, (Patterned({}), Other({})), run)
+
+    class Raising(Patterned):
+        def sizes(self, layer_name: str, layer: nn.Module) -> Sequence[int]:
+            raise RuntimeError("no idea")
+
+    with pytest.raises(InputError, match=r"search\.options: 2:4: sizes of first failed \(RuntimeError: no idea\)"):
+        layer_options(model, (Raising({}),), run)
+
+    def in_place(layer: Any, size: int) -> None:
+        layer.weight.mul_(1.0 if size == 4 else 0.5)  # of a leaf that wants gradients
+
+    (option,) = layer_options(model, (Patterned({"apply": in_place}),), run)
+    assert option.lost_importance(model.get_submodule("again")) == (pytest.approx(0.75), 0.0)
+
+
+def test_a_stored_policy_with_a_size_that_is_none_is_refused(small_checkpoint: Path, tmp_path: Path) -> None:
+    config = small_job.write_config(
+        tmp_path / "job.yaml",
+        model={"checkpoint": str(small_checkpoint)},
+        target={"metric": "macs", "max_ratio": 0.9},
+        search={"options": [TWO_OF_FOUR]},
+    )
+    loaded = load_config(config)
+    subject = load_subject(loaded)
+    full = prepare(loaded, subject.model, subject.data).elastic.full_policy.as_dict()
+    patterned = next(name for name in full if name.endswith(" 2:4"))
+    for size in (0, 3):
+        policy = PruningPolicy.of({**full, patterned: size})
+        save_policy(tmp_path / "policy.json", policy, model=loaded.model.name, original=full)
+        ended = small_job.autoprune(
+            "apply", config, "--policy", tmp_path / "policy.json", "--run-dir", tmp_path / "run", "--quiet"
+        )
+        assert ended.returncode == 2
+        assert f"{patterned} is {size}, not one of 2, 4" in " ".join(ended.stderr.split())
+    save_policy(
+        tmp_path / "policy.json", PruningPolicy.of({**full, patterned: 2}), model=loaded.model.name, original=full
+    )
+    small_job.done("apply", config, "--policy", tmp_path / "policy.json", "--run-dir", tmp_path / "run", "--quiet")
+    assert load_policy(tmp_path / "run" / "policy.json").as_dict()[patterned] == 2
+
+
+def test_finalists_may_differ_in_options_alone() -> None:
+    model = _conv_twice()
+    options = layer_options(model, find_option_kinds([TWO_OF_FOUR]), layer_shapes(model, (1, 4, 4)))
+    two, four = (PruningPolicy.of({"again 2:4": size}) for size in (2, 4))
+    assert distance((), two, four, options) == 0.5

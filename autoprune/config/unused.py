@@ -37,7 +37,7 @@ RULES = (
         "model data train target finetune adaptive measure search.importance search.score_images search.racing "
         "search.calibration_images search.repair search.trials_from search.start_share search.min_keep "
         "search.drop_branches search.max_rungs search.verify_top search.finalists search.finalist_epochs "
-        "search.max_drop_trials",
+        "search.max_drop_trials search.options own_kernels",
         lambda config, job: config.problem == "toy",
         "problem is toy, which has neither model nor data, and a target of its own",
     ),

@@ -10,7 +10,7 @@ from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
 from autoprune.compute.compute import this_compute
-from autoprune.config import RunConfig, check_bounds
+from autoprune.config import RunConfig, check_bounds, check_options
 from autoprune.config.unused import Job
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity
@@ -60,6 +60,7 @@ def run(
         check_scoring(config)
     if choose is None or config.adaptive.enabled:  # levels are searched in any case
         check_search(config)
+    check_options(config, adapts=config.adaptive.enabled)
     if config.adaptive.enabled:
         check_earlier_levels(config)
     job = checked(config, subject=subject)

@@ -12,6 +12,7 @@ from autoprune.foundation.paths import require_writable_file
 from autoprune.models import save_weights
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.subject import load_subject
+from autoprune.tasks.judging import mean_of
 from autoprune.training.scores import Judge
 from autoprune.training.train import train_baseline
 
@@ -45,7 +46,8 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
         state_path=state_path,
     )
     info = subject.data.info
-    on_search, on_test = (Judge(split, info, subject.task)(model) for split in (subject.data.search, subject.test))
+    splits = (subject.data.search, subject.test)
+    on_search, on_test = (mean_of(Judge(split, info, subject.task).each(model).values) for split in splits)
     trained = TrainedBaseline(on_search, on_test, config.train.epochs)
     metadata = {
         "model": config.model.name,

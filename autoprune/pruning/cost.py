@@ -246,9 +246,7 @@ class CutShapes:
         return frozenset().union(*(branch for group, branch in self._branches if not channels[group]))
 
     def cost(self, policy: PruningPolicy) -> Cost:
-        """By arithmetic, or counted on the cut itself where that gave something else for some policies (a layer over
-        positions that are another's channels, a weight that is worked out of two). Of layers with options of their own,
-        what is left of the weights and their MACs counts."""
+        """By arithmetic, or counted on the cut where that gave something else; of layers with options, what they leave."""
         if self._is_exact:
             return self._less_options(self._summed(policy), policy)
         if policy not in self._counted:
@@ -257,13 +255,16 @@ class CutShapes:
 
     def _less_options(self, cost: Cost, policy: PruningPolicy) -> Cost:
         macs, params = float(cost.macs), float(cost.params)
-        layers = self.layers(policy) if self._elastic.options else {}
+        layers: Mapping[str, LayerShape] = self.layers(policy) if self._elastic.options else {}
         for option in self._elastic.options:
-            if option.layer in layers:
+            if (layer := layers.get(option.layer)) is not None:
                 gone = 1.0 - option.kind.left(option.size_in(policy))
-                macs -= gone * layers[option.layer].macs
-                params -= gone * layers[option.layer].weights
+                macs, params = macs - gone * self._all_macs(option.layer, layer), params - gone * layer.weights
         return Cost(round(macs), round(params))
+
+    def _all_macs(self, name: str, layer: LayerShape) -> int:  # of all its runs
+        positions = math.prod(layer.out_size)
+        return layer.macs // positions * self._repeats.get(name, positions)
 
     def _count(self, policy: PruningPolicy) -> Cost:
         return count_cost(self._elastic.cut(policy), self._input_shape)
@@ -275,8 +276,7 @@ class CutShapes:
         for name in self.original:
             if name not in gone:
                 layer = self.layer(name, channels)
-                positions = self._repeats.get(name)
-                macs += layer.macs if positions is None else layer.macs // math.prod(layer.out_size) * positions
+                macs += self._all_macs(name, layer)
                 params += layer.params
         macs += self._sum(self._macs, channels, gone)
         return Cost(macs, params + self._sum(self._params, channels, gone))

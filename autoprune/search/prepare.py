@@ -16,7 +16,7 @@ from autoprune.models import tensor_state
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import energy_constants
 from autoprune.prediction.latency_model import LatencyModel, build_latency_model
-from autoprune.pruning.cost import CutShapes, LayerShape
+from autoprune.pruning.cost import CutShapes, LayerShape, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import ModelGroups, PrunableGroup
@@ -72,7 +72,8 @@ def prepare(
     model.eval()
     model_groups = find_groups(model, data.info.input_shape)
     scored = channel_scores(config, model, data, model_groups.prunable)
-    options = layer_options(model, find_option_kinds(config.search.options))
+    kinds = find_option_kinds(config.search.options)
+    options = layer_options(model, kinds, layer_shapes(model, data.info.input_shape)) if kinds else ()
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)

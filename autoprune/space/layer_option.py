@@ -1,8 +1,10 @@
 """Options of single layers, beside the widths of groups: sparsity patterns and the like, of kinds that users add."""
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +24,7 @@ class OptionKind(Protocol):
     of 4 weights; the largest changes nothing.
 
     `apply` changes `layer.weight` in place, whatever its width and wherever it lies in memory (channels last, say), and
-    nothing else; applied again it changes
-    nothing more. After each step of fine-tuning it is applied anew.
+    nothing else; applied again it changes nothing more. After each step of fine-tuning it is applied anew.
     """
 
     @property
@@ -61,7 +62,8 @@ class LayerOption:
         lost = []
         for size in self.sizes:
             changed = copy.deepcopy(layer)
-            self.kind.apply(changed, size)
+            with torch.no_grad(), _named(f"apply of {self.name} at {size}"):
+                self.kind.apply(changed, size)
             kept = changed.weight.detach().double().square().sum().item()  # type: ignore[operator]
             lost.append(max(0.0, 1.0 - kept / whole) if whole > 0 else 0.0)
         return (*lost[:-1], 0.0)
@@ -72,12 +74,8 @@ def find_option_kinds(names: Sequence[str]) -> tuple[OptionKind, ...]:
     found: list[OptionKind] = []
     for name in names:
         where = f"{FIELD}={name}"
-        try:
+        with _named(name):
             kind: OptionKind = load_factory(name, field=FIELD)()
-        except InputError:
-            raise
-        except Exception as error:  # the user's code may raise anything
-            raise InputError(f"{where}: failed ({type(error).__name__}: {error})") from error
         if lacking := [part for part in ("name", "sizes", "apply", "left") if not hasattr(kind, part)]:
             raise InputError(f"{where}: gave {shown(kind)}, which has no {', '.join(lacking)}")
         if not isinstance(kind.name, str) or not kind.name.strip() or kind.name in {other.name for other in found}:
@@ -86,18 +84,37 @@ def find_option_kinds(names: Sequence[str]) -> tuple[OptionKind, ...]:
     return tuple(found)
 
 
-def layer_options(model: nn.Module, kinds: Sequence[OptionKind]) -> tuple[LayerOption, ...]:
-    """What `kinds` offer for the convolutions and linear layers of `model`, in its order.
+def layer_options(model: nn.Module, kinds: Sequence[OptionKind], run: Container[str]) -> tuple[LayerOption, ...]:
+    """What `kinds` offer for those convolutions and linear layers of `model` that `run`, by name, and whose weights are
+    theirs alone; in the model's order.
 
-    Raises `InputError` for sizes that are no ascending whole numbers, or whose shares of weights do not ascend to 1.
+    Raises `InputError` for sizes that are no ascending whole numbers, or whose shares of weights do not ascend to 1,
+    and for two kinds that are for one layer.
     """
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    return tuple(
-        LayerOption(name, sizes, kind)
-        for name, layer in layers
-        for kind in kinds
-        if (sizes := _checked_sizes(kind, name, layer))
-    )
+    owners = Counter(id(layer.weight) for _, layer in _layers(model))
+    found: dict[str, LayerOption] = {}
+    for (name, layer), kind in itertools.product(_layers(model), kinds):
+        if name not in run or owners[id(layer.weight)] > 1 or not (sizes := _checked_sizes(kind, name, layer)):
+            continue
+        if name in found:
+            raise InputError(f"{FIELD}: {found[name].kind.name} and {kind.name} are both for {name}; a layer has one")
+        found[name] = LayerOption(name, sizes, kind)
+    return tuple(found.values())
+
+
+def _layers(model: nn.Module) -> list[tuple[str, nn.Conv2d | nn.Linear]]:
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+
+
+@contextlib.contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What a user's own code raises, as `InputError` that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{FIELD}: {what} failed ({type(error).__name__}: {error})") from error
 
 
 def apply_options(options: Sequence[LayerOption], model: nn.Module, policy: PruningPolicy) -> None:
@@ -114,7 +131,8 @@ def apply_options(options: Sequence[LayerOption], model: nn.Module, policy: Prun
 
 
 def _checked_sizes(kind: OptionKind, name: str, layer: nn.Module) -> tuple[int, ...]:
-    sizes = tuple(kind.sizes(name, layer))
+    with _named(f"{kind.name}: sizes of {name}"):
+        sizes = tuple(kind.sizes(name, layer))
     if not sizes:
         return ()
     whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)
@@ -123,7 +141,8 @@ def _checked_sizes(kind: OptionKind, name: str, layer: nn.Module) -> tuple[int, 
             f"{FIELD}: {kind.name}: sizes of {name} must be two ascending whole numbers or more, from 1 on, "
             f"got {shown(sizes)}"
         )
-    shares = [kind.left(size) for size in sizes]
+    with _named(f"{kind.name}: left"):
+        shares = [float(kind.left(size)) for size in sizes]
     if not all(0 < low < high for low, high in itertools.pairwise(shares)) or shares[-1] != 1:
         raise InputError(f"{FIELD}: {kind.name}: left must ascend from above 0 to 1, gave {shown(shares)}")
     return sizes

@@ -142,10 +142,15 @@ def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_di
         for group in prepared.elastic.groups
         if channels.get(group.name) == 0 and not group.branch
     ]
+    wrong += [
+        f"{option.name} is {channels[option.name]}, not one of {', '.join(map(str, option.sizes))}"
+        for option in prepared.elastic.options
+        if channels.get(option.name, option.sizes[-1]) not in option.sizes
+    ]
     if wrong:
         raise InputError(
             f"the policy does not fit {config.model.name} ({'; '.join(sorted(wrong)[:3])}; {len(wrong)} in all); "
-            f"apply it to the model that it was found for, or give --agent"
+            f"apply it to the model that it was found for, with the same search.options, or give --agent"
         )
     ordered = PruningPolicy.of({name: channels[name] for name in original})
     if run_dir.policy.is_file() and load_policy(run_dir.policy) != ordered:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.config import FinetuneConfig, RunConfig, check_options
-from autoprune.foundation.errors import InputError
+from autoprune.foundation.errors import ConfigError, InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
 from autoprune.policies.table import searcher_maker
@@ -20,7 +20,7 @@ from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
 from autoprune.search.loop import SearchResult, run_search
-from autoprune.search.problem import Outcome, SearchProblem, limit_ratios
+from autoprune.search.problem import Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Policy
@@ -32,6 +32,7 @@ from autoprune.steps.finetune import finalist_s, finalist_training
 from autoprune.store.run_dir import RunDir
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
+from autoprune.tasks.judging import make_task
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
 SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
@@ -67,8 +68,13 @@ def check_scoring(config: RunConfig) -> None:
     are scored and timed."""
     make_reward(config.search.reward)
     find_importance(config.search.importance)
+    if config.search.importance == "taylor" and not make_task(config.task).needs_labels:
+        raise ConfigError(
+            "search.importance=taylor: goes by gradients of the loss, and without labels there are none at the "
+            "original's own outputs; choose another"
+        )
     find_runtime(config.measure.runtime)
-    check_options(config, adapts=config.adaptive.enabled)
+    check_options(config, adapts=False)
     find_option_kinds(config.search.options)
     check_start(config.search.trials_from)
 
@@ -190,7 +196,7 @@ def verified(
         timed_in = store.part(CORRECTED)
         problem = prepared.problem.within(limits, store=timed_in, known=known)
         more = search_on(problem)
-        feasible = tuple(outcome for outcome in result.outcomes if problem.is_feasible(outcome.policy))
+        feasible = tuple(outcome for outcome in result.outcomes if meets(outcome.cost, problem.limits))
         result = replace(
             result,
             best=more.best,

@@ -15,6 +15,7 @@ from autoprune.pruning.groups import PrunableGroup
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import Limit, Outcome, SearchProblem
+from autoprune.space.layer_option import LayerOption
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.final import timed_images
 from autoprune.steps.met import HEADROOM, latency_targets, share_of_allowed
@@ -159,7 +160,7 @@ def _unlike(prepared: Prepared, policies: list[PruningPolicy], wanted: int) -> l
 
 def _is_unlike(prepared: Prepared, policy: PruningPolicy, others: list[PruningPolicy], wanted: int) -> bool:
     least = least_distance(wanted)
-    return all(distance(prepared.elastic.groups, policy, other) >= least for other in others)
+    return all(distance(prepared.elastic.groups, policy, other, prepared.elastic.options) >= least for other in others)
 
 
 def least_distance(finalists: int) -> float:
@@ -168,15 +169,23 @@ def least_distance(finalists: int) -> float:
     return UNLIKE * min(1.0, USUAL_FINALISTS / finalists)
 
 
-def distance(groups: tuple[PrunableGroup, ...], first: PruningPolicy, second: PruningPolicy) -> float:
-    """How much the keep ratios of two policies differ: the mean over groups, weighted by the layers that they touch.
+def distance(
+    groups: tuple[PrunableGroup, ...],
+    first: PruningPolicy,
+    second: PruningPolicy,
+    options: tuple[LayerOption, ...] = (),
+) -> float:
+    """How much the keep ratios of two policies differ: the mean over groups, weighted by the layers that they touch,
+    and over the layers with options.
 
     The width of a residual trunk, which many layers share, thus counts for more than that of one block.
     """
     ours, theirs = first.as_dict(), second.as_dict()
     layers = {group.name: len({member.module for member in group.members}) for group in groups}
     differences = [layers[group.name] * abs(ours[group.name] - theirs[group.name]) / group.channels for group in groups]
-    return sum(differences) / sum(layers.values())
+    left = [[option.kind.left(option.size_in(policy)) for option in options] for policy in (first, second)]
+    differences += [abs(one - other) for one, other in zip(*left, strict=True)]
+    return sum(differences) / (sum(layers.values()) + len(options))
 
 
 def slowdown(candidates: Sequence[Latency], predicted_ms: Sequence[float]) -> float:

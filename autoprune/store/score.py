@@ -78,7 +78,7 @@ class Score:
         """For reward forms; `kl` is what image classification calls the divergence."""
         metrics: Mapping[str, Metric] = self.__dict__.get("metrics", {})
         wanted = name.removesuffix("_se")
-        metric = metrics.get(DIVERGENCE if wanted == "kl" else wanted)
+        metric = metrics.get(wanted) or (metrics.get(DIVERGENCE) if wanted == "kl" else None)
         if metric is None:
             raise AttributeError(f"the score has no {name!r}; its metrics are {', '.join(metrics)}")
         return metric.standard_error if name.endswith("_se") else metric.value

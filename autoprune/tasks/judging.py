@@ -8,7 +8,7 @@ from torch import Tensor
 
 from autoprune.foundation.errors import InputError, shown
 from autoprune.foundation.factories import check_call, load_factory
-from autoprune.store.score import DIVERGENCE, Metric, Score
+from autoprune.store.score import DIVERGENCE, ROUNDING, Metric, Score
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import PerExample, Task
 
@@ -67,6 +67,8 @@ def checked_metrics(task: Task, outputs: Tensor, targets: Tensor) -> dict[str, P
         if not isinstance(name, str) or not name or name == DIVERGENCE or not isinstance(metric, PerExample):
             raise InputError(f"{FIELD}: metrics must give a PerExample by name, gave {shown(name)}: {shown(metric)}")
         _check_each(f"the metric {name}", metric.values, len(outputs))
+        if not metric.higher_is_better and bool((metric.values < -ROUNDING).any()):
+            raise InputError(f"{FIELD}: the metric {name} is a loss, and below 0 for some examples; shift or turn it")
     if not found:
         raise InputError(f"{FIELD}: metrics gave none; one at least is needed")
     return found

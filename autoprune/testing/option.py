@@ -32,8 +32,9 @@ def check_option(make: Callable[[], OptionKind]) -> None:
     for parameter in network.parameters():
         nn.init.normal_(parameter, generator=generator)
     try:
-        offered = layer_options(network, (kind,))
-        again = layer_options(network, (make(),))
+        names = dict(network.named_modules())
+        offered = layer_options(network, (kind,), names)
+        again = layer_options(network, (make(),), names)
     except Exception as error:
         raise ContractError(f"sizes, left: {error}") from error
     if not offered:
@@ -70,7 +71,7 @@ def _check_layer(option: LayerOption, layer: nn.Module, *, near: float) -> None:
             raise ContractError(f"{where}: leaves {left} weights, a smaller size {before}")
         before = left
         claimed = option.kind.left(size)
-        if claimed < left / weight.numel() - near:
+        if abs(claimed - left / weight.numel()) > near:
             raise ContractError(
                 f"left: says that {claimed:.3f} of the weights, and of their MACs, are left of {option.name} at "
                 f"{size}; {left / weight.numel():.3f} are"
