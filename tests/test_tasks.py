@@ -163,7 +163,7 @@ class Unsaid(Classification):
         (InAll, r"divergence: must give \(24,\), one value for each example, gave \(\)"),
         (OfTheBatch, "rank: an example's value must not depend on the others"),
         (Backwards, "wrong: says higher is better, and poor outputs do not do worse"),
-        (Signed, "reward: lower is better, so that it is a loss; -1 is below 0"),
+        (Signed, "the metric reward is a loss, and below 0 for some examples"),
         (Dead, "loss: has no gradient"),
         (Upwards, "loss: must be lower for better outputs"),
         (NotTaught, "distillation: must be lower for better outputs"),

@@ -246,7 +246,7 @@ class CutShapes:
         return frozenset().union(*(branch for group, branch in self._branches if not channels[group]))
 
     def cost(self, policy: PruningPolicy) -> Cost:
-        """By arithmetic, or counted on the cut where that gave something else; of layers with options, what they leave."""
+        """By arithmetic, or counted on the cut where that gave something else; of layers with options, what is left."""
         if self._is_exact:
             return self._less_options(self._summed(policy), policy)
         if policy not in self._counted:
