@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_job import bars, net
 
-from autoprune.config import RunConfig
-from autoprune.data import DataInfo, SearchData
+from autoprune.config import DataConfig, RunConfig
+from autoprune.data import DataInfo, SearchData, load_search_data
 from autoprune.data.splits import ImageSplit, check_varied, count_repeated, cut_search_split, stratified_indices
 from autoprune.foundation import progress
 from autoprune.foundation.errors import DataError
@@ -210,3 +211,16 @@ def test_a_run_says_what_of_its_test_split_is_no_test(
     black = ImageSplit(torch.zeros_like(whole.images), whole.labels)
     with pytest.raises(DataError, match=r"^data\.name=bars: the test split: all 30 images are one"):
         load_subject(RunConfig(), model=net(3, 1).eval(), data=data, test=black)
+
+
+def test_a_fifth_of_a_small_train_split_is_kept_for_the_search(tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(
+        "import numpy as np\n"
+        "def load(split):\n"
+        "    labels = np.arange(200) % 4\n"
+        "    return np.random.default_rng(0).integers(0, 255, (200, 1, 8, 8), dtype=np.uint8), labels, tuple('abcd')\n"
+    )
+    name = f"{tmp_path / 'few.py'}:load"
+    data = load_search_data(DataConfig(name=name))
+    assert (len(data.train), len(data.search)) == (160, 40)
+    assert len(load_search_data(DataConfig(name=name, search_images=8)).search) == 8

@@ -41,7 +41,7 @@ from autoprune.search.prepare import prepare
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.search.toy import toy_problem
-from autoprune.space.layer_option import find_option_kinds, layer_options
+from autoprune.space.layer_option import check_effects, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy, load_policy, save_policy
 from autoprune.steps.choice import search_choice
 from autoprune.steps.finalists import distance
@@ -618,3 +618,19 @@ def test_finalists_may_differ_in_options_alone() -> None:
     options = layer_options(model, find_option_kinds([TWO_OF_FOUR]), layer_shapes(model, (1, 4, 4)))
     two, four = (PruningPolicy.of({"again 2:4": size}) for size in (2, 4))
     assert distance((), two, four, options) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ({"apply": no_option}, r"left 1\.00 of the weights, and `left` says 0\.50"),
+        ({"sizes": ()}, "2:4 is for no layer of this model"),
+    ],
+)
+def test_a_run_goes_by_no_option_that_does_not_do_what_it_says(broken: dict[str, Any], message: str) -> None:
+    model, kinds = _conv_twice(), (Patterned(broken),)
+    options = layer_options(model, kinds, layer_shapes(model, (1, 4, 4)))
+    with pytest.raises(InputError, match=message):
+        check_effects(options, model, kinds)
+    whole = (Patterned({}),)
+    check_effects(layer_options(model, whole, layer_shapes(model, (1, 4, 4))), model, whole)

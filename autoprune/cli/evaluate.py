@@ -42,6 +42,7 @@ def evaluate(
         raise InputError(f"--split {split}: must be test or search")
     from autoprune.cli.outputs import check_outputs, json_output
     from autoprune.compute.machine import check_machine
+    from autoprune.config import CLASSIFICATION
     from autoprune.config.file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split, tell_repeated
     from autoprune.foundation.files import write_json
@@ -54,6 +55,10 @@ def evaluate(
         check_outputs([json_output("--json", Path(json_to), kind=KIND)], [configuration, *files])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
+    if settings.task != CLASSIFICATION:
+        raise InputError(
+            f"task={settings.task}: `evaluate` judges classification alone; `result.json` of a run has its metric"
+        )
     check_machine(settings)
     runtime = find_runtime(settings.measure.runtime)
     progress.show(not quiet)

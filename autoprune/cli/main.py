@@ -220,7 +220,7 @@ def train(
     with _process_of_a_job(quiet):
         trained = train_alone(settings, out, resume=resume)
     progress.console.print(
-        f"search accuracy {trained.search_accuracy:.4f}, test accuracy {trained.test_accuracy:.4f}, "
+        f"search {trained.metric} {trained.search_accuracy:.4f}, test {trained.metric} {trained.test_accuracy:.4f}, "
         f"{trained.epochs} epochs",
         soft_wrap=True,
     )

@@ -38,8 +38,9 @@ def find_config(name: str) -> Path:
     return shipped[stem]
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read YAML, apply `key.sub=value` overrides, check everything; `ConfigError` names the key and the file."""
+    path = Path(path)
     try:
         if (size := path.stat().st_size) > MOST_BYTES:
             raise ConfigError(

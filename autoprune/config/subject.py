@@ -32,8 +32,11 @@ class ModelConfig(Section):
 
 class DataConfig(Section):
     name: str = Field("fashion-mnist", description="fashion-mnist, imagefolder:DIR or path/file.py:factory")
-    search_images: int = Field(
-        5000, gt=0, le=MOST_IMAGES, description="images cut from train for search and model selection"
+    search_images: int | None = Field(
+        None,
+        gt=0,
+        le=MOST_IMAGES,
+        description="images cut from train for search and model selection; default: 5,000, a fifth of train at most",
     )
     split_seed: int = Field(0, ge=0, lt=2**63, description="seed of that cut; independent of the run's seed")
     image_size: int | None = Field(None, ge=4, le=4096, description="scale and crop pictures to this many pixels")

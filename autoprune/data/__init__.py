@@ -49,6 +49,9 @@ __all__ = [
 ]
 
 
+SEARCH_IMAGES = 5000  # cut from train where nothing else is said
+
+
 def load_search_data(config: DataConfig) -> SearchData:
     """Train and search splits of `config.name`; `DataError` says what is missing or broken."""
     _check(config)
@@ -61,14 +64,15 @@ def load_search_data(config: DataConfig) -> SearchData:
         if imagefolder.has_split(folder, "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
             _check_same_shape(search, train, f"{folder}: search")
-            if config.search_images != DataConfig().search_images:
+            if config.search_images is not None:
                 say(f"data.search_images: without effect here, because {folder} has a search split of its own")
     else:
         train, classes = custom.load(config.name, "train")
         info = imagefolder.describe(config.name, classes, train)
     info = _with_given_statistics(info, config)
     if search is None:
-        train, search = cut_search_split(train, config.search_images, seed=config.split_seed)
+        count = config.search_images or max(1, min(SEARCH_IMAGES, len(train) // 5))
+        train, search = cut_search_split(train, count, seed=config.split_seed)
     return SearchData(info, _limit(train, config.max_train_images, config.split_seed), search)
 
 

@@ -35,7 +35,7 @@ def read_front(run_dirs: Sequence[Path]) -> tuple[EpisodeRow, ...]:
             raise InputError(f"{trials}: no such file; give the folder of a run")
         rows += TrialStore(trials).episodes()
     if len({tuple(row.channels) for row in rows}) > 1:
-        raise InputError(f"{', '.join(map(str, run_dirs))}: their searches are of different models")
+        raise InputError(f"{', '.join(map(str, run_dirs))}: their searches are of different models or search.options")
     return pareto_front(rows)
 
 

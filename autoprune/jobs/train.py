@@ -5,7 +5,7 @@ from pathlib import Path
 
 from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
-from autoprune.config import RunConfig
+from autoprune.config import CLASSIFICATION, RunConfig
 from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import require_free_space
 from autoprune.foundation.paths import require_writable_file
@@ -22,6 +22,7 @@ class TrainedBaseline:
     search_accuracy: float
     test_accuracy: float
     epochs: int
+    metric: str = "accuracy"  # what the two are of
 
 
 def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
@@ -48,7 +49,8 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     info = subject.data.info
     splits = (subject.data.search, subject.test)
     on_search, on_test = (mean_of(Judge(split, info, subject.task).each(model).values) for split in splits)
-    trained = TrainedBaseline(on_search, on_test, config.train.epochs)
+    metric = "accuracy" if config.task == CLASSIFICATION else "metric"
+    trained = TrainedBaseline(on_search, on_test, config.train.epochs, metric)
     metadata = {
         "model": config.model.name,
         "data": config.data.name,

@@ -78,10 +78,14 @@ def score_channels(
     is_own = criterion not in IMPORTANCES
     if is_own or importance is taylor:
         model = _with_gradients(model, images, labels, task)
-    scored = {group.name: importance(model, group) for group in groups}
     if is_own:
         where = f"{FIELD}={criterion}"
+        try:
+            scored = {group.name: importance(model, group) for group in groups}
+        except Exception as error:  # the user's code may raise anything
+            raise InputError(f"{where}: failed ({type(error).__name__}: {error})") from error
         return {group.name: checked_scores(scored[group.name], group, where=where) for group in groups}
+    scored = {group.name: importance(model, group) for group in groups}
     for name, scores in scored.items():
         if not torch.isfinite(scores).all():
             raise ModelError(f"group {name}: its weights are not finite; is the checkpoint broken?")

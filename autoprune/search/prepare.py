@@ -28,7 +28,7 @@ from autoprune.search.racing import FIRST_LOOK
 from autoprune.search.reward import make_reward
 from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.decision import Decision, Policy
-from autoprune.space.layer_option import LayerOption, find_option_kinds, layer_options
+from autoprune.space.layer_option import LayerOption, check_effects, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
@@ -74,6 +74,7 @@ def prepare(
     scored = channel_scores(config, model, data, model_groups.prunable)
     kinds = find_option_kinds(config.search.options)
     options = layer_options(model, kinds, layer_shapes(model, data.info.input_shape)) if kinds else ()
+    check_effects(options, model, kinds)
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
     shapes = CutShapes(elastic, data.info.input_shape)
     latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)

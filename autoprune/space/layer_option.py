@@ -17,6 +17,7 @@ from autoprune.foundation.factories import load_factory
 from autoprune.space.policy import PruningPolicy
 
 FIELD = "search.options"
+NEAR = 0.1  # of a layer's weights: what is left over at the edge of a pattern
 
 
 class OptionKind(Protocol):
@@ -127,12 +128,35 @@ def apply_options(options: Sequence[LayerOption], model: nn.Module, policy: Prun
         for option in chosen:
             layer = layers.get(option.layer)
             if isinstance(layer, nn.Conv2d | nn.Linear):
-                option.kind.apply(layer, option.size_in(policy))
+                with _named(f"apply of {option.name} at {option.size_in(policy)}"):
+                    option.kind.apply(layer, option.size_in(policy))
+
+
+def check_effects(options: Sequence[LayerOption], model: nn.Module, kinds: Sequence[OptionKind]) -> None:
+    """Raises `InputError` for a kind that is for no layer, and for one that does not leave as many weights as it says:
+    a search goes by what it says."""
+    for kind in kinds:
+        if not any(option.kind is kind for option in options):
+            raise InputError(f"{FIELD}: {kind.name} is for no layer of this model; leave it out")
+    for option in options:
+        before = model.get_submodule(option.layer)
+        for size in option.sizes:
+            where = f"apply of {option.name} at {size}"
+            layer = copy.deepcopy(before)
+            with torch.no_grad(), _named(where):
+                option.kind.apply(layer, size)
+            weight, whole = layer.state_dict()["weight"], before.state_dict()["weight"]
+            if weight.shape != whole.shape or not torch.isfinite(weight).all():
+                raise InputError(f"{FIELD}: {where} gave weights of another shape, or not finite")
+            left = int((weight != 0).sum()) / max(1, int((whole != 0).sum()))
+            if abs(left - option.kind.left(size)) > NEAR:
+                said = option.kind.left(size)
+                raise InputError(f"{FIELD}: {where} left {left:.2f} of the weights, and `left` says {said:.2f}")
 
 
 def _checked_sizes(kind: OptionKind, name: str, layer: nn.Module) -> tuple[int, ...]:
     with _named(f"{kind.name}: sizes of {name}"):
-        sizes = tuple(kind.sizes(name, layer))
+        sizes = tuple(kind.sizes(name, layer) or ())
     if not sizes:
         return ()
     whole = all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes)

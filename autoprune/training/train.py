@@ -201,6 +201,10 @@ def fit(
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
             search_accuracy = score(averaged)
+            if not math.isfinite(search_accuracy):
+                raise RunError(
+                    f"{description}: the score is {search_accuracy} after epoch {epoch + 1}; lower the learning rate"
+                )
             if search_accuracy >= best_accuracy:
                 best_accuracy = search_accuracy
                 load_tensor_state(best, tensor_state(averaged))
