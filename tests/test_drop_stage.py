@@ -287,7 +287,7 @@ def test_right_answers_by_hand(tmp_path: Path) -> None:
     model = torch.nn.Flatten()
     assert right_answers(model, split, info).tolist() == [True, False, True, False]
     assert accuracy(model, split, info) == 0.5
-    mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info, runtime=OnnxRuntime())
+    mirrored = right_in_views(model, split, Augmentation(crop_padding=0, flip=True), info)
     assert mirrored.tolist() == [[True, False, True, False], [False, True, False, True]]
 
     lopsided = ImageSplit(images[:3], torch.tensor([0, 0, 1]))
