@@ -34,7 +34,10 @@ DRIFT = 0.01
 
 @dataclass(frozen=True)
 class PairedRatio:
-    """A ratio of times, and what another measurement of the same files finds, 95 times of 100 at least."""
+    """A ratio of times, and an interval that is to hold what another measurement of the files finds, 95 times of 100.
+
+    It cannot know what neighbours do, for minutes, to weights that lie in a cache that they share.
+    """
 
     ratio: float
     ci95: tuple[float, float]
@@ -55,7 +58,7 @@ def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOC
     bursts gave intervals fifty times as wide). A block of rounds gives the median of its log ratios, which drops the
     rounds that a spell's edge cut in two, and the estimate is the median over blocks: one load in eight may be a tenth
     slower for as long as it lives. Where everything is loaded anew several times, `blocks` is the number of loads, so
-    that this luck is in the interval. It is `interval_again`'s.
+    that this luck is in the interval, which `interval_again` makes.
     Raises `ValueError` for fewer than two rounds, or unequal ones.
     """
     rounds = len(reference_ms)
