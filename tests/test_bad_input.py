@@ -71,6 +71,8 @@ def mistakes(key: str, kind: Any) -> list[Any]:
         wrong += [5, 1.5, True, [], {}, *NOT_A_PATH]
     elif get_origin(real) is Literal:
         wrong += ["nope", "", 5, True, [], {}, LONG]
+    elif real == tuple[str, ...]:
+        wrong += ["many", 5, True, {}, [5], [True], [[]], ["nope"], [f"{LONG}.py:x"]]
     else:  # adaptive.max_ratios
         wrong += [
             "many",

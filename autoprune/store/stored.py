@@ -78,6 +78,7 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: not a trials database ({shown(name)} is a {kind}, not a table); move it away and start again"
         )
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    connection.execute("BEGIN")  # all tables as they are at one moment: another process may write
     try:
         rows = {table: _rows(connection, table, columns) for table, columns in COLUMNS.items()}
     except sqlite3.OperationalError as error:
@@ -85,6 +86,7 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
             raise
         raise InputError(f"{path}: not a trials database ({error}); move it away and start again") from None
     finally:
+        connection.rollback()
         connection.text_factory = str
     trials: set[object] = set()
     for table, columns in COLUMNS.items():
