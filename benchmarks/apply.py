@@ -20,8 +20,8 @@ from typing import Any
 from torch import nn
 
 from autoprune.config.file import find_config, load_config
+from autoprune.errors import TargetError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import TargetError
 from autoprune.foundation.files import write_json
 from autoprune.jobs.train import train
 from autoprune.policies.actor import Actor, load_actor

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import AutopruneError, InputError
 from peers.compare import COMPARISON_FILE, compare
 from peers.contest import load_contest
 from peers.outcome import table

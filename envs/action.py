@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.search.problem import PredictedProblem, meets
 from autoprune.space.decision import Decision, Policy
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from autoprune.envs.action import action_of
 from autoprune.envs.observation import observe
 from autoprune.envs.transition import EpisodeState, advance
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.search.problem import PredictedProblem
 from autoprune.space.decision import Policy
 

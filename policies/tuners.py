@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from autoprune.envs.observation import tightest_limit
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.foundation.seeding import derive_seed, rng
 from autoprune.policies.exploration import Disturbance, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations

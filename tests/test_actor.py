@@ -18,7 +18,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import demonstrate
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.policies.actor import Training, checked_searcher, load_actor, roll_out
 from autoprune.policies.exploration import act_with
 from autoprune.policies.heuristics import varied_policies

@@ -18,8 +18,8 @@ from autoprune.adaptive.levels.choice import LEVELS_FACT, Candidates
 from autoprune.adaptive.report.page import budget_rows, headline, read_adaptive
 from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
-from autoprune.foundation.errors import InputError
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import parse_result
 from autoprune.runtimes.onnxruntime import make_session

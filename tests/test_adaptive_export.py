@@ -17,8 +17,8 @@ from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
 from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
 from autoprune.adaptive.routing.routing import LevelAnswers, Router, by_confidence, follow
 from autoprune.envs.router_observation import observation_size
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import OUTPUT_NAME
-from autoprune.foundation.errors import InputError
 from autoprune.runtimes.onnxruntime import make_session
 
 

@@ -24,8 +24,8 @@ from autoprune.adaptive.routing.calibration import calibrations
 from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
 from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
 from autoprune.adaptive.routing.routing import LevelAnswers, by_confidence, follow, priced
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import OUTPUT_NAME
-from autoprune.foundation.errors import InputError
 from autoprune.runtimes.onnxruntime import make_session
 
 

@@ -16,7 +16,7 @@ FOLDERS = {"autoprune": "autoprune", "envs": "autoprune.envs", "policies": "auto
 
 # A module may import from lower levels, and from its own level what stands to its left.
 LEVELS: tuple[tuple[str, ...], ...] = (
-    ("foundation", "config", "compute", "space", "store"),
+    ("errors", "foundation", "config", "compute", "space", "store"),
     ("tasks", "models", "data"),
     ("tracing", "pruning"),
     ("runtimes", "measure", "export", "bench", "roofline"),

@@ -13,7 +13,7 @@ from torch import nn
 import autoprune
 from autoprune.config.file import parse_config
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split
-from autoprune.foundation.errors import InputError, RunError, cut, shown
+from autoprune.errors import InputError, RunError, cut, shown
 
 SETTINGS = parse_config(CONFIG, where="small")
 DATA, TEST = load_search_data(SETTINGS.data), load_test_split(SETTINGS.data)

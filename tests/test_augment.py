@@ -11,7 +11,7 @@ from torch import Tensor
 
 from autoprune.config import AugmentConfig
 from autoprune.data import Augmentation, DataInfo, augment, check_augmentation, draw, mixed_labels, normalise, views
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 SIZE = 5
 # Each pixel of an image is told by its value, 1..25; 0 is padding.

@@ -24,7 +24,7 @@ from small_job import CONFIG, HERE
 from autoprune.cli.main import app, main
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, parse_config
-from autoprune.foundation.errors import LONGEST_MESSAGE, ConfigError
+from autoprune.errors import LONGEST_MESSAGE, ConfigError
 
 HUGE = 10**30
 LONG = "x" * 5000

@@ -43,9 +43,9 @@ from autoprune.bench.measurement import (
 from autoprune.bench.plot import write_plot
 from autoprune.bench.result import BenchResult, results
 from autoprune.data import DataInfo
+from autoprune.errors import InputError, RunError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.export.subnormals import count_subnormals
-from autoprune.foundation.errors import InputError, RunError
 from autoprune.foundation.files import write_json
 from autoprune.measure.memory import measure_peak_rss_bytes
 

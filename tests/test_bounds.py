@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import real_number, shown, thread_count, whole_number
-from autoprune.foundation.errors import InputError
 
 ANYTHING = st.one_of(
     st.none(),

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
+from autoprune.errors import ModelError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import ModelError
 from autoprune.models import (
     ModelSpec,
     build_model,

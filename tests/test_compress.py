@@ -16,8 +16,8 @@ from torch import nn
 import autoprune
 from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, SearchData, load_search_data
+from autoprune.errors import InputError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import InputError
 from autoprune.models import load_weights
 from autoprune.space.policy import load_policy
 from autoprune.steps.subject import load_subject

@@ -12,7 +12,7 @@ from autoprune.config import FinetuneConfig, RunConfig, SearchConfig, TargetConf
 from autoprune.config import file as config_file
 from autoprune.config.file import dump_config, find_config, load_config, parse_config
 from autoprune.config.yaml_text import parse_yaml
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 
 
 def written(tmp_path: Path, text: str) -> Path:

@@ -7,7 +7,7 @@ import torch
 
 from autoprune.config import DataConfig
 from autoprune.data import load_search_data, load_test_split
-from autoprune.foundation.errors import DataError, InputError
+from autoprune.errors import DataError, InputError
 
 GOOD = """
 import numpy as np

@@ -15,8 +15,8 @@ from small_job import bars, net
 from autoprune.config import DataConfig, RunConfig
 from autoprune.data import DataInfo, SearchData, load_search_data
 from autoprune.data.splits import ImageSplit, check_varied, count_repeated, cut_search_split, stratified_indices
+from autoprune.errors import DataError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import DataError
 from autoprune.steps.subject import load_subject
 
 

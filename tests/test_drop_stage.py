@@ -14,8 +14,8 @@ from small_job import HERE, autoprune, done, started, wait_for
 import autoprune as package
 from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, views
+from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import ConfigError, TargetError
 from autoprune.measure.stats import PairedRatio
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result

@@ -10,7 +10,7 @@ from judging_for_tests import scored
 from models_for_tests import elastic_net, random_policy
 from small_job import autoprune, done, write_config
 
-from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError
 from autoprune.policies.heuristics import adapted, demonstrations
 from autoprune.policies.table import searcher_maker
 from autoprune.search.earlier_run import KNOWN_POLICIES, check_start, earlier_policies

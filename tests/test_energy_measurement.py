@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.measure import energy_measurement
 from autoprune.measure.energy_measurement import ROUNDS, Grain, Spell, compare_energy, energy_reading, measure_energy
 from autoprune.measure.energy_sensors import rapl_sensor

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.measure.energy_sensors import (
     POWERCAP_VARIABLE,
     NoSensorError,

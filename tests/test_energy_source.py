@@ -12,8 +12,8 @@ from torch import nn
 from autoprune.config import RunConfig
 from autoprune.config.file import parse_config
 from autoprune.data import DataInfo
+from autoprune.errors import ConfigError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import ConfigError
 from autoprune.measure.energy_sensors import POWERCAP_VARIABLE
 from autoprune.measure.energy_source import find_energy_source
 

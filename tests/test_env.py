@@ -14,7 +14,7 @@ from autoprune.envs import LAYERWISE_PRUNING
 from autoprune.envs.layerwise import LayerwisePruningEnv
 from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.rollout import actions_of, demonstrate, roll_out
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_optimum, toy_problem
 

@@ -11,8 +11,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from autoprune.data import DataInfo
+from autoprune.errors import RunError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx, parity_max_abs
-from autoprune.foundation.errors import RunError
 from autoprune.runtimes.onnxruntime import make_session
 
 

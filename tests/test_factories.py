@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.factories import load_factory
 
 

@@ -15,7 +15,7 @@ import torch
 
 from autoprune.config import DataConfig
 from autoprune.data import fashion_mnist, load_search_data, load_test_split
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 NAMES = tuple(fashion_mnist.SHA256)
 REAL_FOLDER = fashion_mnist.find_folder()

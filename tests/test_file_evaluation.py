@@ -15,8 +15,8 @@ from torch import nn
 from autoprune.bench.measurement import BenchSettings, prepare
 from autoprune.compute.memory import free_bytes
 from autoprune.data import DataInfo, ImageSplit
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.jobs.evaluate import check_files, evaluate_files
 from autoprune.measure.matched import accuracy_interval, change_of_accuracy
 from autoprune.measure.stats import DRIFT, mean_ratio

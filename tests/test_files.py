@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import atomic_path, read_json, require_free_space, write_json, write_text
 
 

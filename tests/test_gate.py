@@ -12,9 +12,9 @@ from torch.nn.utils import parametrizations, prune
 
 from autoprune.compute.kernels.memory_format import is_channels_first, keep_channels_first, laid_out
 from autoprune.data import DataInfo, ImageSplit, SearchData
+from autoprune.errors import ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx, parity_max_abs
 from autoprune.foundation import progress
-from autoprune.foundation.errors import ModelError, RunError
 from autoprune.models import save_weights
 from autoprune.steps.gate import check_answers, made_plain, runs_channels_last, tell_accuracy
 

@@ -7,7 +7,7 @@ import torch
 from models_for_tests import SMALL_NETS, ConcatNet, FlattenNet, GroupedNet, same_state
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.models import ModelSpec, build_model
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.forward_pass import evaluation_mode

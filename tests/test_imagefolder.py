@@ -12,7 +12,7 @@ from PIL import Image
 
 from autoprune.config import DataConfig
 from autoprune.data import imagefolder, load_search_data, load_test_split, pictures
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ import torch
 from models_for_tests import elastic_net, images_for, same_state
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.importance import (

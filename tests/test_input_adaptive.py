@@ -12,7 +12,7 @@ from autoprune.adaptive.routing.environment import InputAdaptiveEnv
 from autoprune.envs import INPUT_ADAPTIVE
 from autoprune.envs.misuse import InvalidAction, ResetNeeded
 from autoprune.envs.router_observation import LARGEST_NUMBER, observation_size, observe_answer, price_of, share_of
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 
 
 def test_it_is_registered_and_keeps_the_contract() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoprune.config import SearchConfig
 from autoprune.data import DataInfo
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.inspection.as_json import as_json
 from autoprune.inspection.charts import check_plot_path, staircase_lines, staircase_svg, write_staircase
 from autoprune.inspection.facts import (

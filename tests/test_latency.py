@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from autoprune.data import DataInfo
+from autoprune.errors import InputError, RunError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.latency import measure_interleaved, planned_sittings, speedup, undisturbed_ms
 from autoprune.measure.memory import measure_peak_rss_bytes
 from autoprune.measure.sittings import time_in_sittings

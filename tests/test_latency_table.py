@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, random_policy
 from torch import nn
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.measure.device import this_device
 from autoprune.prediction import latency_table
 from autoprune.prediction.latency_table import (

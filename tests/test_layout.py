@@ -12,7 +12,7 @@ from autoprune.config import presets as presets_of_config
 from autoprune.config.file import SHIPPED_CONFIGS, dump_config, load_config, parse_config
 from autoprune.config.layout import ADVANCED, BASIC, section_of
 from autoprune.config.presets import PRESETS
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 
 NEW = {
     "search": {"agent": "ppo"},

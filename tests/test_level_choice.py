@@ -12,7 +12,7 @@ from autoprune.adaptive.levels.choice import Candidates
 from autoprune.adaptive.routing.graph import CascadeNodes
 from autoprune.adaptive.routing.operating_point import OperatingPoint, at_budgets, chosen_point
 from autoprune.adaptive.routing.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
-from autoprune.foundation.errors import TargetError
+from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.results.run import StaticFigures
 from autoprune.search.toy import toy_optimum, toy_problem

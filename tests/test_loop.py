@@ -9,7 +9,7 @@ import pytest
 from problems_for_tests import CountingScorer, ThreeLooks, policy, problem, pruning
 
 from autoprune.config import RewardConfig
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.models import BUILT_IN, ModelSpec, build_model, check_classifier
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.roofline.onnx_cost import TensorShape
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, quiet_mean_us, settle
 

@@ -8,7 +8,7 @@ import pytest
 from small_job import HERE, autoprune
 
 from autoprune.cli.outputs import check_outputs, json_output, page_output, picture_output, policy_output
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.space.policy import PruningPolicy, save_policy
 
 PAGE = "<!DOCTYPE html>\n<head>\n<title>resnet20 · autoprune</title>\n"

@@ -11,7 +11,7 @@ from models_for_tests import Counting
 from test_train import DATA, RECIPE, net
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training import pace
 from autoprune.training import teacher as teacher_module

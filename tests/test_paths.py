@@ -10,7 +10,7 @@ from autoprune.compute import memory
 from autoprune.compute.machine import require_batches, require_memory, require_threads, usable_cores
 from autoprune.compute.memory import free_bytes
 from autoprune.config import DataConfig, FinetuneConfig, RunConfig, TrainConfig
-from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.paths import require_writable_file, require_writable_folder, user_path
 from autoprune.measure.activation_memory import activation_bytes
 

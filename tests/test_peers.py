@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from autoprune.errors import InputError, RunError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import InputError, RunError
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import Cost
 from peers.compare import COMPARISON_FILE, compare

@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from autoprune.config import DataConfig
 from autoprune.data import imagefolder, load_search_data, load_test_split, pictures
+from autoprune.errors import DataError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import DataError
 
 RNG = np.random.default_rng(1)
 COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # PNG's colour type by the number of channels
@@ -373,7 +373,7 @@ import re, sys
 from pathlib import Path
 from autoprune.config import DataConfig
 from autoprune.data import load_search_data
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 try:
     config = DataConfig(name="imagefolder:" + sys.argv[1], search_images=2, image_size=512)
     print(load_search_data(config).info.input_shape)

@@ -24,8 +24,8 @@ from torch import nn
 from autoprune.config.file import find_config, load_config
 from autoprune.data import load_search_data
 from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import load_factory, short_name
 from autoprune.jobs.compare import check_searchers
 from autoprune.jobs.run import run

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.space.policy import PruningPolicy, load_policy, load_stored_policy, save_policy
 
 

@@ -9,7 +9,7 @@ from models_for_tests import elastic_net, little_data
 from torch import nn
 
 from autoprune.config import DataConfig, RunConfig, SearchConfig, TargetConfig
-from autoprune.foundation.errors import ModelError, TargetError
+from autoprune.errors import ModelError, TargetError
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.pruning.cost import count_cost

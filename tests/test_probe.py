@@ -10,7 +10,7 @@ import torch
 from models_for_tests import SMALL_NETS
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups, read_groups
 from autoprune.pruning.groups import PrunableGroup, guessed_groups

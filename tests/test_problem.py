@@ -6,7 +6,7 @@ import pytest
 from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, problem, pruning
 
 from autoprune.config import RewardConfig
-from autoprune.foundation.errors import TargetError
+from autoprune.errors import TargetError
 from autoprune.search.problem import Limit, PredictedCost, meets
 from autoprune.search.racing import Bar
 from autoprune.space.decision import nearest

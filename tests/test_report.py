@@ -22,8 +22,8 @@ from autoprune.adaptive.report.charts import share_chart
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, parse_config
 from autoprune.data import DataInfo
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import read_json, write_json, write_text
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls

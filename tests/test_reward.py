@@ -10,7 +10,7 @@ from judging_for_tests import scored
 from pydantic import ValidationError
 
 from autoprune.config import RewardConfig
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.search.reward import make_reward
 
 SCORE = scored(kl=0.25, cross_entropy=0.5, top1=0.9, images=100)

@@ -16,8 +16,8 @@ from torch import nn
 
 from autoprune.cli.roofline import is_noisy, roofline_figure, roofline_view, summary
 from autoprune.data import DataInfo
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.pruning.cost import count_cost
 from autoprune.roofline.onnx_cost import TensorShape

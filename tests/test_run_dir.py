@@ -8,7 +8,7 @@ from small_job import CONFIG, done, started, wait_for
 from test_scratch import WRITES, holding, names
 
 from autoprune.config.file import parse_config
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.store.run_dir import RunDir, check_run_dir, clean_finished, opened
 
 SETTINGS = parse_config(CONFIG, where="small")

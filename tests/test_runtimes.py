@@ -16,8 +16,8 @@ from torch import nn
 
 from autoprune.bench.inputs import bind_and_run, only_input, parse_shape, random_inputs, resolve_shape
 from autoprune.data import DataInfo
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.models import ModelSpec, build_model
 from autoprune.pruning.structure import save_pruned
 from autoprune.runtimes.find import RUNTIMES, find_runtime

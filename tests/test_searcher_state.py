@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from test_searchers import installed
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.tensor_json import from_json, to_json
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.search.searcher import Brief, Searcher, SearcherState, load_state, save_state

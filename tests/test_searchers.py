@@ -15,7 +15,7 @@ from _pytest.mark.structures import ParameterSet
 
 from autoprune.cli.main import search
 from autoprune.config import SEARCHERS, RewardConfig, RunConfig, SearchConfig
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.jobs.run import run
 from autoprune.jobs.search import search as search_alone
 from autoprune.policies.exploration import utilities_of

@@ -11,7 +11,7 @@ import torch
 from models_for_tests import SMALL_NETS, elastic_net, images_for, random_policy, same_state
 from torch import nn
 
-from autoprune.foundation.errors import AutopruneError, InputError, ModelError
+from autoprune.errors import AutopruneError, InputError, ModelError
 from autoprune.models import ModelSpec
 from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE, load_pruned, save_pruned
 

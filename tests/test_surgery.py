@@ -16,7 +16,7 @@ from programs_for_tests import SIZE, Program, programs
 from torch import Tensor, nn
 
 import autoprune
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.pruning.plain import plain_copy
 
 UNTIMED = settings(deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from autoprune.errors import InputError
 from autoprune.foundation import progress
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import cache_folder
 from autoprune.measure.device import this_device
 from autoprune.prediction import lock_holder as lock_holder_module

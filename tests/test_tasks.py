@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from autoprune.config import FinetuneConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.data import ImageSplit, SearchData, normalise
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.factories import load_factory
 from autoprune.jobs import run as pipeline
 from autoprune.pruning.elastic import ElasticModel

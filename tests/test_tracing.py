@@ -8,7 +8,7 @@ from models_for_tests import SMALL_NETS
 from networks_for_tests import CASES, images
 
 import autoprune
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.tracing import counting, operators
 from autoprune.tracing.labels import Labels
 from autoprune.tracing.tracer import trace

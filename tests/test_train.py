@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import Judge

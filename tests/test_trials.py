@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from judging_for_tests import scored
 from small_job import autoprune, done
 
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.store import trials as trials_module
 from autoprune.store.trials import Episode, EpisodeRow, TrialStore
 

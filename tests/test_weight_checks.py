@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.models import ModelSpec, build_model, check_weights
 
 

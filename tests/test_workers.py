@@ -15,7 +15,7 @@ from judging_for_tests import scored
 from problems_for_tests import ThreeLooks, policy, problem, pruning
 from small_job import HERE
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
 from autoprune.search.loop import SearchResult, run_search

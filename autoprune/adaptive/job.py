@@ -9,7 +9,7 @@ from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
 from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig, check_options
 from autoprune.config.unused import Job
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.foundation.progress import stages
 from autoprune.search.prepare import SETTING_UP
 from autoprune.steps.choice import check_search

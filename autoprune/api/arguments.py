@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, SearchData
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import user_path
 
 TARGET_EXAMPLE = '{"metric": "latency", "max_ratio": 0.5}'

@@ -14,7 +14,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.config.file import parse_config
 from autoprune.config.unused import say_no_effect, set_among
 from autoprune.data import ImageSplit, SearchData
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.jobs.run import run
 from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.pruning.structure import load_pruned

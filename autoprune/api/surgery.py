@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import read_groups

@@ -21,8 +21,8 @@ from typing import Any
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import LONGEST_SHOWN, real_number
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 

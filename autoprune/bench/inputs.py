@@ -7,7 +7,7 @@ import numpy as np
 
 from autoprune.compute.machine import require_memory
 from autoprune.compute.memory import free_bytes, memory_limited
-from autoprune.foundation.errors import AutopruneError, InputError
+from autoprune.errors import AutopruneError, InputError
 from autoprune.measure.timing import Call
 from autoprune.runtimes.runtime import InputSpec, LoadedModel
 

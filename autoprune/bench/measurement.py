@@ -13,9 +13,9 @@ import numpy as np
 
 from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
 from autoprune.compute.memory import memory_limited
+from autoprune.errors import InputError
 from autoprune.foundation import progress
 from autoprune.foundation.bounds import real_number, thread_count, whole_number
-from autoprune.foundation.errors import InputError
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor

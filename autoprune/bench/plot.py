@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autoprune.bench.result import BenchResult
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import atomic_path
 
 FORMATS = (".png", ".svg")

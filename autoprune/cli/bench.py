@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.options import STDOUT, JsonTo, Quiet, output_of, path_of
+from autoprune.errors import InputError, RunError
 from autoprune.foundation import progress, terminal
-from autoprune.foundation.errors import InputError, RunError
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console

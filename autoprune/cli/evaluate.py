@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet, path_of
+from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
-from autoprune.foundation.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Group

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune.cli.options import path_of
+from autoprune.errors import InputError
 from autoprune.foundation import terminal
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.paths import require_writable_folder
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.options import Quiet, output_of
+from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.paths import user_path
 
 DEFAULT_SHAPE = (3, 32, 32)

@@ -23,9 +23,9 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
 from autoprune.compute.openmp import share_cores
+from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.plain import open_streams, print_plainly
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.paths import require_writable_file, user_path
 
 STDOUT = "-"  # in place of a file's name

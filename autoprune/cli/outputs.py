@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.space.policy import load_policy
 

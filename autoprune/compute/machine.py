@@ -6,7 +6,7 @@ import os
 
 from autoprune.compute.memory import free_bytes
 from autoprune.config import RunConfig
-from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.paths import user_path
 
 VARIABLES = ("AUTOPRUNE_DATA", "AUTOPRUNE_LATENCY_TABLE", "XDG_CACHE_HOME")  # each names a file or folder

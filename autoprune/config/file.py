@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from autoprune.config import RunConfig
 from autoprune.config.layout import ADVANCED, Written, laid_out
 from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
+from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
 from autoprune.foundation.bounds import LARGEST_WHOLE
-from autoprune.foundation.errors import LONGEST_VALUE, ConfigError, cut, shown
 from autoprune.foundation.paths import user_path
 
 MOST_PARTS = 10  # of a key; `advanced.train.augment.flip` has four

@@ -7,7 +7,7 @@ from typing import Any
 
 from autoprune.config.run import RunConfig
 from autoprune.config.section import Section, unknown_keys
-from autoprune.foundation.errors import ConfigError, shown
+from autoprune.errors import ConfigError, shown
 
 ADVANCED = "advanced"
 # The keys that stand in their sections; "" is the top level.

@@ -11,7 +11,7 @@ from autoprune.config.search import SearchConfig
 from autoprune.config.section import Section, known_or_own, names_a_file
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
-from autoprune.foundation.errors import ConfigError, shown
+from autoprune.errors import ConfigError, shown
 
 RUNTIMES = ("onnxruntime", "openvino")  # those that run exported files
 CLASSIFICATION = "classification"

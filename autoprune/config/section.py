@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import checked_name
 
 # Bounds of what any job could want: beyond them a number is a slip, and would run for ever, overflow or be read as 0.

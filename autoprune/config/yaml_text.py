@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from autoprune.foundation.errors import ConfigError, shown
+from autoprune.errors import ConfigError, shown
 
 MOST_BYTES = 200_000  # of a configuration file; a whole one has 4,000
 MOST_VALUES = 10_000  # with each alias written out

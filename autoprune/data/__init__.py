@@ -25,7 +25,7 @@ from autoprune.data.splits import (
     cut_search_split,
     stratified_indices,
 )
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.files import named_path, shortened
 from autoprune.foundation.progress import say
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from autoprune.config import AugmentConfig
 from autoprune.data.splits import DataInfo
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 LISTED = 5  # names in a message
 

@@ -12,7 +12,7 @@ import torch
 
 from autoprune.data.classes import check_same_classes, class_names, mapped_labels
 from autoprune.data.splits import ImageSplit
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.factories import load_factory
 
 

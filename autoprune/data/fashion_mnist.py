@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from autoprune.data.splits import DataInfo, ImageSplit
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.files import atomic_path, cache_folder
 
 INFO = DataInfo(

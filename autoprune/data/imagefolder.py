@@ -15,7 +15,7 @@ from autoprune.compute.memory import free_bytes
 from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, is_folder, tell
 from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.progress import say
 
 BLACK_SHARE = 0.5  # of the deep pictures of a split: where so many come out black, the scale is wrong

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from autoprune.data.classes import class_names, same_text
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.files import shortened
 from autoprune.foundation.progress import say
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from autoprune.data.picture_files import readable_formats
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F"})  # and "I;16" in its variants
 MAX_PIXELS = 2**26  # of a picture as it is decoded: 192 MiB in colour

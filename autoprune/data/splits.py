@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from autoprune.data.classes import class_names
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.seeding import rng
 
 LEAST_SPREAD = 2  # of 255: less, over all images, is what rounding and compression leave of nothing

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.data import DataInfo
+from autoprune.errors import RunError
 from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
-from autoprune.foundation.errors import RunError
 from autoprune.foundation.files import atomic_path
 from autoprune.models import extra_state_left_out
 from autoprune.runtimes.onnxruntime import OnnxRuntime

@@ -1,1 +1,1 @@
-"""What all rests on: errors, bounds, files, progress, chance."""
+"""What all rests on: bounds, files, progress, chance."""

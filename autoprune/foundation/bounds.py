@@ -4,7 +4,7 @@ import math
 import numbers
 import os
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 
 LONGEST_SHOWN = 200  # characters of what was given, in a message
 LARGEST_WHOLE = 2**53  # what every float, JSON and SQLite hold exactly

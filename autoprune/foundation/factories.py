@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 
 
 def load_factory(spec: str, *, field: str) -> Callable[..., Any]:

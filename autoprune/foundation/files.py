@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.foundation.paths import nearest_existing, user_path
 from autoprune.foundation.scratch import temporary_beside
 

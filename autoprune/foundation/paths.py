@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 
 MOST_NAME_BYTES = 255  # of one part of a path, on all usual file systems
 MOST_PATH_BYTES = 4095

@@ -15,7 +15,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from autoprune.foundation.errors import visible
+from autoprune.errors import visible
 
 LOG_INTERVAL_S = 15.0
 

@@ -7,7 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import atomic_path
 from autoprune.inspection.facts import Staircase
 from autoprune.prediction.latency_validation import LatencyValidation

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from autoprune.config import Metric, SearchConfig
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.pruning.cost import CutShapes, LayerShape

@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo, ImageSplit, SearchData
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed, rng, seed_everything
 from autoprune.inspection.facts import (

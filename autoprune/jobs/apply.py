@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from autoprune.config import RunConfig, check_bounds
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.policies.actor import load_actor
 from autoprune.steps.applied import agent_choice, policy_choice
 from autoprune.steps.choice import Choose

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoprune.config import CLASSIFICATION, RunConfig, check_bounds
 from autoprune.config.unused import Job
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import bar, say

@@ -20,9 +20,9 @@ from autoprune.adaptive.file.session_file import MOST_LEVELS
 from autoprune.bench.measurement import unique_names
 from autoprune.compute.memory import memory_limited
 from autoprune.data import DataInfo, ImageSplit
+from autoprune.errors import AutopruneError, InputError
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, ONNX_RUNTIME, OUTPUT_NAME, STD_KEY
 from autoprune.foundation.bounds import LONGEST_SHOWN, thread_count
-from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.foundation.seeding import rng
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.matched import Interval, Right, change_of_accuracy

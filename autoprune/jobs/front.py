@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import EpisodeRow, TrialStore
 

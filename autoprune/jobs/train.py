@@ -6,7 +6,7 @@ from pathlib import Path
 from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
 from autoprune.config import CLASSIFICATION, RunConfig
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import require_free_space
 from autoprune.foundation.paths import require_writable_file
 from autoprune.models import save_weights

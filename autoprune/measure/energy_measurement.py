@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.timing import Call
 

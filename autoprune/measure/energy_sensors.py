@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 
 Device = Literal["cpu", "cuda"]
 

@@ -1,7 +1,7 @@
 """Where a run's energy figures come from: a sensor of this machine, or estimates where the user allows them."""
 
 from autoprune.config import RunConfig
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
 
 

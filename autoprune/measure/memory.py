@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from autoprune.foundation.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, RunError
 from autoprune.runtimes.find import find_runtime
 
 RUNS = 10

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.foundation.factories import load_factory
 from autoprune.foundation.files import shortened
 from autoprune.models.mobilenet import mobilenet_v2

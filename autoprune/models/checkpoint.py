@@ -8,8 +8,8 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
+from autoprune.errors import ModelError
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.errors import ModelError
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import say
 from autoprune.models.weight_checks import cast_types, check_shapes_known, converted

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.models.weight_sets import EXTRA_STATE, WeightSet
 
 FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.foundation.files import named_path, shortened
 from autoprune.models.weight_kinds import AGAIN, HOW_TO_SAVE, is_safetensors, unreadable
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from autoprune.errors import ModelError
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.errors import ModelError
 from autoprune.models.weight_kinds import HOW_TO_SAVE
 
 WeightSet = dict[str, Tensor]

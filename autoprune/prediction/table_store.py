@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import cache_folder
 from autoprune.foundation.progress import say
 from autoprune.prediction.layer_bench import METHOD, LayerInGraph

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.pruning.branches import branch_outputs, gone_with
 from autoprune.pruning.forward_pass import normalised_layers
 from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.layers import Axis, kind_of, layer_sides, side_size, tensors_of
 from autoprune.tracing.call import Split

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import InputError, ModelError
+from autoprune.errors import InputError, ModelError
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import sliced_fields

@@ -6,7 +6,7 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.pruning.copies import copy_with
 from autoprune.tracing.structures import tensors_in
 

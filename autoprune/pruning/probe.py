@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import ModelError
+from autoprune.errors import ModelError
 from autoprune.pruning.copies import copied, copy_with
 from autoprune.pruning.elastic import ElasticModel, alike, sliced_fields
 from autoprune.pruning.forward_pass import evaluation_mode

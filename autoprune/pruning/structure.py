@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.foundation.errors import InputError, ModelError, shown
+from autoprune.errors import InputError, ModelError, shown
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.paths import user_path
 from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights

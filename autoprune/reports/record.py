@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.reports.charts import GroupWidths
 from autoprune.results.max_drop import part_name

@@ -11,7 +11,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.search.problem import Outcome
 from autoprune.training.train import EpochLog
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.store.score import Metric, shown_metric
 
 HARDLY_BETTER = 1.2  # times what guessing among the classes gets right

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.roofline.onnx_cost import Attributes, TensorShape
 from autoprune.runtimes.onnxruntime import OPTIMISED_FILE, make_session

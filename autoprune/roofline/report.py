@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.measure.timing import Call, QuietTime, quiet_time, time_rounds
 from autoprune.roofline.onnx_cost import node_cost

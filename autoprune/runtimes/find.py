@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.runtimes import onnxruntime, openvino, torch
 from autoprune.runtimes.runtime import Runtime

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.runtimes.runtime import Array, InputSpec, chosen_device, input_specs, require_file, shown_name
 
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 
 Array = np.ndarray[Any, Any]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.runtimes.runtime import Array, InputSpec, chosen_device
 
 BUILT_IN_CLASSES = 10  # of a built-in architecture that is timed by its name, with fresh weights

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.foundation.paths import user_path
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.space.policy import PruningPolicy

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of

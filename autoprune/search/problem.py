@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autoprune.config import Metric
-from autoprune.foundation.errors import InputError, TargetError
+from autoprune.errors import InputError, TargetError
 from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
 from autoprune.search.reward import Reward
 from autoprune.space.decision import (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoprune.config import Metric, RewardConfig
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.store.score import Score
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.files import atomic_path
 from autoprune.search.problem import Outcome, PredictedProblem, meets
 from autoprune.space.decision import Policy, is_policy

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import torch
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy

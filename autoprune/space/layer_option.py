@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.factories import load_factory
 from autoprune.space.policy import PruningPolicy
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import whole_number
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import read_json, write_json
 
 SCHEMA = 1

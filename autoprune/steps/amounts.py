@@ -2,7 +2,7 @@
 
 from autoprune.compute.machine import require_memory, training_batches
 from autoprune.config import RunConfig
-from autoprune.foundation.errors import DataError
+from autoprune.errors import DataError
 from autoprune.foundation.progress import say
 from autoprune.measure.activation_memory import activation_bytes
 from autoprune.steps.subject import Subject

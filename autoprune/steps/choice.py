@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from autoprune.config import FinetuneConfig, RunConfig, check_options
-from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
 from autoprune.policies.table import searcher_maker

@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.compute.machine import check_machine
 from autoprune.config import RunConfig
 from autoprune.config.unused import Job, say_unused
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger

@@ -10,8 +10,8 @@ from autoprune.compute.kernels.memory_format import keep_channels_first
 from autoprune.config import RunConfig
 from autoprune.data import SearchData, normalise
 from autoprune.data.splits import stratified_indices
+from autoprune.errors import ConfigError, InputError, ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx
-from autoprune.foundation.errors import ConfigError, InputError, ModelError, RunError
 from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path

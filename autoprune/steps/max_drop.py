@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.foundation.errors import TargetError
+from autoprune.errors import TargetError
 from autoprune.foundation.progress import say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.pruning.structure import load_pruned, save_pruned

@@ -16,7 +16,7 @@ from autoprune.data import (
     load_test_split,
     tell_repeated,
 )
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import shortened
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights

@@ -10,7 +10,7 @@ from typing import Any
 
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, load_config
-from autoprune.foundation.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.files import require_free_space, write_text
 from autoprune.foundation.paths import require_writable_folder
 from autoprune.foundation.scratch import is_temporary, remove_orphans

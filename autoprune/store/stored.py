@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from autoprune.errors import InputError
 from autoprune.foundation.bounds import real_number, shown, whole_number
-from autoprune.foundation.errors import InputError
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.facts import check_fact
 from autoprune.store.score import DIVERGENCE, LARGEST_DIVERGENCE, ROUNDING

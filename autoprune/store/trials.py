@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from autoprune.foundation.errors import InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Metric, Score
 from autoprune.store.stored import broken_fact, check_stored

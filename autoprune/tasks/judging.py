@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from autoprune.foundation.errors import InputError, shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.store.score import DIVERGENCE, ROUNDING, Metric, Score
 from autoprune.tasks.classification import CLASSIFICATION

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from autoprune.data import DataInfo
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, export_onnx
-from autoprune.foundation.errors import InputError
 from autoprune.measure.timing import time_once_ms
 from autoprune.runtimes.runtime import InputSpec, LoadedModel, Runtime
 from autoprune.testing.errors import ContractError

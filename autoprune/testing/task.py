@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.tasks.judging import checked_metrics, fault_of, merits_of, targets_of
 from autoprune.tasks.task import Task
 from autoprune.testing.errors import ContractError

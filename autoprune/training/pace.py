@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.data import SearchData
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import duration, say
 from autoprune.foundation.seeding import derive_seed

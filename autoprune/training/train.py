@@ -15,7 +15,7 @@ from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation, SearchData
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed

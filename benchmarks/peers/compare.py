@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from autoprune import __version__
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import read_json, require_free_space, write_json
 from autoprune.foundation.progress import bar, say
 from autoprune.measure.latency import Latency

@@ -10,8 +10,8 @@ from torch import nn
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
 from autoprune.data import normalise
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import parity_max_abs
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups

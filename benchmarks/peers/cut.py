@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoprune.errors import RunError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.foundation.errors import RunError
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import say
 from autoprune.measure.latency import measure_interleaved, speedup

@@ -5,7 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 
 SCRIPTS = Path(__file__).parents[1]
 LOG_FILE = "worker.log"

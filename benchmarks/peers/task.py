@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.data import SearchData, normalise
-from autoprune.foundation.errors import RunError
+from autoprune.errors import RunError
 from autoprune.models import ModelSpec
 from autoprune.pruning.cost import layer_shapes
 from autoprune.pruning.layers import kind_of, layer_sides

@@ -7,7 +7,7 @@ other steps, so that other widths are worth keeping.
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.runtimes.onnxruntime import CPU_PROVIDER, LoadedSession, onnxruntime
 from autoprune.runtimes.runtime import input_specs, require_file, shown_name
 

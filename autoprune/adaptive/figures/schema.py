@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures, explain
 
 

@@ -19,8 +19,8 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from autoprune.adaptive.levels.shared_weights import SHARED, Cuts, share_weights
 from autoprune.adaptive.routing.calibration import LevelCalibration, as_text
+from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OPSET, OUTPUT_NAME
-from autoprune.foundation.errors import InputError
 from autoprune.foundation.files import atomic_path
 
 LEVEL_NAME, PRICE_NAME = "level", "price"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
 from autoprune.data import DataInfo, ImageSplit, normalise
+from autoprune.errors import AutopruneError, InputError
 from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME
-from autoprune.foundation.errors import AutopruneError, InputError
 from autoprune.foundation.progress import bar
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session

@@ -21,7 +21,7 @@ from autoprune.adaptive.routing.routing import LevelAnswers, joined
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import Augmentation, ImageSplit, normalise, views
-from autoprune.foundation.errors import TargetError
+from autoprune.errors import TargetError
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.policies.heuristics import nested

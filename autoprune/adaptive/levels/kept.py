@@ -7,7 +7,7 @@ from autoprune.adaptive.levels.shared_weights import layer_cuts
 from autoprune.adaptive.report.page import read_adaptive
 from autoprune.config import RunConfig, check_adaptive_runtime
 from autoprune.config.file import load_config
-from autoprune.foundation.errors import ConfigError
+from autoprune.errors import ConfigError
 from autoprune.foundation.paths import user_path
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.search.prepare import Prepared

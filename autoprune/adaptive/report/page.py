@@ -11,7 +11,7 @@ from rich.table import Table
 
 from autoprune.adaptive.figures.schema import AdaptiveResult, Example, RouteFigures
 from autoprune.adaptive.report.charts import curve_chart, share_chart
-from autoprune.foundation.errors import InputError
+from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.foundation.terminal import titled
 from autoprune.reports.pages import write_page
