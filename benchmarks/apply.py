@@ -28,14 +28,13 @@ from autoprune.policies.actor import Actor, load_actor
 from autoprune.policies.table import searcher_maker
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.run import SearchFigures
+from autoprune.search.executors import usual
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare, search_limits
 from autoprune.search.problem import SearchProblem
-from autoprune.search.workers import usual_workers
 from autoprune.steps.applied import agent_choice
-from autoprune.steps.choice import ERROR_FACT
 from autoprune.steps.context import Context
-from autoprune.steps.finalists import corrected_limits
+from autoprune.steps.finalists import FILES_TIMED, corrected_limits
 from autoprune.steps.met import HEADROOM
 from autoprune.steps.proposals import RIVALS
 from autoprune.steps.subject import load_subject
@@ -148,7 +147,8 @@ def row_of(network: str, target: str, actor: Actor, context: Context, *, evaluat
     run_dir = RunDir(context.run_dir.root / target.replace(" ", "-").replace(",", ""))
     own = replace(context, config=config, run_dir=run_dir, store=store)
     chosen = agent_choice(actor)(replace(own, prepared=replace(context.prepared, problem=problem)))
-    corrected = corrected_limits(problem, json.loads(store.fact(ERROR_FACT) or "null"))
+    timed = store.kept(FILES_TIMED)
+    corrected = corrected_limits(problem, None if timed is None else timed.error_of_few)
     if corrected is not None:
         problem = problem.within(corrected, store=store, known=())
     searched = {name: searched_reward(name, problem, evaluations) for name in RIVALS}
@@ -156,7 +156,7 @@ def row_of(network: str, target: str, actor: Actor, context: Context, *, evaluat
 
 
 def searched_reward(name: str, problem: SearchProblem, evaluations: int) -> float:
-    result = run_search(searcher_maker(name), problem, max_evaluations=evaluations, seed=0, workers=usual_workers())
+    result = run_search(searcher_maker(name), problem, max_evaluations=evaluations, seed=0, execute=usual())
     return result.best.reward
 
 

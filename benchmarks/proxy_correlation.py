@@ -12,6 +12,8 @@ import argparse
 import json
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from autoprune.config import RunConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.foundation import progress
@@ -22,6 +24,7 @@ from autoprune.search.evaluate import Evaluator
 from autoprune.search.prepare import Prepared, prepare
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.subject import load_subject
+from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 from autoprune.training.distill import finetune
@@ -78,9 +81,8 @@ def fine_tuned(
     store: TrialStore,
 ) -> dict[str, float]:
     """Top-1 and KL to the original on the whole search split, after so many epochs; remembered in `store`."""
-    fact = f"fine-tuned {epochs} {policy.key}"
-    done = store.fact(fact)
-    if done is None:
+
+    def tuned() -> dict[str, float]:
         model = finetune(
             prepared.evaluator.candidate(policy),
             prepared.data,
@@ -95,11 +97,10 @@ def fine_tuned(
             prepared.elastic, prepared.data, score_images=len(prepared.data.search), calibration_images=1, repairs=False
         )
         score = judge.score_model(model)
-        done = json.dumps({"top1": score.top1, "kl": score.kl})
-        store.set_fact(fact, done)
         (run_dir.state / "proxy.pt").unlink()
-    found: dict[str, float] = json.loads(done)
-    return found
+        return {"top1": score.top1, "kl": score.kl}
+
+    return store.once(Kept(f"fine-tuned {epochs} {policy.key}", TypeAdapter(dict[str, float])), tuned)
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ from autoprune.data.fashion_mnist import INFO
 from autoprune.models import ModelSpec, build_model
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.prediction.energy import estimated_energy_mj, work_of
-from autoprune.prediction.latency_model import FACT, build_latency_model
+from autoprune.prediction.latency_model import LATENCY, build_latency_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
+from autoprune.search.executors import forked, usual_workers
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem
-from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Decision, Policy, numbered
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.subject import load_subject
@@ -49,7 +49,9 @@ Course = list[tuple[str, float]]
 
 def course(searcher: str, problem: SearchProblem, *, seed: int, max_evaluations: int, workers: int = 1) -> Course:
     """What a searcher evaluates of `problem`."""
-    found = run_search(searcher_maker(searcher), problem, max_evaluations=max_evaluations, seed=seed, workers=workers)
+    found = run_search(
+        searcher_maker(searcher), problem, max_evaluations=max_evaluations, seed=seed, execute=forked(workers)
+    )
     return [(_written(outcome.policy), outcome.reward) for outcome in found.outcomes]
 
 
@@ -84,7 +86,7 @@ def demo_problem() -> SearchProblem:
     shapes = CutShapes(elastic, INFO.input_shape)
     with tempfile.TemporaryDirectory() as folder:
         store = TrialStore(Path(folder) / "trials.sqlite")
-        store.set_fact(FACT, json.dumps(written["latency"]))
+        store.keep(LATENCY, LATENCY.read(json.dumps(written["latency"])))
         latency = build_latency_model(
             elastic, shapes, INFO, search=SearchConfig(), measure=MeasureConfig(), store=store
         ).predictor
@@ -110,11 +112,11 @@ def write_demo(trials: Path) -> None:
     config = load_config(find_config("demo"))
     assert config.search.reward == RewardConfig()
     subject = load_subject(config)
-    latency = TrialStore(trials).fact(FACT)
+    latency = TrialStore(trials).kept(LATENCY)
     assert latency is not None, f"{trials} holds no latencies"
     with tempfile.TemporaryDirectory() as folder:
         store = TrialStore(Path(folder) / "trials.sqlite")
-        store.set_fact(FACT, latency)
+        store.keep(LATENCY, latency)
         problem = prepare(config, subject.model, subject.data, store=store).problem
         asked: set[str] = set()
         for searcher in DEMO_SEARCHERS:

@@ -34,7 +34,7 @@ def prepare(when: str) -> None:
         count = iter(range(1, 1_000_000))
         TrialStore.add_trial = stopping(TrialStore.add_trial, lambda *_: next(count) == int(value))  # type: ignore[method-assign]
     elif kind == "fact":
-        TrialStore.set_fact = stopping(TrialStore.set_fact, lambda _store, name, _value: name == value)  # type: ignore[method-assign]
+        TrialStore.keep = stopping(TrialStore.keep, lambda _store, step, _value: step.name == value)  # type: ignore[method-assign]
     elif kind == "state":
         train._save_state = stopping(train._save_state, lambda path, _state: path.match(value))
     else:

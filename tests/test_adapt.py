@@ -14,7 +14,7 @@ from small_job import autoprune, done, started, wait_for
 
 from autoprune.adaptive.figures.schema import AdaptiveResult
 from autoprune.adaptive.file.measurement import measure_by_image
-from autoprune.adaptive.levels.choice import LEVELS_FACT, Candidates
+from autoprune.adaptive.levels.choice import LEVELS, Candidates
 from autoprune.adaptive.report.page import budget_rows, headline, read_adaptive
 from autoprune.config.file import load_config
 from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
@@ -23,7 +23,7 @@ from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.pruning.structure import load_pruned
 from autoprune.results.run import parse_result
 from autoprune.runtimes.onnxruntime import make_session
-from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.space.policy import load_policy
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
@@ -51,9 +51,9 @@ def onnx_probabilities(file: Path, split: ImageSplit, info: DataInfo) -> np.ndar
 
 def found_ratios(run_dir: RunDir) -> tuple[float, ...]:
     """The ratios under which policies of their own were found."""
-    fact = TrialStore(run_dir.trials).fact(LEVELS_FACT)
-    assert fact is not None
-    return Candidates.of((0.5, 0.8, 1.0), [PruningPolicy.of(channels) for channels in json.loads(fact)]).max_ratios
+    found = TrialStore(run_dir.trials).kept(LEVELS)
+    assert found is not None
+    return Candidates.of((0.5, 0.8, 1.0), found).max_ratios
 
 
 def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> None:
@@ -239,7 +239,7 @@ def test_another_operating_point_starts_from_the_levels_of_an_earlier_run(
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert after.level_share[0] == 1.0
     assert after.agreement.different_answers == 0
-    assert TrialStore(RunDir(folder).trials).fact(LEVELS_FACT) is None
+    assert TrialStore(RunDir(folder).trials).kept(LEVELS) is None
     third = tmp_path / "third"  # from a run that has taken its levels over itself
     done("adapt", small_config, *OPTIONS, "-o", f"adaptive.levels_from={folder}", "--run-dir", third, "--quiet")
     assert read_adaptive(RunDir(third)).agreement.different_answers == 0

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 from small_job import autoprune, done, started, wait_until_stopped, write_config
 
 from autoprune.results.comparison import Final, Progress, Search, Spread, equal_time_s, reward_at, standings, verdicts
+from autoprune.store.kept import Kept
 from autoprune.store.trials import TrialStore
 
 
@@ -137,12 +139,12 @@ def test_a_killed_comparison_goes_on_and_fine_tunes_its_winners(tmp_path: Path) 
         wait_until_stopped(process)
         process.kill()
         process.wait()
-    stored = TrialStore(folder / "trials.sqlite").fact("search random 0")
+    stored = TrialStore(folder / "trials.sqlite").kept(Kept("search random 0", TypeAdapter(Search)))
     assert autoprune(*command, *options).returncode == 2  # there is work already
     done(*command, *options, "--resume")
     found = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
     assert stored is not None
-    assert found["searches"][0] == json.loads(stored)
+    assert found["searches"][0] == stored.model_dump(mode="json")
     for each, measured in zip(found["searches"], found["finals"], strict=True):
         assert measured["test_accuracy"] > 0.5
         assert abs(measured["search_views_accuracy"] - measured["test_accuracy"]) < 0.1

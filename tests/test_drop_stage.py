@@ -17,14 +17,16 @@ from autoprune.data import Augmentation, DataInfo, ImageSplit, views
 from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.stats import PairedRatio
+from autoprune.prediction.latency_model import LATENCY
+from autoprune.results import kept
+from autoprune.results.kept import VERDICT
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
-from autoprune.steps.choice import SEARCH_FACT
 from autoprune.steps.final import Comparison, FileJudge, target_met
-from autoprune.steps.max_drop import VERDICT_FACT, cost_ratio, floor_ratio, problem_at
+from autoprune.steps.max_drop import cost_ratio, floor_ratio, problem_at
 from autoprune.steps.subject import load_subject
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.classification import CLASSIFICATION
@@ -55,7 +57,7 @@ def rows(run_dir: Path, query: str) -> list[tuple[Any, ...]]:
 
 
 def verdicts(run_dir: Path) -> int:
-    return len(rows(run_dir, f"SELECT 1 FROM facts WHERE name LIKE '%: {VERDICT_FACT}'"))
+    return len(rows(run_dir, f"SELECT 1 FROM facts WHERE name LIKE '%: {VERDICT.name}'"))
 
 
 def result_of(run_dir: Path) -> RunResult:
@@ -161,13 +163,15 @@ def test_a_run_killed_twice_ends_where_one_that_nothing_stopped_does(
         process.kill()
         process.wait()
     assert verdicts(run_dir) == 1
-    with started(*run, "--resume", stops_at=f"fact:{VERDICT_FACT}") as process:
+    with started(*run, "--resume", stops_at=f"fact:{VERDICT.name}") as process:
         wait_for(lambda: verdicts(run_dir) == 2, process)
         process.kill()
         process.wait()
     assert not (run_dir / "result.json").exists()
     before = rows(run_dir, "SELECT * FROM trials ORDER BY id")
-    judged = rows(run_dir, f"SELECT * FROM facts WHERE name LIKE '%: {VERDICT_FACT}' OR name LIKE '%: {SEARCH_FACT}'")
+    judged = rows(
+        run_dir, f"SELECT * FROM facts WHERE name LIKE '%: {VERDICT.name}' OR name LIKE '%: {kept.SEARCH.name}'"
+    )
 
     done(*run, "--resume")
     assert rows(run_dir, "SELECT * FROM trials ORDER BY id")[: len(before)] == before
@@ -276,9 +280,9 @@ def test_parts_of_a_store_share_scores_and_nothing_else(whole: Path) -> None:
     assert all(episodes)
     assert not {row.searcher for row in episodes[0]} & {row.searcher for row in episodes[1]}
     assert set(episodes[0]) | set(episodes[1]) <= set(store.episodes())
-    assert parts[0].fact(VERDICT_FACT) == store.fact(f"trial 1: {VERDICT_FACT}") != parts[1].fact(VERDICT_FACT)
-    assert parts[0].fact("ladders") is None
-    assert store.fact("ladders") is not None
+    assert parts[0].kept(VERDICT) == store.part("trial 1").kept(VERDICT) != parts[1].kept(VERDICT)
+    assert parts[0].kept(LATENCY) is store.kept(VERDICT) is None
+    assert store.kept(LATENCY) is not None
     assert parts[0].count() == store.count()
 
 

@@ -14,7 +14,7 @@ from autoprune.measure import energy_measurement
 from autoprune.models import ModelSpec, build_model
 from autoprune.prediction import energy_model
 from autoprune.prediction.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, work_of
-from autoprune.prediction.energy_model import FACT, MODELS, energy_constants
+from autoprune.prediction.energy_model import ENERGY, MODELS, energy_constants
 from autoprune.prediction.whole_models import whole_models
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
@@ -95,7 +95,7 @@ def test_published_constants_where_nothing_depends_on_energy_or_nothing_counts_i
     store = TrialStore(tmp_path / "trials.sqlite")
     assert found(elastic, RunConfig(), ledger, store) == HOROWITZ
     assert found(elastic, CONFIG, None, store) == HOROWITZ
-    assert store.fact(FACT) is None
+    assert store.kept(ENERGY) is None
     assert ledger.called_j == 0.0
 
 

@@ -1,6 +1,5 @@
 """Finalists: those that are timed and fine-tuned for a moment, and limits corrected by what timing told."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from autoprune.config.file import load_config
 from autoprune.measure.latency import Latency
 from autoprune.pruning.find import find_groups
 from autoprune.reports.tensorboard import RunLogger
-from autoprune.results.run import SearchFigures
+from autoprune.results.kept import FINETUNE, SEARCH
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, Outcome, PredictedCost
 from autoprune.space.policy import PruningPolicy
@@ -25,9 +24,7 @@ from autoprune.steps import choice as deciding
 from autoprune.steps import finalists as stage
 from autoprune.steps.choice import (
     CORRECTED,
-    ERROR_FACT,
-    FINALISTS_FACT,
-    SEARCH_FACT,
+    FINALISTS,
     affordable,
     best_finalist,
     proxy_rank_correlation,
@@ -36,6 +33,7 @@ from autoprune.steps.choice import (
 from autoprune.steps.context import Context
 from autoprune.steps.finalists import (
     CLEARLY_FASTER,
+    FILES_TIMED,
     Finalists,
     corrected_limits,
     distance,
@@ -44,7 +42,7 @@ from autoprune.steps.finalists import (
     least_distance,
     slowdown,
 )
-from autoprune.steps.finetune import FINETUNE_FACT, finetuned
+from autoprune.steps.finetune import finetuned
 from autoprune.steps.met import share_of_allowed
 from autoprune.steps.subject import load_subject
 from autoprune.store.run_dir import RunDir
@@ -89,8 +87,9 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
     for attempt in ("first", "resumed"):
         run_dir = RunDir(tmp_path / attempt)
         store = TrialStore(run_dir.trials)
-        store.set_fact(ERROR_FACT, "0.5")
         prepared = prepare(config, subject.model, subject.data, store=store)
+        floor, _ = ends(prepared.problem)
+        store.keep(FILES_TIMED, Finalists((floor,), 0.5, True, {floor: 0.5}))
         with RunLogger(run_dir.logs) as logger:
             chosen = search_choice(Context(config, run_dir, store, logger, subject, None, prepared))
         limit = prepared.problem.limits[0].max_value
@@ -99,7 +98,7 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
         assert len({row.policy for row in more}) == 2  # a quarter of eight
         assert all(row.predicted_latency_ms <= 2 * limit for row in more)
         assert chosen.search.evaluations == 10
-        assert chosen.search == SearchFigures.model_validate_json(store.fact(SEARCH_FACT) or "")
+        assert chosen.search == store.kept(SEARCH)
         found.append([(row.searcher, row.policy, row.reward) for row in store.episodes()])
     assert found[0] == found[1]
 
@@ -185,10 +184,10 @@ def test_the_best_finalist_is_the_one_that_learns_best(small_config: Path, tmp_p
     run_dir.state.mkdir()
     context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
     assert best_finalist(context, [floor, full])[0] == full
-    scores = json.loads(store.fact(FINALISTS_FACT) or "")
-    assert set(scores) == {floor.key, full.key}
-    assert scores[full.key] < scores[floor.key]
-    store.set_fact(FINALISTS_FACT, json.dumps({full.key: 2.0, floor.key: 1.0}))  # that no training gives
+    scores = store.kept(FINALISTS) or {}
+    assert set(scores) == {floor, full}
+    assert scores[full] < scores[floor]
+    store.keep(FINALISTS, {full: 2.0, floor: 1.0})  # that no training gives
     assert best_finalist(context, [floor, full])[0] == floor
     assert best_finalist(context, [floor]) == (floor, {})
 
@@ -218,7 +217,7 @@ def test_what_the_best_finalist_learnt_is_gone_on_with(
             tuned = finetuned(context, full)
         assert len(list(run_dir.state.iterdir())) == max(len(begun), 1)  # gone on with, not begun beside it
         assert len(taken) == (2 if place == "one" else 1) * an_epoch
-        assert [log["epoch"] for log in json.loads(store.fact(FINETUNE_FACT) or "")] == [1, 2]
+        assert [log.epoch for log in store.kept(FINETUNE) or ()] == [1, 2]
         tuned_models.append(tuned)
     assert same_state(*tuned_models)
 
@@ -263,9 +262,9 @@ def test_finalists_that_have_little_time_go_by_one_plan(
         assert len(scores) == 2 and len(planned) == 1
         finetuned(context, best)
     assert len(planned) == 1
-    logs = json.loads(store.fact(FINETUNE_FACT) or "")
+    logs = store.kept(FINETUNE) or ()
     assert 1 < len(logs) < 1000
-    assert logs[-1]["learning_rate"] < 0.2 * logs[0]["learning_rate"]  # the schedule ends where the time does
+    assert logs[-1].learning_rate < 0.2 * logs[0].learning_rate  # the schedule ends where the time does
 
 
 def counted(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
@@ -296,7 +295,7 @@ def test_finalists_that_take_too_long_are_left_out(small_config: Path, tmp_path:
     context = Context(config, run_dir, store, RunLogger(run_dir.logs), subject, None, prepared)
     for _ in range(2):
         assert best_finalist(context, [floor, full])[0] == floor
-    assert list(json.loads(store.fact(FINALISTS_FACT) or "")) == [floor.key]
+    assert list(store.kept(FINALISTS) or ()) == [floor]
 
 
 def test_how_well_the_reward_predicts_is_said_of_four_or_more() -> None:

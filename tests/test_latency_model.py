@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from autoprune.prediction import layer_bench
 from autoprune.prediction import whole_models as whole_models_module
 from autoprune.prediction.graph_context import epilogues
 from autoprune.prediction.latency_model import (
-    LADDERS_FACT,
+    LATENCY,
     LatencyModel,
     build_latency_model,
     find_ladders,
@@ -112,9 +111,7 @@ def test_a_resumed_run_sees_the_same_figures_without_the_table(tmp_path: Path) -
     assert (second.predictor.fit, second.ladders) == (first.predictor.fit, first.ladders)
     for policy in policies_on(dict(first.ladders)):
         assert second.predictor.predicted_latency_ms(policy) == first.predictor.predicted_latency_ms(policy)
-    saved = store.fact(LADDERS_FACT)
-    assert saved is not None
-    assert {name: tuple(widths) for name, widths in json.loads(saved).items()} == first.ladders
+    assert store.kept(LATENCY) == first.measured() == second.measured()
 
 
 def after_layers(model: nn.Module, shape: tuple[int, int, int], folder: Path) -> dict[str, tuple[str, ...]]:

@@ -19,8 +19,9 @@ from autoprune.steps import narrowing
 from autoprune.steps.context import Context
 from autoprune.steps.met import latency_targets, median_share
 from autoprune.steps.narrowing import (
-    NARROWED_FACT,
+    NARROWED,
     Measured,
+    Narrowings,
     measured_within_target,
     narrower_policy,
     one_rung_lower,
@@ -119,7 +120,7 @@ def test_what_is_within_its_target_or_was_given_stays_as_it_is(
     assert share(small, slow) > 1
     for place in ("fast", "slow"):
         assert not (tmp_path / place / "policy.json").exists()
-        assert TrialStore(tmp_path / place / "trials.sqlite").fact(NARROWED_FACT) == '{"settled": true, "steps": []}'
+        assert TrialStore(tmp_path / place / "trials.sqlite").kept(NARROWED) == Narrowings((), settled=True)
     # What follows is made of a model that is settled: a run that goes on later lets it stay, whatever it measures then.
     again = measured(small, tmp_path / "slow", full)
     assert (again.policy, again.narrowed) == (full, ())

@@ -1,10 +1,8 @@
 """The report is built from real run directories: a trial store, a policy, a configuration and a result."""
 
-import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 from judging_for_tests import scored
+from pydantic import TypeAdapter
 from rich.console import Console
 from torch import nn
 
@@ -25,12 +24,18 @@ from autoprune.data import DataInfo
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.files import read_json, write_json, write_text
+from autoprune.prediction.latency_fit import LatencyFit
+from autoprune.prediction.latency_model import LATENCY, MeasuredLatency
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls
 from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.reports.words import run_code
+from autoprune.results import kept as results_kept
+from autoprune.results.kept import FRAME, FinetuneFrame
 from autoprune.results.run import InputFigures, parse_result
+from autoprune.search.prepare import ORIGINAL, OriginalPoint
 from autoprune.space.policy import PruningPolicy, save_policy
+from autoprune.store.kept import Kept
 from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
@@ -118,9 +123,10 @@ def make_run(
     if episodes:
         add_episodes(run_dir, [(channels, -0.3 + 0.05 * step) for step, channels in enumerate([*tried, chosen])])
     if finetune:
-        store.set_fact("finetune_log", json.dumps([asdict(log) for log in finetune]))
+        store.keep(results_kept.FINETUNE, finetune)
     if ladders is not None:
-        store.set_fact("ladders", json.dumps(ladders))
+        ladders_of = {name: tuple(widths) for name, widths in ladders.items()}
+        store.keep(LATENCY, MeasuredLatency({}, LatencyFit(0.0, 1.0), ladders_of))
     return run_dir
 
 
@@ -420,9 +426,7 @@ def test_a_branch_that_is_gone_is_explained(tmp_path: Path) -> None:
 
 def test_fine_tuning_has_its_frame(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path)
-    TrialStore(run_dir / "trials.sqlite").set_fact(
-        "finetune_frame", json.dumps({"original": 0.95, "before": 0.6, "epochs": 12})
-    )
+    TrialStore(run_dir / "trials.sqlite").keep(FRAME, FinetuneFrame(0.95, 0.6, 12))
     page = report_of(run_dir)
     assert "3 epochs of 12: its time was over, and more may help; the weights" in page.text
     assert "Epoch 0 is the cut before any training, on the whole search split." in page.text
@@ -432,9 +436,7 @@ def test_fine_tuning_has_its_frame(tmp_path: Path) -> None:
 def test_the_original_stands_among_the_trials(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path)
     assert "original" not in report_of(run_dir).texts
-    TrialStore(run_dir / "trials.sqlite").set_fact(
-        "original", json.dumps({"predicted_latency_ms": 0.7, "metric": 0.95})
-    )
+    TrialStore(run_dir / "trials.sqlite").keep(ORIGINAL, OriginalPoint(0.7, 0.95))
     assert "original" in report_of(run_dir).texts
 
 
@@ -586,10 +588,10 @@ def test_a_result_that_breaks_the_schema_is_refused(tmp_path: Path, change: dict
     assert str(caught.value).startswith(str(run_dir / "result.json"))
 
 
-@pytest.mark.parametrize("fact", ["finetune_log", "ladders"])
+@pytest.mark.parametrize("fact", ["finetune_log", "latency"])
 def test_a_broken_fact_is_named(tmp_path: Path, fact: str) -> None:
     run_dir = make_run(tmp_path)
-    TrialStore(run_dir / "trials.sqlite").set_fact(fact, '[{"epoch": 1}]')
+    TrialStore(run_dir / "trials.sqlite").keep(Kept(fact, TypeAdapter(list[dict[str, int]])), [{"epoch": 1}])
     with pytest.raises(InputError, match=f"trials.sqlite: table facts, row {fact!r}: value: "):
         write_report(run_dir)
 

@@ -15,10 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judging_for_tests import scored
+from pydantic import TypeAdapter
 from small_job import autoprune, done
 
 from autoprune.errors import InputError, RunError
+from autoprune.jobs.run import STEPS
+from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.pruning.cost import LayerShape
 from autoprune.store import trials as trials_module
+from autoprune.store.kept import Kept
 from autoprune.store.trials import Episode, EpisodeRow, TrialStore
 
 P, Q = '{"a":1,"b":2}', '{"a":1,"b":3}'  # keys of policies
@@ -48,23 +53,29 @@ def filled(path: Path) -> TrialStore:
         store.add_trial("f", policy, [SCORE], wall_s=1.5)
         add_episode(store, policy, number)
     for name, value in FACTS.items():
-        store.set_fact(name, json.dumps(value))
+        change(path, "INSERT INTO facts VALUES (?, ?)", name, json.dumps(value))
     return store
 
 
+LAYER = LayerInGraph(LayerShape("conv", 3, 16, (3, 3), (1, 1), (1, 1), (1, 1), 1, (8, 8), (8, 8), False))
 RESIDUAL = {"length": 0.5, "centre": [0.1], "spread": [1.0], "points": [[0.2]], "weights": [0.3]}
 FIT = {"offset_ms": 0.1, "scale": 1.0, "cold_share": 0.0, "cache_mb": 1.0, "spill_mb": 1.0, "residual": RESIDUAL}
 FACTS: dict[str, object] = {
-    "latency": {"layers": {"{}": 0.1}, "fit": FIT, "ladders": {"a": [1, 2]}},
-    "ladders": {"a": [1, 2]},
-    "energy": {"mac_pj": 4.6},
-    "latency_error": None,
+    "latency": {"layers": {LAYER.key: 0.1}, "fit": FIT, "ladders": {"a": [1, 2]}},
+    "energy": {"pj_per_mac": 4.6, "pj_per_value_moved": 100.0, "mj_per_call": 0.0},
     "files_timed": {"policies": ["{}"], "latency_error": 1.1, "target_met": True, "measured": {"{}": 0.98}},
     "finalists": {P: 0.1},
     "levels": [{"a": 1}, {"a": 2}],
     "mixtures": [{"levels": [0, 1], "holds": True, "worth": 0.9, "estimated_latency_ms": 0.2}],
     "finetune_log": [{"epoch": 1, "train_loss": 0.5, "search_accuracy": 0.9, "learning_rate": 0.01}],
-    "trial 1: search": {"of": "another module"},
+    "trial 1: verdict": {
+        "ratio": 0.5,
+        "reached": 0.5,
+        "search_accuracy": 0.9,
+        "drop": 0.0,
+        "drop_se": 0.1,
+        "accepted": True,
+    },
 }
 
 
@@ -131,12 +142,23 @@ def test_a_score_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> 
     assert store.count() == 0
 
 
-def test_facts_are_kept_and_replaced(tmp_path: Path) -> None:
+WIDTHS = Kept("widths", TypeAdapter(dict[str, tuple[int, ...]]))
+
+
+def test_what_a_step_leaves_is_kept_and_replaced(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
-    assert store.fact("ladders") is None
-    for value in ('{"a":[1]}', '{"a":[2]}'):
-        store.set_fact("ladders", value)
-        assert TrialStore(store.path).fact("ladders") == value
+    assert store.kept(WIDTHS) is None
+    for value in ({"a": (1,)}, {"a": (2,)}):
+        store.keep(WIDTHS, value)
+        assert TrialStore(store.path).kept(WIDTHS) == value
+
+
+def test_a_step_is_done_once(tmp_path: Path) -> None:
+    """Also where what it leaves is empty."""
+    done = iter([{}, {"a": (1,)}])
+    path = tmp_path / "trials.sqlite"
+    assert TrialStore(path).once(WIDTHS, lambda: next(done)) == TrialStore(path).once(WIDTHS, lambda: next(done)) == {}
+    assert TrialStore(path).part("trial 1").once(WIDTHS, lambda: next(done)) == {"a": (1,)}
 
 
 def test_four_processes_write_at_once(tmp_path: Path) -> None:
@@ -222,7 +244,7 @@ def test_whatever_is_stored_can_be_opened_again(tmp_path: Path) -> None:
     store = filled(tmp_path / "trials.sqlite")
     again = TrialStore(store.path)
     assert [row.channels for row in again.episodes()] == [{"a": 1, "b": 2}, {"a": 1, "b": 3}]
-    assert {name: again.fact(name) for name in FACTS} == {name: json.dumps(value) for name, value in FACTS.items()}
+    again.check(STEPS)
     store.path.chmod(0o444)
     store.path.parent.chmod(0o555)
     assert TrialStore(store.path).count() == 2  # to read it nothing is written
@@ -296,15 +318,25 @@ def test_any_value_is_named_or_can_be_read(tmp_path_factory: pytest.TempPathFact
         )
 
 
+def latency(**changed: object) -> str:
+    return json.dumps({"layers": {}, "fit": FIT, "ladders": {}} | changed)
+
+
 BROKEN_FACTS: dict[str, tuple[str, ...]] = {
-    "latency": ("{}", '{"layers": {"x": "fast"}, "fit": {}, "ladders": {}}', '{"layers": {"x": -1.0}}'),
-    "ladders": ('{"a": []}', '{"a": [1.5]}', '{"a": [-1]}', "[]"),
-    "energy": ('{"mac_pj": "much"}', "[1]"),
-    "latency_error": ('"high"', "-0.5", "0"),
+    "latency": (
+        "{}",
+        latency(layers={LAYER.key: "fast"}),
+        latency(layers={LAYER.key: -1.0}),
+        latency(layers={"{}": 1.0}),
+        latency(fit={"offset_ms": 0.1}),
+        *(latency(ladders=ladders) for ladders in ({"a": []}, {"a": [1.5]}, {"a": [-1]}, [])),
+    ),
+    "energy": ('{"pj_per_mac": "much", "pj_per_value_moved": 1}', "[1]"),
     "finalists": ('{"p": null}', "[]"),
     "files_timed": ('{"policies": [], "latency_error": 1, "target_met": true, "measured": {}}', "[]"),
     "levels": ("[]", '[{"a": -1}]', "7", '[["a", 1]]'),
     "mixtures": ("[]", '[{"levels": []}]', "{}"),
+    "trial 1: verdict": ('{"of": "another module"}',),
     "finetune_log": (
         '[{"epoch": 1}]',
         "{}",
@@ -320,7 +352,7 @@ def test_a_broken_fact_is_named_and_left(tmp_path: Path, name: str) -> None:
     for value in ("", "{", "NaN", '{"a": Infinity}', "[" * 100_000, b"{}", *BROKEN_FACTS.get(name, ())):
         spoilt = change(path, "UPDATE facts SET value = ? WHERE name = ?", value, name)
         with pytest.raises(InputError) as caught:
-            TrialStore(path)
+            TrialStore(path).check(STEPS)
         assert str(caught.value).startswith(f"{path}: table facts, row {name!r}: value: "), value
         assert path.read_bytes() == spoilt
 
@@ -349,17 +381,18 @@ def test_trials_that_are_taken_over_keep_their_metrics(tmp_path: Path) -> None:
     assert TrialStore(ours.path).count() == 2
 
 
-def test_a_fact_that_its_reader_refuses_is_named(tmp_path: Path) -> None:
+def test_what_a_step_of_another_problem_left_is_named(tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite").part("trial 1")
-    assert store.parsed_fact("search", json.loads) is None
-    store.set_fact("search", '{"a": 1}')
-    assert store.parsed_fact("search", json.loads) == {"a": 1}
 
-    def refuse(text: str) -> None:
-        raise KeyError("b")
+    def refuse(widths: dict[str, tuple[int, ...]]) -> None:
+        if "b" not in widths:
+            raise ValueError("no b")
 
-    with pytest.raises(InputError, match=r"trials\.sqlite: table facts, row 'trial 1: search': cannot be read \("):
-        store.parsed_fact("search", refuse)
+    assert store.kept(WIDTHS, refuse) is None
+    store.keep(WIDTHS, {"a": (1,)})
+    for read in (lambda: store.kept(WIDTHS, refuse), lambda: store.once(WIDTHS, dict, refuse)):
+        with pytest.raises(InputError, match="table facts, row 'trial 1: widths': value: no b; nothing"):
+            read()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from autoprune.adaptive.figures.schema import AdaptiveResult
+from autoprune.adaptive.levels.choice import LEVELS, MIXTURES
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
@@ -11,7 +12,7 @@ from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetC
 from autoprune.config.unused import Job
 from autoprune.errors import ConfigError
 from autoprune.foundation.progress import stages
-from autoprune.search.prepare import SETTING_UP
+from autoprune.search.prepare import PREPARED, SETTING_UP
 from autoprune.steps.choice import check_search
 from autoprune.steps.context import checked, context_of, workspace
 from autoprune.store.run_dir import check_run_dir, clean_finished
@@ -35,7 +36,8 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
     check_search(config)
     check_earlier_levels(config)
     job = checked(config, needs_weights="levels are taught by a trained model")
-    with workspace(config, run_dir, Job("adapt")) as place, stages([SETTING_UP, *STAGES]) as stage:
+    steps = (*PREPARED, LEVELS, MIXTURES)
+    with workspace(config, run_dir, Job("adapt"), steps) as place, stages([SETTING_UP, *STAGES]) as stage:
         stage.begin(SETTING_UP)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once

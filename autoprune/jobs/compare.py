@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from autoprune.config import CLASSIFICATION, RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
@@ -12,17 +14,18 @@ from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
+from autoprune.jobs.winners import Winner, worth
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.results.run import MetricValue
+from autoprune.search.executors import usual
 from autoprune.search.loop import run_search
 from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
-from autoprune.steps.winners import Winner, worth
+from autoprune.store.kept import Kept
 from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
 
@@ -91,8 +94,8 @@ def compare(
 def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) -> Search:
     config, store = place.config, place.store
     label = short_name(name)
-    fact = f"search {label} {seed}"
-    done = store.parsed_fact(fact, Search.model_validate_json)
+    kept = Kept(f"search {label} {seed}", TypeAdapter(Search))
+    done = store.kept(kept)
     if done is not None:
         return done
     own = place.run_dir.state / f"{label}-{seed}.sqlite"
@@ -114,7 +117,7 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
             problem.stored_in(TrialStore(own)),
             max_evaluations=config.search.max_evaluations,
             seed=seed,
-            workers=usual_workers(),
+            execute=usual(),
             on_outcome=on_outcome,
             races=config.search.racing,
         )
@@ -132,7 +135,7 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
         policy=best.pruning.as_dict(),
         curve=tuple(curve),
     )
-    store.set_fact(fact, search.model_dump_json())
+    store.keep(kept, search)
     found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
     say(f"{label}, seed {seed}: {found}")
     return search

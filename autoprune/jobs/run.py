@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from autoprune.adaptive.levels.choice import check_level_limits
+from autoprune.adaptive.levels.choice import LEVELS, MIXTURES, check_level_limits
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
@@ -18,16 +18,26 @@ from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import say, stages
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.reports.run import write_report
+from autoprune.results.kept import FINETUNE, FRAME, SEARCH, VERDICT
 from autoprune.results.run import RunResult, SearchFigures, parse_result
 from autoprune.runtimes.find import find_runtime
-from autoprune.search.prepare import SETTING_UP
+from autoprune.search.prepare import PREPARED, SETTING_UP
 from autoprune.steps.applied import STORED_POLICY
-from autoprune.steps.choice import Choose, check_scoring, check_search, search_choice
+from autoprune.steps.choice import (
+    FINALISTS,
+    FINALISTS_TRIED,
+    SOURCE,
+    Choose,
+    check_scoring,
+    check_search,
+    search_choice,
+)
 from autoprune.steps.context import Context, Workspace, checked, context_of, workspace
 from autoprune.steps.final import compare_files, run_result
+from autoprune.steps.finalists import FILES_TIMED
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
-from autoprune.steps.narrowing import Measured, measured_within_target
+from autoprune.steps.narrowing import NARROWED, Measured, measured_within_target
 from autoprune.steps.subject import Subject
 from autoprune.store.run_dir import check_run_dir, clean_finished
 from autoprune.training.train import train_baseline
@@ -35,6 +45,21 @@ from autoprune.training.train import train_baseline
 PARITY_IMAGES = 256
 BASELINE, SEARCHING = "training a baseline", "search"
 FINE_TUNING, MEASURING = "fine-tuning", "exporting and measuring"
+# In order, what each step keeps; a resumed run does those that have left nothing yet.
+STEPS = (
+    *PREPARED,
+    SOURCE,
+    FILES_TIMED,
+    FINALISTS_TRIED,
+    FINALISTS,
+    SEARCH,
+    FRAME,
+    FINETUNE,
+    VERDICT,
+    NARROWED,
+    LEVELS,
+    MIXTURES,
+)
 
 
 def run(
@@ -65,7 +90,7 @@ def run(
         check_earlier_levels(config)
     job = checked(config, subject=subject)
     kind = Job("run", is_trained=job.subject.is_trained)
-    with workspace(config, run_dir, kind) as place, stages(_stages(config, job.subject)) as stage:
+    with workspace(config, run_dir, kind, STEPS) as place, stages(_stages(config, job.subject)) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)
         model = _baseline(place, job.subject)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.pruning.cost import LayerShape
+from autoprune.store.kept import Finite
 
 PJ, MJ = 1e-12, 1e-3  # in joules
 
@@ -21,9 +22,9 @@ PJ, MJ = 1e-12, 1e-3  # in joules
 class EnergyConstants:
     """What a multiply-add, a moved 32-bit value and a call as such take."""
 
-    pj_per_mac: float
-    pj_per_value_moved: float
-    mj_per_call: float = 0.0
+    pj_per_mac: Finite
+    pj_per_value_moved: Finite
+    mj_per_call: Finite = 0.0
 
 
 HOROWITZ = EnergyConstants(3.7 + 0.9, 100.0)

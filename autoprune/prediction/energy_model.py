@@ -1,7 +1,6 @@
 """The constants of the energy estimate, fitted to this machine's sensor by measuring a few whole models."""
 
-import json
-from dataclasses import asdict
+from pydantic import TypeAdapter
 
 from autoprune.config import RunConfig
 from autoprune.data import DataInfo
@@ -12,9 +11,10 @@ from autoprune.prediction.energy import HOROWITZ, EnergyConstants, fit_constants
 from autoprune.prediction.whole_models import Ladders, black_images_call, exported_cuts, whole_models
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.store.kept import Kept
 from autoprune.store.trials import TrialStore
 
-FACT = "energy"
+ENERGY = Kept("energy", TypeAdapter(EnergyConstants))
 MODELS = 6  # the original, the smallest and some random cuts: for three constants
 SECONDS_A_MODEL, IDLE_SECONDS = 1.0, 3.0
 
@@ -36,9 +36,9 @@ def energy_constants(
     """
     if sensor is None or not config.uses_energy:
         return HOROWITZ
-    saved = store.fact(FACT) if store is not None else None
+    saved = store.kept(ENERGY) if store is not None else None
     if saved is not None:
-        return EnergyConstants(**json.loads(saved))
+        return saved
     policies = whole_models(elastic, shapes, ladders)[:MODELS]
     with exported_cuts(elastic, policies, info) as files:
         calls = [black_images_call(file, info, config.measure) for file in files]
@@ -54,5 +54,5 @@ def energy_constants(
     works, measured_mj = zip(*resolved, strict=True)
     constants = fit_constants(works, measured_mj)
     if store is not None:
-        store.set_fact(FACT, json.dumps(asdict(constants)))
+        store.keep(ENERGY, constants)
     return constants

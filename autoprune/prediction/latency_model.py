@@ -4,26 +4,23 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
+from pydantic import Field, TypeAdapter
 
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.measure.device import this_device
+from autoprune.measure.device import Device, this_device
 from autoprune.prediction.graph_context import epilogues
-from autoprune.prediction.latency_table import (
-    LatencyFit,
-    LatencyPredictor,
-    LatencyTable,
-    fit_latency,
-    in_all_conditions,
-)
-from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.latency_fit import LatencyFit, fit_latency
+from autoprune.prediction.latency_table import LatencyPredictor, LatencyTable, in_all_conditions
+from autoprune.prediction.layer_bench import LayerInGraph, LayerKey
 from autoprune.prediction.layer_lines import LayerLines, evenly_filled
 from autoprune.prediction.staircase import (
     Step,
@@ -41,20 +38,37 @@ from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.runtimes.find import find_runtime
+from autoprune.runtimes.runtime import Runtime
 from autoprune.space.policy import PruningPolicy
+from autoprune.store.kept import Count, Kept, Milliseconds
 from autoprune.store.trials import TrialStore
 
-FACT = "latency"
-LADDERS_FACT = "ladders"
 JUDGED_AGAIN = 3
 SCANNED_ALIKE = 3  # of the groups that touch the same kinds of layers
 NO_FIT = LatencyFit(0.0, 1.0)
 
 
 @dataclass(frozen=True)
+class MeasuredLatency:
+    """What was measured of a model on a device, from which its latency model is made again without measuring."""
+
+    layers: dict[LayerKey, Milliseconds]  # all that policies on the ladders need
+    fit: LatencyFit
+    ladders: dict[str, Annotated[tuple[Count, ...], Field(min_length=1)]]
+
+
+LATENCY = Kept("latency", TypeAdapter(MeasuredLatency))
+
+
+@dataclass(frozen=True)
 class LatencyModel:
     predictor: LatencyPredictor
     ladders: Ladders  # widths worth trying by group, ascending
+
+    def measured(self) -> MeasuredLatency:
+        table = self.predictor.table
+        layers = {layer: table.layer_ms(layer) for layer in _on_ladders(self.predictor, self.ladders)}
+        return MeasuredLatency(layers, self.predictor.fit, dict(self.ladders))
 
 
 def build_latency_model(
@@ -72,17 +86,11 @@ def build_latency_model(
     Times go to the shared table at `table_path` (default: in the cache folder), so that later models and runs find
     them; a copy of what this run uses is kept in `store`, so that a resumed run sees the very same figures.
     """
-    after = _epilogues(elastic, shapes, info)
-    runtime = find_runtime(measure.runtime)
-    device = this_device(runtime, threads=measure.threads, batch_size=measure.batch_size)
-    saved = store.fact(FACT) if store is not None else None
+    saved = store.kept(LATENCY) if store is not None else None
     if saved is not None:
-        facts = json.loads(saved)
-        entries = {LayerInGraph.from_key(key): float(ms) for key, ms in facts["layers"].items()}
-        ladders = {name: tuple(widths) for name, widths in facts["ladders"].items()}
-        known_table = LatencyTable(runtime, device, entries=entries)
-        fit, lines = LatencyFit.of(facts["fit"]), layer_lines(shapes, ladders)
-        return LatencyModel(LatencyPredictor(shapes, after, known_table, fit, lines), ladders)
+        return latency_model_of(saved, elastic, shapes, info, measure=measure)
+    after = _epilogues(elastic, shapes, info)
+    runtime, device = _ruler(measure)
     shared = TableStore(table_path or default_table_path(), device.key)
     table = LatencyTable(runtime, device, store=shared)
     ladders = find_ladders(elastic, LatencyPredictor(shapes, after, table, NO_FIT), search)
@@ -90,23 +98,29 @@ def build_latency_model(
     unfitted = LatencyPredictor(shapes, after, table, NO_FIT, lines)
     table.ensure(_on_ladders(unfitted, ladders))
     model_key = _model_key(unfitted, ladders)
-    known = shared.fit(model_key)
-    if known is None:
+    fit = shared.fit(model_key)
+    if fit is None:
         policies = whole_models(elastic, shapes, ladders)
         sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
         with shared.measuring() as recorder:
-            known = recorder.fit(model_key)  # another process may have fitted it while this one waited
-            if known is None:
-                measured_ms = measure_cuts(elastic, shapes, policies, info, measure)
-                known = json.dumps(asdict(fit_latency(sums, measured_ms)))
-                recorder.add_fit(model_key, known)
-    fit = LatencyFit.of(json.loads(known))
-    predictor = LatencyPredictor(shapes, after, table, fit, lines)
+            fit = recorder.fit(model_key)  # another process may have fitted it while this one waited
+            if fit is None:
+                fit = fit_latency(sums, measure_cuts(elastic, shapes, policies, info, measure))
+                recorder.add_fit(model_key, fit)
+    found = LatencyModel(LatencyPredictor(shapes, after, table, fit, lines), ladders)
     if store is not None:
-        used = {layer.key: table.layer_ms(layer) for layer in _on_ladders(predictor, ladders)}
-        store.set_fact(LADDERS_FACT, json.dumps(ladders))
-        store.set_fact(FACT, json.dumps({"layers": used, "fit": asdict(fit), "ladders": ladders}))
-    return LatencyModel(predictor, ladders)
+        store.keep(LATENCY, found.measured())
+    return found
+
+
+def latency_model_of(
+    measured: MeasuredLatency, elastic: ElasticModel, shapes: CutShapes, info: DataInfo, *, measure: MeasureConfig
+) -> LatencyModel:
+    """The model that was measured earlier, or elsewhere: nothing on its ladders is measured again."""
+    runtime, device = _ruler(measure)
+    table = LatencyTable(runtime, device, entries=measured.layers)
+    after, lines = _epilogues(elastic, shapes, info), layer_lines(shapes, measured.ladders)
+    return LatencyModel(LatencyPredictor(shapes, after, table, measured.fit, lines), measured.ladders)
 
 
 def corrected_again(
@@ -132,7 +146,7 @@ def corrected_again(
         measured = [*fitted, *itertools.chain(*[policies] * JUDGED_AGAIN)]
         measured_ms = measure_cuts(elastic, predictor.shapes, measured, info, measure)
         fit = fit_latency(sums, measured_ms[: len(fitted)])
-        recorder.add_fit(_model_key(predictor, latency.ladders), json.dumps(asdict(fit)))
+        recorder.add_fit(_model_key(predictor, latency.ladders), fit)
     corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit, predictor.lines)
     judged_ms = np.reshape(measured_ms[len(fitted) :], (JUDGED_AGAIN, len(policies))).mean(0)
     return LatencyModel(corrected, latency.ladders), judged_ms.tolist()
@@ -274,6 +288,11 @@ def _on_ladders(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGr
             layers += [predictor.in_graph(name, dict(zip(owners, widths, strict=True))) for widths in each]
     left = (layer for layer in layers if not layer.shape.is_empty)
     return list(dict.fromkeys(itertools.chain.from_iterable(map(in_all_conditions, left))))
+
+
+def _ruler(measure: MeasureConfig) -> tuple[Runtime, Device]:
+    runtime = find_runtime(measure.runtime)
+    return runtime, this_device(runtime, threads=measure.threads, batch_size=measure.batch_size)
 
 
 def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:

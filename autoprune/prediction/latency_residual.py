@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from autoprune.store.kept import Finite, Positive
 
 LEAST_MODELS = 30  # fewer say too little of a space of many layers
 LENGTHS = (0.7, 1.0, 1.5, 3.0)  # how far a model speaks for others, in standard deviations of the layers' times
@@ -26,17 +27,11 @@ class LatencyResidual:
     `points` are the standardised times of the measured models. Far from all of them the prediction is 0.
     """
 
-    length: float
-    centre: tuple[float, ...]
-    spread: tuple[float, ...]
-    points: tuple[tuple[float, ...], ...]
-    weights: tuple[float, ...]
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "LatencyResidual":
-        """From what `dataclasses.asdict` gives, back from JSON."""
-        points = tuple(tuple(point) for point in raw["points"])
-        return cls(raw["length"], tuple(raw["centre"]), tuple(raw["spread"]), points, tuple(raw["weights"]))
+    length: Positive
+    centre: tuple[Finite, ...]
+    spread: tuple[Finite, ...]
+    points: tuple[tuple[Finite, ...], ...]
+    weights: tuple[Finite, ...]
 
     def factor(self, layers_ms: Sequence[float]) -> float:
         """exp of the prediction for a model whose layers take so long, in the order of the measured ones."""

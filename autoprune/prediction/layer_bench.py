@@ -14,10 +14,11 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+from pydantic import PlainSerializer, PlainValidator
 
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.measure.timing import Call, time_cold, time_until_quiet
@@ -52,11 +53,23 @@ class LayerInGraph:
 
     @classmethod
     def from_key(cls, key: str) -> "LayerInGraph":
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(key).items()
-        }
-        epilogue, cold = fields.pop("epilogue"), fields.pop("cold")
-        return cls(LayerShape(**fields), epilogue, cold)
+        """Raises `ValueError` for a text that is no `key`."""
+        try:
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(key).items()
+            }
+            epilogue, cold = fields.pop("epilogue"), fields.pop("cold")
+            return cls(LayerShape(**fields), epilogue, cold)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"not a layer ({error!r})") from None
+
+
+# In JSON, also as the key of an object.
+LayerKey = Annotated[
+    LayerInGraph,
+    PlainValidator(lambda raw: raw if isinstance(raw, LayerInGraph) else LayerInGraph.from_key(raw)),
+    PlainSerializer(lambda layer: layer.key),
+]
 
 
 @dataclass(frozen=True)

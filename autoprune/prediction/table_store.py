@@ -15,18 +15,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from autoprune.errors import InputError
 from autoprune.foundation.bounds import shown
 from autoprune.foundation.files import cache_folder
 from autoprune.foundation.progress import say
+from autoprune.prediction.latency_fit import LatencyFit
 from autoprune.prediction.layer_bench import METHOD, LayerInGraph
 from autoprune.prediction.lock_holder import lock_holder
-from autoprune.store.facts import check_fact
+from autoprune.store.kept import Kept
 
 TABLE_VARIABLE = "AUTOPRUNE_LATENCY_TABLE"
 ANOTHER_FILE = f"name another file in {TABLE_VARIABLE}"
 FILE_NAME = "latency.sqlite"
 FORMAT = 1
+FIT = Kept("latency_fit", TypeAdapter(LatencyFit))
 LOCK_TIMEOUT_S = 900.0  # another process may be measuring
 QUIET_WAIT_S = 1.0  # after which the user is told; Ctrl-C is heard as often
 TABLES = {"devices", "layers"}  # what every format has
@@ -75,7 +79,7 @@ class TableStore:
             rows = connection.execute("SELECT layer, ms FROM layers WHERE device_id = ?", (self._device_id,)).fetchall()
         return {_layer(self.path, key): _milliseconds(self.path, key, ms) for key, ms in rows}
 
-    def fit(self, model: str) -> str | None:
+    def fit(self, model: str) -> LatencyFit | None:
         query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         with self._connection() as connection:
             row = connection.execute(query, (self._device_id, model)).fetchone()
@@ -177,21 +181,20 @@ class Recorder:
             [(self._device_id, layer.key, ms, _now()) for layer, ms in times_ms.items()],
         )
 
-    def fit(self, model: str) -> str | None:
+    def fit(self, model: str) -> LatencyFit | None:
         query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         row = self._connection.execute(query, (self._device_id, model)).fetchone()
         return _fit(self._path, model, row[0]) if row else None
 
-    def add_fit(self, model: str, fit: str) -> None:
-        self._connection.execute(
-            "INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?)", (self._device_id, model, fit, _now())
-        )
+    def add_fit(self, model: str, fit: LatencyFit) -> None:
+        row = (self._device_id, model, FIT.text(fit), _now())
+        self._connection.execute("INSERT OR REPLACE INTO fits VALUES (?, ?, ?, ?)", row)
 
 
 def _layer(path: Path, key: Any) -> LayerInGraph:
     try:
         return LayerInGraph.from_key(key)
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except ValueError:
         raise _broken(path, "layers", key, "layer", key) from None
 
 
@@ -201,12 +204,11 @@ def _milliseconds(path: Path, key: str, ms: Any) -> float:
     return float(ms)
 
 
-def _fit(path: Path, model: str, fit: Any) -> str:
+def _fit(path: Path, model: str, fit: Any) -> LatencyFit:
     try:
-        check_fact("latency_fit", fit)
+        return FIT.read(fit)
     except (TypeError, ValueError):
         raise _broken(path, "fits", model, "fit", fit) from None
-    return str(fit)
 
 
 def _broken(path: Path, table: str, row: object, column: str, value: object) -> InputError:

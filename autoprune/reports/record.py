@@ -4,33 +4,19 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
 from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
+from autoprune.prediction.latency_model import LATENCY
 from autoprune.reports.charts import GroupWidths
+from autoprune.results.kept import FINETUNE, FRAME, FinetuneFrame
 from autoprune.results.max_drop import part_name
-from autoprune.results.run import Part, RunResult, explain, parse_result
+from autoprune.results.run import RunResult, parse_result
+from autoprune.search.prepare import ORIGINAL, OriginalPoint
 from autoprune.space.policy import load_policy
 from autoprune.store.trials import EpisodeRow, TrialStore
 from autoprune.training.train import EpochLog
-
-
-class FinetuneFrame(Part):
-    """Accuracies on the search split around fine-tuning, and the epochs that it might have taken."""
-
-    original: float
-    before: float
-    epochs: int
-
-
-class OriginalPoint(Part):
-    """Where the original stands among the candidates of a search."""
-
-    predicted_latency_ms: float
-    metric: float
 
 
 @dataclass(frozen=True)
@@ -66,12 +52,11 @@ def read_run(run_dir: Path) -> RunRecord:
         store = TrialStore(store_path)
         part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
         searched = store if part is None else store.part(part_name(part))
-        episodes, finetune, ladders = searched.episodes(), store.fact("finetune_log"), store.fact("ladders")
-        frame = store.parsed_fact("finetune_frame", FinetuneFrame.model_validate_json)
-        original = store.parsed_fact("original", OriginalPoint.model_validate_json)
+        episodes, latency = searched.episodes(), store.kept(LATENCY)
+        finetune, frame, original = store.kept(FINETUNE), store.kept(FRAME), store.kept(ORIGINAL)
     except sqlite3.DatabaseError as error:
         raise InputError(f"{store_path}: not a trials database ({error})") from None
-    chosen, groups = _read_groups(run_dir / "policy.json", _parse_ladders(ladders, where=store_path))
+    chosen, groups = _read_groups(run_dir / "policy.json", {} if latency is None else latency.ladders)
     return RunRecord(
         config=config,
         config_text=config_path.read_text(encoding="utf-8"),
@@ -79,7 +64,7 @@ def read_run(run_dir: Path) -> RunRecord:
         groups=groups,
         chosen=chosen,
         episodes=tuple(episodes),
-        finetune=_parse_finetune(finetune, where=store_path),
+        finetune=finetune or (),
         frame=frame,
         original=original,
     )
@@ -95,17 +80,3 @@ def _read_groups(path: Path, ladders: dict[str, tuple[int, ...]]) -> tuple[dict[
             raise InputError(f"{path}: group {name} keeps {kept} of {before!r} channels")
         groups.append(GroupWidths(name, kept, before, ladders.get(name, ())))
     return policy.as_dict(), tuple(groups)
-
-
-def _parse_ladders(text: str | None, *, where: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        return {} if text is None else TypeAdapter(dict[str, tuple[int, ...]]).validate_json(text)
-    except ValidationError as error:
-        raise InputError(f"{where}: the fact ladders is broken ({explain(error)})") from None
-
-
-def _parse_finetune(text: str | None, *, where: Path) -> tuple[EpochLog, ...]:
-    try:
-        return () if text is None else TypeAdapter(tuple[EpochLog, ...]).validate_json(text)
-    except ValidationError as error:
-        raise InputError(f"{where}: the fact finetune_log is broken ({explain(error)})") from None

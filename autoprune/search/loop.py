@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from autoprune.errors import InputError, RunError
+from autoprune.search.executors import Execute, inline
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of
-from autoprune.search.workers import side_by_side
 from autoprune.space.decision import Policy
 from autoprune.store.trials import Episode
 
@@ -36,14 +36,14 @@ def run_search(
     *,
     max_evaluations: int,
     seed: int,
-    workers: int = 1,
+    execute: Execute = inline,
     on_outcome: Callable[[Outcome], None] | None = None,
     races: bool = True,
     as_given: bool = False,
 ) -> SearchResult:
     """Evaluate at most `max_evaluations` (> 0) distinct policies; `on_outcome` is called after each episode.
 
-    Candidates that the searcher asks for together are scored in `workers` processes. Without `races` each is scored on
+    Candidates that the searcher asks for together are scored as `execute` has it. Without `races` each is scored on
     all images, however poor it looks. A policy that is repeated costs nothing, but a search that has nothing new to ask
     ends. Whether a score came from the store does not matter to the count, so a resumed search goes the same way as
     one that was never stopped.
@@ -53,7 +53,7 @@ def run_search(
     """
     started = time.perf_counter()
     searcher = make(brief := Brief(problem, seed, max_evaluations))
-    with side_by_side(problem, workers) as shared:
+    with execute(problem) as shared:
         search = _Search(shared, brief, searcher.name, races=races, on_outcome=on_outcome)
         while not search.spent:
             asked = searcher.ask()

@@ -1,10 +1,11 @@
 """From a configuration, a trained model and data to the search problem: groups, ladders, costs, sensitivities."""
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from autoprune.compute.compute import this_compute
@@ -13,23 +14,32 @@ from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.models import tensor_state
-from autoprune.prediction.energy import estimated_energy_mj, work_of
-from autoprune.prediction.energy_model import energy_constants
-from autoprune.prediction.latency_model import LatencyModel, build_latency_model
-from autoprune.pruning.cost import CutShapes, LayerShape, layer_shapes
+from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj, work_of
+from autoprune.prediction.energy_model import ENERGY, energy_constants
+from autoprune.prediction.latency_model import (
+    LATENCY,
+    LatencyModel,
+    MeasuredLatency,
+    build_latency_model,
+    latency_model_of,
+)
+from autoprune.prediction.latency_table import LatencyPredictor
+from autoprune.pruning.cost import CutShapes, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import ModelGroups, PrunableGroup
-from autoprune.pruning.importance import lost_importance, ranking_of, score_channels
+from autoprune.pruning.importance import ranking_of, score_channels
+from autoprune.search.decisions import decision_of, layer_decision
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
+from autoprune.search.executors import Execute, inline, usual
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.racing import FIRST_LOOK
 from autoprune.search.reward import make_reward
-from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.decision import Decision, Policy
-from autoprune.space.layer_option import LayerOption, check_effects, find_option_kinds, layer_options
+from autoprune.space.layer_option import check_effects, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy
+from autoprune.store.kept import Finite, Kept, Milliseconds
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
 from autoprune.training.teacher import Teacher
@@ -37,7 +47,28 @@ from autoprune.training.teacher import Teacher
 RANKING_IMAGES = 512  # for the gradients of the Taylor criterion
 LATENCY_HEADROOM = 0.015
 SETTING_UP = "reading and timing the model"  # as a stage of a job
-ORIGINAL_FACT = "original"  # where it stands among its candidates
+
+
+@dataclass(frozen=True)
+class OriginalPoint:
+    """Where the original stands among the candidates of a search."""
+
+    predicted_latency_ms: Milliseconds
+    metric: Finite
+
+
+ORIGINAL = Kept("original", TypeAdapter(OriginalPoint))
+PREPARED = (LATENCY, ENERGY, ORIGINAL)  # what making the problem keeps
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found out about a trained model on a device: with its weights and its configuration, a whole problem."""
+
+    channel_scores: Mapping[str, torch.Tensor]  # importance, by group
+    latency: MeasuredLatency
+    energy: EnergyConstants
+    decisions: tuple[Decision, ...]  # with their sensitivities
 
 
 @dataclass(frozen=True)
@@ -51,6 +82,21 @@ class Prepared:
     teacher: Teacher  # the original, for all trainings that follow
     latency: LatencyModel
     problem: SearchProblem
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class PredictCost:
+    """What a cut is predicted to cost, from its shapes alone."""
+
+    shapes: CutShapes
+    latency: LatencyPredictor
+    energy: EnergyConstants
+
+    def __call__(self, policy: PruningPolicy) -> PredictedCost:
+        cost = self.shapes.cost(policy)
+        energy_mj = estimated_energy_mj(work_of(self.shapes.layers(policy).values()), self.energy)
+        return PredictedCost(self.latency.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
 
 def prepare(
@@ -60,34 +106,34 @@ def prepare(
     *,
     store: TrialStore | None = None,
     sensor: Sensor | None = None,
+    measured: Measured | None = None,
 ) -> Prepared:
     """Build the problem. What is measured on the way is kept in `store`, so that a resumed run searches the same one.
 
-    With a `sensor`, a run that works with energy fits its estimates to what the sensor counts.
+    With a `sensor`, a run that works with energy fits its estimates to what the sensor counts. Nothing is found out
+    anew of a model of which all is `measured`, here before or by another machine.
     Raises `ModelError` if nothing can be pruned, `TargetError` if the target lies below the floor, `ConfigError` if it
     has no bound.
     """
     check_bounds(config)
-    task, compute = make_task(config.task), this_compute(own_kernels=config.own_kernels)
+    task, compute, info = make_task(config.task), this_compute(own_kernels=config.own_kernels), data.info
     model.eval()
-    model_groups = find_groups(model, data.info.input_shape)
-    scored = channel_scores(config, model, data, model_groups.prunable)
+    model_groups = find_groups(model, info.input_shape)
+    scored = measured.channel_scores if measured else channel_scores(config, model, data, model_groups.prunable)
     kinds = find_option_kinds(config.search.options)
-    options = layer_options(model, kinds, layer_shapes(model, data.info.input_shape)) if kinds else ()
+    options = layer_options(model, kinds, layer_shapes(model, info.input_shape)) if kinds else ()
     check_effects(options, model, kinds)
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
-    shapes = CutShapes(elastic, data.info.input_shape)
-    latency = build_latency_model(elastic, shapes, data.info, search=config.search, measure=config.measure, store=store)
-    constants = energy_constants(config, elastic, shapes, data.info, latency.ladders, sensor=sensor, store=store)
-
-    def predict(policy: PruningPolicy) -> PredictedCost:
-        cost = shapes.cost(policy)
-        energy_mj = estimated_energy_mj(work_of(shapes.layers(policy).values()), constants)
-        return PredictedCost(latency.predictor.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
-
+    shapes = CutShapes(elastic, info.input_shape)
+    if measured:
+        latency = latency_model_of(measured.latency, elastic, shapes, info, measure=config.measure)
+        energy = measured.energy
+    else:
+        latency = build_latency_model(elastic, shapes, info, search=config.search, measure=config.measure, store=store)
+        energy = energy_constants(config, elastic, shapes, info, latency.ladders, sensor=sensor, store=store)
+    predict = PredictCost(shapes, latency.predictor, energy)
     original_cost = predict(elastic.full_policy)
     smallest = PruningPolicy.of({group.name: latency.ladders[group.name][0] for group in elastic.groups})
-    limits = search_limits(config.target, original_cost, floor=predict(smallest))
     evaluator = Evaluator(
         elastic,
         data,
@@ -98,25 +144,23 @@ def prepare(
         compute=compute,
     )
     if store is not None:
-        shown = {
-            "predicted_latency_ms": original_cost.predicted_latency_ms,
-            "metric": evaluator.original_metric[1].value,
-        }
-        store.set_fact(ORIGINAL_FACT, json.dumps(shown))
-    known = earlier_policies(config.search.trials_from, elastic, store)
+        store.keep(ORIGINAL, OriginalPoint(original_cost.predicted_latency_ms, evaluator.original_metric[1].value))
     problem = SearchProblem(
         (
-            *(_decision(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups),
-            *(_layer_decision(option, model, shapes, latency, elastic.full_policy) for option in options),
+            *(decision_of(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups),
+            *(layer_decision(option, model, shapes, latency, elastic.full_policy) for option in options),
         ),
-        limits,
+        search_limits(config.target, original_cost, floor=predict(smallest)),
         predict=predict,
         looks=evaluator.looks,
         reward=make_reward(config.search.reward),
         fingerprint=fingerprint(config, elastic),
         store=store,
-        known=known,
+        known=() if measured else earlier_policies(config.search.trials_from, elastic, store),
     )
+    if measured is None:
+        decisions = measure_sensitivities(problem, usual())
+        measured = Measured(scored, latency.measured(), energy, decisions)
     return Prepared(
         data=data,
         elastic=elastic,
@@ -124,7 +168,8 @@ def prepare(
         evaluator=evaluator,
         teacher=Teacher.of(model, data, config.finetune, task=task, compute=compute),
         latency=latency,
-        problem=_with_sensitivities(problem),
+        problem=problem.knowing(measured.decisions),
+        measured=measured,
     )
 
 
@@ -144,10 +189,6 @@ def channel_scores(
     )
 
 
-def _with_sensitivities(problem: SearchProblem) -> SearchProblem:
-    return problem.knowing(measure_sensitivities(problem, workers=usual_workers()))
-
-
 def search_limits(
     targets: tuple[TargetConfig, ...], original: PredictedCost, *, floor: PredictedCost
 ) -> tuple[Limit, ...]:
@@ -162,7 +203,7 @@ def search_limits(
     return tuple(limits)
 
 
-def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[Decision, ...]:
+def measure_sensitivities(problem: SearchProblem, execute: Execute = inline) -> tuple[Decision, ...]:
     """The problem's decisions with the divergence from the original when each alone is at its middle option, or gone.
 
     As the first look tells it, which takes a quarter of the time of a whole evaluation. ResNet-20, Fashion-MNIST: the
@@ -178,9 +219,9 @@ def measure_sensitivities(problem: SearchProblem, *, workers: int = 1) -> tuple[
         return shared.evaluate(policy, bars=FIRST_LOOK).score.divergence
 
     found = []
-    with bar("sensitivities", len(full)) as progress, side_by_side(problem, workers) as shared:
-        for first in range(0, len(full), workers):
-            together = list(enumerate(problem.decisions))[first : first + workers]
+    with bar("sensitivities", len(full)) as progress, execute(problem) as shared:
+        for first in range(0, len(full), shared.workers):
+            together = list(enumerate(problem.decisions))[first : first + shared.workers]
             gone = [alone(place, 0) for place, decision in together if decision.may_go]
             middles = [alone(place, decision.middle_option) for place, decision in together]
             shared.expect([*gone, *middles], bars=FIRST_LOOK)
@@ -208,62 +249,3 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     digest.update("".join(search.options).encode())
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]
-
-
-def _maker(group: PrunableGroup, shapes: CutShapes) -> LayerShape:
-    """The first layer with a shape that makes the group's channels; a point of a linear layer if there is none."""
-    made = (member.module for member in group.members if member.axis == "out" and member.module in shapes.original)
-    name = group.name if group.name in shapes.original else next(made, None)
-    if name is not None:
-        return shapes.original[name]
-    one = (1, 1)
-    return LayerShape("linear", group.channels, group.channels, one, one, (0, 0), one, 1, one, one, False)
-
-
-def _decision(
-    group: PrunableGroup, scores: torch.Tensor, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
-) -> Decision:
-    layer = _maker(group, shapes)
-    owned = {
-        name: shape
-        for name, shape in shapes.original.items()
-        if any(member.module == name and member.axis == "out" for member in group.members)
-    }
-    everything = shapes.original.values()
-    full_ms = latency.predictor.layers_ms(full)
-    owned_ms, all_ms = sum(full_ms[name] for name in owned), sum(full_ms.values())
-    macs_share = sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything)
-    return Decision(
-        name=group.name,
-        kind=layer.kind,
-        ladder=latency.ladders[group.name],
-        channels_in=layer.in_channels,
-        stride=layer.stride[0],
-        kernel=layer.kernel[0],
-        spatial=layer.out_size[0],
-        macs_share=macs_share,
-        latency_share=owned_ms / all_ms if all_ms > 0 else macs_share,  # no layer takes longer than can be measured
-        sensitivity=0.0,
-        lost_importance=lost_importance(scores, latency.ladders[group.name]),
-    )
-
-
-def _layer_decision(
-    option: LayerOption, model: nn.Module, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
-) -> Decision:
-    layer, full_ms = shapes.original[option.layer], latency.predictor.layers_ms(full)
-    macs_share = layer.macs / sum(shape.macs for shape in shapes.original.values())
-    all_ms = sum(full_ms.values())
-    return Decision(
-        name=option.name,
-        kind=layer.kind,
-        ladder=option.sizes,
-        channels_in=layer.in_channels,
-        stride=layer.stride[0],
-        kernel=layer.kernel[0],
-        spatial=layer.out_size[0],
-        macs_share=macs_share,
-        latency_share=full_ms[option.layer] / all_ms if all_ms > 0 else macs_share,
-        sensitivity=0.0,
-        lost_importance=option.lost_importance(model.get_submodule(option.layer)),
-    )

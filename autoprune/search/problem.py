@@ -79,8 +79,14 @@ class Looked:
     wall_s: float
 
 
-LookAhead = Callable[[Mapping[Policy, int], Bars], Iterable[Looked]]
-"""Looks at policies after the look that each was seen at (-1: none), several at a time, in whatever order."""
+class Executor(Protocol):
+    """Looks at policies of a problem, `workers` at a time."""
+
+    @property
+    def workers(self) -> int: ...
+    def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterable[Looked]:
+        """Each policy, in whatever order, by what `SearchProblem.look` finds after the look that it was seen at (-1:
+        none)."""
 
 
 class PredictedProblem(Protocol):
@@ -133,8 +139,7 @@ class SearchProblem:
         self._costs: dict[PruningPolicy, PredictedCost] = {}
         self._described: dict[Policy, PruningPolicy] = {}
         self._scores: dict[str, tuple[Score, ...]] = {}  # of what a policy says of the network, by look
-        self._look_ahead: LookAhead | None = None
-        self.workers = 1  # so many of the policies that are expected are scored at a time
+        self._executor: Executor | None = None
         self.original_cost = self.predict(self.full_policy)
         self._check_floor()
 
@@ -196,16 +201,21 @@ class SearchProblem:
         other._check_floor()
         return other
 
-    def looked_at_by(self, look_ahead: LookAhead, workers: int) -> "SearchProblem":
-        """The same problem, all that is remembered too; `look_ahead` scores what it is told to expect."""
+    def looked_at_by(self, executor: Executor) -> "SearchProblem":
+        """The same problem, all that is remembered too; `executor` scores what it is told to expect."""
         other = copy.copy(self)
-        other._look_ahead, other.workers = look_ahead, workers
+        other._executor = executor
         return other
+
+    @property
+    def workers(self) -> int:
+        """So many of the policies that are expected are scored at a time."""
+        return 1 if self._executor is None else self._executor.workers
 
     def expect(self, policies: Iterable[Policy], *, bars: Bars = NO_BARS) -> None:
         """A hint that these are evaluated next: if there are workers, what is unknown is scored and stored now, side by
         side. What is evaluated comes out the same."""
-        if self._look_ahead is None:
+        if self._executor is None:
             return
         known = {policy: self._known_scores(policy) for policy in policies}
         asked = {
@@ -213,7 +223,7 @@ class SearchProblem:
             for policy, scores in known.items()
             if not any(self._is_settled(policy, score, bars) for score in scores)
         }
-        for looked in self._look_ahead(asked, bars):
+        for looked in self._executor.look(asked, bars):
             self._remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
 
     def evaluate(self, policy: Policy, *, bars: Bars = NO_BARS) -> Outcome:
@@ -301,7 +311,7 @@ class SearchProblem:
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)
-        other._scores, other._look_ahead, other.workers = {}, None, 1
+        other._scores, other._executor = {}, None
         return other
 
     def _reward(self, policy: Policy, score: Score) -> float:

@@ -30,19 +30,27 @@ class Reward:
         return float(found)
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """A metric, less so much of the cost."""
+
+    metric: str
+    cost_weight: float
+
+    def __call__(self, score: Score, cost_ratio: float) -> float:
+        return merit(score, self.metric) - self.cost_weight * cost_ratio
+
+
 def make_reward(config: RewardConfig) -> Reward:
     """The reward that a configuration asks for; `config.form` may be a user's own `path/file.py:function`.
 
     Raises `InputError` for a file that does not give a function.
     """
-
-    def constrained(score: Score, cost_ratio: float) -> float:
-        return merit(score, config.accuracy)
-
-    def weighted(score: Score, cost_ratio: float) -> float:
-        return merit(score, config.accuracy) - config.cost_weight * cost_ratio
-
-    forms: dict[str, RewardForm] = {"constrained": constrained, "weighted": weighted, "amc": amc}
+    forms: dict[str, RewardForm] = {
+        "constrained": Weighted(config.accuracy, 0.0),
+        "weighted": Weighted(config.accuracy, config.cost_weight),
+        "amc": amc,
+    }
     form = forms.get(config.form)
     if form is None:
         form = load_factory(config.form, field=FIELD)

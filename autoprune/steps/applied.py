@@ -1,6 +1,5 @@
 """Choices without a search: the best of what a trained agent and simple heuristics propose, or a stored policy."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +8,13 @@ from autoprune.errors import InputError
 from autoprune.foundation.bounds import shown
 from autoprune.foundation.progress import say
 from autoprune.policies.actor import Actor, roll_out
+from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.search.loop import SearchResult
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy
-from autoprune.steps.choice import SEARCH_FACT, SOURCE_FACT, Choose, Chosen, stored_choice, verified
+from autoprune.steps.choice import SOURCE, Choose, Chosen, stored_choice, verified
 from autoprune.steps.context import Context
 from autoprune.steps.finalists import finalists
 from autoprune.steps.proposals import Given, Offers, offers, proposal_figures, strange_training, verdict
@@ -36,7 +36,7 @@ def agent_choice(actor: Actor) -> Choose:
 
     def choose(context: Context) -> Chosen:
         config, prepared, run_dir, store = context.config, context.prepared, context.run_dir, context.store
-        if store.fact(SOURCE_FACT) is None and run_dir.policy.is_file():
+        if store.kept(SOURCE) is None and run_dir.policy.is_file():
             raise InputError(f"{run_dir.policy}: the run there has a policy already; choose another --run-dir")
         if (done := _resumed(source, run_dir, store)) is not None:
             return done
@@ -107,12 +107,12 @@ def policy_choice(config: RunConfig, path: Path) -> Choose:
 
 def _resumed(source: str, run_dir: RunDir, store: TrialStore) -> Chosen | None:
     """What was decided before from the same source; `InputError` if the run there began with another."""
-    begun = store.parsed_fact(SOURCE_FACT, json.loads)
+    begun = store.kept(SOURCE)
     if begun is not None and begun != source:
         theirs, ours = begun.split()[0], source.split()[0]
         article = "another" if theirs == ours else "an" if theirs == "agent" else "a"
         raise InputError(f"{run_dir.root}: the run there applies {article} {theirs}; choose another --run-dir")
-    store.set_fact(SOURCE_FACT, json.dumps(source))
+    store.keep(SOURCE, source)
     return None if begun is None else stored_choice(run_dir, store)
 
 
@@ -160,5 +160,5 @@ def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_di
 
 def _noted(chosen: Chosen, context: Context) -> Chosen:
     context.save_policy(chosen.policy)
-    context.store.set_fact(SEARCH_FACT, chosen.search.model_dump_json())
+    context.store.keep(SEARCH, chosen.search)
     return chosen

@@ -4,10 +4,12 @@ Right after a cut the reward is only a hint of what fine-tuning will make of it.
 finalists for a moment and take the one that comes closest to the original.
 """
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from autoprune.config import FinetuneConfig, RunConfig, check_options
 from autoprune.errors import ConfigError, InputError
@@ -16,28 +18,31 @@ from autoprune.measure.stats import spearman
 from autoprune.policies.table import searcher_maker
 from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
 from autoprune.pruning.importance import find_importance
+from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
+from autoprune.search.executors import usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
-from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Policy
 from autoprune.space.layer_option import find_option_kinds
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
 from autoprune.steps.finetune import finalist_s, finalist_training
+from autoprune.store.kept import Finite, Kept, PolicyKey
 from autoprune.store.run_dir import RunDir
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
-SEARCH_FACT, FINALISTS_FACT, ERROR_FACT = "search", "finalists", "latency_error"
-TRIED_FACT, FINALISTS_SHARE = "finalists_tried", 0.15  # of the time of a fine-tuning, for those that are not taken
-SOURCE_FACT = "applied"  # the agent or the policy that `autoprune apply` was given
+FINALISTS_SHARE = 0.15  # of the time of a fine-tuning, for those that are not taken
+FINALISTS = Kept("finalists", TypeAdapter(dict[PolicyKey, Finite]))  # how far each is from the original, tuned
+FINALISTS_TRIED = Kept("finalists_tried", TypeAdapter(Annotated[int, Field(ge=1)]))
+SOURCE = Kept("applied", TypeAdapter(str))  # the agent or the policy that `autoprune apply` was given
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
 KNOWN_POLICIES = 6
 
@@ -126,7 +131,7 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,
-            workers=usual_workers(),
+            execute=usual(),
             on_outcome=on_outcome,
             races=config.search.racing,
         )
@@ -135,7 +140,7 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
 def search_choice(context: Context) -> Chosen:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
     run_dir, store = context.run_dir, context.store
-    if store.fact(SOURCE_FACT) is not None:
+    if store.kept(SOURCE) is not None:
         raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
     if (done := stored_choice(run_dir, store)) is not None:
         return done
@@ -158,13 +163,13 @@ def search_choice(context: Context) -> Chosen:
         proxy_candidates=len(tuned),
         latency_error=found.latency_error,
     )
-    store.set_fact(SEARCH_FACT, summary.model_dump_json())
+    store.keep(SEARCH, summary)
     return Chosen(policy, summary)
 
 
 def stored_choice(run_dir: RunDir, store: TrialStore) -> Chosen | None:
     """What a stopped run had decided."""
-    done = store.parsed_fact(SEARCH_FACT, SearchFigures.model_validate_json)
+    done = store.kept(SEARCH)
     if done is None or not run_dir.policy.is_file():
         return None
     return Chosen(load_policy(run_dir.policy), done)
@@ -180,21 +185,15 @@ def verified(
     slow. A resumed run takes the correction from `store`.
     """
     prepared, config, store = context.prepared, context.config, context.store
-    stored = store.fact(ERROR_FACT)
-    found: Finalists | None = None
-    if stored is None:
-        found = kept_finalists(prepared, result.outcomes, config, store)
-        stored = json.dumps(found.error_of_few if of_few else found.error_to_correct)
-        store.set_fact(ERROR_FACT, stored)
-    error = json.loads(stored)
+    found = kept_finalists(prepared, result.outcomes, config, store)
+    error = found.error_of_few if of_few else found.error_to_correct
     limits = corrected_limits(prepared.problem, error)
-    timed_in = store
     if limits is not None:
         say(f"near the target files take {error:.3f} of the predicted latency: searching on with that corrected")
         best_first = sorted(result.outcomes, key=lambda outcome: -outcome.reward)
         known = tuple(dict.fromkeys(outcome.pruning for outcome in best_first))[:KNOWN_POLICIES]
-        timed_in = store.part(CORRECTED)
-        problem = prepared.problem.within(limits, store=timed_in, known=known)
+        corrected = store.part(CORRECTED)
+        problem = prepared.problem.within(limits, store=corrected, known=known)
         more = search_on(problem)
         feasible = tuple(outcome for outcome in result.outcomes if meets(outcome.cost, problem.limits))
         result = replace(
@@ -204,8 +203,7 @@ def verified(
             evaluations=result.evaluations + more.evaluations,
             wall_s=result.wall_s + more.wall_s,
         )
-        found = None
-    found = found or kept_finalists(prepared, result.outcomes, config, timed_in)
+        found = kept_finalists(prepared, result.outcomes, config, corrected)
     if not found.target_met:
         say("no candidate meets the latency target as measured; taking the fastest")
     return found, result
@@ -222,25 +220,25 @@ def best_finalist(
     if len(policies) == 1:
         return policies[0], {}
     store = context.store
-    scores: dict[str, float] = json.loads(store.fact(FINALISTS_FACT) or "{}")
-    tried = int(store.fact(TRIED_FACT) or len(policies))
+    scores = store.kept(FINALISTS) or {}
+    tried = store.kept(FINALISTS_TRIED) or len(policies)
     for number, policy in enumerate(policies, 1):
         if number > tried:
             break
-        if policy.key in scores:
+        if policy in scores:
             continue
         tuned = finalist_training(context, policy, description=f"finalist {number}/{tried}")
         if number == 1:
             took_s = finalist_s(policy, context.run_dir)
             tried = affordable(len(policies), seconds_each=took_s, finetune=context.config.finetune)
-            store.set_fact(TRIED_FACT, str(tried))
-        scores[policy.key] = context.prepared.evaluator.score_model(tuned).divergence
-        store.set_fact(FINALISTS_FACT, json.dumps(scores))
+            store.keep(FINALISTS_TRIED, tried)
+        scores[policy] = context.prepared.evaluator.score_model(tuned).divergence
+        store.keep(FINALISTS, scores)
     policies = policies[:tried]
-    best = min(policies, key=lambda policy: scores[policy.key])
-    shown = ", ".join(f"{scores[policy.key]:.4f}" for policy in policies)
+    best = min(policies, key=lambda policy: scores[policy])
+    shown = ", ".join(f"{scores[policy]:.4f}" for policy in policies)
     say(f"divergence of the finalists from the original: {shown}; going on with number {policies.index(best) + 1}")
-    return best, {policy: scores[policy.key] for policy in policies}
+    return best, {policy: scores[policy] for policy in policies}
 
 
 def affordable(finalists: int, *, seconds_each: float, finetune: FinetuneConfig) -> int:

@@ -1,8 +1,9 @@
 """What every job works with: checked before any work, and set up here alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -13,12 +14,13 @@ from autoprune.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
-from autoprune.search.prepare import Prepared, prepare
+from autoprune.search.prepare import PREPARED, Prepared, prepare
 from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir, opened
 from autoprune.store.trials import TrialStore
 
@@ -70,12 +72,19 @@ def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights:
 
 
 @contextmanager
-def workspace(config: RunConfig, run_dir: RunDir, job: Job) -> Iterator[Workspace]:
-    """The run folder, held against other processes while the block runs, with its store and its log; what the
-    configuration says that `job` has no use for is told first."""
+def workspace(
+    config: RunConfig, run_dir: RunDir, job: Job, steps: Sequence[Kept[Any]] = PREPARED
+) -> Iterator[Workspace]:
+    """The run folder, held against other processes while the block runs, with its store and its log.
+
+    What the configuration says that `job` has no use for is told first. Raises `InputError` for what one of its `steps`
+    left there and cannot be as it is.
+    """
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
         say_unused(config, job)
-        yield Workspace(config, run_dir, TrialStore(run_dir.trials), logger)
+        store = TrialStore(run_dir.trials)
+        store.check(steps)
+        yield Workspace(config, run_dir, store, logger)
 
 
 def context_of(

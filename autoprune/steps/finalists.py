@@ -1,11 +1,13 @@
 """Which candidates of a search go on: the best whose exported files meet the latency targets as measured."""
 
 import itertools
-import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.export.onnx_file import export_onnx
@@ -19,11 +21,11 @@ from autoprune.space.layer_option import LayerOption
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.final import timed_images
 from autoprune.steps.met import HEADROOM, latency_targets, share_of_allowed
+from autoprune.store.kept import Kept, KeptPolicy, PolicyKey, Positive
 from autoprune.store.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
 VERIFY_BATCHES = 3
-TIMED_FACT = "files_timed"
 UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many of them
 CLEARLY_FASTER = 0.98  # measured by predicted latency; a smaller error is noise
 
@@ -37,28 +39,10 @@ class Finalists:
     `measured` is the latency of each timed file, divided by what the targets allow; the best reward comes first.
     """
 
-    policies: tuple[PruningPolicy, ...]
-    latency_error: float | None
+    policies: Annotated[tuple[KeptPolicy, ...], Field(min_length=1)]
+    latency_error: Positive | None
     target_met: bool
-    measured: Mapping[PruningPolicy, float] = field(default_factory=dict)
-
-    def as_json(self) -> str:
-        return json.dumps(
-            {
-                "policies": [policy.key for policy in self.policies],
-                "latency_error": self.latency_error,
-                "target_met": self.target_met,
-                "measured": {policy.key: share for policy, share in self.measured.items()},
-            }
-        )
-
-    @classmethod
-    def of_json(cls, text: str) -> "Finalists":
-        """What `as_json` has made. Raises `ValueError` and the like for another text."""
-        raw = json.loads(text)
-        measured = {PruningPolicy.of_key(key): float(share) for key, share in raw["measured"].items()}
-        policies = tuple(PruningPolicy.of_key(key) for key in raw["policies"])
-        return cls(policies, raw["latency_error"], raw["target_met"], measured)
+    measured: dict[PolicyKey, Positive] = field(default_factory=dict)
 
     @property
     def error_to_correct(self) -> float | None:
@@ -76,14 +60,13 @@ class Finalists:
         return self.error_to_correct
 
 
+FILES_TIMED = Kept("files_timed", TypeAdapter(Finalists))
+
+
 def kept_finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig, store: TrialStore) -> Finalists:
     """The same, timed once: a run that goes on later takes what is in `store`, or one near the target might drop out,
     and what it had learnt with it."""
-    found = store.parsed_fact(TIMED_FACT, Finalists.of_json)
-    if found is None:
-        found = finalists(prepared, outcomes, config)
-        store.set_fact(TIMED_FACT, found.as_json())
-    return found
+    return store.once(FILES_TIMED, lambda: finalists(prepared, outcomes, config))
 
 
 def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig) -> Finalists:

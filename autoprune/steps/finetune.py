@@ -1,10 +1,8 @@
 """The stage of a run after its search: the policy is cut out, in one step or in many, and what is left fine-tuned."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import nn
 from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
+from autoprune.results.kept import FINETUNE, FRAME, FinetuneFrame
 from autoprune.search.prepare import Prepared
 from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
@@ -23,8 +22,6 @@ from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import Judge
 from autoprune.training.train import EpochLog, Settle, spent_s
-
-FINETUNE_FACT, FRAME_FACT = "finetune_log", "finetune_frame"
 
 
 def cutting_steps(full: PruningPolicy, final: PruningPolicy, cut_per_step: float | None) -> tuple[PruningPolicy, ...]:
@@ -55,10 +52,8 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
         elastic = repaired_cut(elastic, step_policy, prepared, repairs=config.search.repair)
         if epochs == 0:
             continue
-        if store.fact(FRAME_FACT) is None:
-            store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, context)))
-        is_share = prepared.evaluator.original_metric[1].is_share
-        reached = shown_metric(json.loads(store.fact(FRAME_FACT) or "{}")["original"], is_share=is_share)
+        frame = store.once(FRAME, partial(_frame, elastic.original, context))
+        reached = shown_metric(frame.original, is_share=prepared.evaluator.original_metric[1].is_share)
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
@@ -76,7 +71,7 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
             on_epoch=on_epoch,
         )
         elastic = elastic.with_weights_of(tuned)
-    store.set_fact(FINETUNE_FACT, json.dumps([asdict(log) for log in logs]))
+    store.keep(FINETUNE, tuple(logs))
     save_pruned(run_dir.pruned, elastic.original, context.subject.spec)
     return elastic.original
 
@@ -148,11 +143,10 @@ def state_of(run_dir: RunDir, name: str, policy: PruningPolicy) -> Path:
     return run_dir.state / f"{hashlib.sha256(policy.key.encode()).hexdigest()[:12]}-{name.replace(' ', '-')}.pt"
 
 
-def _frame(cut: nn.Module, context: Context) -> dict[str, float]:
-    """Where fine-tuning begins and what it is to come near to, on the search split; and how long it may take."""
+def _frame(cut: nn.Module, context: Context) -> FinetuneFrame:
     original, data = context.prepared.elastic.original, context.subject.data
     judge = Judge(data.search, data.info, context.subject.task, original=original)
-    return {"original": judge(original), "before": judge(cut), "epochs": context.config.finetune.epochs}
+    return FinetuneFrame(judge(original), judge(cut), context.config.finetune.epochs)
 
 
 def repaired_cut(elastic: ElasticModel, policy: PruningPolicy, prepared: Prepared, *, repairs: bool) -> ElasticModel:

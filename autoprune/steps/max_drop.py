@@ -19,6 +19,7 @@ from autoprune.foundation.progress import say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.reports.tensorboard import RunLogger
+from autoprune.results.kept import FINETUNE, VERDICT
 from autoprune.results.max_drop import kept_trial, next_ratio, paired_drop, part_name
 from autoprune.results.run import DropTrial, SearchFigures
 from autoprune.search.prepare import Prepared, search_limits
@@ -26,14 +27,13 @@ from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import Chosen, search_choice
 from autoprune.steps.context import Context
-from autoprune.steps.finetune import FINETUNE_FACT, finetuned
+from autoprune.steps.finetune import finetuned
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import mean_of
 from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import merits_in_views
 
-VERDICT_FACT = "verdict"
 KNOWN_POLICIES = 6
 
 
@@ -72,7 +72,7 @@ class DropStage:
             seed_everything(derive_seed(config.seed, "search"))
             own = replace(self.context, config=config, run_dir=run_dir, store=store, logger=logger)
             chosen = search_choice(replace(own, prepared=replace(prepared, problem=problem)))
-            done = figures = store.parsed_fact(VERDICT_FACT, DropTrial.model_validate_json)
+            done = figures = store.kept(VERDICT)
             same = next((trial for trial in earlier if trial.policy == chosen.policy), None)
             if figures is None and same is not None:
                 figures = same.figures.model_copy(update={"ratio": ratio})
@@ -80,7 +80,7 @@ class DropStage:
                 finetuned(own, chosen.policy)
                 figures = self._verdict(ratio, chosen.policy, self.model_of(run_dir))
         if done is None:
-            store.set_fact(VERDICT_FACT, figures.model_dump_json())
+            store.keep(VERDICT, figures)
         shutil.rmtree(run_dir.state, ignore_errors=True)
         said = "holds" if figures.accepted else "is too much"
         say(f"{part_name(number)}: search accuracy {figures.search_accuracy:.4f}, a drop of {figures.drop:.4f}: {said}")
@@ -186,4 +186,4 @@ def _copy_files(context: Context, kept: Trial, model: nn.Module) -> None:
     if kept.run_dir.agent.is_dir():
         shutil.copytree(kept.run_dir.agent, run_dir.agent, dirs_exist_ok=True)
     save_pruned(run_dir.pruned, model, context.subject.spec)
-    context.store.set_fact(FINETUNE_FACT, kept.store.fact(FINETUNE_FACT) or "[]")
+    context.store.keep(FINETUNE, kept.store.kept(FINETUNE) or ())

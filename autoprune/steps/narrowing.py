@@ -4,12 +4,12 @@ cut, fine-tuned for a moment, and measured again.
 A candidate is chosen by its cut's file, minutes or hours before; the machine, or its neighbours, may be others by now.
 """
 
-import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from torch import nn
 
 from autoprune.config import RunConfig
@@ -25,13 +25,29 @@ from autoprune.steps.context import Context
 from autoprune.steps.final import timed_images, timed_together
 from autoprune.steps.finetune import repaired_cut, training_of
 from autoprune.steps.met import HEADROOM, latency_targets, median_share
+from autoprune.store.kept import Kept, KeptPolicy
 from autoprune.store.run_dir import RunDir
-from autoprune.store.trials import TrialStore
 
-NARROWED_FACT = "narrowed"
 MOST_NARROWINGS = 3
 MEASUREMENTS = 3  # of a file that misses its target: the middle one counts
 EPOCHS_PART = 8  # a narrowed model gets this part of the epochs, and of their time, once more
+
+
+@dataclass(frozen=True)
+class Narrowing:
+    policy: KeptPolicy
+    text: str
+
+
+@dataclass(frozen=True)
+class Narrowings:
+    """What was cut after the fine-tuning, and whether that is all there will be."""
+
+    steps: tuple[Narrowing, ...] = ()
+    settled: bool = False
+
+
+NARROWED = Kept("narrowed", TypeAdapter(Narrowings))
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,8 @@ def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Mo
     """
     config, subject, prepared = context.config, context.subject, context.prepared
     run_dir, store = context.run_dir, context.store
-    settled, done = store.parsed_fact(NARROWED_FACT, _state) or (False, ())
+    before = store.kept(NARROWED) or Narrowings()
+    done = before.steps
     if done:
         policy = done[-1].policy
         model = load_pruned(_folder(run_dir, len(done)), architecture=subject.model)
@@ -63,7 +80,7 @@ def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Mo
         said = tuple(step.text for step in done)
         found = _measured(context, policy, model, said)
         share = _share(found, config)
-        if share <= 1 or settled or not may_narrow or len(done) == MOST_NARROWINGS:
+        if share <= 1 or before.settled or not may_narrow or len(done) == MOST_NARROWINGS:
             break
         tuned = prepared.elastic.narrow(policy).with_weights_of(model)
         narrower = narrower_policy(prepared, tuned, policy, share=share, repairs=config.search.repair)
@@ -73,21 +90,15 @@ def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Mo
         say(f"after fine-tuning, narrower: {text}")
         model = _narrowed(context, tuned, narrower)
         policy = narrower
-        done = (*done, Step(policy, text))
+        done = (*done, Narrowing(policy, text))
         save_pruned(_folder(run_dir, len(done)), model, subject.spec)
-        _store(store, done, settled=False)
+        store.keep(NARROWED, Narrowings(done))
     if done:
         (run_dir.pruned / STRUCTURE_FILE).unlink(missing_ok=True)  # no structure beside the weights of another
         save_pruned(run_dir.pruned, model, subject.spec)
         context.save_policy(policy)
-    _store(store, done, settled=True)
+    store.keep(NARROWED, Narrowings(done, settled=True))
     return found
-
-
-@dataclass(frozen=True)
-class Step:
-    policy: PruningPolicy
-    text: str
 
 
 def narrower_policy(
@@ -179,14 +190,3 @@ def _difference(wide: PruningPolicy, narrow: PruningPolicy) -> str:
 
 def _folder(run_dir: RunDir, number: int) -> Path:
     return run_dir.state / f"narrowed-{number}"
-
-
-def _store(store: TrialStore, done: Sequence[Step], *, settled: bool) -> None:
-    steps = [[step.policy.as_dict(), step.text] for step in done]
-    store.set_fact(NARROWED_FACT, json.dumps({"settled": settled, "steps": steps}))
-
-
-def _state(text: str) -> tuple[bool, tuple[Step, ...]]:
-    """Whether the model is settled, and what was cut. Raises `ValueError` and the like for a text of another form."""
-    raw = json.loads(text)
-    return raw["settled"] is True, tuple(Step(PruningPolicy.of(channels), str(said)) for channels, said in raw["steps"])

@@ -12,9 +12,9 @@ from autoprune.policies.actor import Training
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
 from autoprune.results.run import MetricValue, ProposalFigures
+from autoprune.search.executors import inline, usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem, limit_ratios, meets
-from autoprune.search.workers import usual_workers
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.finalists import Finalists
@@ -61,14 +61,13 @@ def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
     with bar("proposals", len(offered)) as progress:
         for name, (searched, policies) in offered.items():
             make = partial(ListSearcher, name=name, policies=policies)
-            workers = 1 if name == own.name else usual_workers()
             results.append(
                 run_search(
                     make,
                     searched,
                     max_evaluations=MOST,
                     seed=config.seed,
-                    workers=workers,
+                    execute=inline if name == own.name else usual(),
                     races=False,
                     as_given=name == own.name,
                 )

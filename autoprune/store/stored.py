@@ -9,7 +9,6 @@ from pathlib import Path
 from autoprune.errors import InputError
 from autoprune.foundation.bounds import real_number, shown, whole_number
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.facts import check_fact
 from autoprune.store.score import DIVERGENCE, LARGEST_DIVERGENCE, ROUNDING
 
 LARGEST_COST = 1e15  # in milliseconds, millijoules or seconds
@@ -107,11 +106,6 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
             )
 
 
-def broken_fact(path: Path, name: str, error: Exception) -> InputError:
-    """The error of a fact that is JSON and yet not what it should be."""
-    return InputError(f"{path}: table facts, row {name!r}: cannot be read ({shown(error)}); {REMEDY}")
-
-
 def _rows(connection: sqlite3.Connection, table: str, columns: Mapping[str, Check]) -> list[tuple[object, ...]]:
     return connection.execute(f"SELECT rowid, {', '.join(columns)} FROM {table} ORDER BY rowid").fetchall()
 
@@ -124,8 +118,3 @@ def _check_row(where: str, table: str, row: Mapping[str, object], trials: set[ob
         check_value(f"{where}: value", row["value"])
     if "trial_id" in row and row["trial_id"] not in trials:
         raise InputError(f"{where}: trial_id: there is no trial {row['trial_id']}")
-    if table == "facts":
-        try:
-            check_fact(str(row["name"]), str(row["value"]))
-        except ValueError as error:
-            raise InputError(f"{where}: value: {error}") from None

@@ -3,17 +3,18 @@
 import copy
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from autoprune.errors import InputError, RunError
 from autoprune.space.policy import PruningPolicy
+from autoprune.store.kept import Kept, Value
 from autoprune.store.score import Metric, Score
-from autoprune.store.stored import broken_fact, check_stored
+from autoprune.store.stored import REMEDY, check_stored
 
 LOCK_TIMEOUT_S = 30.0
 SCHEMA_VERSION = 4
@@ -57,8 +58,7 @@ COMMIT;
 """
 TRIAL_COLUMNS = "fingerprint, policy, images, look, complete, wall_s, created_at"
 METRIC_COLUMNS = "name, value, standard_error, higher_is_better, is_share"
-
-Parsed = TypeVar("Parsed")
+PART_END = ": "  # between the names of parts and of what a step left
 
 
 @dataclass(frozen=True)
@@ -204,26 +204,48 @@ class TrialStore:
         with self._connection() as connection:
             return int(connection.execute(query).fetchone()[0])
 
-    def fact(self, name: str) -> str | None:
-        """A text kept beside the trials, such as the ladders that this run searches."""
-        with self._connection() as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (self._fact_name(name),)).fetchone()
-        return str(row[0]) if row else None
+    def kept(self, step: Kept[Value], check: Callable[[Value], object] | None = None) -> Value | None:
+        """What a step left; None if it is still to be done.
 
-    def parsed_fact(self, name: str, parse: Callable[[str], Parsed]) -> Parsed | None:
-        """What `parse` makes of a fact; None if it is not stored.
-
-        Raises `InputError` naming the row if `parse` fails, with what it raises for JSON of another form.
+        Raises `InputError`, naming the row, for what is not of the step's form, or what `check` raises `ValueError` of.
         """
-        text = self.fact(name)
-        try:
-            return None if text is None else parse(text)
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
-            raise broken_fact(self.path, self._fact_name(name), error) from None
-
-    def set_fact(self, name: str, value: str) -> None:
+        row_name = self._fact_name(step.name)
         with self._connection() as connection:
-            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (self._fact_name(name), value))
+            row = connection.execute("SELECT value FROM facts WHERE name = ?", (row_name,)).fetchone()
+        return None if row is None else self._read(step, row_name, row[0], check)
+
+    def keep(self, step: Kept[Value], value: Value) -> None:
+        with self._connection() as connection:
+            row = (self._fact_name(step.name), step.text(value))
+            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
+
+    def once(
+        self, step: Kept[Value], compute: Callable[[], Value], check: Callable[[Value], object] | None = None
+    ) -> Value:
+        """What a step left, or what `compute` gives, which is kept before this returns; see `kept`."""
+        found = self.kept(step, check)
+        if found is None:
+            found = compute()
+            self.keep(step, found)
+        return found
+
+    def check(self, steps: Iterable[Kept[Any]]) -> None:
+        """Whatever these steps left, in all parts, before any work; `InputError` as `kept` raises it."""
+        forms = {step.name: step for step in steps}
+        with self._connection() as connection:
+            rows = connection.execute("SELECT name, value FROM facts").fetchall()
+        for name, text in rows:
+            if (step := forms.get(name.rpartition(PART_END)[2])) is not None:
+                self._read(step, name, text)
+
+    def _read(self, step: Kept[Value], name: str, text: str, check: Callable[[Value], object] | None = None) -> Value:
+        try:
+            found = step.read(text)
+            if check is not None:
+                check(found)
+        except ValueError as error:
+            raise InputError(f"{self.path}: table facts, row {name!r}: value: {error}; {REMEDY}") from None
+        return found
 
     def part(self, name: str) -> "TrialStore":
         """What one of several searches in this store writes: its own episodes and facts.
@@ -239,7 +261,7 @@ class TrialStore:
         return "".join(f", {part}" for part in self._parts)
 
     def _fact_name(self, name: str) -> str:
-        return ": ".join([*self._parts, name])
+        return PART_END.join([*self._parts, name])
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

@@ -21,6 +21,7 @@ from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
 from autoprune.models import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
+from autoprune.store.kept import Finite
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
@@ -55,9 +56,9 @@ class FitRecipe:
 @dataclass(frozen=True)
 class EpochLog:
     epoch: int
-    train_loss: float
-    search_accuracy: float  # what `fit` was given as score: higher is better, whatever the task
-    learning_rate: float
+    train_loss: Finite
+    search_accuracy: Finite  # what `fit` was given as score: higher is better, whatever the task
+    learning_rate: Finite
 
 
 def one_cycle(share_done: float) -> float:

@@ -5,13 +5,14 @@ A run's pruned model is a level too, as it is, where all others are cuts of it. 
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 from torch import nn
 
 from autoprune.adaptive.levels.shared_weights import Cuts
@@ -31,11 +32,13 @@ from autoprune.space.policy import AdaptivePolicy, PruningPolicy, check_nested, 
 from autoprune.steps.choice import searched
 from autoprune.steps.context import Context
 from autoprune.steps.finetune import repaired_cut
+from autoprune.store.kept import Kept, KeptPolicy
 from autoprune.store.trials import TrialStore
 from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.scores import EVALUATION_BATCH
 
-LEVELS_FACT, MIXTURES_FACT = "levels", "mixtures"
+LEVELS = Kept("levels", TypeAdapter(Annotated[tuple[KeptPolicy, ...], Field(min_length=1)]))
+MIXTURES = Kept("mixtures", TypeAdapter(Annotated[tuple[Mixture, ...], Field(min_length=1)]))
 RECALIBRATION_IMAGES = 2048
 
 
@@ -103,9 +106,9 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
     problem, full = prepared.problem, prepared.elastic.full_policy
     above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
     known = tuple(problem.pruning_of(policy) for policy in problem.known)
-    found = store.parsed_fact(LEVELS_FACT, lambda text: _stored_levels(text, problem, len(ratios)))
-    if found is None:
-        found = []
+    stored = store.kept(LEVELS, lambda levels: _check_levels(levels, problem, len(ratios)))
+    found = [] if stored is None else list(stored)
+    if not found:
         for number, ratio in sorted(enumerate(ratios), reverse=True):
             if ratio == 1.0:
                 found.insert(0, full)
@@ -121,7 +124,7 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
             best = searched(part, context, max_evaluations=evaluations).best.pruning
             within = within or (found[0] if found else None)
             found.insert(0, best if within is None else _nested(part, best, within))
-        store.set_fact(LEVELS_FACT, json.dumps([level.as_dict() for level in found]))
+        store.keep(LEVELS, tuple(found))
     place = sum(ratio < 1.0 for ratio in ratios)
     if above is None or (place and not is_nested(found[place - 1], above)):
         return Candidates.of(ratios, found)
@@ -137,14 +140,13 @@ def mixtures_tried(context: Context, candidates: Candidates, ready: Ready) -> tu
     levels = candidates.policy.levels
     if len(levels) == LEAST_LEVELS or sum(level not in ready for level in levels) < 2:
         return ()
-    stored = context.store.parsed_fact(MIXTURES_FACT, lambda text: _stored_mixtures(text, len(levels)))
-    if stored is not None:
-        return stored
-    epochs = context.config.adaptive.trial_epochs
-    models = trained_levels(context, candidates.policy, ready, epochs=epochs, name="trial of levels")
-    tried = mixtures_of(context, candidates, models)
-    context.store.set_fact(MIXTURES_FACT, json.dumps([asdict(mixture) for mixture in tried]))
-    return tried
+
+    def tried() -> tuple[Mixture, ...]:
+        epochs = context.config.adaptive.trial_epochs
+        models = trained_levels(context, candidates.policy, ready, epochs=epochs, name="trial of levels")
+        return mixtures_of(context, candidates, models)
+
+    return context.store.once(MIXTURES, tried, lambda kept: _check_mixtures(kept, len(levels)))
 
 
 def mixtures_of(context: Context, candidates: Candidates, models: LevelModels) -> tuple[Mixture, ...]:
@@ -246,9 +248,8 @@ def _limits(problem: SearchProblem, max_ratio: float) -> tuple[Limit, ...]:
     return search_limits((target,), problem.original_cost, floor=problem.predict(problem.floor_policy))
 
 
-def _stored_levels(text: str, problem: SearchProblem, count: int) -> list[PruningPolicy]:
+def _check_levels(found: Sequence[PruningPolicy], problem: SearchProblem, count: int) -> None:
     """Raises `ValueError` unless they are `count` levels of the model, none wider than it or than the next one."""
-    found = [PruningPolicy.of(channels) for channels in json.loads(text)]
     whole = problem.pruning_of(problem.full_policy)
     full = whole.as_dict()
     if len(found) != count or any(level.as_dict().keys() != full.keys() for level in found):
@@ -256,14 +257,11 @@ def _stored_levels(text: str, problem: SearchProblem, count: int) -> list[Prunin
     for smaller, larger in itertools.pairwise([*found, whole]):
         if smaller != larger:  # two ratios may have found the same
             check_nested([smaller, larger])
-    return found
 
 
-def _stored_mixtures(text: str, levels: int) -> tuple[Mixture, ...]:
+def _check_mixtures(found: Sequence[Mixture], levels: int) -> None:
     """Raises `ValueError` for one that is none of `levels` levels in ascending order."""
-    found = tuple(Mixture(**{**raw, "levels": tuple(raw["levels"])}) for raw in json.loads(text))
     for mixture in found:
         places = mixture.levels
         if len(places) < LEAST_LEVELS or list(places) != sorted(set(places)) or places[-1] >= levels:
             raise ValueError(f"a mixture of {places}, of {levels} levels")
-    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from autoprune.adaptive.routing.routing import LevelAnswers, cascades
+from autoprune.store.kept import Count, Finite, Milliseconds
 
 LEAST_LEVELS = 2
 
@@ -17,10 +18,10 @@ LEAST_LEVELS = 2
 class Mixture:
     """Some levels together, at their cheapest cascade that holds the worth that is asked for, if one does."""
 
-    levels: tuple[int, ...]  # places among the levels that were tried, the smallest first
+    levels: tuple[Count, ...]  # places among the levels that were tried, the smallest first
     holds: bool
-    worth: float  # `LevelAnswers.worth`, the mean over the images
-    estimated_latency_ms: float  # put together from the levels' latencies
+    worth: Finite  # `LevelAnswers.worth`, the mean over the images
+    estimated_latency_ms: Milliseconds  # put together from the levels' latencies
 
 
 def mixtures(answers: LevelAnswers, *, most_levels: int, max_drop: float) -> tuple[Mixture, ...]:

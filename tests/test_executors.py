@@ -18,11 +18,11 @@ from small_job import HERE
 from autoprune.errors import RunError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
+from autoprune.search.executors import forked, usual_workers
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.prepare import measure_sensitivities
 from autoprune.search.racing import Bar
 from autoprune.search.toy import toy_problem
-from autoprune.search.workers import side_by_side, usual_workers
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
@@ -40,7 +40,7 @@ def test_what_is_expected_is_scored_in_other_processes_and_stored(tmp_path: Path
     store = TrialStore(tmp_path / "trials.sqlite")
     policies = [policy(a, b) for a in (1, 2, 4) for b in (2, 6)]
     alone = problem(process_of, store=store)
-    with side_by_side(alone, 2) as shared:
+    with forked(2)(alone) as shared:
         shared.expect(policies)
         found = [shared.evaluate(each).score for each in policies]
     assert os.getpid() not in {score.images for score in found}
@@ -52,7 +52,7 @@ def test_what_is_expected_is_scored_in_other_processes_and_stored(tmp_path: Path
 
 
 def test_without_workers_nothing_is_scored_ahead() -> None:
-    with side_by_side(problem(process_of), 1) as alone:
+    with forked(1)(problem(process_of)) as alone:
         alone.expect([policy(1, 2)])
         assert alone.evaluate(policy(1, 2)).score.images == os.getpid()
     assert usual_workers() == torch.get_num_threads()
@@ -62,7 +62,7 @@ def test_a_worker_looks_no_closer_than_the_bars_ask(tmp_path: Path) -> None:
     """At the first look a candidate of 3 channels has a KL of 0.65 with an error of 0.02, one of all 10 has -0.05."""
     store = TrialStore(tmp_path / "trials.sqlite")
     bars = {0: Bar(seen=-0.3, reward=-0.35)}
-    with side_by_side(problem(ThreeLooks(), store=store), 2) as shared:
+    with forked(2)(problem(ThreeLooks(), store=store)) as shared:
         shared.expect([policy(1, 2), policy(4, 6)], bars=bars)
         assert [score.look for score in store.scores("f", pruning(1, 2).key)] == [0]
         assert [score.look for score in store.scores("f", pruning(4, 6).key)] == [0, 1, 2]
@@ -74,7 +74,7 @@ def test_a_worker_looks_no_closer_than_the_bars_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["ddpg", "evolution", "random", "uniform", "sensitivity", "knapsack"])
 def test_a_search_takes_the_same_course_with_workers(name: str, tmp_path: Path) -> None:
     def search(workers: int, store: TrialStore | None = None) -> SearchResult:
-        return run_search(searcher_maker(name), toy_problem(store), max_evaluations=20, seed=0, workers=workers)
+        return run_search(searcher_maker(name), toy_problem(store), max_evaluations=20, seed=0, execute=forked(workers))
 
     store = TrialStore(tmp_path / "trials.sqlite")
     assert search(2, store).outcomes == search(1).outcomes
@@ -82,18 +82,18 @@ def test_a_search_takes_the_same_course_with_workers(name: str, tmp_path: Path) 
 
 
 def test_sensitivities_are_the_same() -> None:
-    assert measure_sensitivities(toy_problem(), workers=3) == measure_sensitivities(toy_problem())
+    assert measure_sensitivities(toy_problem(), forked(3)) == measure_sensitivities(toy_problem())
 
 
 def test_expecting_counts_nothing_and_keeps_to_the_budget() -> None:
-    with side_by_side(problem(process_of), 2) as shared:
+    with forked(2)(problem(process_of)) as shared:
         asked = [policy(1, 2), policy(1, 2), policy(2, 2), policy(4, 2)]
         shared.expect(asked[:3])
         found = [shared.evaluate(each).score.images for each in asked]
         assert os.getpid() not in found[:3]
         assert found[3] == os.getpid()
     listed = partial(ListSearcher, name="test", policies=asked)
-    result = run_search(listed, problem(process_of), max_evaluations=2, seed=0, workers=2)
+    result = run_search(listed, problem(process_of), max_evaluations=2, seed=0, execute=forked(2))
     assert [outcome.policy for outcome in result.outcomes] == asked[:3]  # what is left of the budget, and a repetition
     assert os.getpid() not in [outcome.score.images for outcome in result.outcomes]
 
@@ -108,7 +108,7 @@ def test_a_worker_that_is_killed_ends_the_search_with_the_way_on() -> None:
 
     with (
         pytest.raises(RunError, match=r"a process that scores candidates was killed.*--resume.*OMP_NUM_THREADS=1"),
-        side_by_side(problem(dies), 2) as shared,
+        forked(2)(problem(dies)) as shared,
     ):
         shared.expect([policy(1, 2), policy(2, 2)])
 
@@ -118,7 +118,7 @@ def test_an_error_in_a_worker_is_the_searchs() -> None:
         raise RunError("no score")
         yield
 
-    with pytest.raises(RunError, match="no score"), side_by_side(problem(fails), 2) as shared:
+    with pytest.raises(RunError, match="no score"), forked(2)(problem(fails)) as shared:
         shared.expect([policy(1, 2)])
 
 
@@ -126,14 +126,14 @@ KILLED = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 from problems_for_tests import policy, problem, pruning
-from autoprune.search.workers import side_by_side
+from autoprune.search.executors import forked
 
 def endless(_):
     os.write(1, f"{os.getpid()}\\n".encode())  # at once: the two share the pipe
     time.sleep(600)
     yield
 
-with side_by_side(problem(endless), 2) as shared:
+with forked(2)(problem(endless)) as shared:
     shared.expect([policy(1, 2), policy(2, 2)])
 """
 

@@ -1,4 +1,8 @@
-"""Processes that score policies side by side. They are forked, so that they share the model, images and tables."""
+"""Who scores the policies that a search is about to ask for: this process alone, or forked ones, which share the model,
+images and tables.
+
+Another kind is another `Execute`. Where the problem cannot be shared, `steps.recipe.Recipe` makes it once more.
+"""
 
 import contextlib
 import ctypes
@@ -8,10 +12,12 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -25,6 +31,9 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 2**30
 PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 
+Execute = Callable[[SearchProblem], AbstractContextManager[SearchProblem]]
+"""The same problem for a block, looked at by an executor meanwhile; what is evaluated comes out the same."""
+
 _problem: SearchProblem | None = None  # in a worker: what it scores
 
 
@@ -34,25 +43,43 @@ def usual_workers() -> int:
 
 
 @contextmanager
-def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem]:
-    """`problem`, scoring what it is told to expect in so many processes of one thread each while the block runs.
+def inline(problem: SearchProblem) -> Iterator[SearchProblem]:
+    """Nothing is scored ahead: each policy is scored when it is asked for, with all threads of this process."""
+    yield problem
 
-    With one worker it is `problem` as it is, which uses this process's threads.
-    """
-    if workers < 2:
-        yield problem
-        return
+
+def forked(workers: int) -> Execute:
+    """So many processes of one thread each; `inline` for a single one."""
+    return inline if workers < 2 else partial(_forked, workers=workers)
+
+
+def usual() -> Execute:
+    return forked(usual_workers())
+
+
+@contextmanager
+def _forked(problem: SearchProblem, *, workers: int) -> Iterator[SearchProblem]:
     context = multiprocessing.get_context("fork")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(problem, os.getpid()))
     with warnings.catch_warnings():  # that threads are not forked along: none of them is needed
         warnings.simplefilter("ignore", DeprecationWarning)
         pool.submit(os.getpid)  # the first task starts all workers
+    try:
+        yield problem.looked_at_by(ForkedProcesses(pool, workers))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def look(asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
+
+@dataclass(frozen=True)
+class ForkedProcesses:
+    pool: ProcessPoolExecutor
+    workers: int
+
+    def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
         futures: dict[Future[tuple[list[Score], float]], Policy] = {}
         try:
             for policy, seen in asked.items():
-                futures[pool.submit(_look, policy, seen, bars)] = policy
+                futures[self.pool.submit(_look, policy, seen, bars)] = policy
             for done in as_completed(futures):
                 yield Looked(futures[done], *done.result())
         except BrokenProcessPool:
@@ -60,11 +87,6 @@ def side_by_side(problem: SearchProblem, workers: int) -> Iterator[SearchProblem
                 "a process that scores candidates was killed, perhaps for want of memory; go on with --resume, in one "
                 "process if OMP_NUM_THREADS=1 is set"
             ) from None
-
-    try:
-        yield problem.looked_at_by(look, workers)
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _begin(problem: SearchProblem, parent: int) -> None:

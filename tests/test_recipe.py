@@ -1,0 +1,72 @@
+"""A problem's recipe goes to a fresh process and makes the same problem there."""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from autoprune.config import RunConfig
+from autoprune.config.file import load_config
+from autoprune.prediction.table_store import TABLE_VARIABLE
+from autoprune.search.prepare import Prepared, prepare
+from autoprune.search.problem import Limit, Outcome
+from autoprune.space.decision import Decision, Policy
+from autoprune.steps.recipe import Recipe
+from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.trials import TrialStore
+
+Made = tuple[tuple[Decision, ...], tuple[Limit, ...], str, list[Outcome]]
+
+
+def made_of(recipe: Recipe, policies: Sequence[Policy]) -> Made:
+    problem = recipe.make()
+    return problem.decisions, problem.limits, problem.fingerprint, [problem.evaluate(policy) for policy in policies]
+
+
+def made_elsewhere(recipe: Recipe, policies: Sequence[Policy]) -> Made:
+    """In a process that shares nothing with this one, and may measure nothing."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_no_table) as pool:
+        return pool.submit(made_of, recipe, policies).result()
+
+
+def _no_table() -> None:
+    os.environ[TABLE_VARIABLE] = os.devnull  # no SQLite file can be made there
+
+
+def check_same(config: RunConfig, subject: Subject, prepared: Prepared) -> None:
+    problem = prepared.problem
+    middle = tuple(decision.middle_option for decision in problem.decisions)
+    policies = [problem.floor_policy, middle, problem.full_policy]
+    here = (
+        problem.decisions,
+        problem.limits,
+        problem.fingerprint,
+        [problem.evaluate(policy) for policy in policies],
+    )
+    assert len({outcome.reward for outcome in here[3]}) == 3
+    assert made_elsewhere(Recipe.of(config, subject, prepared), policies) == here
+
+
+def test_a_configuration_makes_the_same_problem_in_another_process(small_config: Path, tmp_path: Path) -> None:
+    config = load_config(small_config, ["target={metric: latency, max_ratio: 0.95}"])
+    subject = load_subject(config)
+    store = TrialStore(tmp_path / "trials.sqlite")
+    check_same(config, subject, prepare(config, subject.model, subject.data, store=store))
+
+
+def test_weights_that_no_file_has_are_in_the_recipe(small_config: Path) -> None:
+    """As those of a baseline that the run has just trained."""
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    subject = load_subject(config)
+    for weight in subject.model.parameters():
+        weight.data.mul_(0.9)
+    check_same(config, subject, prepare(config, subject.model, subject.data))
+
+
+def test_objects_are_in_the_recipe(small_config: Path) -> None:
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    given = load_subject(config)
+    subject = load_subject(config, model=given.model, data=given.data, test=given.test)
+    nowhere = config.model_copy(update={"data": config.data.model_copy(update={"name": "gone.py:data"})})
+    check_same(nowhere, subject, prepare(nowhere, subject.model, subject.data))
