@@ -1,14 +1,13 @@
 """What is left of whole models is interpolated where it has a shape, and left alone where it has none."""
 
-import json
 import math
-from dataclasses import asdict
 
 import numpy as np
 import pytest
 
+from autoprune.prediction.latency_fit import LayerSums, fit_latency
 from autoprune.prediction.latency_residual import LEAST_MODELS, LatencyResidual, fit_residual
-from autoprune.prediction.latency_table import LatencyFit, LayerSums, fit_latency
+from autoprune.prediction.table_store import FIT
 
 
 def layers(count: int, seed: int = 0) -> np.ndarray:
@@ -91,7 +90,7 @@ def test_a_fit_with_a_residual_is_stored_and_predicts_better() -> None:
 
     fit = fit_latency(sums(known), measured(known))
     assert fit.residual is not None
-    again = LatencyFit.of(json.loads(json.dumps(asdict(fit))))
+    again = FIT.read(FIT.text(fit))
     assert again == fit
     truth = np.array(measured(new))
     with_residual = np.abs(np.array([again.apply(entry) for entry in sums(new)]) / truth - 1)

@@ -16,15 +16,8 @@ from torch import nn
 from autoprune.errors import InputError
 from autoprune.measure.device import this_device
 from autoprune.prediction import latency_table
-from autoprune.prediction.latency_table import (
-    LatencyFit,
-    LatencyPredictor,
-    LatencyTable,
-    LayerSums,
-    fit_latency,
-    in_all_conditions,
-    spilled,
-)
+from autoprune.prediction.latency_fit import LatencyFit, LayerSums, fit_latency, spilled
+from autoprune.prediction.latency_table import LatencyPredictor, LatencyTable, in_all_conditions
 from autoprune.prediction.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_model, measure_layers
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes, LayerShape

@@ -2,19 +2,28 @@
 
 import multiprocessing
 import os
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
+from autoprune.policies.table import searcher_maker
 from autoprune.prediction.table_store import TABLE_VARIABLE
+from autoprune.search.executors import Execute, forked, inline
+from autoprune.search.loop import run_search
 from autoprune.search.prepare import Prepared, prepare
-from autoprune.search.problem import Limit, Outcome
+from autoprune.search.problem import Limit, Looked, Outcome, SearchProblem
+from autoprune.search.racing import Bars
 from autoprune.space.decision import Decision, Policy
 from autoprune.steps.recipe import Recipe
 from autoprune.steps.subject import Subject, load_subject
+from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
+
+_problem: SearchProblem | None = None  # of a worker that made it itself
 
 Made = tuple[tuple[Decision, ...], tuple[Limit, ...], str, list[Outcome]]
 
@@ -70,3 +79,51 @@ def test_objects_are_in_the_recipe(small_config: Path) -> None:
     subject = load_subject(config, model=given.model, data=given.data, test=given.test)
     nowhere = config.model_copy(update={"data": config.data.model_copy(update={"name": "gone.py:data"})})
     check_same(nowhere, subject, prepare(nowhere, subject.model, subject.data))
+
+
+@dataclass(frozen=True)
+class FreshProcesses:
+    """An executor whose workers make the problem from its recipe."""
+
+    pool: ProcessPoolExecutor
+    workers: int
+
+    def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
+        futures = {self.pool.submit(_look, policy, seen, bars): policy for policy, seen in asked.items()}
+        for done in as_completed(futures):
+            yield Looked(futures[done], done.result(), wall_s=0.0)
+
+
+def _begin(recipe: Recipe) -> None:
+    global _problem
+    _no_table()
+    _problem = recipe.make()
+
+
+def _look(policy: Policy, seen: int, bars: Bars) -> list[Score]:
+    assert _problem is not None
+    return _problem.look(policy, seen, bars)
+
+
+def test_the_same_seed_finds_the_same_whoever_looks(small_config: Path) -> None:
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    subject = load_subject(config)
+    prepared = prepare(config, subject.model, subject.data)
+    recipe = Recipe.of(config, subject, prepared)
+
+    @contextmanager
+    def fresh(problem: SearchProblem) -> Iterator[SearchProblem]:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(2, mp_context=spawn, initializer=_begin, initargs=(recipe,)) as pool:
+            yield problem.looked_at_by(FreshProcesses(pool, 2))
+
+    def found_by(execute: Execute) -> list[tuple[Policy, float, int]]:
+        make = searcher_maker("evolution")
+        unknown = prepared.problem.knowing(prepared.problem.decisions)  # of which no score is remembered
+        result = run_search(make, unknown, max_evaluations=12, seed=3, execute=execute)
+        return [(outcome.policy, outcome.reward, outcome.score.look) for outcome in result.outcomes]
+
+    here = found_by(inline)
+    assert len(here) >= 12
+    assert found_by(forked(2)) == here
+    assert found_by(fresh) == here

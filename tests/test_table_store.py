@@ -1,7 +1,6 @@
 """The shared table: by device, for two processes at once, and whole whatever kills one of them."""
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -22,6 +21,7 @@ from autoprune.foundation.files import cache_folder
 from autoprune.measure.device import this_device
 from autoprune.prediction import lock_holder as lock_holder_module
 from autoprune.prediction import table_store
+from autoprune.prediction.latency_fit import LatencyFit
 from autoprune.prediction.latency_table import LatencyTable
 from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.prediction.lock_holder import lock_holder
@@ -30,7 +30,7 @@ from autoprune.pruning.cost import LayerShape
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 
 DEVICE = this_device(OnnxRuntime(), threads=1, batch_size=1)
-FIT = '{"offset_ms": 0.1, "scale": 1.0}'
+FIT = LatencyFit(0.1, 1.0)
 MEASURE = """
 import sys
 from pathlib import Path
@@ -53,8 +53,8 @@ print(sorted(table.entries.values()), flush=True)
 """
 
 
-def fit_of(ms: float) -> str:
-    return json.dumps({"offset_ms": ms, "scale": 1.0})
+def fit_of(ms: float) -> LatencyFit:
+    return LatencyFit(ms, 1.0)
 
 
 def layer(width: int) -> LayerInGraph:
