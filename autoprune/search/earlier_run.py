@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from autoprune.errors import ConfigError
 from autoprune.foundation.paths import user_path
 from autoprune.pruning.elastic import ElasticModel
+from autoprune.search.problem import KNOWN_POLICIES
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
-
-KNOWN_POLICIES = 6
 
 
 def check_start(trials_from: str | None) -> None:

@@ -68,6 +68,7 @@ Looks = Callable[[PruningPolicy], Iterable[Score]]
 """Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
 
 NOT_SEEN = -1  # at no look
+KNOWN_POLICIES = 6  # from elsewhere, at most, that a search starts from
 
 
 @dataclass(frozen=True)

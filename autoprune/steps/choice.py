@@ -24,7 +24,7 @@ from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
 from autoprune.search.executors import usual
 from autoprune.search.loop import SearchResult, run_search
-from autoprune.search.problem import Outcome, SearchProblem, limit_ratios, meets
+from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
 from autoprune.space.decision import Policy
 from autoprune.space.layer_option import find_option_kinds
@@ -44,7 +44,6 @@ FINALISTS = Kept("finalists", TypeAdapter(dict[PolicyKey, Finite]))  # how far e
 FINALISTS_TRIED = Kept("finalists_tried", TypeAdapter(Annotated[int, Field(ge=1)]))
 SOURCE = Kept("applied", TypeAdapter(str))  # the agent or the policy that `autoprune apply` was given
 CORRECTED = "corrected"  # the part of the store that a search under corrected limits writes
-KNOWN_POLICIES = 6
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from autoprune.results.kept import FINETUNE, VERDICT
 from autoprune.results.max_drop import kept_trial, next_ratio, paired_drop, part_name
 from autoprune.results.run import DropTrial, SearchFigures
 from autoprune.search.prepare import Prepared, search_limits
-from autoprune.search.problem import SearchProblem
+from autoprune.search.problem import KNOWN_POLICIES, SearchProblem
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import Chosen, search_choice
 from autoprune.steps.context import Context
@@ -33,8 +33,6 @@ from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import mean_of
 from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import merits_in_views
-
-KNOWN_POLICIES = 6
 
 
 @dataclass(frozen=True)
