@@ -15,6 +15,7 @@ from autoprune.config.file import parse_config
 from autoprune.config.unused import say_no_effect, set_among
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
+from autoprune.foundation.factories import users_errors
 from autoprune.jobs.run import run
 from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.pruning.structure import load_pruned
@@ -37,6 +38,7 @@ class Result:
     paths: RunDir
 
 
+@users_errors()
 def compress(
     model: nn.Module | str,
     data: SearchData | str,
