@@ -18,7 +18,6 @@ from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.store.run_dir import RunDir
-from autoprune.store.score import shown_metric
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import Judge
@@ -57,8 +56,7 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
             continue
         if store.fact(FRAME_FACT) is None:
             store.set_fact(FRAME_FACT, json.dumps(_frame(elastic.original, context)))
-        is_share = prepared.evaluator.original_metric[1].is_share
-        reached = shown_metric(json.loads(store.fact(FRAME_FACT) or "{}")["original"], is_share=is_share)
+        reached = prepared.evaluator.told(json.loads(store.fact(FRAME_FACT) or "{}")["original"])
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:
