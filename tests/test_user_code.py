@@ -54,7 +54,7 @@ class Runtime(PlainLayout):
 
 class Task(Agreement):
     def divergence(self, outputs, original):
-        fail(after=8)
+        fail(after=5)
         return super().divergence(outputs, original)
 
 def bars(split):
@@ -103,12 +103,12 @@ def test_each_kind_of_user_s_code_is_named_and_nothing_is_lost(
     assert f"{key}={mine}:{name}" in ended.stderr
     assert f"{mine}, line {FAIL}" in ended.stderr
     assert "a bad day" in ended.stderr
-    if name in ("Searcher", "Task"):  # what was scored stays, or all is scored by another task
+    if name in ("Searcher", "Task"):  # others are alike, and a job takes seconds
         stored = small_job.trials_in(run_dir)
-        assert stored > 0
         mine.write_text(MINE.replace("if count() > after:", "if count() < 0:"))
         small_job.done(*command, "--resume")
-        assert small_job.trials_in(run_dir) > stored or name == "Searcher"
+        assert small_job.trials_in(run_dir) >= max(stored, 1)
+        assert stored > 0 or name == "Task"
 
 
 def test_from_python_it_is_told_the_same(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
