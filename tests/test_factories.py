@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.errors import InputError, ModelError, RunError
+from autoprune.errors import InputError, ModelError, RunError, UserCodeError
 from autoprune.foundation.factories import load_factory, source_of, users_errors
 
 
@@ -127,7 +127,7 @@ def test_what_a_user_s_code_raises_is_told_with_its_key_file_and_line(tmp_path: 
         return load_factory(f"{path}:{name}", field="search.agent")
 
     found = caught(made("bare"))
-    assert isinstance(found, InputError)
+    assert isinstance(found, UserCodeError)
     assert str(found) == f"search.agent={path}:bare: {path}, line 6: raised KeyError: 'gone'"
     assert isinstance(found.__cause__, KeyError)
     assert f"search.agent={path}:library: {path}, line 8: raised JSONDecodeError" in str(caught(made("library")))
@@ -159,5 +159,5 @@ def test_what_was_caught_and_told_otherwise_names_the_line_too(
         assert type(found) is KeyError  # a mistake of ours
         return
     assert str(found) == f"it fails (raised in {path}, line 2, of model.name={path}:bare)"
-    assert isinstance(found, ModelError if kind is ModelError else InputError)
+    assert type(found) is (ModelError if kind is ModelError else UserCodeError)
     assert found.exit_code == 2  # type: ignore[attr-defined]

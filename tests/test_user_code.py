@@ -8,7 +8,7 @@ import small_job
 
 import autoprune
 from autoprune.config.file import load_config
-from autoprune.errors import InputError
+from autoprune.errors import UserCodeError
 
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
 
@@ -108,12 +108,12 @@ def test_each_kind_of_user_s_code_is_named_and_nothing_is_lost(
         mine.write_text(MINE.replace("if count() > after:", "if count() < 0:"))
         small_job.done(*command, "--resume")
         assert small_job.trials_in(run_dir) >= max(stored, 1)
-        assert stored > 0 or name == "Task"
+        assert stored > 0
 
 
 def test_from_python_it_is_told_the_same(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     config = load_config(small_config, [f"search.agent={tmp_path / 'mine.py'}:Searcher"])
     named = {"model": config.model.name, "data": config.data.name, "checkpoint": small_checkpoint}
-    with pytest.raises(InputError, match=rf"search\.agent=.*mine\.py, line {FAIL}: raised LookupError: a bad day"):
+    with pytest.raises(UserCodeError, match=rf"search\.agent=.*mine\.py, line {FAIL}: raised LookupError: a bad day"):
         autoprune.compress(**named, config=config, run_dir=tmp_path / "run")  # type: ignore[arg-type]

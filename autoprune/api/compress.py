@@ -55,7 +55,8 @@ def compress(
     `model` is a trained module, which is not changed, or a model's name with its `checkpoint`. `data` is a name, or
     your own `SearchData` with a `test` split, which is used once, at the end. `config` holds all other settings;
     `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for bad input,
-    that names the argument, before any work, and `RunError` if the run fails midway.
+    that names the argument, before any work, and `RunError` if the run fails midway, one of them `UserCodeError` if a
+    file of yours did.
     """
     check_model(model)
     check_data(data, test)

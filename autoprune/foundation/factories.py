@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from autoprune.errors import AutopruneError, InputError
+from autoprune.errors import AutopruneError, InputError, UserCodeError
 
 _executed: dict[Path, tuple[bytes, ModuleType]] = {}  # what a file held, and what came of it
 _modules: dict[str, set[str]] = {}  # by what was named, as "field=spec": the modules that it is code of
@@ -42,7 +42,7 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
 
 @contextmanager
 def users_errors() -> Iterator[None]:
-    """What a user's own code raises while the block runs, as `InputError` that names its key, file and line.
+    """What a user's own code raises while the block runs, as `UserCodeError` that names its key, file and line.
 
     It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise.
     """
@@ -56,8 +56,8 @@ def users_errors() -> Iterator[None]:
             raise
         keys, line = found
         if not isinstance(error, AutopruneError):
-            raise InputError(f"{keys}: {line}: raised {type(raised).__name__}: {raised}") from error
-        kind = type(error) if isinstance(error, InputError) else InputError
+            raise UserCodeError(f"{keys}: {line}: raised {type(raised).__name__}: {raised}") from error
+        kind = type(error) if isinstance(error, InputError) else UserCodeError
         raise kind(f"{error} (raised in {line}, of {keys})") from error
 
 
