@@ -47,6 +47,12 @@ class RunError(AutopruneError):
     """The run failed midway; what was done so far is kept and `--resume` goes on."""
 
 
+class UserCodeError(RunError):
+    """A user's own file raised something; the message names its key, the file and the line."""
+
+    exit_code = 2
+
+
 def visible(text: str) -> str:
     """`text` with control characters, other than white space, as escapes: `\\x1b`."""
     return "".join(UNSEEN.get(character, character) for character in text)

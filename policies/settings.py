@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from autoprune.config.section import unknown_keys
 from autoprune.errors import ConfigError
 from autoprune.foundation.bounds import shown
 
@@ -34,7 +35,7 @@ def _check_keys(kind: type[Any], given: Mapping[str, Any], field: str) -> None:
     types = get_type_hints(kind)
     known = [each.name for each in fields(kind)]
     if unknown := [key for key in given if key not in known]:
-        raise ConfigError(f"{field}: unknown key {shown(unknown[0])}; allowed are {', '.join(known) or 'none'}")
+        raise ConfigError(f"{field}: {unknown_keys(unknown, known)}")
     for key, value in given.items():
         if is_dataclass(types[key]) and isinstance(value, Mapping):
             _check_keys(types[key], value, f"{field}.{key}")

@@ -306,15 +306,8 @@ def test_bad_levels_are_refused_before_any_work(small_config: Path, tmp_path: Pa
 
 def test_a_run_makes_one_beside_its_pruned_model(small_config: Path) -> None:
     folder = small_config.with_name("run-adaptive")
-    options = (
-        *OPTIONS,
-        "-o",
-        "adaptive.enabled=true",
-        "-o",
-        "adaptive.max_ratios=[0.8, 1.0]",
-        "-o",
-        "search.agent=ddpg",
-    )
+    options = (*OPTIONS[2:], *("-o", "adaptive.enabled=true", "-o", "search.agent=ddpg"))  # of other levels
+    options += ("-o", "adaptive.max_ratios=[0.8, 1.0]")
     shown = " ".join(done("run", small_config, *options, "--run-dir", folder, "--quiet").split())
     assert shown.index("report.html") < shown.index("adaptive.html")
     result = parse_result(json.loads((folder / "result.json").read_text()), where="here")

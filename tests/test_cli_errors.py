@@ -77,8 +77,16 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
     ("arguments", "message"),
     [
         (("run", "nowhere.yaml"), "nowhere.yaml: no such file; shipped configurations are "),
-        (("run", "demo", "-o", "search.agnt=ppo"), "demo.yaml: search: unknown key agnt; allowed are agent,"),
+        (
+            ("run", "demo", "-o", "search.agnt=ppo"),
+            "search: unknown key agnt (did you mean agent?); allowed are agent,",
+        ),
         (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed; allowed are preset, problem, seed,"),
+        (
+            ("search", "toy", "-o", "search.agent=ppo", "--agent", "td3"),
+            "search.agent: is set twice, to 'ppo' and",
+        ),
+        (("search", "toy", "-o", "seed=1", "--seed", "2"), "-o seed: is set twice, to 1 and 2; leave one out"),
         (("run", "demo", "-o", "search.max_evaluations=many"), "search.max_evaluations: must be a valid integer"),
         (("run", "demo", "-o", "search.max_evaluations=0"), "search.max_evaluations: must be greater than 0, got 0"),
         (("run", "demo", "-o", "search.agent"), "-o search.agent: expected key=value, for example"),
@@ -103,7 +111,7 @@ def test_bad_arguments(arguments: tuple[str, ...], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("search: {agnt: ppo}", "run.yaml: search: unknown key agnt; allowed are agent,"),
+        ("search: {agnt: ppo}", "run.yaml: search: unknown key agnt (did you mean agent?); allowed are agent,"),
         ("search: {max_evaluations: [3]}", "run.yaml: search.max_evaluations: must be a valid integer, got [3]"),
         ("search: {agent: ppo", "run.yaml: not valid YAML (line"),
         ("- a list", "run.yaml: a configuration is a mapping of keys, not a list"),

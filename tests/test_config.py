@@ -75,7 +75,11 @@ def test_a_bound_that_is_to_be_found() -> None:
     [
         (
             {"serch": {}},
-            ["unknown key serch", "allowed are preset, problem, seed, task, model", "measure, own_kernels, advanced"],
+            [
+                "unknown key serch (did you mean search?); ",
+                "allowed are preset, problem, seed, task, model",
+                "measure, own_kernels, advanced",
+            ],
         ),
         ({"model": {"name": "timm:x", "width": 0.5}}, ["model.width is of built-in models", "timm:x takes none"]),
         ({"finetune": {"augment": {"square_prob": 0.5}}}, ["finetune.augment: square_prob is of a square"]),
@@ -243,6 +247,27 @@ def test_bad_overrides_are_named(tmp_path: Path, override: str, part: str) -> No
     with pytest.raises(ConfigError) as caught:
         load_config(path, [override])
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("search.agent=ppo", "search.agent=td3"),
+            r"^-o search\.agent: is set twice, to 'ppo' and 'td3'; leave",
+        ),
+        (("advanced.search.finalists=2", "search.finalists=3"), r"^-o search\.finalists: is set twice, to 2 and 3"),
+        (("search.agent=ppo", "search.agent='ppo'"), None),
+        (("search={agent: ppo}", "search.agent=td3"), None),  # a key of what was set as a whole
+    ],
+)
+def test_a_key_is_set_once(tmp_path: Path, overrides: tuple[str, ...], message: str | None) -> None:
+    path = written(tmp_path, "search: {agent: sac}")
+    if message is None:
+        load_config(path, overrides)
+        return
+    with pytest.raises(ConfigError, match=message):
+        load_config(path, overrides)
 
 
 names = st.text(min_size=1, max_size=20).filter(lambda name: name.strip() and "\0" not in name and name.isprintable())

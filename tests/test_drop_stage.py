@@ -39,7 +39,9 @@ LITTLE = ("search.repair=false", "search.min_keep=0.02", "finetune.epochs=2", "f
 
 
 def options(*overrides: str) -> tuple[str, ...]:
-    return tuple(part for override in overrides for part in ("-o", override))
+    """Each key as it is said last."""
+    last = {override.partition("=")[0]: override for override in overrides}
+    return tuple(part for override in last.values() for part in ("-o", override))
 
 
 SEARCH = ("search.agent=ddpg", "search.max_evaluations=6", f"search.max_drop_trials={TRIALS}")

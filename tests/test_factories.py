@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.errors import InputError
-from autoprune.foundation.factories import load_factory
+from autoprune.errors import InputError, ModelError, RunError, UserCodeError
+from autoprune.foundation.factories import load_factory, source_of, users_errors
 
 
 def test_a_factory_from_a_file(tmp_path: Path) -> None:
@@ -53,6 +53,7 @@ def test_a_factory_from_a_module() -> None:
         ("def make(:", "cannot import .*SyntaxError"),
         ("import not_installed_anywhere", "cannot import .*No module named 'not_installed_anywhere'"),
         ("1 / 0", "cannot import .*ZeroDivisionError: division by zero"),
+        ("open('not there')", "cannot import .*FileNotFoundError: .*'not there'"),
     ],
 )
 def test_faults_in_the_file_are_told(tmp_path: Path, content: str, part: str) -> None:
@@ -78,3 +79,85 @@ def test_names_that_lead_nowhere_are_told(spec: str, part: str) -> None:
         load_factory(spec, field="data.name")
     assert str(caught.value).startswith(f"data.name={spec}: ")
     assert part in str(caught.value)
+
+
+def test_a_file_is_executed_once_and_again_when_it_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("made = 1\ndef make():\n    return made\n")
+    first = load_factory(f"{path}:make", field="task")
+    assert load_factory(f"{path}:make", field="search.agent") is first
+    path.write_text("made = 2\ndef make():\n    return made\n")  # of the same length, within the same second
+    assert load_factory(f"{path}:make", field="task")() == 2
+    assert first() == 1
+    assert source_of(f"{path}:make") == path.read_bytes()
+    assert source_of("classification") == source_of("imagefolder:some/folder") == b""
+
+
+RAISING = """
+from autoprune.errors import InputError, cut
+from json import loads as json_of
+from beside_mine import helped
+
+def bare(): raise KeyError("gone")
+
+def library(): return json_of("{")
+
+def helped_by(): return helped
+
+def leaves(): raise SystemExit(0)
+
+def told(): raise InputError("broken.onnx: no model")
+
+def ours(): return cut(None, 1)
+"""
+
+
+def caught(call: object) -> BaseException:
+    with pytest.raises((Exception, SystemExit)) as found, users_errors():
+        call()  # type: ignore[operator]
+    return found.value
+
+
+def test_what_a_user_s_code_raises_is_told_with_its_key_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(RAISING)
+    (tmp_path / "beside_mine.py").write_text("def helped():\n    return {}[1]\n")
+
+    def made(name: str) -> object:
+        return load_factory(f"{path}:{name}", field="search.agent")
+
+    found = caught(made("bare"))
+    assert isinstance(found, UserCodeError)
+    assert str(found) == f"search.agent={path}:bare: {path}, line 6: raised KeyError: 'gone'"
+    assert isinstance(found.__cause__, KeyError)
+    assert f"search.agent={path}:library: {path}, line 8: raised JSONDecodeError" in str(caught(made("library")))
+    helped = made("helped_by")()  # type: ignore[operator]
+    assert f"{tmp_path / 'beside_mine.py'}, line 2: raised KeyError: 1" in str(caught(helped))
+    assert f"{path}, line 12: raised SystemExit: 0" in str(caught(made("leaves")))
+    assert str(caught(made("told"))) == "broken.onnx: no model"
+    assert isinstance(caught(made("ours")), TypeError)  # raised by a function of ours
+    assert isinstance(caught(lambda: 1 / 0), ZeroDivisionError)
+    assert str(caught(lambda: sys.exit(3))) == "3"
+
+
+@pytest.mark.parametrize(("kind", "exit_code"), [(ModelError, 2), (RunError, 1), (KeyError, None)])
+def test_what_was_caught_and_told_otherwise_names_the_line_too(
+    kind: type[Exception], exit_code: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def bare():\n    1 / 0\n")
+    bare = load_factory(f"{path}:bare", field="model.name")
+
+    def wrapped() -> None:
+        try:
+            bare()
+        except ZeroDivisionError:
+            raise kind("it fails") from None
+
+    found = caught(wrapped)
+    if exit_code is None:
+        assert type(found) is KeyError  # a mistake of ours
+        return
+    assert str(found) == f"it fails (raised in {path}, line 2, of model.name={path}:bare)"
+    assert type(found) is (ModelError if kind is ModelError else UserCodeError)
+    assert found.exit_code == 2  # type: ignore[attr-defined]

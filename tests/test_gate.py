@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from autoprune.compute.kernels.memory_format import is_channels_first, keep_channels_first, laid_out
+from autoprune.config import MeasureConfig, RunConfig
 from autoprune.data import DataInfo, ImageSplit, SearchData
-from autoprune.errors import ModelError, RunError
+from autoprune.errors import InputError, ModelError, RunError
 from autoprune.export.onnx_file import check_parity, export_onnx, parity_max_abs
 from autoprune.foundation import progress
 from autoprune.models import save_weights
-from autoprune.steps.gate import check_answers, made_plain, runs_channels_last, tell_accuracy
+from autoprune.steps.gate import check_answers, check_runtime, made_plain, runs_channels_last, tell_accuracy
 
 INFO = DataInfo("bars", CLASSES, 1, SIZE, SIZE, (0.4,), (0.2,))
 
@@ -217,3 +218,40 @@ def test_an_original_that_does_worse_than_its_checkpoint_says_is_told(
         assert "data.mean=[0.4] and data.std=[0.2]?" in capsys.readouterr().err
     finally:
         progress.show(False)
+
+
+RUNTIMES = """
+import numpy as np
+from autoprune.runtimes.onnxruntime import LoadedSession, OnnxRuntime
+
+class Changed(LoadedSession):
+    def __call__(self, *arrays):
+        return change(super().__call__(*arrays))
+
+class Mine(OnnxRuntime):
+    def open_model(self, model, *, threads):
+        loaded = super().open_model(model, threads=threads)
+        return Changed(loaded.session, loaded.inputs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("answers * np.nan", "answers otherwise than the module that it was made of, by up to nan"),
+        ("answers + 0.1", r"answers otherwise than the module that it was made of, by up to 0\.1"),
+        ("answers[::-1]", "answers otherwise than"),  # of a batch
+        ("answers[:, :2]", "answers otherwise than"),
+        ("1 / 0", r"does not run \(division by zero\)"),
+    ],
+)
+def test_a_runtime_that_answers_otherwise_is_named_before_any_work(
+    change: str, message: str, data: SearchData, tmp_path: Path
+) -> None:
+    file, model = tmp_path / "mine.py", Judge(0).eval()
+    config = RunConfig(measure=MeasureConfig(runtime=f"{file}:Mine"))
+    file.write_text(f"{RUNTIMES}\ndef change(answers): return {change}\n")
+    with pytest.raises(InputError, match=rf"measure\.runtime={file}:Mine: {message}"):
+        check_runtime(model, data, config)
+    file.write_text(f"{RUNTIMES}\ndef change(answers): return answers\n")
+    check_runtime(model, data, config)

@@ -87,7 +87,10 @@ def test_the_table_of_basic_keys_is_short_and_names_keys_that_there_are() -> Non
     [
         ({"advanced": 5}, "advanced: must be a section with the keys model, data, train, search, finetune, adaptive,"),
         ({"advanced": {"search": 5}}, "advanced.search: must be a section with the keys settings, importance,"),
-        ({"advanced": {"serch": {}}}, "advanced: unknown key serch; allowed are model, data, train"),
+        (
+            {"advanced": {"serch": {}}},
+            "advanced: unknown key serch (did you mean search?); allowed are model,",
+        ),
         ({"advanced": {"search": {"agnt": 1}}}, "advanced.search: unknown key agnt; allowed are settings, importance,"),
         ({"advanced": {1: 2}}, "advanced: unknown key 1; allowed are"),
         ({"advanced": {"train": {"augment": {"crop": 1}}}}, "advanced.train.augment: unknown key crop"),

@@ -14,7 +14,7 @@ from autoprune.policies.baselines import ListSearcher
 from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Limit, Outcome, SearchProblem
-from autoprune.search.searcher import Ask, MakeSearcher
+from autoprune.search.searcher import Ask, MakeSearcher, SearcherState
 from autoprune.space.decision import Policy
 from autoprune.store.trials import TrialStore
 
@@ -129,6 +129,42 @@ def test_a_searcher_that_asks_for_what_it_may_not_is_refused(asked: Any, message
     if asked == made.full_policy:
         given = run_search(listed([asked]), made, max_evaluations=1, seed=0, as_given=True)
         assert given.best.policy == asked
+
+
+class Keeping(ListSearcher):
+    """Whose state is as its name says."""
+
+    def state(self) -> Any:
+        return {"a set": SearcherState({1}), "no tensor": SearcherState(0, {"a": 1}), "a text": "a"}[self.name]  # type: ignore[dict-item]
+
+
+class Mute(ListSearcher):
+    trained = None  # type: ignore[assignment]
+
+
+class Deaf(ListSearcher):
+    def tell(self) -> None:  # type: ignore[override]
+        """Takes nothing."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message"),
+    [
+        (ListSearcher, " ", "search.agent: name: must be a text, got ' '"),
+        (Keeping, "a set", "search.agent: a set: state: cannot be saved, as facts of JSON and tensors"),
+        (Keeping, "no tensor", "search.agent: no tensor: state: cannot be saved, as facts of JSON and tensors"),
+        (Keeping, "a text", "search.agent: a text: state: must give a SearcherState, got 'a'"),
+        (Mute, "mute", "it has no method trained"),
+        (Deaf, "deaf", "search.agent: tell cannot be called so"),
+    ],
+)
+def test_a_searcher_that_cannot_be_gone_on_with_is_refused_before_any_work(
+    kind: type[ListSearcher], name: str, message: str
+) -> None:
+    scorer = CountingScorer()
+    with pytest.raises(InputError, match=message):
+        run_search(partial(kind, name=name, policies=[policy(1, 2)]), problem(scorer), max_evaluations=9, seed=3)
+    assert scorer.asked == []
 
 
 def test_only_rivals_of_the_best_are_looked_at_more_closely(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -274,6 +274,21 @@ class Unsaved(RandomSearcher):
         return SearcherState({"rng": self._rng})
 
 
+class UnsavedLater(RandomSearcher):
+    def state(self) -> SearcherState:
+        return SearcherState({"asked": {1} if self._asked else 0})
+
+    def ask(self) -> Ask:
+        self._asked = True
+        return super().ask()
+
+    _asked = False
+
+
+class Unnamed(RandomSearcher):
+    name = ""
+
+
 class OffTheLadder(RandomSearcher):
     def ask(self) -> Ask:
         return Ask((tuple(option + 1 for option in toy_problem().full_policy),))
@@ -349,7 +364,9 @@ class AllOrNothing(RandomSearcher):
         (lambda brief: Repeating(brief, name="again", policies=()), "20 times in a row nothing new"),
         (Unseeded, "the same brief gave other policies the second time"),
         (Forgetful, "state: given to a new searcher after 1 asks, it asked for"),
-        (Unsaved, "state: its facts are no JSON"),
+        (Unsaved, "state: cannot be saved, as facts of JSON and tensors"),
+        (UnsavedLater, "state: cannot be saved, as facts of JSON and tensors"),
+        (Unnamed, "name: must be a text, got ''"),
         (OffTheLadder, "is no policy; one is a tuple with a number for each decision"),
         (BeyondTheLimits, "breaks a limit; only probes may"),
         (Widths, "is no policy; one is a tuple"),

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -190,6 +191,24 @@ def test_the_fingerprint_is_of_all_that_a_score_depends_on() -> None:
         fingerprint(resplit, elastic),
     }
     assert len(different) == 6
+
+
+@pytest.mark.parametrize("key", ["task", "data", "search"])
+def test_what_an_edited_file_of_the_user_s_was_scored_by_is_not_reused(key: str, tmp_path: Path) -> None:
+    elastic, mine = elastic_net("flatten"), tmp_path / "mine.py"
+    sections = {"data": DataConfig(name=f"{mine}:own"), "search": SearchConfig(options=(f"{mine}:own",))}
+    config = CONFIG.model_copy(update={key: sections.get(key, f"{mine}:own")})
+    found = {fingerprint(CONFIG, elastic)}
+    for text in ("a = 1", "a = 2", "a = 1"):
+        mine.write_text(text)
+        found.add(fingerprint(config, elastic))
+    assert len(found) == 3
+
+
+def test_built_in_names_give_the_fingerprint_that_they_always_gave() -> None:
+    """Else what earlier runs have scored would be scored again."""
+    bare = ElasticModel(nn.Sequential(nn.Identity()), (), {"hidden": (2, 0, 1)})
+    assert fingerprint(CONFIG, bare) == "eac117eb82b1e8dd"
 
 
 def test_the_fingerprint_does_not_depend_on_target_agent_or_memory_format() -> None:

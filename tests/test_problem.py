@@ -1,15 +1,17 @@
 """The search problem: costs, limits, floor, memory, and how long a candidate is looked at."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, problem, pruning
+from problems_for_tests import GROUPS, CountingScorer, ThreeLooks, group, policy, predict, problem, pruning
 
 from autoprune.config import RewardConfig
 from autoprune.errors import TargetError
-from autoprune.search.problem import Limit, PredictedCost, meets
+from autoprune.search.problem import Limit, PredictedCost, SearchProblem, meets
 from autoprune.search.racing import Bar
-from autoprune.space.decision import nearest
+from autoprune.search.reward import make_reward
+from autoprune.space.decision import Decision, nearest
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.trials import TrialStore
 
@@ -70,7 +72,21 @@ def test_a_target_below_the_floor_says_the_floor() -> None:
     with pytest.raises(TargetError) as caught:
         problem(CountingScorer(), Limit("latency", 1.0), Limit("macs", 250))
     assert "target: macs <= 250 (0.250 of the original) is below the floor 300 (0.300)" in str(caught.value)
-    assert "min_keep" in str(caught.value)
+    assert str(caught.value).endswith("; raise the target or lower search.min_keep")  # one channel of b less does it
+
+
+@pytest.mark.parametrize("decisions", [GROUPS, (GROUPS[0], replace(GROUPS[1], is_width=False))])
+def test_a_lower_min_keep_is_named_only_where_it_helps(decisions: tuple[Decision, ...]) -> None:
+    max_value = 150 if decisions is GROUPS else 250  # two channels at least take 200; sizes of an option stay
+    with pytest.raises(TargetError, match=r"is below the floor 300 \(0\.300\); raise the target$"):
+        SearchProblem(
+            decisions,
+            (Limit("macs", max_value),),
+            predict=predict,
+            looks=CountingScorer(),
+            reward=make_reward(RewardConfig()),
+            fingerprint="f",
+        )
 
 
 def test_rewards_come_from_score_and_cost() -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,13 @@ from autoprune.foundation.files import read_json, write_json, write_text
 from autoprune.prediction.latency_fit import LatencyFit
 from autoprune.prediction.latency_model import LATENCY, MeasuredLatency
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
-from autoprune.reports.headline import headline, slow_calls
-from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, write_report
+from autoprune.reports.headline import headline, slow_calls, verdict
+from autoprune.reports.record import read_run
+from autoprune.reports.run import _charts, _drop_line, comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.reports.words import run_code
 from autoprune.results import kept as results_kept
 from autoprune.results.kept import FRAME, FinetuneFrame
-from autoprune.results.run import InputFigures, parse_result
+from autoprune.results.run import DropTrial, InputFigures, parse_result
 from autoprune.search.prepare import ORIGINAL, OriginalPoint
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.store.kept import Kept
@@ -520,6 +522,52 @@ def test_energy_that_was_not_measured_is_not_made_up() -> None:
 def test_headline_is_honest_in_every_direction(speedup: float, pruned_accuracy: float, expected: str) -> None:
     result = make_result(speedup=speedup, pruned_accuracy=pruned_accuracy)
     assert headline(parse_result(result, where="result")) == expected
+
+
+def of_a_loss(pruned: float, *, is_share: bool = False) -> dict[str, Any]:
+    """As `make_result`, of a task whose metric is better where it is lower; the original's is 0.05."""
+    result = make_result() | {"metric": {"name": "miss", "higher_is_better": False, "is_share": is_share}}
+    for figures, value in ((result["original"], 0.05), (result["pruned"], pruned)):
+        figures |= {"test_accuracy": None, "test_metric": value}
+    return result | {"accuracy": {
+        "images": 100, "original_ci95": [0.04, 0.06], "pruned_ci95": [0.05, 0.08], "change": pruned - 0.05,
+        "change_ci95": [-0.01, 0.02],
+    }}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("pruned", "is_share", "expected"),
+    [
+        (0.04, False, "2.1× faster, 38% of the parameters, −0.010 (better) of test miss"),
+        (0.06, False, "+0.010 (worse) of test miss: 2.1× faster, 38% of the parameters"),
+        (0.053, True, "2.1× faster, 38% of the parameters, +0.3 points (worse) of test miss"),
+        (0.09, True, "+4.0 points (worse) of test miss: 2.1× faster, 38% of the parameters"),
+        (0.05, True, "2.1× faster, 38% of the parameters, ±0.0 points of test miss"),
+    ],
+)
+def test_a_metric_of_which_lower_is_better_is_shown_as_it_is(
+    pruned: float, is_share: bool, expected: str, tmp_path: Path
+) -> None:
+    result = of_a_loss(pruned, is_share=is_share)
+    parsed = parse_result(result, where="result")
+    assert headline(parsed) == expected
+    assert verdict(parsed).text == ("! Target met, miss worse" if expected[0] == "+" else "✓ Target met")
+    assert comparison_rows(parsed)[0].label == "Test miss, lower is better"
+    logs = tuple(replace(log, search_accuracy=-0.06) for log in FINETUNE)
+    page = report_of(make_run(tmp_path, result=result, finetune=logs)).text
+    assert "images the miss changes by " in page
+    assert "Miss on the search split" in page
+    assert not re.search(r"Accuracy|test accuracy|accuracy (lost|changes)", page)
+    record = read_run(tmp_path)
+    charted = _charts(record)["finetune_accuracy"]
+    assert f"miss on the search split{' (%)' if is_share else ''}, lower is better" in charted
+    assert "−" not in charted.split("</desc>")[-1]  # no value is below 0
+
+
+def test_a_trial_of_a_drop_shows_the_metric_as_it_is() -> None:
+    drop = DropTrial(ratio=0.5, reached=0.5, search_accuracy=-0.06, drop=0.01, drop_se=0.0, accepted=True)
+    metric = parse_result(of_a_loss(0.06, is_share=True), where="result").metric
+    assert _drop_line(drop, metric).accuracy == "6.00%"
 
 
 def test_summary_table_prints_before_after_and_ratio() -> None:

@@ -199,6 +199,22 @@ class Nameless(Classification):
 class Failing(Classification):
     def metrics(self, outputs, targets):
         return {"iou": PerExample(outputs[:, :, 0, 0])}
+
+class OfNone(Classification):
+    def metrics(self, outputs, targets):
+        return {"margin": PerExample(outputs[:, 0] * float("nan"))}
+
+class Endless(Classification):
+    def loss(self, outputs, targets, *, smoothing):
+        return super().loss(outputs, targets, smoothing=smoothing) / 0.0
+
+class Apart(Classification):
+    def loss(self, outputs, targets, *, smoothing):
+        return outputs.sum(1)
+
+class Untaught(Classification):
+    def distillation(self, outputs, taught, *, temperature):
+        return outputs.sum() * float("nan")
 """
 
 
@@ -217,6 +233,10 @@ class Failing(Classification):
             ("adaptive.enabled=true",),
             "adaptive.enabled: an input-adaptive model routes by the probabilities",
         ),
+        ("OfNone", (f"search.reward.form={SOFT_TARGET}",), r"task=.*:OfNone: of the original itself the margin is nan"),
+        ("Endless", (), r"task=.*:Endless: of the original itself the loss is inf$"),
+        ("Apart", (), r"task=.*:Apart: cannot judge outputs \(16, 10\) \(RuntimeError: a Tensor with 16 elements"),
+        ("Untaught", (), r"task=.*:Untaught: of the original itself the distillation is nan"),
         ("Missing", (), "has no callable 'Missing'"),
     ],
 )

@@ -1,6 +1,8 @@
 """Training learns, repeats bit for bit, and goes on after an interruption as if there had been none."""
 
+import io
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,15 @@ import torch.nn.functional as F
 from bars_for_tests import DATA, INFO, bars
 from judging_for_tests import accuracy
 from models_for_tests import same_state
+from rich.console import Console
 from torch import Tensor, nn
 
 from autoprune.config import TrainConfig
 from autoprune.data import Augmentation
 from autoprune.errors import RunError
-from autoprune.tasks.classification import CLASSIFICATION
+from autoprune.foundation import progress
+from autoprune.tasks.classification import CLASSIFICATION, Classification
+from autoprune.tasks.task import PerExample
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import Judge
 from autoprune.training.train import (
@@ -96,6 +101,27 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit() -> None:
     first, second, other = trained(net()), trained(net()), trained(net(), seed=1)
     assert same_state(first, second)
     assert not same_state(first, other)
+
+
+class Wrong(Classification):
+    """The cross entropy is what is reported."""
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, PerExample]:
+        return {"cross_entropy": super().metrics(outputs, targets)["cross_entropy"]}
+
+
+def test_progress_shows_a_metric_by_its_own_name_and_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=shown, force_terminal=True, width=200))
+    monkeypatch.setattr(progress, "_shown", True)
+    config = TrainConfig(epochs=1, batch_size=32, learning_rate=0.1, ema_decay=0)
+    for task, expected in (
+        (CLASSIFICATION, r"epoch 1/1 search accuracy \d+\.\d\d%"),
+        (Wrong(), r"epoch 1/1 search cross_entropy \d\.\d+, lower is better"),
+    ):
+        train_baseline(net(), DATA, config, seed=0, task=task)
+        assert re.search(expected, shown.getvalue())
+        shown.truncate(0)
 
 
 class Interrupted(Exception):

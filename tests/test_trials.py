@@ -448,3 +448,111 @@ def test_commands_name_the_row_and_lose_nothing(tmp_path: Path) -> None:
         )
         assert len(finished.stderr.splitlines()) == 1
         assert path.read_bytes() == spoilt
+
+
+EARLIER = """
+BEGIN IMMEDIATE;
+PRAGMA user_version = 3;
+CREATE TABLE IF NOT EXISTS trials (
+    id INTEGER PRIMARY KEY,
+    fingerprint TEXT NOT NULL,           -- of all that the score depends on: weights, data, evaluation settings
+    policy TEXT NOT NULL,                -- PruningPolicy.key
+    kl REAL NOT NULL,
+    cross_entropy REAL NOT NULL,
+    top1 REAL NOT NULL,
+    images INTEGER NOT NULL,
+    kl_se REAL NOT NULL,
+    cross_entropy_se REAL NOT NULL,
+    look INTEGER NOT NULL,               -- 0, 1, ...: each closer than the one before
+    complete INTEGER NOT NULL,           -- whether it was the closest look
+    wall_s REAL NOT NULL,
+    created_at TEXT NOT NULL,
+    UNIQUE (fingerprint, policy, look)
+);
+CREATE TABLE IF NOT EXISTS episodes (
+    searcher TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    episode INTEGER NOT NULL,
+    trial_id INTEGER NOT NULL REFERENCES trials (id),
+    reward REAL NOT NULL,
+    predicted_latency_ms REAL NOT NULL,
+    estimated_energy_mj REAL NOT NULL,
+    macs INTEGER NOT NULL,
+    params INTEGER NOT NULL,
+    PRIMARY KEY (searcher, seed, episode)
+);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+COMMIT;
+"""
+
+
+def written_by_the_version_before(path: Path, *, top1: object = 0.9, look: object = 0) -> Path:
+    """Two looks at one policy and a complete one at another, an episode of each policy, and facts."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(EARLIER)
+        trials = [
+            (7, "f", P, 0.5, 0.75, 0.8, 100, 0.04, 0.05, 0, 0),
+            (8, "f", P, 0.25, 0.5, top1, 100, 0.02, 0.03, 1, 1),
+            (9, "g", Q, 1.0, 1.5, 0.5, 100, 0.1, 0.2, look, 1),
+        ]
+        for row in trials:
+            connection.execute(f"INSERT INTO trials VALUES ({', '.join('?' * 13)})", (*row, 1.5, "2026-11-25T00:00:00"))
+        for number, trial in ((1, 8), (2, 9)):
+            episode = ("ddpg", 0, number, trial, 1.0 * number, 0.3, 1.5, 31_000_000, 272_186)
+            connection.execute(f"INSERT INTO episodes VALUES ({', '.join('?' * 9)})", episode)
+        for name in ("original", "trial 1: original"):
+            connection.execute("INSERT INTO facts VALUES (?, ?)", (name, '{"predicted_latency_ms": 0.4, "top1": 0.95}'))
+    return path
+
+
+def test_what_the_version_before_stored_is_brought_up(tmp_path: Path) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite")
+    for store in (TrialStore(path), TrialStore(path)):
+        coarse, complete = store.scores("f", P)
+        assert list(complete.metrics) == ["divergence", "top1", "cross_entropy"]
+        assert (complete.kl, complete.kl_se, complete.cross_entropy, complete.cross_entropy_se) == (
+            0.25,
+            0.02,
+            0.5,
+            0.03,
+        )
+        assert (complete.top1, complete.look, complete.complete, complete.images) == (0.9, 1, True, 100)
+        assert complete.top1_se == pytest.approx(0.03)  # the root of 0.9 times 0.1 by 100
+        assert (coarse.look, coarse.complete, coarse.top1_se) == (0, False, pytest.approx(0.04))
+        assert [metric.higher_is_better for metric in complete.metrics.values()] == [False, True, False]
+        assert [metric.is_share for metric in complete.metrics.values()] == [False, True, False]
+        assert [(row.episode, row.policy, row.score.top1) for row in store.episodes()] == [(1, P, 0.9), (2, Q, 0.5)]
+        assert store.kept(ORIGINAL) == store.part("trial 1").kept(ORIGINAL) == OriginalPoint(0.4, 0.95)
+        store.add_trial("h", P, [SCORE], wall_s=1.0)  # is gone on from
+        assert store.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"top1": "nine"}, "table metrics, row .*: value: must be a finite number"),
+        ({"top1": 1.5}, "table metrics, row .*: value: must be a finite number from 0 to 1"),
+        ({"look": -1}, "table trials, row 9: look"),
+    ],
+)
+def test_what_it_cannot_have_stored_leaves_the_file_as_it_is(
+    wrong: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite", **wrong)  # type: ignore[arg-type]
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=message):
+        TrialStore(path)
+    assert path.read_bytes() == before
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TRIGGER changing AFTER UPDATE ON facts BEGIN DELETE FROM trials; END")
+    with pytest.raises(InputError, match="'changing' is a trigger, not a table"):
+        TrialStore(path)
+
+
+@pytest.mark.parametrize("version", [2, 3, 5])
+def test_a_database_of_another_layout_is_no_store(version: int, tmp_path: Path) -> None:
+    path = tmp_path / "trials.sqlite"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(f"CREATE TABLE trials (id INTEGER PRIMARY KEY); PRAGMA user_version = {version}")
+    with pytest.raises(InputError, match="not a trials database" if version == 3 else "written by another version"):
+        TrialStore(path)

@@ -68,6 +68,44 @@ CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
     ),
     ({"adaptive": {**ADAPTIVE, "max_ratios": [0.2, 1.0], "trial_epochs": 5}}, "run", {"adaptive.trial_epochs"}),
     ({"adaptive": {**ADAPTIVE, "trial_epochs": 5}}, "run", set()),
+    (
+        {
+            "search": {"agent": "ppo", "max_evaluations": 9, "finalists": 2, "racing": False},
+            "adaptive": {"max_drop": 0},
+        },
+        "apply",
+        {"search.agent", "search.max_evaluations", "search.finalists", "search.racing", "adaptive.max_drop"},
+    ),
+    ({"search": {"agent": "ppo", "max_evaluations": 9}, "adaptive": ADAPTIVE}, "apply", set()),  # levels are searched
+    (
+        {
+            "train": {"learning_rate": 0.2},
+            "finetune": {"epochs": 3, "learning_rate": 0.1},
+            "adaptive": {"max_drop": 0},
+            "search": {"agent": "ppo", "verify_top": 3, "racing": False},
+            "measure": {"threads": 1, "rounds": 9, "batch_size": 2},
+            "model": TRAINED,
+        },
+        "search",
+        {
+            "train.learning_rate",
+            "finetune.epochs",
+            "finetune.learning_rate",
+            "adaptive.max_drop",
+            "search.verify_top",
+            "measure.rounds",
+        },
+    ),
+    (
+        {
+            "seed": 1,
+            "search": {"agent": "ppo", "max_evaluations": 9, "finalists": 2},
+            "finetune": {"learning_rate": 0.1, "cut_per_step": 0.5},
+            "measure": {"rounds": 9},
+        },
+        "compare",
+        {"seed", "search.agent", "search.finalists", "finetune.cut_per_step"},
+    ),
     ({"measure": {"allow_estimated_energy": True}}, "run", {"measure.allow_estimated_energy"}),
     (
         {"measure": {"allow_estimated_energy": True}, "target": {"metric": "energy", "max_ratio": 0.5}},
@@ -112,7 +150,7 @@ def test_each_key_is_named_once() -> None:
     assert sorted(named) == ["finetune.distill_weight", "finetune.temperature"]
 
 
-@pytest.mark.parametrize("command", ["run", "adapt", "search", "compare"])
+@pytest.mark.parametrize("command", ["run", "apply", "adapt", "search", "compare"])
 @pytest.mark.parametrize("preset", ["quick", "standard", "thorough"])
 def test_nothing_is_said_of_defaults_presets_and_what_a_run_has_stored(command: Any, preset: str) -> None:
     config = parse_config({"preset": preset}, where="x")

@@ -15,6 +15,7 @@ from autoprune.config.file import parse_config
 from autoprune.config.unused import say_no_effect, set_among
 from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError
+from autoprune.foundation.factories import users_errors
 from autoprune.jobs.run import run
 from autoprune.models import build_model, check_weights, tensor_state
 from autoprune.pruning.structure import load_pruned
@@ -37,6 +38,7 @@ class Result:
     paths: RunDir
 
 
+@users_errors()
 def compress(
     model: nn.Module | str,
     data: SearchData | str,
@@ -53,7 +55,8 @@ def compress(
     `model` is a trained module, which is not changed, or a model's name with its `checkpoint`. `data` is a name, or
     your own `SearchData` with a `test` split, which is used once, at the end. `config` holds all other settings;
     `target` replaces its target. With `resume`, a run that was stopped goes on. Raises `InputError` for bad input,
-    that names the argument, before any work, and `RunError` if the run fails midway.
+    that names the argument, before any work, and `RunError` if the run fails midway, one of them `UserCodeError` if a
+    file of yours did.
     """
     check_model(model)
     check_data(data, test)

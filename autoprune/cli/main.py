@@ -26,7 +26,7 @@ from autoprune.compute.openmp import share_cores
 from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
 from autoprune.foundation.bounds import shown
-from autoprune.foundation.factories import short_name
+from autoprune.foundation.factories import short_name, users_errors
 from autoprune.foundation.plain import open_streams, print_plainly
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_plainly()
     share_cores()
     try:
-        app(args=None if arguments is None else list(arguments), standalone_mode=True)
+        with users_errors():
+            app(args=None if arguments is None else list(arguments), standalone_mode=True)
     except AutopruneError as error:
         _fail(str(error), error.exit_code)
     except UnicodeEncodeError as error:  # a name from a file, such as a configuration, that no file can have here

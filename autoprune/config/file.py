@@ -57,8 +57,13 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys, not a {type(raw).__name__}")
     written = _written(raw, where=str(path))
+    said: dict[str, Any] = {}
     for override in overrides:
         written = _overridden(written, override)
+        key, _, text = override.removeprefix(f"{ADVANCED}.").partition("=")
+        value = yaml.safe_load(text)
+        if said.setdefault(key, value) != value:
+            raise ConfigError(f"-o {key}: is set twice, to {shown(said[key])} and {shown(value)}; leave one out")
     return _checked(written, where=str(path))
 
 

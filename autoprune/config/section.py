@@ -1,5 +1,6 @@
 """What all sections of a configuration have in common: known keys, and no number or name that breaks a run midway."""
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ MOST_MINUTES = 525_600.0  # a year
 HIGHEST_RATE = 10.0  # of learning
 HEAVIEST = 1e6  # weight of a term beside others
 LARGEST_SIZE = 4096  # pixels
+LONGEST_KEY = 40  # characters of one that is compared with those that there are
 
 
 class Section(BaseModel):
@@ -61,8 +63,11 @@ class Section(BaseModel):
 
 def unknown_keys(unknown: Sequence[Any], allowed: Iterable[str]) -> str:
     """What to say of keys that there are not."""
+    allowed = tuple(allowed)
     named = ", ".join(key if isinstance(key, str) and key.isidentifier() else shown(key) for key in unknown[:5])
-    return f"unknown key {named}; allowed are {', '.join(allowed)}"
+    near = [name for key in unknown[:5] for name in difflib.get_close_matches(str(key)[:LONGEST_KEY], allowed, n=1)]
+    meant = f" (did you mean {', '.join(near)}?)" if near else ""
+    return f"unknown key {named}{meant}; allowed are {', '.join(allowed) or 'none'}"
 
 
 def _changes_nothing(value: Any) -> bool:

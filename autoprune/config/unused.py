@@ -17,8 +17,13 @@ from autoprune.foundation.progress import say
 class Job:
     """What a configuration is used for."""
 
-    command: Literal["run", "adapt", "search", "compare"]
+    command: Literal["run", "apply", "adapt", "search", "compare"]
     is_trained: bool = True  # the model, before the job
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it ends in a pruned model that is measured."""
+        return self.command in ("run", "apply")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class Rule:
 
 
 def _tunes_nothing(config: RunConfig, job: Job) -> bool:
-    return job.command == "run" and config.finetune.epochs == 0 and not config.adaptive.enabled
+    return job.is_whole and config.finetune.epochs == 0 and not config.adaptive.enabled
 
 
 RULES = (
@@ -58,8 +63,26 @@ RULES = (
     ),
     Rule(
         "search.finalist_epochs",
-        lambda config, job: job.command == "run" and config.search.finalists == 1,
+        lambda config, job: job.is_whole and config.search.finalists == 1,
         "search.finalists is 1, and there is nothing to choose",
+    ),
+    Rule(
+        "search.agent search.settings search.max_evaluations search.racing search.start_share search.finalists "
+        "search.finalist_epochs",
+        lambda config, job: job.command == "apply" and not config.adaptive.enabled,
+        "autoprune apply does not search: it is given an agent or a policy, and fine-tunes one cut",
+    ),
+    Rule(
+        "train finetune adaptive search.verify_top search.finalists search.finalist_epochs measure.rounds "
+        "measure.runs_per_round",
+        lambda config, job: job.command == "search",
+        "autoprune search leaves the best policy as it is: it neither times files nor fine-tunes",
+    ),
+    Rule(
+        "seed adaptive search.agent search.start_share search.verify_top search.finalists search.finalist_epochs "
+        "finetune.cut_per_step",
+        lambda config, job: job.command == "compare",
+        "autoprune compare takes --searchers and --seeds, and each winner as its search found it",
     ),
     Rule("search.max_drop_trials", lambda config, job: config.drop_target is None, "no target has a max_drop"),
     Rule(
@@ -81,7 +104,7 @@ RULES = (
     ),
     Rule(
         "adaptive",
-        lambda config, job: job.command == "run" and not config.adaptive.enabled,
+        lambda config, job: job.is_whole and not config.adaptive.enabled,
         "adaptive.enabled is false",
     ),
     Rule(

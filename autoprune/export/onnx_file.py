@@ -112,7 +112,7 @@ def _parity(model: nn.Module, path: Path, images: Tensor, runtime: Runtime) -> t
     with torch.inference_mode():
         expected = model(images).numpy()
     try:
-        actual = runtime.open_model(path, threads=1)(images.contiguous().numpy())
+        actual = np.asarray(runtime.open_model(path, threads=1)(images.contiguous().numpy()))
     except Exception as error:  # the runtime raises kinds of its own
         raise RunError(f"{path}: does not run ({str(error).strip().splitlines()[-1][:200]})") from error
     if actual.shape != expected.shape:

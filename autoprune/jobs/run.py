@@ -89,7 +89,7 @@ def run(
     if config.adaptive.enabled:
         check_earlier_levels(config)
     job = checked(config, subject=subject)
-    kind = Job("run", is_trained=job.subject.is_trained)
+    kind = Job("run" if choose is None else "apply", is_trained=job.subject.is_trained)
     with workspace(config, run_dir, kind, STEPS) as place, stages(_stages(config, job.subject)) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)

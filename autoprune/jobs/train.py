@@ -5,13 +5,14 @@ from pathlib import Path
 
 from autoprune.compute.compute import this_compute
 from autoprune.compute.machine import check_machine
-from autoprune.config import CLASSIFICATION, RunConfig
+from autoprune.config import RunConfig
 from autoprune.errors import InputError
 from autoprune.foundation.files import require_free_space
 from autoprune.foundation.paths import require_writable_file
 from autoprune.models import save_weights
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.subject import load_subject
+from autoprune.store.score import called
 from autoprune.tasks.judging import mean_of
 from autoprune.training.scores import Judge
 from autoprune.training.train import train_baseline
@@ -22,7 +23,7 @@ class TrainedBaseline:
     search_accuracy: float
     test_accuracy: float
     epochs: int
-    metric: str = "accuracy"  # what the two are of
+    metric: str  # what the two are of
 
 
 def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
@@ -48,9 +49,9 @@ def train(config: RunConfig, out: Path, *, resume: bool) -> TrainedBaseline:
     )
     info = subject.data.info
     splits = (subject.data.search, subject.test)
-    on_search, on_test = (mean_of(Judge(split, info, subject.task).each(model).values) for split in splits)
-    metric = "accuracy" if config.task == CLASSIFICATION else "metric"
-    trained = TrainedBaseline(on_search, on_test, config.train.epochs, metric)
+    judges = [Judge(split, info, subject.task) for split in splits]
+    on_search, on_test = (mean_of(judge.each(model).values) for judge in judges)
+    trained = TrainedBaseline(on_search, on_test, config.train.epochs, called(judges[0].name))
     metadata = {
         "model": config.model.name,
         "data": config.data.name,

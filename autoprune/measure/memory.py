@@ -12,6 +12,7 @@ import sys
 import numpy as np
 
 from autoprune.errors import AutopruneError, RunError
+from autoprune.foundation.factories import users_errors
 from autoprune.runtimes.find import find_runtime
 
 RUNS = 10
@@ -40,14 +41,15 @@ def measure_peak_rss_bytes(
 def main() -> None:
     request = json.loads(sys.argv[1])
     try:
-        runtime = find_runtime(request["runtime"], device=request["device"])
-        model = runtime.open_model(pathlib.Path(request["source"]), threads=request["threads"])
+        with users_errors():
+            runtime = find_runtime(request["runtime"], device=request["device"])
+            model = runtime.open_model(pathlib.Path(request["source"]), threads=request["threads"])
+            images = np.zeros(request["shape"], dtype=model.inputs[0].dtype)
+            call = model.bind(images)
+            for _ in range(RUNS):
+                call()
     except AutopruneError as error:
         sys.exit(str(error))
-    images = np.zeros(request["shape"], dtype=model.inputs[0].dtype)
-    call = model.bind(images)
-    for _ in range(RUNS):
-        call()
     print(peak_rss_bytes())
 
 

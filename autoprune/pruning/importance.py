@@ -80,11 +80,7 @@ def score_channels(
         model = _with_gradients(model, images, labels, task)
     if is_own:
         where = f"{FIELD}={criterion}"
-        try:
-            scored = {group.name: importance(model, group) for group in groups}
-        except Exception as error:  # the user's code may raise anything
-            raise InputError(f"{where}: failed ({type(error).__name__}: {error})") from error
-        return {group.name: checked_scores(scored[group.name], group, where=where) for group in groups}
+        return {group.name: checked_scores(importance(model, group), group, where=where) for group in groups}
     scored = {group.name: importance(model, group) for group in groups}
     for name, scores in scored.items():
         if not torch.isfinite(scores).all():

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed, told_apart
 from autoprune.results.run import RunResult
+from autoprune.store.score import called
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,11 @@ def headline(result: RunResult) -> str:
         speed = "as fast as before"
     else:
         speed = f"{speedup:.1f}× faster" if speedup > 1 else f"{1 / speedup:.1f}× slower"
+    change, label = points(result, digits=1), result.metric.label
     if loses_much(result):
-        lost = points(result, digits=1).lstrip("+−")
-        return f"{lost} of {result.metric.label} lost: {speed}, {params:.0%} of the parameters"
-    change = f"{points(result, digits=1)} of {result.metric.label}"
-    return f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {change}"
+        lost = f"{change.lstrip('+−')} of {label} lost" if result.metric.higher_is_better else f"{change} of {label}"
+        return f"{lost}: {speed}, {params:.0%} of the parameters"
+    return f"{speed[0].upper()}{speed[1:]}, {params:.0%} of the parameters, {change} of {label}"
 
 
 def loses_much(result: RunResult) -> bool:
@@ -37,7 +38,8 @@ def verdict(result: RunResult) -> Verdict:
     """Whether the target is met, as the page's badge says it."""
     if not result.checks.target_met:
         return Verdict("✗ Target missed", False)
-    return Verdict("! Target met, accuracy lost", False) if loses_much(result) else Verdict("✓ Target met", True)
+    worse = f"{called(result.metric.name)} {'lost' if result.metric.higher_is_better else 'worse'}"
+    return Verdict(f"! Target met, {worse}", False) if loses_much(result) else Verdict("✓ Target met", True)
 
 
 def slow_calls(result: RunResult) -> str | None:
@@ -54,18 +56,19 @@ def accuracy_in_words(result: RunResult) -> str | None:
     if found is None:
         return None
     low, high = (changed(result, bound, digits=2) for bound in found.change_ci95)
-    name = "accuracy" if result.original.test_accuracy is not None else result.metric.name
     means = f": {told_apart(found.change_ci95, model='pruned')}" if result.original.test_accuracy is not None else ""
     return (
-        f"On these {found.images:,} test images the {name} changes by {points(result, digits=2)} "
+        f"On these {found.images:,} test images the {called(result.metric.name)} changes by {points(result, digits=2)} "
         f"(95% interval: {low} to {high}){means}."
     )
 
 
 def points(result: RunResult, *, digits: int) -> str:
-    """By how much the metric changes: of a share in points."""
+    """By how much the metric changes: of a share in points; where lower is better, whether that is good, too."""
     change = changed(result, result.pruned.quality - result.original.quality, digits=digits)
-    return f"{change} points" if result.metric.is_share else change
+    is_told = result.metric.higher_is_better or change.startswith("±")
+    meant = "" if is_told else " (better)" if change.startswith("−") else " (worse)"
+    return f"{change}{' points' if result.metric.is_share else ''}{meant}"
 
 
 def changed(result: RunResult, by: float, *, digits: int) -> str:

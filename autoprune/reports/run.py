@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.config import RewardConfig, TargetConfig
+from autoprune.config import TargetConfig
 from autoprune.foundation.progress import duration
 from autoprune.foundation.terminal import titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
@@ -20,9 +20,9 @@ from autoprune.reports.headline import accuracy_in_words, changed, headline, poi
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_lines
 from autoprune.reports.record import RunRecord, read_run
-from autoprune.reports.words import run_code, signed
-from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
-from autoprune.store.score import shown_metric
+from autoprune.reports.words import reward_in_words, run_code, signed
+from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult, parse_result
+from autoprune.store.score import Metric, called, direction, shown_metric
 from autoprune.store.trials import EpisodeRow
 
 TEMPLATE = "report.html.j2"
@@ -81,12 +81,13 @@ def write_report(run_dir: Path) -> Path:
             "rows": comparison_rows(record.result),
             "proposals": proposal_lines(record.result.search.proposals),
             "proposal_columns": COLUMNS,
-            "drop_lines": [_drop_line(trial) for trial in record.result.search.max_drop_trials],
+            "drop_lines": [_drop_line(trial, record.result.metric) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
             "searches": len({(row.searcher, row.seed) for row in record.episodes}),
             "trials": len(trials),
             "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
             "chosen": _chosen_trial(record),
+            "called": called(record.result.metric.name),
             "metric_name": record.episodes[0].score.main[0] if record.episodes else record.result.metric.name,
             "shown_metric": _shown_metric,
         },
@@ -114,7 +115,7 @@ def comparison_rows(result: RunResult) -> list[Row]:
     p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
     return [
         Row(
-            f"{result.metric.label[0].upper()}{result.metric.label[1:]}",
+            f"{result.metric.label[0].upper()}{result.metric.label[1:]}{direction(result.metric.higher_is_better)}",
             result.metric.shown(before.quality),
             result.metric.shown(after.quality),
             points(result, digits=2),
@@ -143,24 +144,6 @@ def _adaptive_points(result: RunResult) -> str:
     if result.adaptive is None:
         return ""
     return signed(100 * (result.adaptive.test_accuracy - result.original.quality), digits=2)
-
-
-def reward_in_words(reward: RewardConfig) -> str:
-    """What a search was after, for people who know no configuration."""
-    if reward.form == "amc":
-        return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
-    if ":" in reward.form:
-        return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
-    by_name = {
-        "divergence": "minus the divergence of the cut's answers from the original's",
-        "top1": "the share of right answers",
-    }
-    accuracy = by_name.get(reward.accuracy, f"{reward.accuracy}, minus it where lower values are better")
-    if reward.form == "weighted":
-        return (
-            f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
-        )
-    return f"The reward is {accuracy}."
 
 
 def _interval_row(result: RunResult) -> list[Row]:
@@ -215,12 +198,12 @@ def unmet_drop(result: RunResult) -> str | None:
     )
 
 
-def _drop_line(trial: DropTrial) -> DropLine:
+def _drop_line(trial: DropTrial, metric: MetricFigures) -> DropLine:
     verdict = "holds" if trial.accepted else "loses too much"
     return DropLine(
         limit=f"{trial.ratio:.3f}",
         reached=f"{trial.reached:.3f}",
-        accuracy=f"{trial.search_accuracy:.2%}",
+        accuracy=metric.shown(metric.sign * trial.search_accuracy),
         drop=f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
         verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
     )
@@ -242,7 +225,8 @@ def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
     if target.max_drop is not None:
         ratio, kept = getattr(result.ratios, target.metric), result.search.kept_trial
         return TargetLine(
-            f"least {metric} at which the search split's accuracy falls by at most {100 * target.max_drop:.4g} points",
+            f"least {metric} at which the search split's {called(result.metric.name)} "
+            f"{'falls' if result.metric.higher_is_better else 'rises'} by at most {100 * target.max_drop:.4g} points",
             ("not measured" if ratio is None else f"{ratio:.2f} of the original")
             + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there"),
         )
@@ -271,7 +255,7 @@ def _charts(record: RunRecord) -> dict[str, str]:
         rewards, accuracies = zip(*_episode_series(record.episodes), strict=True)
         charts["reward"] = episode_chart(rewards, name="reward", ylabel="reward", best_label="best so far")
         name, metric = record.episodes[0].score.main
-        charted = f"{name} on the search split{' (%)' if metric.is_share else ''}"
+        charted = _on_search_split(name, metric)
         charts["metric"] = episode_chart(accuracies, name="metric", ylabel=charted, best_label="best reward so far")
         chosen = _chosen_trial(record)
         original = record.original
@@ -284,19 +268,25 @@ def _charts(record: RunRecord) -> dict[str, str]:
             ylabel=charted,
         )
     if record.finetune:
-        scale, unit = (100, "accuracy (%)") if record.result.metric.is_share else (1, record.result.metric.name)
+        shown = record.result.metric
+        scale = shown.sign * (100 if shown.is_share else 1)
         accuracy = [scale * log.search_accuracy for log in record.finetune]
         loss = [log.train_loss for log in record.finetune]
         frame = record.frame
         charts["finetune_accuracy"] = epoch_chart(
             accuracy,
             name="finetune-accuracy",
-            ylabel=f"search split {unit}",
+            ylabel=_on_search_split(called(shown.name), shown),
             before=scale * frame.before if frame else None,
             original=scale * frame.original if frame else None,
         )
         charts["finetune_loss"] = epoch_chart(loss, name="finetune-loss", ylabel="training loss")
     return charts
+
+
+def _on_search_split(name: str, metric: Metric | MetricFigures) -> str:
+    """What stands at an axis."""
+    return f"{name} on the search split{' (%)' if metric.is_share else ''}{direction(metric.higher_is_better)}"
 
 
 def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:

@@ -1,5 +1,7 @@
-"""What pages have in common in words: when a loss is said aloud, numbers with a sign, how to run a file."""
+"""What pages have in common in words: when a loss is said aloud, numbers with a sign, how to run a file, what a search
+was after."""
 
+from autoprune.config import RewardConfig
 from autoprune.results.run import InputFigures
 
 USUAL_LOSS = 0.01  # of accuracy: what the project promises to stay below
@@ -41,3 +43,21 @@ def run_code(given: InputFigures | None, *, file: str, level: bool = False) -> s
             f"{answers}  # classes: {', '.join(given.classes[:5])}{', …' if len(given.classes) > 5 else ''}",
         )
     )
+
+
+def reward_in_words(reward: RewardConfig) -> str:
+    """What a search was after, for people who know no configuration."""
+    if reward.form == "amc":
+        return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
+    if ":" in reward.form:
+        return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
+    by_name = {
+        "divergence": "minus the divergence of the cut's answers from the original's",
+        "top1": "the share of right answers",
+    }
+    accuracy = by_name.get(reward.accuracy, f"{reward.accuracy}, minus it where lower values are better")
+    if reward.form == "weighted":
+        return (
+            f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
+        )
+    return f"The reward is {accuracy}."

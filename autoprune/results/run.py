@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, computed_field, model_validator
 
 from autoprune.errors import InputError
-from autoprune.store.score import Metric, shown_metric
+from autoprune.store.score import Metric, called, shown_metric
 
 HARDLY_BETTER = 1.2  # times what guessing among the classes gets right
 
@@ -26,7 +26,12 @@ class MetricFigures(Part):
     @property
     def label(self) -> str:
         """How it is called on the test split."""
-        return "test accuracy" if self.name == "top1" else f"test {self.name}"
+        return f"test {called(self.name)}"
+
+    @property
+    def sign(self) -> float:
+        """What makes higher values better."""
+        return 1.0 if self.higher_is_better else -1.0
 
     def shown(self, value: float, *, digits: int = 2) -> str:
         return shown_metric(value, is_share=self.is_share, digits=digits)

@@ -40,19 +40,9 @@ def find_runtime(name: str, *, device: str | None = None, field: str = FIELD, de
 
 def _own(factory: Callable[..., Any], *, where: str) -> Runtime:
     check_call(factory, field=where)
-    try:
-        runtime: Runtime = factory()
-    except InputError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise InputError(f"{where}: cannot be made ({type(error).__name__}: {error})") from error
-    try:
-        missing = [member for member in MEMBERS if not hasattr(runtime, member)]
-        texts = [] if missing else [runtime.name, runtime.key, runtime.device]
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"{where}: cannot tell its name, key and device ({error})") from error
+    runtime: Runtime = factory()
+    missing = [member for member in MEMBERS if not hasattr(runtime, member)]
+    texts = [] if missing else [runtime.name, runtime.key, runtime.device]
     if missing or not all(isinstance(text, str) and text for text in texts):
         lacks = f"has no {missing[0]}" if missing else f"gives {texts} as its name, key and device"
         raise InputError(f"{where}: {lacks}; a runtime has {', '.join(MEMBERS)}, as autoprune.runtimes.runtime says")

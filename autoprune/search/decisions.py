@@ -56,6 +56,7 @@ def layer_decision(
         macs_share=macs_share,
         latency_share=full_ms[option.layer] / all_ms if all_ms > 0 else macs_share,
         sensitivity=0.0,
+        is_width=False,
         lost_importance=option.lost_importance(model.get_submodule(option.layer)),
     )
 

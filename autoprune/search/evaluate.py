@@ -14,7 +14,7 @@ from autoprune.foundation.seeding import rng
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.score import Metric, Score
+from autoprune.store.score import Metric, Score, told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import score_of
 from autoprune.tasks.task import Task
@@ -90,6 +90,11 @@ class Evaluator:
     def original_metric(self) -> tuple[str, Metric]:
         """What the original comes to on the images that candidates are scored on: the task's main metric, by name."""
         return score_of(self.task, self.reference, self.reference, self.labels).main
+
+    def told(self, merit: float) -> str:
+        """What a network came to, by the main metric's own name and sign."""
+        name, metric = self.original_metric
+        return told_merit(merit, name, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
 
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any network of these images, as it stands; it is left in evaluation mode."""

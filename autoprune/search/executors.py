@@ -22,6 +22,7 @@ from functools import partial
 import torch
 
 from autoprune.errors import RunError
+from autoprune.foundation.factories import users_errors
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy
@@ -112,6 +113,7 @@ def _keep_freed_memory() -> None:
             mallopt(option, KEPT_BYTES)
 
 
+@users_errors()  # a traceback stays in its process
 def _look(policy: Policy, seen: int, bars: Bars) -> tuple[list[Score], float]:
     """Looks at a policy after number `seen`, and what they took in s."""
     assert _problem is not None, "not a worker"

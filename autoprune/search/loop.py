@@ -10,7 +10,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.search.executors import Execute, inline
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
-from autoprune.search.searcher import Ask, Brief, MakeSearcher, fault_of
+from autoprune.search.searcher import FIELD, Ask, Brief, MakeSearcher, check_kept, fault_of
 from autoprune.space.decision import Policy
 from autoprune.store.trials import Episode
 
@@ -48,17 +48,18 @@ def run_search(
     ends. Whether a score came from the store does not matter to the count, so a resumed search goes the same way as
     one that was never stopped.
 
-    Raises `InputError` for a searcher that asks for what it may not (`search.searcher.fault_of`); policies `as_given`
-    may be beyond the limits.
+    Raises `InputError` for a searcher that cannot be gone on with (`search.searcher.check_kept`), or that asks for what
+    it may not (`fault_of`); policies `as_given` may be beyond the limits.
     """
     started = time.perf_counter()
     searcher = make(brief := Brief(problem, seed, max_evaluations))
+    check_kept(searcher)
     with execute(problem) as shared:
         search = _Search(shared, brief, searcher.name, races=races, on_outcome=on_outcome)
         while not search.spent:
             asked = searcher.ask()
             if (fault := fault_of(asked, problem, as_given=as_given)) is not None:
-                raise InputError(f"search.agent: {searcher.name}: {fault}")
+                raise InputError(f"{FIELD}: {searcher.name}: {fault}")
             if not asked.policies:
                 break
             searcher.tell(search.outcomes_of(asked))

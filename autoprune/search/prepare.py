@@ -11,6 +11,7 @@ from torch import nn
 from autoprune.compute.compute import this_compute
 from autoprune.config import CLASSIFICATION, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
+from autoprune.foundation.factories import source_of
 from autoprune.foundation.progress import bar
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.models import tensor_state
@@ -234,7 +235,7 @@ def measure_sensitivities(problem: SearchProblem, execute: Execute = inline) -> 
 
 
 def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
-    """A hash of all that a score depends on: weights, ranking of channels, data and evaluation settings."""
+    """A hash of all that a score depends on: weights, ranking of channels, data, evaluation settings, users' files."""
     digest = hashlib.sha256()
     for name, tensor in tensor_state(elastic.original).items():
         digest.update(name.encode())
@@ -247,5 +248,7 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
         digest.update(config.task.encode())
     search = config.search
     digest.update("".join(search.options).encode())
+    for own in (config.data.name, config.task, *search.options):
+        digest.update(source_of(own))
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]

@@ -17,6 +17,7 @@ from autoprune.space.decision import (
     floor_policy,
     full_policy,
     including,
+    narrowest,
     nearest,
     numbered,
 )
@@ -265,7 +266,13 @@ class SearchProblem:
         floor_cost = self.predict(self.floor_policy)
         for limit in self.limits:
             if not meets(floor_cost, (limit,)):
-                raise TargetError(_below_floor(limit, floor_cost.of(limit.metric), self.original_cost.of(limit.metric)))
+                floor, original = floor_cost.of(limit.metric), self.original_cost.of(limit.metric)
+                helps = meets(self.cost_of(narrowest(self.decisions)), (limit,))
+                raise TargetError(
+                    f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the "
+                    f"original) is below the floor {floor:.4g} ({floor / original:.3f}); raise the target"
+                    + (" or lower search.min_keep" if helps else "")
+                )
 
     def _known_scores(self, policy: Policy) -> tuple[Score, ...]:
         key = self.pruning_of(policy).key
@@ -329,10 +336,3 @@ def limit_ratios(problem: PredictedProblem) -> dict[str, float]:
     original = problem.original_cost
     loosest_first = sorted(problem.limits, key=lambda limit: -limit.max_value)
     return {limit.metric: limit.max_value / original.of(limit.metric) for limit in loosest_first}
-
-
-def _below_floor(limit: Limit, floor: float, original: float) -> str:
-    return (
-        f"target: {limit.metric} <= {limit.max_value:.4g} ({limit.max_value / original:.3f} of the original) is below "
-        f"the floor {floor:.4g} ({floor / original:.3f}); raise the target or lower search.min_keep"
-    )

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 
 from autoprune.errors import InputError, shown
+from autoprune.foundation.factories import check_call
 from autoprune.foundation.files import atomic_path
 from autoprune.search.problem import Outcome, PredictedProblem, meets
 from autoprune.space.decision import Policy, is_policy
 
+FIELD = "search.agent"
 FACTS = "facts"
 EPISODES_EACH = 4  # per evaluation: a search that has nothing new to ask ends
 
@@ -78,6 +80,22 @@ class Searcher(Protocol):
 MakeSearcher = Callable[[Brief], Searcher]
 
 
+def check_kept(searcher: Searcher) -> None:
+    """Raises `InputError` for a searcher that lacks a method or a name, or whose state cannot be saved."""
+    for method, given in (("ask", ()), ("tell", ((),)), ("state", ()), ("restore", (None,)), ("trained", ())):
+        if not callable(found := getattr(searcher, method, None)):
+            raise InputError(f"{FIELD}: {shown(searcher)} is no searcher: it has no method {method}")
+        check_call(found, *given, field=FIELD)
+    if not isinstance(name := getattr(searcher, "name", None), str) or not name.strip():
+        raise InputError(f"{FIELD}: name: must be a text, got {shown(name)}")
+    if not isinstance(state := searcher.state(), SearcherState):
+        raise InputError(f"{FIELD}: {name}: state: must give a SearcherState, got {shown(state)}")
+    try:
+        save(*_packed(state))
+    except (TypeError, ValueError, AttributeError, SafetensorError) as error:
+        raise InputError(f"{FIELD}: {name}: state: cannot be saved, as facts of JSON and tensors ({error})") from None
+
+
 def fault_of(asked: object, problem: PredictedProblem, *, as_given: bool = False) -> str | None:
     """What is wrong with what a searcher has asked for; None if nothing is.
 
@@ -97,9 +115,9 @@ def fault_of(asked: object, problem: PredictedProblem, *, as_given: bool = False
 
 def save_state(path: Path, state: SearcherState) -> None:
     """Write a state as safetensors, whole or not at all; its facts are the metadata."""
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.tensors.items()}
+    tensors, metadata = _packed(state)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={FACTS: json.dumps(state.facts, allow_nan=False)})
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_state(path: Path) -> SearcherState:
@@ -110,3 +128,8 @@ def load_state(path: Path) -> SearcherState:
             return SearcherState(json.loads(file.metadata()[FACTS]), {name: file.get_tensor(name) for name in names})
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not the state of a searcher ({error})") from None
+
+
+def _packed(state: SearcherState) -> tuple[dict[str, Tensor], dict[str, str]]:
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.tensors.items()}
+    return tensors, {FACTS: json.dumps(state.facts, allow_nan=False)}

@@ -31,6 +31,7 @@ class Decision:
     latency_share: float
     sensitivity: float  # divergence from the original, with this group alone at its `middle_option`, at the first look
     lost_importance: tuple[float, ...]  # per option, share of the group's importance that it removes; 0 at the last
+    is_width: bool = True  # what `search.min_keep` bounds; otherwise a size of an option of its own
     branch_loss: float = 0.0  # the same as the sensitivity with this branch alone gone, if it may go
 
     @property
@@ -57,6 +58,12 @@ def full_policy(decisions: Decisions) -> Policy:
 
 def floor_policy(decisions: Decisions) -> Policy:
     return (0,) * len(decisions)
+
+
+def narrowest(decisions: Decisions) -> PruningPolicy:
+    """The smallest policy, as it would be with the least `search.min_keep` that there is."""
+    least = {decision.name: decision.ladder[0] for decision in decisions}
+    return PruningPolicy.of(least | {each.name: min(each.ladder[0], 1) for each in decisions if each.is_width})
 
 
 def is_policy(decisions: Decisions, policy: object) -> bool:

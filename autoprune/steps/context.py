@@ -19,6 +19,7 @@ from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
+from autoprune.steps.gate import check_runtime
 from autoprune.steps.subject import Subject, load_subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir, opened
@@ -68,6 +69,7 @@ def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights:
     if needs_weights is not None and not subject.is_trained:
         raise InputError(f"model.checkpoint: {needs_weights}; make one with `autoprune train`")
     check_amounts(config, subject)
+    check_runtime(subject.model, subject.data, config)
     return Checked(subject, sensor)
 
 

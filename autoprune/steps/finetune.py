@@ -17,7 +17,6 @@ from autoprune.space.layer_option import apply_options
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.store.run_dir import RunDir
-from autoprune.store.score import shown_metric
 from autoprune.training.distill import finetune
 from autoprune.training.repair import WeightRepair
 from autoprune.training.scores import Judge
@@ -53,7 +52,7 @@ def finetuned(context: Context, policy: PruningPolicy) -> nn.Module:
         if epochs == 0:
             continue
         frame = store.once(FRAME, partial(_frame, elastic.original, context))
-        reached = shown_metric(frame.original, is_share=prepared.evaluator.original_metric[1].is_share)
+        reached = prepared.evaluator.told(frame.original)
         done = len(logs)
 
         def on_epoch(log: EpochLog, done: int = done) -> None:

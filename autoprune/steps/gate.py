@@ -11,15 +11,16 @@ from autoprune.config import RunConfig
 from autoprune.data import SearchData, normalise
 from autoprune.data.splits import stratified_indices
 from autoprune.errors import ConfigError, InputError, ModelError, RunError
-from autoprune.export.onnx_file import check_parity, export_onnx
+from autoprune.export.onnx_file import ONNX_RUNTIME, check_parity, export_onnx
 from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
 from autoprune.pruning.copies import copied
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module, own_copy
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.reward import make_reward
-from autoprune.tasks.judging import score_of
+from autoprune.tasks.judging import score_of, targets_of
 from autoprune.tasks.task import Task
 from autoprune.training.scores import Judge
 
@@ -76,14 +77,20 @@ def runs_channels_last(model: nn.Module, images: Tensor) -> bool:
 
 
 def check_task_of(model: nn.Module, data: SearchData, task: Task, config: RunConfig) -> None:
-    """Raise `InputError` unless the task judges what `model` puts out for real images, and the reward and the target
-    can go by that."""
+    """Raise `InputError` unless the task judges what `model` puts out for real images by finite numbers, and the reward
+    and the target can go by them."""
     some = data.search.select(torch.arange(min(max(BATCHES), len(data.search))))
     with torch.no_grad():
         outputs = model(normalise(some.images, data.info)).float()
     where = f"task={config.task}: cannot judge outputs {tuple(outputs.shape)}"
     try:
         score = score_of(task, outputs, outputs, some.labels)
+        found = {name: metric.value for name, metric in score.metrics.items()}
+        found["loss"] = float(task.loss(outputs, targets_of(task, some.labels, outputs), smoothing=0.0))
+        if config.finetune.distill_weight > 0:
+            found["distillation"] = float(task.distillation(outputs, outputs, temperature=config.finetune.temperature))
+        if unsound := [f"{name} is {value}" for name, value in found.items() if not math.isfinite(value)]:
+            raise InputError(f"task={config.task}: of the original itself the {', the '.join(unsound)}")
         where = f"search.reward.form={config.search.reward.form}: fails for a score of task={config.task}"
         make_reward(config.search.reward)(score, cost=0.5, original_cost=1.0)
     except InputError:
@@ -93,6 +100,21 @@ def check_task_of(model: nn.Module, data: SearchData, task: Task, config: RunCon
     name, metric = score.main
     if config.drop_target is not None and not metric.is_share:
         raise ConfigError(f"target.max_drop: is a share of the images, and {name} of task={config.task} is none")
+
+
+def check_runtime(model: nn.Module, data: SearchData, config: RunConfig) -> None:
+    """Raise `InputError` unless the runtime that files are measured in answers as `model` does, on real images."""
+    if config.measure.runtime == ONNX_RUNTIME.name:  # as `check_answers` found
+        return
+    shown, runtime = normalise(data.search.images[: max(BATCHES)], data.info), find_runtime(config.measure.runtime)
+    with scratch_folder() as folder, torch.random.fork_rng(devices=[]):
+        path = folder / "original.onnx"
+        export_onnx(model, path, data.info)
+        try:
+            for size in BATCHES:
+                check_parity(model, path, shown[:size], runtime=runtime)
+        except RunError as error:
+            raise InputError(f"measure.runtime={config.measure.runtime}: {_without(error, path)}") from error
 
 
 def _check_finite(model: nn.Module, images: Tensor, name: str) -> None:

@@ -24,6 +24,7 @@ from autoprune.results.max_drop import kept_trial, next_ratio, paired_drop, part
 from autoprune.results.run import DropTrial, SearchFigures
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import KNOWN_POLICIES, SearchProblem
+from autoprune.space.decision import narrowest
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import Chosen, search_choice
 from autoprune.steps.context import Context
@@ -81,7 +82,8 @@ class DropStage:
             store.keep(VERDICT, figures)
         shutil.rmtree(run_dir.state, ignore_errors=True)
         said = "holds" if figures.accepted else "is too much"
-        say(f"{part_name(number)}: search accuracy {figures.search_accuracy:.4f}, a drop of {figures.drop:.4f}: {said}")
+        found = self.context.prepared.evaluator.told(figures.search_accuracy)
+        say(f"{part_name(number)}: search {found}, a drop of {figures.drop:.4f}: {said}")
         return Trial(figures, chosen.policy, chosen.search, run_dir, store)
 
     def model_of(self, run_dir: RunDir) -> nn.Module:
@@ -156,9 +158,10 @@ def floor_ratio(problem: SearchProblem, target: TargetConfig) -> float:
     """The share of the original's cost to which it can be cut at most; `TargetError` if that is all of it."""
     floor = cost_ratio(problem, problem.pruning_of(problem.floor_policy), target)
     if floor >= 1:
+        helps = cost_ratio(problem, narrowest(problem.decisions), target) < 1
         raise TargetError(
             f"target: no cut of this model has a lower {target.metric} (the smallest: {floor:.3f} of the original's); "
-            f"lower search.min_keep or choose another metric"
+            f"{'lower search.min_keep or ' if helps else ''}choose another metric"
         )
     return floor
 

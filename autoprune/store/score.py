@@ -36,6 +36,23 @@ def shown_metric(value: float, *, is_share: bool, digits: int = 2) -> str:
     return f"{value:.{digits}%}" if is_share else f"{value:.4g}"
 
 
+def called(name: str) -> str:
+    """What people call a metric."""
+    return "accuracy" if name == "top1" else name
+
+
+def told_merit(merit: float, name: str = "top1", *, higher_is_better: bool = True, is_share: bool = True) -> str:
+    """A metric by its own name and sign, as "accuracy 91.23%", of its value with the sign that makes higher ones
+    better."""
+    value = shown_metric(merit if higher_is_better else -merit, is_share=is_share)
+    return f"{called(name)} {value}{direction(higher_is_better)}"
+
+
+def direction(higher_is_better: bool) -> str:
+    """What is said beside a metric of which lower values are better."""
+    return "" if higher_is_better else ", lower is better"
+
+
 @dataclass(frozen=True)
 class Score:
     """How a candidate does, by metric: means over images of the search split.

@@ -65,10 +65,12 @@ COLUMNS: Mapping[str, Mapping[str, Check]] = {
 }  # fmt: skip
 
 
-def check_stored(connection: sqlite3.Connection, path: Path) -> None:
-    """Raises `InputError` naming the first table and row of the database at `path` that cannot be as it is.
+def check_stored(connection: sqlite3.Connection, path: Path, bring_up: Callable[[sqlite3.Connection], None]) -> None:
+    """Raises `InputError` naming the first table and row of the database at `path` that cannot be as it is, after
+    `bring_up` made it one of this version.
 
-    A view may run for ever and a trigger change what is written, so that only tables are taken.
+    A view may run for ever and a trigger change what is written, so that only tables are taken. The caller has begun a
+    transaction: all tables are seen as they are at one moment, as another process may write.
     """
     foreign = connection.execute(FOREIGN).fetchone()
     if foreign is not None:
@@ -77,15 +79,14 @@ def check_stored(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: not a trials database ({shown(name)} is a {kind}, not a table); move it away and start again"
         )
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-    connection.execute("BEGIN")  # all tables as they are at one moment: another process may write
     try:
+        bring_up(connection)
         rows = {table: _rows(connection, table, columns) for table, columns in COLUMNS.items()}
     except sqlite3.OperationalError as error:
         if "no such" not in str(error):  # a lock, no rights
             raise
         raise InputError(f"{path}: not a trials database ({error}); move it away and start again") from None
     finally:
-        connection.rollback()
         connection.text_factory = str
     trials: set[object] = set()
     for table, columns in COLUMNS.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from autoprune.errors import InputError, RunError
 from autoprune.space.policy import PruningPolicy
+from autoprune.store.earlier import EARLIER_VERSION, bring_up
 from autoprune.store.kept import Kept, Value
 from autoprune.store.score import Metric, Score
 from autoprune.store.stored import REMEDY, check_stored
@@ -19,7 +20,6 @@ from autoprune.store.stored import REMEDY, check_stored
 LOCK_TIMEOUT_S = 30.0
 SCHEMA_VERSION = 4
 SCHEMA = f"""
-BEGIN IMMEDIATE;
 PRAGMA user_version = {SCHEMA_VERSION};
 CREATE TABLE IF NOT EXISTS trials (
     id INTEGER PRIMARY KEY,
@@ -54,7 +54,6 @@ CREATE TABLE IF NOT EXISTS episodes (
     PRIMARY KEY (searcher, seed, episode)
 );
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-COMMIT;
 """
 TRIAL_COLUMNS = "fingerprint, policy, images, look, complete, wall_s, created_at"
 METRIC_COLUMNS = "name, value, standard_error, higher_is_better, is_share"
@@ -116,13 +115,19 @@ class TrialStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
-            is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-            if is_empty:
-                connection.executescript(SCHEMA)  # in one transaction: another process may look at it
-            elif version != SCHEMA_VERSION:
-                raise InputError(f"{path}: written by another version of autoprune; start a new run")
-            else:
-                check_stored(connection, path)
+            # In one transaction: another process may look at it, or be about the same.
+            connection.execute("BEGIN" if version == SCHEMA_VERSION else "BEGIN IMMEDIATE")
+            check_stored(connection, path, self._bring_up)
+
+    def _bring_up(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            for statement in SCHEMA.split(";"):
+                connection.execute(statement)
+        elif version == EARLIER_VERSION:
+            bring_up(connection, SCHEMA.split(";"), TRIAL_COLUMNS)
+        elif version != SCHEMA_VERSION:
+            raise InputError(f"{self.path}: written by another version of autoprune; start a new run")
 
     def scores(self, fingerprint: str, policy: str) -> tuple[Score, ...]:
         """The scores of a policy, by look; none if it has not been evaluated."""

@@ -1,6 +1,5 @@
 """The contract of a searcher."""
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +9,15 @@ import torch
 from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
+from autoprune.errors import InputError
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.searcher import (
+    FIELD,
     Ask,
     Brief,
     MakeSearcher,
     Searcher,
-    SearcherState,
+    check_kept,
     fault_of,
     load_state,
     save_state,
@@ -53,9 +54,15 @@ def check_searcher(make: MakeSearcher) -> None:
 
 def _made(make: MakeSearcher, problem: SearchProblem, evaluations: int) -> Searcher:
     searcher = make(Brief(problem, seed=0, max_evaluations=evaluations))
-    if not isinstance(searcher.name, str) or not searcher.name:
-        raise ContractError(f"name: must be a text, got {searcher.name!r}")
+    _check_kept(searcher)
     return searcher
+
+
+def _check_kept(searcher: Searcher) -> None:
+    try:
+        check_kept(searcher)
+    except InputError as error:
+        raise ContractError(str(error).removeprefix(f"{FIELD}: ")) from None
 
 
 def _course(make: MakeSearcher, evaluations: int) -> list[tuple[Policy, ...]]:
@@ -102,17 +109,12 @@ def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> 
         outcomes = [problem.evaluate(policy) for policy in asked[-1]]
         if number < stop or told:
             searcher.tell(outcomes)
+    _check_kept(searcher)
     state = searcher.state()
     if not told:
         searcher.tell(outcomes)
     if (more := searcher.ask().policies) and len(set(more).union(*asked)) <= evaluations:
         searcher.tell([problem.evaluate(policy) for policy in more])
-    if not isinstance(state, SearcherState):
-        raise ContractError(f"state: must give a SearcherState, got {type(state).__name__}")
-    try:
-        json.dumps(state.facts)
-    except (TypeError, ValueError) as error:
-        raise ContractError(f"state: its facts are no JSON ({error})") from None
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder) / "state.safetensors", state)
         again = _made(make, problem, evaluations)

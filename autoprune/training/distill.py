@@ -75,6 +75,7 @@ def finetune(
         ),
         seed=seed,
         description=description,
+        told=score.told,
         lr_factors=factors,
         state_path=state_path,
         until_epoch=until_epoch,

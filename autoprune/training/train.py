@@ -22,6 +22,7 @@ from autoprune.foundation.seeding import derive_seed
 from autoprune.models import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
 from autoprune.store.kept import Finite
+from autoprune.store.score import told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
 from autoprune.training.batches import Batch, augmentation_of, epoch_batches
@@ -111,12 +112,14 @@ def train_baseline(
         augmentation=augmentation_of(config.augment),
         compute=compute,
     )
+    judge = Judge(data.search, data.info, task)
     return fit(
         model,
         data,
         loss=labelled_loss(task, smoothing=config.label_smoothing),
         recipe=recipe,
-        score=Judge(data.search, data.info, task),
+        score=judge,
+        told=judge.told,
         seed=seed,
         description="training",
         state_path=state_path,
@@ -133,6 +136,7 @@ def fit(
     score: Callable[[nn.Module], float],
     seed: int,
     description: str,
+    told: Callable[[float], str] = told_merit,
     lr_factors: dict[str, float] | None = None,
     state_path: Path | None = None,
     until_epoch: int | None = None,
@@ -140,11 +144,11 @@ def fit(
 ) -> nn.Module:
     """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
 
-    Best is the highest `score`. `lr_factors` multiplies the learning rate of the parameters
-    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
-    if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there is then.
-    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
-    training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
+    Best is the highest `score`, which progress shows as `told`. `lr_factors` multiplies the learning rate of the
+    parameters named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on
+    from it, if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there
+    is then. A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the
+    outcome; a training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
     `RunError` if the loss stops being finite.
     """
     model = laid_out(model)
@@ -210,7 +214,7 @@ def fit(
                 best_accuracy = search_accuracy
                 load_tensor_state(best, tensor_state(averaged))
             logs.append(EpochLog(epoch + 1, loss_sum / steps, search_accuracy, recipe.learning_rate * scale))
-            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search accuracy {search_accuracy:.4f}")
+            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search {told(search_accuracy)}")
             if state_path is not None:
                 _save_state(
                     state_path,
