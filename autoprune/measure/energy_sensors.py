@@ -81,14 +81,11 @@ class PowerIntegral:
 
     def __init__(self) -> None:
         self.joules = 0.0
-        self.largest_gap_s = 0.0
         self._last: tuple[float, float] | None = None
 
     def add(self, time_s: float, power_w: float) -> None:
         if self._last is not None:
-            gap_s = time_s - self._last[0]
-            self.joules += gap_s * (power_w + self._last[1]) / 2
-            self.largest_gap_s = max(self.largest_gap_s, gap_s)
+            self.joules += (time_s - self._last[0]) * (power_w + self._last[1]) / 2
         self._last = (time_s, power_w)
 
 
@@ -283,23 +280,6 @@ def open_sensor(device: Device = "cpu") -> Sensor:
             f"{sensor.name}: the counter does not move, as in virtual machines that only show the files"
         )
     return sensor
-
-
-def find_sensor(device: Device = "cpu") -> Sensor | None:
-    """`open_sensor`, or None without one; `why_no_sensor` tells the reason."""
-    try:
-        return open_sensor(device)
-    except NoSensorError:
-        return None
-
-
-def why_no_sensor(device: Device = "cpu") -> str:
-    """Why `find_sensor` found none, and what to do about it; empty if there is one."""
-    try:
-        open_sensor(device)
-    except NoSensorError as error:
-        return str(error)
-    return ""
 
 
 def moves(sensor: Sensor) -> bool:
