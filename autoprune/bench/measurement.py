@@ -15,7 +15,6 @@ from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, reso
 from autoprune.compute.memory import memory_limited
 from autoprune.errors import InputError
 from autoprune.foundation import progress
-from autoprune.foundation.bounds import real_number, thread_count, whole_number
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
@@ -32,7 +31,6 @@ Array = np.ndarray[Any, Any]
 GPU_PROVIDERS = ("CUDA", "Tensorrt", "TensorRT")
 DEFAULT_SECONDS = 5.0  # for each file
 QUICK_SECONDS = 1.0
-MOST_SECONDS = 86_400.0
 BURST_S = 0.004
 LEAST_RUNS, MOST_RUNS = 5, 12  # calls of a burst: of several, one at least is not interrupted
 LONGEST_BURST_S = 0.1  # for slow models there are fewer than LEAST_RUNS
@@ -117,12 +115,6 @@ class Subject:
     load_s: float
 
 
-def bench(sources: Sequence[str], settings: BenchSettings) -> Bench:
-    """Measure `sources`. Raises `InputError` before anything is timed if one cannot be measured so."""
-    sensor = energy_sensor(settings)
-    return measure(prepare(sources, settings), settings, sensor)
-
-
 def device_of(settings: BenchSettings) -> Device:
     return this_device(runtime_of(settings), threads=settings.threads, batch_size=settings.batch_size)
 
@@ -145,7 +137,6 @@ def energy_sensor(settings: BenchSettings) -> Sensor | None:
 
 def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
     """Load every file and run it once. Raises `InputError` naming the file, or the setting, and what does not fit."""
-    _check_settings(settings)
     runtime = runtime_of(settings)
     subjects = []
     for name, source in zip(unique_names(sources), sources, strict=True):
@@ -258,12 +249,6 @@ def unique_names(sources: Sequence[str]) -> list[str]:
         seen = sum(other == path for other in paths[: len(names)])
         names.append(f"{name} ({seen + 1})" if seen else name)
     return names
-
-
-def _check_settings(settings: BenchSettings) -> None:
-    thread_count("--threads", settings.threads)
-    whole_number("--batch", settings.batch_size, least=1)
-    real_number("--seconds", settings.seconds, least=0, most=MOST_SECONDS, above_least=True)
 
 
 def _loading(runtime: Runtime, subject: Subject, threads: int, *, anew: bool) -> Callable[[], Call]:
