@@ -134,13 +134,13 @@ def test_a_measurement_is_whole(files: tuple[Path, Path], measured: BenchResult,
 
 
 def test_a_sweep_has_every_batch_size(measured: BenchResult) -> None:
-    cells = [(point.name, point.batch_size) for point in measured.sweep]
+    cells = [(point.name, point.batch_size) for point in measured.bench.sweep]
     assert cells == [(name, size) for name in ("large.onnx", "small.onnx") for size in SWEEP_BATCH_SIZES]
-    for point in measured.sweep:
+    for point in measured.bench.sweep:
         assert point.ms_per_image * point.images_per_s == pytest.approx(1000)
         assert point.quiet_ms == pytest.approx(point.ms_per_image * point.batch_size)
         assert point.latency_ms_p50 >= point.quiet_ms > 0
-    assert measured.sweep[6].quiet_ms > measured.sweep[0].quiet_ms  # 64 images take longer than one
+    assert measured.bench.sweep[6].quiet_ms > measured.bench.sweep[0].quiet_ms  # 64 images take longer than one
 
 
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])

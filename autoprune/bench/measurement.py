@@ -74,9 +74,14 @@ class FileBench:
 
 @dataclass(frozen=True)
 class SweepPoint:
+    """Throughput of a file at one batch size, from the quiet time: neighbours interrupt long calls more often."""
+
     name: str
     batch_size: int
-    samples_ms: Array  # (rounds, runs), of a call on the whole batch
+    latency_ms_p50: float  # of a call on the whole batch
+    quiet_ms: float
+    ms_per_image: float
+    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -271,7 +276,13 @@ def _sweep(subjects: Sequence[Subject], runtime: Runtime, settings: BenchSetting
             limit_s=settings.seconds * len(subjects), least_rounds=least, on_round=bar.advance,
         )  # fmt: skip
         bar.advance(most - samples_ms.shape[1])
-    return tuple(SweepPoint(name, size, samples) for (name, size, _), samples in zip(cells, samples_ms, strict=True))
+    points = []
+    for (name, size, _), samples in zip(cells, samples_ms, strict=True):
+        quiet_ms = quiet_time(samples).quiet_ms
+        points.append(
+            SweepPoint(name, size, float(np.median(samples)), quiet_ms, quiet_ms / size, size / quiet_ms * 1e3)
+        )
+    return tuple(points)
 
 
 def _call_s(call: Call) -> float:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.bench.result import BenchResult, FileResult, Interval, SweepResult
+from autoprune.bench.measurement import SweepPoint
+from autoprune.bench.result import BenchResult, FileResult, Interval
 from autoprune.measure.energy_measurement import EnergyReading
 
 ROWS: tuple[tuple[str, Callable[[FileResult], str]], ...] = (
@@ -51,7 +52,7 @@ def table(result: BenchResult) -> Table:
     return made
 
 
-def sweep_table(points: Sequence[SweepResult]) -> Table:
+def sweep_table(points: Sequence[SweepPoint]) -> Table:
     """Images per second, and milliseconds for each image, by batch size; undisturbed."""
     names = list(dict.fromkeys(point.name for point in points))
     by_cell = {(point.name, point.batch_size): point for point in points}

@@ -164,9 +164,9 @@ def _print(result: "BenchResult", console: "Console") -> None:
     console.print(headline(result), style="bold", markup=False, soft_wrap=True)
     console.print(table(result))
     console.print(LEGEND, markup=False, soft_wrap=True)
-    if result.sweep:
+    if result.bench.sweep:
         console.print("throughput by batch size, undisturbed", style="bold")
-        console.print(sweep_table(result.sweep))
+        console.print(sweep_table(result.bench.sweep))
     for line in result.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
