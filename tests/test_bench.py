@@ -260,10 +260,11 @@ def test_slower_than_saved(tmp_path: Path, quiet_ms: float, yardstick: float, no
 def test_medians_must_agree_unless_they_measure_neighbours(tmp_path: Path) -> None:
     """Today's floor is a fifth higher, but its median is not."""
     saved = save(tmp_path / "saved.json", made_up())
-    slow_before = replace(saved.files["a.onnx"], latency_ms_p50=1.5, latency_ms_p50_ci95=(1.49, 1.51))
-    saved = replace(saved, files={"a.onnx": slow_before})
+    slow_before = saved.files[0].model_copy(update={"latency_ms_p50": 1.5, "latency_ms_p50_ci95": (1.49, 1.51)})
+    saved = saved.model_copy(update={"files": (slow_before,)})
     assert not compare(saved, made_up(quiet_ms=1.2)).slower
-    assert compare(replace(saved, noisy=True), made_up(quiet_ms=1.2)).slower
+    noisy = saved.model_copy(update={"machine": saved.machine.model_copy(update={"noisy": True})})
+    assert compare(noisy, made_up(quiet_ms=1.2)).slower
 
 
 def test_a_ratio_of_intervals_by_hand() -> None:
@@ -276,7 +277,8 @@ def test_a_ratio_of_intervals_by_hand() -> None:
 def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
     subjects = prepare([str(files[0])], QUICK)
     saved = save(tmp_path / "saved.json", made_up())
-    named = replace(saved, files={"small.onnx": replace(saved.files["a.onnx"], name="small.onnx")})
+    small = saved.files[0].model_copy(update={"name": "small.onnx"})
+    named = saved.model_copy(update={"files": (small,)})
     check_comparable(named, backend="onnxruntime", device=device_of(QUICK), subjects=subjects)
     device = device_of(QUICK)
     for changed, message in (
@@ -292,11 +294,9 @@ def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Pat
         check_comparable(named, backend="torch", device=device, subjects=subjects)
     with pytest.raises(InputError, match=r"none of the files is in it; it has a\.onnx, now there are small\.onnx"):
         check_comparable(saved, backend="onnxruntime", device=device, subjects=subjects)
-    larger = replace(named.files["small.onnx"], input_shape=(1, 1, 9, 9))
+    larger = named.model_copy(update={"files": (small.model_copy(update={"input_shape": (1, 1, 9, 9)}),)})
     with pytest.raises(InputError, match=r"small\.onnx was saved with inputs \(1, 1, 9, 9\), now \(1, 1, 8, 8\)"):
-        check_comparable(
-            replace(named, files={"small.onnx": larger}), backend="onnxruntime", device=device, subjects=subjects
-        )
+        check_comparable(larger, backend="onnxruntime", device=device, subjects=subjects)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def _finish(
         comparison = compare(saved, result)
         document["against"] = against_json(saved, comparison)
         notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
-        if (then := saved.device.get("runtime")) != result.bench.device.runtime:
+        if (then := saved.device.runtime) != result.bench.device.runtime:
             notes.append(f"{saved.path}: saved with {then}, now {result.bench.device.runtime}")
         notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
         slower = [describe(change, comparison, saved) for change in comparison.slower]
