@@ -1,15 +1,14 @@
 """`autoprune bench`: its options, and what it prints and writes."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.options import STDOUT, JsonTo, Quiet, output_of, path_of
+from autoprune.cli.options import JsonTo, Quiet, output_of, path_of
 from autoprune.errors import InputError, RunError
-from autoprune.foundation import progress, terminal
+from autoprune.foundation import progress
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console
@@ -100,7 +99,7 @@ def bench(
         prepare,
     )
     from autoprune.bench.result import KIND, results
-    from autoprune.cli.outputs import check_outputs, json_output, picture_output
+    from autoprune.cli.outputs import PICTURE, check_outputs, console_beside, json_file, json_kind
     from autoprune.compute.machine import require_threads
 
     require_threads(threads, field="--threads")
@@ -118,10 +117,10 @@ def bench(
         from autoprune.bench.plot import check_format
 
         check_format(plot)
-    kept = (("--save", save), ("--json", Path(json_to) if json_to not in (None, STDOUT) else None))
-    outputs = [json_output(field, path, kind=KIND) for field, path in kept if path is not None]
-    outputs += [picture_output("--plot", plot)] if plot is not None else []
-    check_outputs(outputs, [*files, against])
+    ours = json_kind(KIND)
+    check_outputs(
+        [("--save", save, ours), ("--json", json_file(json_to), ours), ("--plot", plot, PICTURE)], [*files, against]
+    )
     saved = read_saved(against) if against is not None else None
     progress.show(not quiet)
     device = device_of(settings)
@@ -130,7 +129,7 @@ def bench(
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
     result = results(measure(subjects, settings, sensor))
-    console = progress.console if json_to == STDOUT else terminal.stdout_console()
+    console = console_beside(json_to)
     _print(result, console)
     if plot is not None:
         from autoprune.bench.plot import write_plot
@@ -181,6 +180,7 @@ def _finish(
 ) -> list[str]:
     """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
     from autoprune.bench.against import against_json, compare, describe
+    from autoprune.cli.outputs import write_figures
     from autoprune.foundation.files import write_json
 
     document = result.as_json()
@@ -197,9 +197,7 @@ def _finish(
         slower = [describe(change, comparison, saved) for change in comparison.slower]
         for note in notes:
             console.print(note, markup=False, soft_wrap=True)
-    for path in (save, Path(json_to) if json_to not in (None, STDOUT) else None):
-        if path is not None:
-            write_json(path, document)
-    if json_to == STDOUT:
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    if save is not None:
+        write_json(save, document)
+    write_figures(document, json_to)
     return slower

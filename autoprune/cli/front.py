@@ -43,7 +43,7 @@ def front(
         if (save / "config.yaml").exists() or (save / "trials.sqlite").exists():
             raise InputError(f"--save {save}: is the folder of a run; choose another folder, such as {save / 'front'}")
 
-    from autoprune.cli.outputs import check_outputs, policy_output
+    from autoprune.cli.outputs import POLICY, check_outputs
     from autoprune.foundation.bounds import whole_number
     from autoprune.foundation.files import read_json
     from autoprune.jobs.front import read_front
@@ -64,7 +64,7 @@ def front(
         if original.keys() != rows[0].channels.keys():
             raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
         files = [save / f"{number}.json" for number in range(1, len(rows) + 1)]
-        check_outputs([policy_output("--save", file) for file in files], [chosen])
+        check_outputs([("--save", file, POLICY) for file in files], [chosen])
         save.mkdir(parents=True, exist_ok=True)
         for file, row in zip(files, rows, strict=True):
             policy = PruningPolicy.of_key(row.policy)

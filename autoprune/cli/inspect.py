@@ -101,7 +101,7 @@ def inspect(
 
     import torch
 
-    from autoprune.cli.outputs import check_outputs, page_output, picture_output
+    from autoprune.cli.outputs import PAGE, PICTURE, check_outputs
     from autoprune.config import MeasureConfig, SearchConfig
     from autoprune.foundation.scratch import scratch_for_all
     from autoprune.inspection.as_json import as_json as json_of
@@ -113,9 +113,7 @@ def inspect(
 
     if plot is not None:
         check_plot_path(plot, field="--plot")
-    outputs = [page_output("--html", html)] if html is not None else []
-    outputs += [picture_output("--plot", plot)] if plot is not None else []
-    check_outputs(outputs, [checkpoint, table, model.partition(":")[0]])
+    check_outputs([("--html", html, PAGE), ("--plot", plot, PICTURE)], [checkpoint, table, model.partition(":")[0]])
     progress.show(not quiet)
     torch.set_flush_denormal(True)
     loaded, class_count = load_model(
