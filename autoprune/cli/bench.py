@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.options import JsonTo, Quiet, output_of, path_of
+from autoprune.cli.options import PICTURES, JsonTo, Quiet, output_of, path_of
 from autoprune.errors import InputError, RunError
 from autoprune.foundation import progress
 
@@ -76,7 +76,9 @@ def bench(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=output_of("--plot"), help="Draw the distributions (.png or .svg).", metavar="FILE"),
+        typer.Option(
+            parser=output_of("--plot", endings=PICTURES), help="Draw the distributions (.png or .svg).", metavar="FILE"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -113,10 +115,6 @@ def bench(
         sweep=sweep,
         energy=energy,
     )
-    if plot is not None:
-        from autoprune.bench.plot import check_format
-
-        check_format(plot)
     ours = json_kind(KIND)
     check_outputs(
         [("--save", save, ours), ("--json", json_file(json_to), ours), ("--plot", plot, PICTURE)], [*files, against]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.options import Quiet, output_of
+from autoprune.cli.options import PICTURES, Quiet, output_of
 from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
 from autoprune.foundation.paths import user_path
@@ -61,7 +61,11 @@ def inspect(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=output_of("--plot"), help="The staircase as a picture: .png or .svg.", metavar="FILE"),
+        typer.Option(
+            parser=output_of("--plot", endings=PICTURES),
+            help="The staircase as a picture: .png or .svg.",
+            metavar="FILE",
+        ),
     ] = None,
     validate_latency: Annotated[
         int | None,
@@ -105,14 +109,12 @@ def inspect(
     from autoprune.config import MeasureConfig, SearchConfig
     from autoprune.foundation.scratch import scratch_for_all
     from autoprune.inspection.as_json import as_json as json_of
-    from autoprune.inspection.charts import check_plot_path, write_staircase
+    from autoprune.inspection.charts import write_staircase
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
     from autoprune.measure.activation_memory import activation_bytes
 
-    if plot is not None:
-        check_plot_path(plot, field="--plot")
     check_outputs([("--html", html, PAGE), ("--plot", plot, PICTURE)], [checkpoint, table, model.partition(":")[0]])
     progress.show(not quiet)
     torch.set_flush_denormal(True)

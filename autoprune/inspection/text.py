@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from autoprune.foundation import progress
 from autoprune.inspection.facts import Inspection, LayerFacts, SearchTime, Share, TargetRange
 
 METRIC_NAMES = {
@@ -113,12 +114,7 @@ def validation_text(inspection: Inspection) -> str | None:
 
 def duration(seconds: float) -> str:
     """ "0.42 s", "38 s", "2 min 5 s", "3 h 10 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{seconds:.2g} s" if seconds < 9.95 else progress.duration(seconds)
 
 
 def _amount(target: TargetRange, value: float) -> str:
