@@ -71,17 +71,10 @@ def evaluate(
 
 
 def _table(found: "Evaluation") -> "Group":
-    from rich.table import Table
-    from rich.text import Text
-
     threads = "1 thread" if found.device.threads == 1 else f"{found.device.threads} threads"
     title = f"{found.images:,} images of {found.data}, {found.split} split; {found.device.runtime}, {threads}, "
-    made = Table()
-    made.add_column("")
-    for file in found.files:
-        made.add_column(Text(file.name), justify="right")
-    for label, shown in ROWS:
-        made.add_row(label, *map(shown, found.files))
+    names = ("", *(file.name for file in found.files))
+    made = terminal.figures(names, ((label, *map(shown, found.files)) for label, shown in ROWS))
     return terminal.titled(
         title + found.device.cpu, made, "in brackets: 95% intervals; changes and ratios: to the first file"
     )

@@ -90,16 +90,11 @@ def _as_dict(row: "EpisodeRow") -> dict[str, object]:
 
 
 def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
-    from rich.table import Table
-
     from autoprune.store.score import shown_metric
 
-    made = Table()
-    name = rows[0].score.main[0]
-    for column in ("", name, "divergence", "predicted ms", "estimated mJ", "params"):
-        made.add_column(column, justify="right")
-    for number, row in enumerate(rows, 1):
-        made.add_row(
+    columns = ("", rows[0].score.main[0], "divergence", "predicted ms", "estimated mJ", "params")
+    cells = [
+        (
             str(number),
             shown_metric(row.score.main[1].value, is_share=row.score.main[1].is_share),
             f"{row.score.divergence:.4f}",
@@ -107,4 +102,6 @@ def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
             f"{row.estimated_energy_mj:.3g}",
             f"{row.params:,}",
         )
-    return terminal.titled("before fine-tuning, on the search split", made)
+        for number, row in enumerate(rows, 1)
+    ]
+    return terminal.titled("before fine-tuning, on the search split", terminal.figures(columns, cells, names=0))

@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from autoprune.config import RewardConfig, TargetConfig
 from autoprune.foundation.progress import duration
-from autoprune.foundation.terminal import titled
+from autoprune.foundation.terminal import figures, titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.headline import accuracy_in_words, changed, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
@@ -97,12 +96,7 @@ def write_report(run_dir: Path) -> Path:
 def summary_table(result: dict[str, Any]) -> Group:
     """Before, after and ratio of a run, for the terminal; `InputError` if `result` is not of schema 1."""
     parsed = parse_result(result, where="result")
-    table = Table()
-    table.add_column("")
-    for column in ("before", "after", "ratio"):
-        table.add_column(column, justify="right")
-    for row in comparison_rows(parsed):
-        table.add_row(row.label, row.before, row.after, row.ratio)
+    table = figures(("", "before", "after", "ratio"), map(astuple, comparison_rows(parsed)))
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in parsed.warnings]
     return Group(titled(headline(parsed), table), *warnings)
 
