@@ -38,23 +38,6 @@ class Row:
     ratio: str
 
 
-@dataclass(frozen=True)
-class DropLine:
-    """A trial of a `max_drop` target, as text."""
-
-    limit: str
-    reached: str
-    accuracy: str
-    drop: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class TargetLine:
-    text: str
-    reached: str
-
-
 def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` and return its path; `InputError` names the file that is missing or broken."""
     record = read_run(run_dir)
@@ -80,7 +63,7 @@ def write_report(run_dir: Path) -> Path:
             "rows": comparison_rows(record.result),
             "proposals": proposal_lines(record.result.search.proposals),
             "proposal_columns": COLUMNS,
-            "drop_lines": [_drop_line(trial) for trial in record.result.search.max_drop_trials],
+            "drop_lines": [_drop_cells(trial) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
             "searches": len({(row.searcher, row.seed) for row in record.episodes}),
             "trials": len(trials),
@@ -209,14 +192,14 @@ def unmet_drop(result: RunResult) -> str | None:
     )
 
 
-def _drop_line(trial: DropTrial) -> DropLine:
-    verdict = "holds" if trial.accepted else "loses too much"
-    return DropLine(
-        limit=f"{trial.ratio:.3f}",
-        reached=f"{trial.reached:.3f}",
-        accuracy=f"{trial.search_accuracy:.2%}",
-        drop=f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
-        verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
+def _drop_cells(trial: DropTrial) -> tuple[str, ...]:
+    """A trial of a `max_drop` target: its limit, what it reached, accuracy, drop, verdict."""
+    return (
+        f"{trial.ratio:.3f}",
+        f"{trial.reached:.3f}",
+        f"{trial.search_accuracy:.2%}",
+        f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
+        f"{'holds' if trial.accepted else 'loses too much'}{' (the result)' if trial.kept else ''}",
     )
 
 
@@ -226,34 +209,27 @@ def _inpoints(drop: float) -> str:
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
-def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
+def _target_line(target: TargetConfig, result: RunResult) -> tuple[str, str]:
     """A target in words and what the run reached, in the target's own unit."""
     metric = f"energy ({_energy_source(result)})" if target.metric == "energy" else target.metric
+    ratio: float | None = getattr(result.ratios, target.metric)
     if target.max_ratio is not None:
-        ratio: float | None = getattr(result.ratios, target.metric)
         reached = "not measured" if ratio is None else f"{ratio:.2f}"
-        return TargetLine(f"{metric} at most {target.max_ratio:.2f} of the original", reached)
+        return f"{metric} at most {target.max_ratio:.2f} of the original", reached
     if target.max_drop is not None:
-        ratio, kept = getattr(result.ratios, target.metric), result.search.kept_trial
-        return TargetLine(
+        kept = result.search.kept_trial
+        return (
             f"least {metric} at which the search split's accuracy falls by at most {100 * target.max_drop:.4g} points",
             ("not measured" if ratio is None else f"{ratio:.2f} of the original")
             + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there"),
         )
-    pruned = result.pruned
-    values = {
-        "latency": pruned.latency_ms_p50,
-        "energy": pruned.energy_mj,
-        "macs": pruned.macs,
-        "params": pruned.params,
-    }
-    value = values[target.metric]
+    named = {"latency": "latency_ms_p50", "energy": "energy_mj"}.get(target.metric, target.metric)
+    value: float | None = getattr(result.pruned, named)
     if value is not None and target.unit == "us":
         value *= 1e3
     unit = "" if target.unit == "count" else f" {target.unit}"
-    return TargetLine(
-        f"{metric} at most {target.max_value:,.6g}{unit}", "not measured" if value is None else f"{value:,.6g}{unit}"
-    )
+    reached = "not measured" if value is None else f"{value:,.6g}{unit}"
+    return f"{metric} at most {target.max_value:,.6g}{unit}", reached
 
 
 def _charts(record: RunRecord) -> dict[str, str]:
@@ -297,7 +273,7 @@ def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series
     """(reward, main metric) of each search; the metric's line follows the policy of the best reward so far."""
     pairs = []
     for label, values in _searches(episodes).items():
-        best = list(accumulate(values, _better))
+        best = list(accumulate(values, lambda best, row: row if row.reward > best.reward else best))
         pairs.append(
             (
                 Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
@@ -311,10 +287,6 @@ def _searches(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
     """The episodes of each search, by what it is called in a legend."""
     by_search = groupby(episodes, key=lambda row: (row.searcher, row.seed))
     return {f"{searcher}, seed {seed}": list(rows) for (searcher, seed), rows in by_search}
-
-
-def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
-    return row if row.reward > best.reward else best
 
 
 def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:
