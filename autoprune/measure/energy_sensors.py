@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -182,19 +182,19 @@ class NvmlDevice:
     label: str
 
     @classmethod
-    def open(cls, index: int) -> "NvmlDevice":
-        """GPU number `index` in PCI order. Raises `NoSensorError`."""
+    def open(cls) -> "NvmlDevice":
+        """The first GPU in PCI order. Raises `NoSensorError`."""
         try:
             nvml = importlib.import_module("pynvml")
         except ImportError:
             raise NoSensorError("NVML needs nvidia-ml-py; install it with `pip install autoprune[energy]`") from None
         try:
             nvml.nvmlInit()
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            handle = nvml.nvmlDeviceGetHandleByIndex(0)
             name = nvml.nvmlDeviceGetName(handle)
         except nvml.NVMLError as error:
-            raise NoSensorError(f"NVML finds no GPU {index} ({error}); is NVIDIA's driver installed?") from None
-        return cls(nvml, handle, f"GPU {index} {name if isinstance(name, str) else name.decode()}")
+            raise NoSensorError(f"NVML finds no GPU 0 ({error}); is NVIDIA's driver installed?") from None
+        return cls(nvml, handle, f"GPU 0 {name if isinstance(name, str) else name.decode()}")
 
     def total_energy_mj(self) -> int:
         """Millijoules since the driver was loaded; Volta and newer."""
@@ -204,22 +204,16 @@ class NvmlDevice:
         return float(self.nvml.nvmlDeviceGetPowerUsage(self.handle)) * 1e-3
 
 
-@dataclass
 class NvmlCounterSensor:
     """A GPU's own energy counter."""
 
-    device: NvmlDevice
-    sampling_s: float = 60.0  # it has 64 bits and never wraps around
-    settle_s: float = 0.2
-    _first_mj: int = field(init=False)
-    _last_mj: int = field(init=False)
+    sampling_s = 60.0  # it has 64 bits and never wraps around
+    settle_s = 0.2
 
-    def __post_init__(self) -> None:
-        self._first_mj = self._last_mj = self.device.total_energy_mj()
-
-    @property
-    def name(self) -> str:
-        return f"NVML energy counter, {self.device.label}"
+    def __init__(self, device: NvmlDevice) -> None:
+        self.device = device
+        self.name = f"NVML energy counter, {device.label}"
+        self._first_mj = self._last_mj = device.total_energy_mj()
 
     def read_j(self) -> float:
         try:
@@ -255,9 +249,9 @@ class NvmlPowerSensor:
             return self._integral.joules
 
 
-def nvml_sensor(index: int = 0) -> NvmlCounterSensor | NvmlPowerSensor:
-    """The sensor of one GPU: its counter, or else its power. Raises `NoSensorError`."""
-    device = NvmlDevice.open(index)
+def nvml_sensor() -> NvmlCounterSensor | NvmlPowerSensor:
+    """The sensor of the first GPU: its counter, or else its power. Raises `NoSensorError`."""
+    device = NvmlDevice.open()
     try:
         return NvmlCounterSensor(device)
     except device.nvml.NVMLError:  # older than Volta

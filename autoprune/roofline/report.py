@@ -18,7 +18,6 @@ from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, reso
 from autoprune.errors import RunError
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.measure.timing import Call, QuietTime, quiet_time, time_rounds
-from autoprune.roofline.onnx_cost import node_cost
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
 from autoprune.roofline.peaks import Peaks, best_of, chain_model, measure_peaks
 from autoprune.runtimes.onnxruntime import OnnxRuntime
@@ -175,7 +174,7 @@ def judge_nodes(
 ) -> tuple[RooflineNode, ...]:
     """Arithmetic, bytes and bound of each node. A node's data are taken to be in the cache if they fit into
     `cache_bytes` together with all weights of the model, which each call reads once."""
-    costs = [node_cost(node.op, node.inputs, node.outputs, node.attributes) for node in nodes]
+    costs = [node.cost for node in nodes]
     all_weights = sum(cost.weight_bytes for cost in costs)
     judged = []
     for node, cost, time_us in zip(nodes, costs, times_us, strict=True):
@@ -206,7 +205,7 @@ def judge_nodes(
 def raised(peaks: Peaks, nodes: Sequence[ProfiledNode], times_us: Sequence[float]) -> Peaks:
     """`peaks`, no lower than the arithmetic of the fastest node: a layer that beats the probes is the better probe."""
     rates = [
-        node_cost(node.op, node.inputs, node.outputs, node.attributes).flop / time_us * 1e-3
+        node.cost.flop / time_us * 1e-3
         for node, time_us in zip(nodes, times_us, strict=True)
         if time_us >= LEAST_PEAK_NODE_US
     ]
