@@ -12,6 +12,7 @@ from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
 from autoprune.foundation.paths import user_path
 
+EPILOG = "Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`"
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
 IMAGENET_SHAPE = (3, 224, 224)
