@@ -1,11 +1,9 @@
 """The command line. Exit codes: 0 done, 1 failed midway, 2 bad input."""
 
-import contextlib
 import errno
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,6 +12,7 @@ import typer
 from autoprune import __version__
 from autoprune.cli import bench, compare, evaluate, front, inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
+from autoprune.cli.process import process_of_a_job
 from autoprune.compute.openmp import share_cores
 from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
@@ -80,7 +79,7 @@ def run(
     from autoprune.jobs.run import run as run_job
 
     folder = run_dir or Path("runs") / Path(config).stem
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume)
     _summarise(result, folder)
     if settings.adaptive.enabled:
@@ -107,7 +106,7 @@ def adapt(
     from autoprune.adaptive.job import adapt as adapt_alone
 
     folder = run_dir or Path("runs") / f"{Path(config).stem}-adaptive"
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         adapt_alone(settings, folder, resume=resume)
     _summarise_adaptive(folder)
 
@@ -137,7 +136,7 @@ def search(
     from autoprune.jobs.search import search as search_alone
 
     folder = run_dir or Path("runs") / f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}"
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         outcome = search_alone(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.pruning.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
@@ -183,7 +182,7 @@ def apply(
 
     choose = applied_choice(settings, agent=agent, policy=policy)
     folder = run_dir or Path("runs") / f"{Path(config).stem}-applied"
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume, choose=choose)
     _summarise(result, folder)
 
@@ -205,7 +204,7 @@ def train(
     settings = _settings(config, override, {"seed": seed})
     from autoprune.jobs.train import train as train_alone
 
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         trained = train_alone(settings, out, resume=resume)
     progress.console.print(
         f"search {trained.metric} {trained.search_accuracy:.4f}, test {trained.metric} {trained.test_accuracy:.4f}, "
@@ -254,20 +253,6 @@ def _settings(config: str, overrides: list[str] | None, options: Mapping[str, st
     # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
     chosen = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
     return load_config(find_config(config), [*(overrides or []), *chosen])
-
-
-@contextlib.contextmanager
-def _process_of_a_job(quiet: bool) -> Iterator[None]:
-    """What holds for the whole process while a job runs in it."""
-    import torch
-
-    from autoprune.foundation.scratch import scratch_for_all
-
-    progress.show(not quiet)
-    torch.set_flush_denormal(True)  # subnormal weights would slow training and scoring
-    with warnings.catch_warnings(), scratch_for_all():
-        warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
-        yield
 
 
 def _summarise(result: "RunResult", folder: Path) -> None:
