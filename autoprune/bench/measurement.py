@@ -267,8 +267,10 @@ def _sweep(subjects: Sequence[Subject], runtime: Runtime, settings: BenchSetting
     for subject in subjects:
         loaded = runtime.open_model(Path(subject.source), threads=settings.threads)
         for batch_size in SWEEP_BATCH_SIZES:
-            images = random_inputs(subject.spec, (batch_size, *subject.images.shape[1:]))
-            cells.append((subject.name, batch_size, bind_and_run(subject.source, loaded, images)))
+            image = subject.images.shape[1:]
+            shape = resolve_shape(subject.source, subject.spec, batch_size=batch_size, shape=image)
+            call = bind_and_run(subject.source, loaded, random_inputs(subject.spec, shape))
+            cells.append((subject.name, batch_size, call))
     least, most = SWEEP_ROUNDS
     with progress.bar("batch sizes", most) as bar:
         samples_ms = time_rounds(

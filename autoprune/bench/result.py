@@ -122,8 +122,8 @@ def _file_result(file: FileBench, first: FileBench, batch_size: int) -> FileResu
 
 def _warnings(machine: Machine, files: Sequence[FileResult]) -> Iterator[str]:
     if machine.noisy:
-        load = machine.load_average_1min
-        busy = f", load average {load:.1f} on {machine.cpus} CPUs" if load else ""
+        average = machine.load_average_1min
+        busy = f", load average {average:.1f} on {machine.cpus} CPUs" if average else ""
         yield (
             f"the machine is noisy: {machine.disturbed_share:.0%} of the calls were disturbed{busy}; "
             "p50 and p95 also measure its neighbours; the speed-up and its interval allow for them"

@@ -103,14 +103,14 @@ def student_t_995(freedom: int) -> float:
 
 def median_interval(samples_ms: Array, *, blocks: int = BLOCKS) -> tuple[float, float]:
     """95% interval of the median of all calls, from samples (rounds, runs), by resampling blocks of rounds."""
-    return _block_bootstrap(np.array_split(samples_ms, min(blocks, len(samples_ms))), _median)
+    return _block_bootstrap(np.array_split(samples_ms, min(blocks, len(samples_ms))), np.median)
 
 
 def quiet_interval(samples_ms: Array, *, blocks: int = BLOCKS) -> tuple[float, float]:
     """95% interval of the quiet time, from samples (rounds, runs), by resampling blocks of rounds."""
     parts = np.array_split(samples_ms, min(blocks, len(samples_ms)))
     fastest = [np.sort(part, axis=None)[:QUIET_KEPT] for part in parts]
-    return _block_bootstrap(fastest, _quiet_ms)
+    return _block_bootstrap(fastest, lambda samples_ms: quiet_time(samples_ms).quiet_ms)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -132,13 +132,5 @@ def _block_bootstrap(blocks: list[Array], statistic: Callable[[Array], float]) -
     chosen = np.random.default_rng(0).integers(0, len(blocks), (BOOTSTRAP_SAMPLES, len(blocks)))
     found = [statistic(np.concatenate([blocks[index].ravel() for index in row])) for row in chosen]
     low, high = np.percentile(found, [2.5, 97.5])
-    whole = statistic(np.concatenate([block.ravel() for block in blocks]))
+    whole = float(statistic(np.concatenate([block.ravel() for block in blocks])))
     return min(float(low), whole), max(float(high), whole)  # a minimum lies at the edge of what resampling can give
-
-
-def _median(samples_ms: Array) -> float:
-    return float(np.median(samples_ms))
-
-
-def _quiet_ms(samples_ms: Array) -> float:
-    return quiet_time(samples_ms).quiet_ms

@@ -17,7 +17,7 @@ from autoprune.foundation.terminal import figures, titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.headline import accuracy_in_words, changed, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
-from autoprune.reports.proposals import COLUMNS, proposal_lines
+from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.reports.words import run_code, signed
 from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
@@ -61,7 +61,7 @@ def write_report(run_dir: Path) -> Path:
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
             "rows": comparison_rows(record.result),
-            "proposals": proposal_lines(record.result.search.proposals),
+            "proposals": [(proposal, proposal_cells(proposal)) for proposal in record.result.search.proposals],
             "proposal_columns": COLUMNS,
             "drop_lines": [_drop_cells(trial) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
