@@ -39,20 +39,9 @@ NVML_AVERAGED_S = 1.0  # newer GPUs give the mean power of the last second (nvml
 class Sensor(Protocol):
     """Something that counts the energy of a device."""
 
-    @property
-    def name(self) -> str:
-        """What counts, and what is counted: `RAPL package-0`."""
-        ...
-
-    @property
-    def sampling_s(self) -> float:
-        """`read_j` must be called at least this often while energy is counted."""
-        ...
-
-    @property
-    def settle_s(self) -> float:
-        """How long a change of power takes until the sensor shows it in full."""
-        ...
+    name: str  # what counts, and what is counted: `RAPL package-0`
+    sampling_s: float  # `read_j` must be called at least this often while energy is counted
+    settle_s: float  # how long a change of power takes until the sensor shows it in full
 
     def read_j(self) -> float:
         """Joules since the sensor was opened. Safe to call from two threads. Raises `RunError` if it is gone."""

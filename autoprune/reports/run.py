@@ -273,7 +273,7 @@ def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series
     """(reward, main metric) of each search; the metric's line follows the policy of the best reward so far."""
     pairs = []
     for label, values in _searches(episodes).items():
-        best = list(accumulate(values, lambda best, row: row if row.reward > best.reward else best))
+        best = list(accumulate(values, _better))
         pairs.append(
             (
                 Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
@@ -287,6 +287,10 @@ def _searches(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
     """The episodes of each search, by what it is called in a legend."""
     by_search = groupby(episodes, key=lambda row: (row.searcher, row.seed))
     return {f"{searcher}, seed {seed}": list(rows) for (searcher, seed), rows in by_search}
+
+
+def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
+    return row if row.reward > best.reward else best
 
 
 def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:
