@@ -1,7 +1,7 @@
 """The report of a run: one HTML page that needs nothing else, and the closing table in the terminal."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.reports.words import run_code, signed
-from autoprune.results.run import DropTrial, Figures, RunResult, parse_result
+from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult, parse_result
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import EpisodeRow
 
@@ -60,7 +60,7 @@ def write_report(run_dir: Path) -> Path:
             "gone": [group.name for group in record.groups if not group.kept],
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
-            "rows": comparison_rows(record.result),
+            "rows": list(comparison_rows(record.result)),
             "proposals": [(proposal, proposal_cells(proposal)) for proposal in record.result.search.proposals],
             "proposal_columns": COLUMNS,
             "drop_lines": [_drop_cells(trial) for trial in record.result.search.max_drop_trials],
@@ -84,36 +84,35 @@ def summary_table(result: dict[str, Any]) -> Group:
     return Group(titled(headline(parsed), table), *warnings)
 
 
-def comparison_rows(result: RunResult) -> list[Row]:
+def comparison_rows(result: RunResult) -> Iterator[Row]:
     """The before/after table, rounded for reading."""
-    before, after, ratios = result.original, result.pruned, result.ratios
-    low, high = ratios.speedup_ci95
-    p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
-    return [
-        Row(
-            f"{result.metric.label[0].upper()}{result.metric.label[1:]}",
-            result.metric.shown(before.quality),
-            result.metric.shown(after.quality),
-            points(result, digits=2),
-        ),
-        *_interval_row(result),
-        Row(
-            "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
-        ),
-        Row("Latency, p95", f"{before.latency_ms_p95:.3f} ms", f"{after.latency_ms_p95:.3f} ms", f"{p95_ratio:.2f}"),
-        *_quiet_row(result),
-        Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}"),
-        Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}"),
-        Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}"),
-        Row("ONNX file", *_megabytes(before.onnx_bytes, after.onnx_bytes)),
-        Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes)),
-        Row(
-            f"Energy per inference ({_energy_source(result)})",
-            _millijoules(before.energy_mj),
-            _millijoules(after.energy_mj),
-            "–" if ratios.energy is None else f"{ratios.energy:.2f}",
-        ),
+    before, after, ratios, metric = result.original, result.pruned, result.ratios, result.metric
+    label = f"{metric.label[0].upper()}{metric.label[1:]}"
+    yield Row(label, metric.shown(before.quality), metric.shown(after.quality), points(result, digits=2))
+    if (sure := result.accuracy) is not None:
+        shown = [_interval(metric, ends) for ends in (sure.original_ci95, sure.pruned_ci95)]
+        yield Row("its 95% interval", *shown, " to ".join(changed(result, end, digits=2) for end in sure.change_ci95))
+    latencies = [
+        ("p50", before.latency_ms_p50, after.latency_ms_p50, ratios.latency),
+        ("p95", before.latency_ms_p95, after.latency_ms_p95, after.latency_ms_p95 / before.latency_ms_p95),
     ]
+    quiet_ms, quiet_after_ms, speedup = before.latency_ms_quiet, after.latency_ms_quiet, ratios.speedup_quiet
+    if quiet_ms is not None and quiet_after_ms is not None and speedup is not None:
+        latencies.append(("undisturbed call", quiet_ms, quiet_after_ms, 1 / speedup))
+    for name, before_ms, after_ms, ratio in latencies:
+        yield Row(f"Latency, {name}", f"{before_ms:.3f} ms", f"{after_ms:.3f} ms", f"{ratio:.2f}")
+    low, high = ratios.speedup_ci95
+    yield Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}")
+    yield Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}")
+    yield Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}")
+    yield Row("ONNX file", *_megabytes(before.onnx_bytes, after.onnx_bytes))
+    yield Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes))
+    yield Row(
+        f"Energy per inference ({_energy_source(result)})",
+        _millijoules(before.energy_mj),
+        _millijoules(after.energy_mj),
+        "–" if ratios.energy is None else f"{ratios.energy:.2f}",
+    )
 
 
 def _adaptive_points(result: RunResult) -> str:
@@ -140,25 +139,9 @@ def reward_in_words(reward: RewardConfig) -> str:
     return f"The reward is {accuracy}."
 
 
-def _interval_row(result: RunResult) -> list[Row]:
-    found = result.accuracy
-    if found is None:
-        return []
-    intervals = (found.original_ci95, found.pruned_ci95)
-    if result.metric.is_share:
-        before, after = (f"{100 * low:.1f}–{high:.1%}" for low, high in intervals)
-    else:
-        before, after = (f"{low:.4g}–{high:.4g}" for low, high in intervals)
-    change = " to ".join(changed(result, bound, digits=2) for bound in found.change_ci95)
-    return [Row("its 95% interval", before, after, change)]
-
-
-def _quiet_row(result: RunResult) -> list[Row]:
-    before, after = result.original.latency_ms_quiet, result.pruned.latency_ms_quiet
-    speedup = result.ratios.speedup_quiet
-    if before is None or after is None or speedup is None:
-        return []
-    return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
+def _interval(metric: MetricFigures, ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * low:.1f}–{high:.1%}" if metric.is_share else f"{low:.4g}–{high:.4g}"
 
 
 def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
