@@ -90,8 +90,10 @@ def comparison_rows(result: RunResult) -> Iterator[Row]:
     label = f"{metric.label[0].upper()}{metric.label[1:]}"
     yield Row(label, metric.shown(before.quality), metric.shown(after.quality), points(result, digits=2))
     if (sure := result.accuracy) is not None:
-        shown = [_interval(metric, ends) for ends in (sure.original_ci95, sure.pruned_ci95)]
-        yield Row("its 95% interval", *shown, " to ".join(changed(result, end, digits=2) for end in sure.change_ci95))
+        change = " to ".join(changed(result, end, digits=2) for end in sure.change_ci95)
+        yield Row(
+            "its 95% interval", _interval(metric, sure.original_ci95), _interval(metric, sure.pruned_ci95), change
+        )
     latencies = [
         ("p50", before.latency_ms_p50, after.latency_ms_p50, ratios.latency),
         ("p95", before.latency_ms_p95, after.latency_ms_p95, after.latency_ms_p95 / before.latency_ms_p95),
