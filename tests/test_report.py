@@ -1,5 +1,6 @@
 """The report is built from real run directories: a trial store, a policy, a configuration and a result."""
 
+import html
 import json
 import re
 import subprocess
@@ -28,8 +29,7 @@ from autoprune.foundation.files import read_json, write_json, write_text
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls
 from autoprune.reports.run import comparison_rows, summary_table, unmet_drop, write_report
-from autoprune.reports.words import run_code
-from autoprune.results.run import InputFigures, parse_result
+from autoprune.results.run import parse_result
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
@@ -129,14 +129,14 @@ class Page(HTMLParser):
 
     VOID = frozenset({"meta", "br", "link", "img"})
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.counts: dict[str, int] = {}
         self.ids: list[str] = []
         self.references: list[str] = []
         self.texts: list[str] = []
-        self.feed(html)
+        self.feed(source)
         self.close()
         assert self.open == [], f"elements left open: {self.open}"
 
@@ -446,8 +446,9 @@ def test_the_code_on_a_page_runs(tmp_path: Path) -> None:
     given = {"shape": [1, 8, 8], "mean": [0.25], "std": [0.5], "classes": ["a", "b"]}
     run_dir = make_run(tmp_path, result=make_result() | {"input": given})
     assert "Load it and run it" in report_of(run_dir).text
-    code = run_code(InputFigures(**given), file="export/model.onnx")
-    assert code is not None and code.count("\n") == 5
+    [code] = re.findall(r"<pre>(import .*?)</pre>", (run_dir / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    code = html.unescape(code)
+    assert code.count("\n") == 5
     shown = subprocess.run(
         [sys.executable, "-c", f"{code}\nprint(logits.shape, float(logits[0, 0]))"],
         cwd=run_dir,

@@ -19,7 +19,7 @@ from autoprune.reports.headline import accuracy_in_words, changed, headline, poi
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
-from autoprune.reports.words import run_code, signed
+from autoprune.reports.words import signed
 from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult, parse_result
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import EpisodeRow
@@ -53,7 +53,6 @@ def write_report(run_dir: Path) -> Path:
             "verdict": verdict(record.result),
             "slow_calls": slow_calls(record.result),
             "accuracy_in_words": accuracy_in_words(record.result),
-            "code": run_code(record.result.input, file="export/model.onnx"),
             "timed": any(target.metric == "latency" for target in record.config.target),
             "adaptive_points": _adaptive_points(record.result),
             "reward_in_words": reward_in_words(record.config.search.reward),
