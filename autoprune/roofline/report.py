@@ -103,16 +103,17 @@ class Roofline:
         return (self.peaks.call_us + len(self.nodes) * self.peaks.node_us) / 1e3
 
     def as_json(self) -> dict[str, Any]:
-        totals = {
+        return {
+            **asdict(self),
             "flop": self.flop,
             "padding_flop": self.padding_flop,
             "lower_bound_ms": self.lower_bound_ms,
             "overhead_ms": self.overhead_ms,
+            "nodes": [
+                {**asdict(node), "gflops": node.gflops, "gbps": node.gbps, "excess_us": node.excess_us}
+                for node in self.nodes
+            ],
         }
-        achieved = [{"gflops": node.gflops, "gbps": node.gbps, "excess_us": node.excess_us} for node in self.nodes]
-        fields: dict[str, Any] = asdict(self)
-        rows = [{**row, **more} for row, more in zip(fields.pop("nodes"), achieved, strict=True)]
-        return {**fields, **totals, "nodes": rows}
 
 
 def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[int, ...] | None) -> Roofline:
