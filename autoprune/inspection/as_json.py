@@ -4,16 +4,17 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from autoprune.inspection.facts import GroupFacts, Inspection, LayerFacts, SearchTime, Staircase
+from autoprune.inspection.facts import GroupFacts, Inspection, LayerFacts, Staircase
 from autoprune.prediction.latency_validation import LatencyValidation
 
 SCHEMA = 1
-SHAPE = ("in_channels", "out_channels", "kernel", "stride", "in_size", "out_size")  # what is told of a layer's
+SHAPE = ("in_channels", "out_channels", "kernel", "stride", "in_size", "out_size")  # of a layer: what is told
 
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
     """The facts as JSON's own types (schema 1): shares and ratios 0..1, times in ms or s as the names say."""
     model, search, latency = inspection.model, inspection.search, inspection.latency
+    time, stairs, check = inspection.search_time, inspection.staircase, inspection.validation
     return {
         "schema": SCHEMA,
         "model": {
@@ -51,13 +52,11 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
             for target in inspection.targets
         },
         "groups": [_group_json(group) for group in inspection.groups],
-        "skipped": [
-            {"name": group.name, "channels": group.channels, "reason": group.reason} for group in inspection.skipped
-        ],
+        "skipped": [asdict(group) for group in inspection.skipped],
         "layers": [_layer_json(layer) for layer in inspection.layers],
-        "search_time": _search_time_json(inspection.search_time),
-        "staircase": _staircase_json(inspection.staircase),
-        "latency_validation": _validation_json(inspection.validation),
+        "search_time": None if time is None else {"estimated_search_s": time.estimated_search_s, **asdict(time)},
+        "staircase": None if stairs is None else _staircase_json(stairs),
+        "latency_validation": None if check is None else _validation_json(check),
     }
 
 
@@ -72,21 +71,13 @@ def _layer_json(layer: LayerFacts) -> dict[str, Any]:
     return {"name": layer.name, "kind": layer.kind, "group": layer.group, **shape, **asdict(layer.takes)}
 
 
-def _search_time_json(time: SearchTime | None) -> dict[str, Any] | None:
-    return None if time is None else {"estimated_search_s": time.estimated_search_s, **asdict(time)}
+def _staircase_json(stairs: Staircase) -> dict[str, Any]:
+    return {**asdict(stairs), "points": [{"width": width, "ms": ms} for width, ms in stairs.points]}
 
 
-def _staircase_json(staircase: Staircase | None) -> dict[str, Any] | None:
-    if staircase is None:
-        return None
-    return {**asdict(staircase), "points": [{"width": width, "ms": ms} for width, ms in staircase.points]}
-
-
-def _validation_json(validation: LatencyValidation | None) -> dict[str, Any] | None:
-    if validation is None:
-        return None
-    fields = asdict(validation)
+def _validation_json(check: LatencyValidation) -> dict[str, Any]:
+    fields = asdict(check)
     points = fields.pop("points")
     # Equal predictions have no ranks to compare, and JSON has no NaN.
-    spearman = validation.spearman if math.isfinite(validation.spearman) else None
+    spearman = check.spearman if math.isfinite(check.spearman) else None
     return {**fields, "spearman": spearman, "points_ms": points}
