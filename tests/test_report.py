@@ -524,7 +524,7 @@ def test_headline_is_honest_in_every_direction(speedup: float, pruned_accuracy: 
 def test_summary_table_prints_before_after_and_ratio() -> None:
     console = Console(width=100, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        console.print(summary_table(make_result()))
+        console.print(summary_table(parse_result(make_result(), where="result")))
     lines = [" ".join(line.replace("│", " ").replace("┃", " ").split()) for line in capture.get().splitlines()]
     assert "before after ratio" in lines
     assert "Test accuracy 93.62% 93.31% −0.31 points" in lines
@@ -534,14 +534,15 @@ def test_summary_table_prints_before_after_and_ratio() -> None:
 def test_an_original_at_chance_is_told_in_result_report_and_terminal(tmp_path: Path) -> None:
     shape = {"shape": [1, 4, 4], "mean": [0.5], "std": [0.2], "classes": ["a", "b", "c"]}
     good = make_result() | {"input": shape}
-    assert parse_result(good, where="result").as_json()["warnings"] == []
+    assert parse_result(good, where="result").warnings == ()
     poor = good | {"original": good["original"] | {"test_accuracy": 0.36}}
-    (warning,) = parse_result(poor, where="result").as_json()["warnings"]
+    parsed = parse_result(poor, where="result")
+    (warning,) = parsed.as_json()["warnings"]
     assert warning.startswith("the original is right on 36.0% of the test images, hardly more than guessing among 3")
     assert warning[:70] in report_of(make_run(tmp_path, result=poor)).text
     console = Console(width=400, file=None)
     with console.capture() as capture:
-        console.print(summary_table(poor))
+        console.print(summary_table(parsed))
     assert f"warning: {warning}" in capture.get()
 
 

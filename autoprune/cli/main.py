@@ -259,7 +259,7 @@ def _summarise(result: "RunResult", folder: Path) -> None:
     from autoprune.reports.proposals import proposals_table
     from autoprune.reports.run import summary_table, unmet_drop
 
-    progress.console.print(summary_table(result.as_json()))
+    progress.console.print(summary_table(result))
     if (proposals := proposals_table(result.search)) is not None:
         progress.console.print(proposals)
     if (unmet := unmet_drop(result)) is not None:

@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from markupsafe import Markup
 from rich.console import Group
@@ -20,7 +19,7 @@ from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
 from autoprune.reports.words import signed
-from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult, parse_result
+from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import EpisodeRow
 
@@ -28,8 +27,7 @@ TEMPLATE = "report.html.j2"
 TRIALS_LISTED = 7
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of the before/after table, as text; `ratio` is after divided by before unless it says otherwise."""
 
     label: str
@@ -75,12 +73,11 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def summary_table(result: dict[str, Any]) -> Group:
-    """Before, after and ratio of a run, for the terminal; `InputError` if `result` is not of schema 1."""
-    parsed = parse_result(result, where="result")
-    table = figures(("", "before", "after", "ratio"), map(astuple, comparison_rows(parsed)))
-    warnings = [Text(f"warning: {warning}", style="yellow") for warning in parsed.warnings]
-    return Group(titled(headline(parsed), table), *warnings)
+def summary_table(result: RunResult) -> Group:
+    """Before, after and ratio of a run, for the terminal."""
+    table = figures(("", "before", "after", "ratio"), comparison_rows(result))
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
+    return Group(titled(headline(result), table), *warnings)
 
 
 def comparison_rows(result: RunResult) -> Iterator[Row]:
