@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import json
 import math
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,17 +32,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=2.0, help="for each file of a run")
-    parser.add_argument("--first", help="another file than the built-in network, for the runs against itself")
+    parser.add_argument(
+        "--first", type=Path, help="another file than the built-in network, for the runs against itself"
+    )
     arguments = parser.parse_args()
     enough = math.ceil(LEAST_SHARE * arguments.runs)
     with tempfile.TemporaryDirectory() as folder:
         small, large = (write_network(Path(folder) / f"{layers}.onnx", layers) for layers in (LAYERS, LAYERS + 1))
-        first = arguments.first or str(small)
+        first = arguments.first or small
         all_well = True
         for label, loaded in (("other core idle", False), ("other core loaded", True)):
             with busy_core() if loaded else contextlib.nullcontext():
-                same = [speedup_interval(first, first, arguments.seconds) for _ in range(arguments.runs)]
-                more = [speedup_interval(str(large), str(small), arguments.seconds) for _ in range(arguments.runs)]
+                same = [benched(first, first, seconds=arguments.seconds)[1] for _ in range(arguments.runs)]
+                more = [benched(large, small, seconds=arguments.seconds)[1] for _ in range(arguments.runs)]
             contains = sum(low <= 1 <= high for low, high in same)
             apart = sum(low > 1 for low, high in more)
             all_well &= contains >= enough and apart >= enough
@@ -62,20 +65,22 @@ def write_network(path: Path, layers: int) -> Path:
     return path
 
 
-def speedup_interval(first: str, second: str, seconds: float) -> tuple[float, float]:
-    command = [sys.executable, "-m", "autoprune.cli", "bench", first, second]
+def benched(
+    first: Path, second: Path, *, seconds: float, backend: str = "onnxruntime"
+) -> tuple[float, tuple[float, float]]:
+    """How many times faster the second file is than the first, and the 95% interval, as the command finds it."""
+    command = [sys.executable, "-m", "autoprune.cli", "bench", str(first), str(second), "--backend", backend]
     command += ["--seconds", str(seconds), "--json", "-", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(done.stderr)
-    low, high = json.loads(done.stdout)["files"][1]["speedup_ci95"]
-    return low, high
+    file = json.loads(done.stdout)["files"][1]
+    return file["speedup"], tuple(file["speedup_ci95"])
 
 
 def half_width(intervals: list[tuple[float, float]]) -> float:
     """Of the middling interval, as a share of its centre."""
-    widths = sorted(math.log(high / low) / 2 for low, high in intervals)
-    return widths[len(widths) // 2]
+    return statistics.median(math.log(high / low) / 2 for low, high in intervals)
 
 
 @contextlib.contextmanager

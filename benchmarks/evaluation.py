@@ -18,6 +18,7 @@ import json
 import logging
 import tempfile
 import time
+import timeit
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -167,10 +168,7 @@ def naive_evaluation(prepared: Prepared, policy: PruningPolicy, folder: Path, *,
     call = OnnxRuntime().open_model(folder / "naive.onnx", threads=1).bind(evaluator.images[:1].contiguous().numpy())
     for _ in range(WARM_UP):
         call()
-    started = time.perf_counter()
-    for _ in range(RUNS):
-        call()
-    return float(kl), (time.perf_counter() - started) / RUNS
+    return float(kl), timeit.timeit(call, number=RUNS) / RUNS
 
 
 QUICK, DEFAULT = "quick_exporter", "default_exporter"
@@ -190,12 +188,7 @@ def parts_ms(evaluator: Evaluator, policy: PruningPolicy) -> dict[str, float]:
 
 
 def least_ms(work: Callable[[], Any]) -> float:
-    seconds = []
-    for _ in range(5):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    return 1000 * min(seconds)
+    return 1000 * min(timeit.repeat(work, number=1, repeat=5))
 
 
 def bootstrap_ratio(naive: list[float], ours: list[float]) -> tuple[float, float]:

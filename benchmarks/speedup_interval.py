@@ -9,17 +9,15 @@ Prints the interval, its half-width and what each bench found; exits 1 if fewer 
 
 import argparse
 import contextlib
-import json
 import math
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import onnx
-from check_bench_coverage import busy_core
+from check_bench_coverage import benched, busy_core
 
 from autoprune.config import MeasureConfig
 from autoprune.measure.latency import speedup
@@ -49,7 +47,7 @@ def main() -> None:
     within = 0
     with busy_core() if arguments.busy else contextlib.nullcontext():
         for number in range(1, arguments.runs + 1):
-            later, interval = benched(files, seconds=arguments.seconds, runtime=arguments.runtime)
+            later, interval = benched(*files, seconds=arguments.seconds, backend=arguments.runtime)
             within += low <= later <= high
             print(
                 f"bench {number}: {later:.3f}x ({interval[0]:.3f}-{interval[1]:.3f}), load {os.getloadavg()[0]:.1f}"
@@ -64,16 +62,6 @@ def as_a_run_measures(files: list[Path], config: MeasureConfig) -> PairedRatio:
     sizes = [dim.dim_value for dim in onnx.load(files[0]).graph.input[0].type.tensor_type.shape.dim]
     images = np.random.default_rng(0).standard_normal((config.batch_size, *sizes[1:]), dtype=np.float32)
     return speedup(*timed_together(files, images, config))
-
-
-def benched(files: list[Path], *, seconds: float, runtime: str) -> tuple[float, tuple[float, float]]:
-    command = [sys.executable, "-m", "autoprune.cli", "bench", *map(str, files), "--backend", runtime]
-    command += ["--seconds", str(seconds), "--json", "-", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(done.stderr)
-    file = json.loads(done.stdout)["files"][1]
-    return file["speedup"], tuple(file["speedup_ci95"])
 
 
 if __name__ == "__main__":

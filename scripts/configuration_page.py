@@ -9,10 +9,11 @@ import inspect
 import json
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -26,97 +27,42 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 KINDS = {bool: "`true`, `false`", int: "whole number", float: "number", str: "text"}
 BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 LARGEST_WRITTEN_OUT = 1e12  # of bounds
-HEAD = ("| key | values | default | |", "|---|---|---|---|")
-
-INTRODUCTION = """\
-# Configuration
-
-<!-- Written by scripts/configuration_page.py from autoprune/config/; `make docs` writes it anew. Do not edit. -->
-
-A configuration is one YAML file. Every key has a default, unless its table says "required"; a file names what differs:
-
-```yaml
-preset: quick
-model: {name: net.py:make_net, checkpoint: net.safetensors}
-data: {name: imagefolder:photos}
-target: {metric: latency, max_ratio: 0.5}
-finetune: {learning_rate: 0.02}
-advanced:
-  finetune: {weight_decay: 0.0005, augment: {crop_padding: 4}}
-```
-
-The keys of [the short section](#the-short-section), which most users set, stand as above. All others have good defaults
-and stand below [`advanced`](#advanced), in sections of the same names. A section that is left empty means its defaults.
-
-- `autoprune run mine.yaml` takes a file, `autoprune run demo` a [shipped configuration](#shipped-configurations).
-- `-o key=value` changes one key for one run, and may stand several times: `-o search.agent=ppo -o finetune.epochs=20`.
-  The value is YAML: `-o 'target={metric: latency, max_ratio: 0.4}'`. An item of a list has its number:
-  `-o target.0.max_ratio=0.4`.
-- `advanced.` may be left out: `-o search.finalists=6` and `-o advanced.search.finalists=6` are the same, in a file too.
-  Two values for one key in one file are refused.
-- From Python: `autoprune.config.file.load_config(path, ["search.agent=ppo"])`, or `autoprune.config.RunConfig`, which
-  has one section of each name and no `advanced`: `RunConfig(search=SearchConfig(finalists=6))`.
-
-A key that is not known, a number out of its range and a key that stands twice are refused before any work, by name.
-What keys ask of each other is told the same way. Keys without effect, such as those of `adaptive` while
-`adaptive.enabled` is false, are named before the work begins.
-
-A run writes all values into its `config.yaml`. Started from that file it is the same, whatever defaults and presets
-have become.
-"""
-SHORT = "A `target`, or each of a list of targets that must all hold, is"
-PRESETS_INTRODUCTION = """\
-`preset: quick`, or `-o preset=quick`, sets the keys that cost time, unless they are given. `standard` is the default;
-`thorough` is what the longer shipped configurations use.
-"""
 
 
-def main() -> None:
-    print("\n".join(lines()))
+def page() -> str:
+    """The page, whose frame and prose are the template's."""
+    read = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(loader=read, trim_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    known = list(sections(RunConfig))
+    return environment.get_template("configuration.md.j2").render(
+        target=inspect.cleandoc(TargetConfig.__doc__ or ""),
+        short=[
+            row(name, dotted(name, key), section.model_fields[key])
+            for name, section in known
+            for key in BASIC.get(name, ())
+            if section_of(section.model_fields[key]) is None
+        ],
+        presets=[f"`{name}`" for name in PRESETS],
+        preset_rows=list(preset_rows()),
+        advanced=[
+            {
+                "name": name,
+                "says": inspect.cleandoc(section.__doc__ or ""),
+                "rows": [row(name, key, section.model_fields[key]) for key in keys],
+            }
+            for name, section in known
+            if name and (keys := advanced_names(section, name))
+        ],
+        shipped=[(path.stem, cell(leading_comment(path))) for path in sorted(CONFIGS.glob("*.yaml"))],
+    )
 
 
-def lines() -> Iterator[str]:
-    """The page, line by line."""
-    yield INTRODUCTION
-    yield "## The short section\n"
-    yield f"{SHORT}\n{inspect.cleandoc(TargetConfig.__doc__ or '')}\n"
-    yield from HEAD
-    for name, section in sections(RunConfig):
-        for key in BASIC.get(name, ()):
-            if section_of(section.model_fields[key]) is None:
-                yield line(row(name, dotted(name, key), section.model_fields[key]))
-    yield "\n## Presets\n"
-    yield PRESETS_INTRODUCTION
-    yield from presets()
-    yield "\n## `advanced`\n"
-    yield "What few runs need to change.\n"
-    for name, section in sections(RunConfig):
-        if name and (keys := advanced_names(section, name)):
-            yield f"### `{ADVANCED}.{name}`\n"
-            if section.__doc__:
-                yield f"{inspect.cleandoc(section.__doc__)}\n"
-            yield from HEAD
-            yield from (line(row(name, key, section.model_fields[key])) for key in keys)
-            yield ""
-    yield "## Shipped configurations\n"
-    yield "| name | |"
-    yield "|---|---|"
-    for path in sorted(CONFIGS.glob("*.yaml")):
-        yield f"| `{path.stem}` | {cell(leading_comment(path))} |"
-
-
-def presets() -> Iterator[str]:
-    """The table of presets: a line for each key that one of them sets."""
-    yield line(("key", *(f"`{name}`" for name in PRESETS)))
-    yield f"|---{'|---' * len(PRESETS)}|"
+def preset_rows() -> Iterator[tuple[str, ...]]:
+    """The cells of each key that one of the presets sets."""
     written = {name: RunConfig.model_validate({"preset": name}).model_dump() for name in PRESETS}
     for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
         section, name = key.split(".")
-        yield line((f"`{key}`", *(as_yaml(values[section][name]) for values in written.values())))
-
-
-def line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        yield (f"`{key}`", *(as_yaml(values[section][name]) for values in written.values()))
 
 
 def dotted(section: str, key: str) -> str:
@@ -200,4 +146,4 @@ def cell(text: str | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    print(page(), end="")

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -34,8 +33,8 @@ from autoprune.bench.measurement import (
     BenchSettings,
     FileBench,
     Machine,
-    bench,
     device_of,
+    measure,
     plan,
     prepare,
     unique_names,
@@ -100,9 +99,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return made[0], made[1]
 
 
+def bench(sources: list[str], settings: BenchSettings) -> BenchResult:
+    return results(measure(prepare(sources, settings), settings))
+
+
 @pytest.fixture(scope="module")
 def measured(files: tuple[Path, Path]) -> BenchResult:
-    return results(bench([str(files[1]), str(files[0])], replace(QUICK, sweep=True)))
+    return bench([str(files[1]), str(files[0])], replace(QUICK, sweep=True))
 
 
 def test_a_measurement_is_whole(files: tuple[Path, Path], measured: BenchResult, tmp_path: Path) -> None:
@@ -131,13 +134,13 @@ def test_a_measurement_is_whole(files: tuple[Path, Path], measured: BenchResult,
 
 
 def test_a_sweep_has_every_batch_size(measured: BenchResult) -> None:
-    cells = [(point.name, point.batch_size) for point in measured.sweep]
+    cells = [(point.name, point.batch_size) for point in measured.bench.sweep]
     assert cells == [(name, size) for name in ("large.onnx", "small.onnx") for size in SWEEP_BATCH_SIZES]
-    for point in measured.sweep:
+    for point in measured.bench.sweep:
         assert point.ms_per_image * point.images_per_s == pytest.approx(1000)
         assert point.quiet_ms == pytest.approx(point.ms_per_image * point.batch_size)
         assert point.latency_ms_p50 >= point.quiet_ms > 0
-    assert measured.sweep[6].quiet_ms > measured.sweep[0].quiet_ms  # 64 images take longer than one
+    assert measured.bench.sweep[6].quiet_ms > measured.bench.sweep[0].quiet_ms  # 64 images take longer than one
 
 
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
@@ -147,8 +150,6 @@ def test_plots(measured: BenchResult, tmp_path: Path, name: str, start: bytes) -
     assert first.startswith(start)
     write_plot(measured, tmp_path / name)
     assert (tmp_path / name).read_bytes() == first
-    with pytest.raises(InputError, match=r"p\.pdf: must end in \.png or \.svg"):
-        write_plot(measured, tmp_path / "p.pdf")
 
 
 def test_a_noisy_machine_is_told(measured: BenchResult) -> None:
@@ -203,7 +204,7 @@ def test_planted_subnormals_are_reported_and_cured_by_export(tmp_path: Path) -> 
     [weight] = [tensor for tensor in planted.graph.initializer if tensor.dims == [4, 1, 3, 3]]
     weight.CopyFrom(numpy_helper.from_array(model[0].weight.detach().numpy(), weight.name))
     onnx.save(planted, tmp_path / "planted.onnx")
-    found = results(bench([str(tmp_path / "planted.onnx"), str(cured)], QUICK))
+    found = bench([str(tmp_path / "planted.onnx"), str(cured)], QUICK)
     assert [file.subnormal_weights for file in found.files] == [2, 0]
     [warning] = [line for line in found.warnings if "subnormal" in line]
     assert warning.startswith("planted.onnx: 2 subnormal weights")
@@ -257,10 +258,11 @@ def test_slower_than_saved(tmp_path: Path, quiet_ms: float, yardstick: float, no
 def test_medians_must_agree_unless_they_measure_neighbours(tmp_path: Path) -> None:
     """Today's floor is a fifth higher, but its median is not."""
     saved = save(tmp_path / "saved.json", made_up())
-    slow_before = replace(saved.files["a.onnx"], latency_ms_p50=1.5, latency_ms_p50_ci95=(1.49, 1.51))
-    saved = replace(saved, files={"a.onnx": slow_before})
+    slow_before = saved.files[0].model_copy(update={"latency_ms_p50": 1.5, "latency_ms_p50_ci95": (1.49, 1.51)})
+    saved = saved.model_copy(update={"files": (slow_before,)})
     assert not compare(saved, made_up(quiet_ms=1.2)).slower
-    assert compare(replace(saved, noisy=True), made_up(quiet_ms=1.2)).slower
+    noisy = saved.model_copy(update={"machine": saved.machine.model_copy(update={"noisy": True})})
+    assert compare(noisy, made_up(quiet_ms=1.2)).slower
 
 
 def test_a_ratio_of_intervals_by_hand() -> None:
@@ -273,7 +275,8 @@ def test_a_ratio_of_intervals_by_hand() -> None:
 def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
     subjects = prepare([str(files[0])], QUICK)
     saved = save(tmp_path / "saved.json", made_up())
-    named = replace(saved, files={"small.onnx": replace(saved.files["a.onnx"], name="small.onnx")})
+    small = saved.files[0].model_copy(update={"name": "small.onnx"})
+    named = saved.model_copy(update={"files": (small,)})
     check_comparable(named, backend="onnxruntime", device=device_of(QUICK), subjects=subjects)
     device = device_of(QUICK)
     for changed, message in (
@@ -289,11 +292,9 @@ def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Pat
         check_comparable(named, backend="torch", device=device, subjects=subjects)
     with pytest.raises(InputError, match=r"none of the files is in it; it has a\.onnx, now there are small\.onnx"):
         check_comparable(saved, backend="onnxruntime", device=device, subjects=subjects)
-    larger = replace(named.files["small.onnx"], input_shape=(1, 1, 9, 9))
+    larger = named.model_copy(update={"files": (small.model_copy(update={"input_shape": (1, 1, 9, 9)}),)})
     with pytest.raises(InputError, match=r"small\.onnx was saved with inputs \(1, 1, 9, 9\), now \(1, 1, 8, 8\)"):
-        check_comparable(
-            replace(named, files={"small.onnx": larger}), backend="onnxruntime", device=device, subjects=subjects
-        )
+        check_comparable(larger, backend="onnxruntime", device=device, subjects=subjects)
 
 
 @pytest.mark.parametrize(
@@ -334,21 +335,9 @@ def test_saved_shapes_that_make_no_sense(tmp_path: Path, shape: object) -> None:
         read_saved(tmp_path / "saved.json")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"threads": 10**6}, "--threads: must be a whole number from 1 to "),
-        ({"threads": 0}, "--threads: must be a whole number from 1 to "),
-        ({"seconds": math.nan}, "--seconds: must be a finite number above 0 to 86400, got nan"),
-        ({"seconds": math.inf}, "--seconds: must be a finite number above 0 to 86400, got inf"),
-        ({"batch_size": 0}, "--batch: must be a whole number from 1 to "),
-        ({"batch_size": 10**12}, "--batch 1000000000000: needs about "),
-    ],
-)
-def test_settings_out_of_range(files: tuple[Path, Path], settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as caught:
-        prepare([str(files[0])], replace(QUICK, **settings))
-    assert message in str(caught.value)
+def test_a_batch_that_no_memory_holds(files: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match="--batch 1000000000000: needs about "):
+        prepare([str(files[0])], replace(QUICK, batch_size=10**12))
 
 
 def test_a_file_that_breaks_while_it_is_measured(tmp_path: Path) -> None:

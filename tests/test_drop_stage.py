@@ -119,7 +119,7 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
 
 def test_the_target_is_met_by_what_holds_and_costs_less(whole: Path) -> None:
     result, target = result_of(whole), load_config(whole / "config.yaml").target[0]
-    speedup = PairedRatio(1.0, (1.0, 1.0), 2, 2)
+    speedup = PairedRatio(1.0, (1.0, 1.0), 2)
     cheaper = Comparison(result.original, result.pruned, speedup)
     dearer = Comparison(result.pruned, result.original, speedup)
     trials = tuple(trial.model_copy(update={"kept": not trial.accepted}) for trial in result.search.max_drop_trials)

@@ -10,7 +10,7 @@ import pytest
 
 from autoprune.errors import RunError
 from autoprune.measure import energy_measurement
-from autoprune.measure.energy_measurement import ROUNDS, Grain, Spell, compare_energy, energy_reading, measure_energy
+from autoprune.measure.energy_measurement import ROUNDS, Grain, Spell, compare_energy, energy_reading
 from autoprune.measure.energy_sensors import rapl_sensor
 
 GRAIN = Grain(update_interval_s=0.001, step_j=0.002)
@@ -63,7 +63,7 @@ def test_a_call_that_cannot_be_told_from_idling_says_so() -> None:
 
 def test_idle_power_is_taken_off() -> None:
     ledger = Ledger()
-    reading = measure_energy(lambda: ledger.call(0.005), ledger, seconds=0.4, idle_seconds=0.1)
+    [reading] = compare_energy([lambda: ledger.call(0.005)], ledger, seconds=0.4, idle_seconds=0.1)
     assert reading.net_mj == pytest.approx(5.0, rel=0.05)
     assert reading.gross_mj > reading.net_mj
     assert reading.idle_power_w == pytest.approx(IDLE_W, rel=0.05)
@@ -121,7 +121,7 @@ def package(tmp_path: Path) -> Iterator[Package]:
 def test_rapl_through_wraps(package: Package) -> None:
     sensor = rapl_sensor(package.root)
     package.start()
-    reading = measure_energy(lambda: time.sleep(0.001), sensor, seconds=0.8, idle_seconds=0.4)
+    [reading] = compare_energy([lambda: time.sleep(0.001)], sensor, seconds=0.8, idle_seconds=0.4)
     package.stop()
     assert package.counted_uj > package.STEP_UJ  # it wrapped around at least once, at the start
     assert sensor.read_j() == pytest.approx(package.counted_uj * 1e-6)
@@ -139,7 +139,7 @@ def test_a_counter_that_does_not_move_is_refused(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(energy_measurement, "DEAD_AFTER_S", 0.1)
     threads = threading.active_count()
     with pytest.raises(RunError, match=r"RAPL package-0: the counter has not moved .*; energy is not measured"):
-        measure_energy(lambda: None, rapl_sensor(tmp_path), seconds=0.1, idle_seconds=0.1)
+        compare_energy([lambda: None], rapl_sensor(tmp_path), seconds=0.1, idle_seconds=0.1)
     assert threading.active_count() == threads
 
 
@@ -149,5 +149,5 @@ def test_a_call_that_fails_is_heard_and_the_sampling_ends() -> None:
 
     threads = threading.active_count()
     with pytest.raises(ValueError, match="broken call"):
-        measure_energy(fail, Ledger(), seconds=0.1, idle_seconds=0.1)
+        compare_energy([fail], Ledger(), seconds=0.1, idle_seconds=0.1)
     assert threading.active_count() == threads

@@ -86,7 +86,7 @@ def test_mean_ratio_by_hand() -> None:
     measurement and of another."""
     found = mean_ratio(np.array([2.0, 1.0]), np.array([1.0, 2.0]))
     half = math.hypot(63.657 * math.sqrt(2) * math.log(2), 0.01)
-    assert (found.ratio, found.rounds, found.blocks) == (1.0, 2, 2)
+    assert (found.ratio, found.blocks) == (1.0, 2)
     assert found.ci95 == pytest.approx((math.exp(-half), math.exp(half)))
 
 
@@ -96,7 +96,6 @@ def test_the_mean_has_the_slow_images_in_it() -> None:
     found = mean_ratio(reference, candidate)
     assert found.ratio == pytest.approx(0.3)
     assert found.ci95 == pytest.approx((0.3 * math.exp(-DRIFT), 0.3 * math.exp(DRIFT)))
-    assert found.differs
 
 
 @pytest.mark.parametrize("times", [(np.ones(3), np.ones(4)), (np.ones(1), np.ones(1))])

@@ -17,7 +17,7 @@ from autoprune.config import SearchConfig
 from autoprune.data import DataInfo
 from autoprune.errors import InputError
 from autoprune.inspection.as_json import as_json
-from autoprune.inspection.charts import check_plot_path, staircase_lines, staircase_svg, write_staircase
+from autoprune.inspection.charts import staircase_lines, staircase_svg, write_staircase
 from autoprune.inspection.facts import (
     GroupFacts,
     InspectedModel,
@@ -102,11 +102,11 @@ def group_of(facts: Inspection, name: str) -> GroupFacts:
 def test_macs_and_params_of_groups_layers_and_the_whole() -> None:
     facts = tiny_facts()
     assert (facts.macs, facts.params) == (1296 + 1944 + 30, 44 + 222 + 35)
-    assert [(group.name, group.channels, group.macs, group.params) for group in facts.groups] == [
+    assert [(group.name, group.channels, group.takes.macs, group.takes.params) for group in facts.groups] == [
         ("0", 4, 1296, 44),
         ("3", 6, 1944, 222),
     ]
-    assert [(layer.name, layer.group, layer.macs, layer.params) for layer in facts.layers] == [
+    assert [(layer.name, layer.group, layer.takes.macs, layer.takes.params) for layer in facts.layers] == [
         ("0", "0", 1296, 36),
         ("3", "3", 1944, 222),
         ("7", None, 30, 35),
@@ -116,15 +116,15 @@ def test_macs_and_params_of_groups_layers_and_the_whole() -> None:
         "conv 4→6, 3×3, stride 2, 3×3 out",
         "linear 6→5",
     ]
-    assert group_of(facts, "3").macs_share == pytest.approx(1944 / 3270)
-    assert group_of(facts, "3").params_share == pytest.approx(222 / 301)
+    assert group_of(facts, "3").takes.macs_share == pytest.approx(1944 / 3270)
+    assert group_of(facts, "3").takes.params_share == pytest.approx(222 / 301)
 
 
 def test_latency_is_given_by_layer_and_group() -> None:
     facts = tiny_facts()
-    assert [layer.predicted_latency_ms for layer in facts.layers] == [0.010, 0.024, 0.006]
-    assert [layer.latency_share for layer in facts.layers] == pytest.approx([0.25, 0.6, 0.15])
-    assert [group.latency_share for group in facts.groups] == pytest.approx([0.25, 0.6])
+    assert [layer.takes.predicted_latency_ms for layer in facts.layers] == [0.010, 0.024, 0.006]
+    assert [layer.takes.latency_share for layer in facts.layers] == pytest.approx([0.25, 0.6, 0.15])
+    assert [group.takes.latency_share for group in facts.groups] == pytest.approx([0.25, 0.6])
     assert facts.rest_latency_ms == pytest.approx(0.010)
 
 
@@ -150,7 +150,7 @@ def test_floors_are_those_of_the_lowest_rungs() -> None:
 def test_without_latency_there_is_no_figure_for_it() -> None:
     facts = tiny_facts(with_latency=False)
     assert [target.metric for target in facts.targets] == ["macs", "params", "energy"]
-    assert facts.predicted_latency_ms is facts.rest_latency_ms is facts.groups[0].latency_share is None
+    assert facts.latency is facts.rest_latency_ms is facts.groups[0].takes.latency_share is None
     assert headline(facts) == "2 groups can be pruned, down to 35.2% of the MACs"
     assert "0.352" in target_texts(facts.targets[0])
 
@@ -184,7 +184,11 @@ def test_a_depthwise_layer_is_named_once_and_counts_for_its_group() -> None:
             ("out", "depthwise")
         ]
         assert f"filtered by: {layer.name}; " in group.coupling
-        assert group.macs == sum(other.macs for other in facts.layers if other.group == group.name) > layer.macs
+        assert (
+            group.takes.macs
+            == sum(other.takes.macs for other in facts.layers if other.group == group.name)
+            > layer.takes.macs
+        )
 
 
 def test_a_concatenation_is_no_coupling_and_its_norms_are_shared_out() -> None:
@@ -192,13 +196,13 @@ def test_a_concatenation_is_no_coupling_and_its_norms_are_shared_out() -> None:
     first, second, third = facts.groups
     assert first.coupling == "made by: first; normalised by: norm1, norm2, norm3; read by: second, third, head"
     # 9 weights a channel, and two parameters in each BatchNorm that follows; the three groups share norm3's 24.
-    assert [group.params for group in (first, second, third)] == [
+    assert [group.takes.params for group in (first, second, third)] == [
         5 * 9 + 3 * 10,
         3 * 5 * 9 + 2 * 6,
         4 * 8 * 9 + 8,
     ]
     head = next(layer for layer in facts.layers if layer.name == "head")
-    assert sum(group.params for group in facts.groups) + head.params == facts.params
+    assert sum(group.takes.params for group in facts.groups) + head.takes.params == facts.params
 
 
 def test_a_flattened_channel_says_how_many_inputs_it_takes_along() -> None:
@@ -287,8 +291,6 @@ def test_a_staircase_as_a_picture(tmp_path: Path) -> None:
     assert "rung of the ladder" in text
     assert "var(--" not in (tmp_path / "stairs.SVG").read_text()  # stands alone: no page defines its colours
     assert "var(--accent)" in staircase_svg(STAIRS)
-    with pytest.raises(InputError, match=r"--plot stairs\.gif: must end in \.png or \.svg"):
-        check_plot_path(Path("stairs.gif"), field="--plot")
 
 
 def test_search_time_is_evaluations_times_their_time() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from small_job import HERE, autoprune
 
-from autoprune.cli.outputs import check_outputs, json_output, page_output, picture_output, policy_output
+from autoprune.cli.outputs import PAGE, PICTURE, POLICY, check_outputs, json_kind
 from autoprune.errors import InputError
 from autoprune.space.policy import PruningPolicy, save_policy
 
-PAGE = "<!DOCTYPE html>\n<head>\n<title>resnet20 · autoprune</title>\n"
+BENCH = json_kind("bench")
+HTML = "<!DOCTYPE html>\n<head>\n<title>resnet20 · autoprune</title>\n"
 
 
 def saved(path: Path, kind: str) -> Path:
@@ -20,17 +21,18 @@ def saved(path: Path, kind: str) -> Path:
 
 
 def test_new_files_empty_ones_and_those_of_the_same_kind_may_be_written(tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(PAGE)
+    (tmp_path / "page.html").write_text(HTML)
     (tmp_path / "empty.json").touch()
     (tmp_path / "plot.png").write_bytes(b"\x89PNG\r\n")
     save_policy(tmp_path / "1.json", PruningPolicy.of({"a": 1}), model="m", original={"a": 2})
     outputs = [
-        json_output("--json", saved(tmp_path / "saved.json", "bench"), kind="bench"),
-        json_output("--save", tmp_path / "empty.json", kind="bench"),
-        page_output("--html", tmp_path / "page.html"),
-        picture_output("--plot", tmp_path / "plot.png"),
-        policy_output("--save", tmp_path / "1.json"),
-        page_output("--html", tmp_path / "new" / "page.html"),
+        ("--json", saved(tmp_path / "saved.json", "bench"), BENCH),
+        ("--save", tmp_path / "empty.json", BENCH),
+        ("--html", tmp_path / "page.html", PAGE),
+        ("--plot", tmp_path / "plot.png", PICTURE),
+        ("--save", tmp_path / "1.json", POLICY),
+        ("--html", tmp_path / "new" / "page.html", PAGE),
+        ("--plot", None, PICTURE),
     ]
     check_outputs(outputs, [tmp_path / "in.onnx", None, "resnet20"])
 
@@ -41,14 +43,9 @@ def test_new_files_empty_ones_and_those_of_the_same_kind_may_be_written(tmp_path
 def test_a_file_of_another_kind_stays(tmp_path: Path, text: str) -> None:
     there = tmp_path / "there"
     there.write_text(text)
-    for output in (
-        json_output("--json", there, kind="bench"),
-        page_output("--html", there),
-        picture_output("--plot", there),
-        policy_output("--save", there),
-    ):
-        with pytest.raises(InputError, match=f"^{output.field} {there}: there is a file already, and no "):
-            check_outputs([output], [])
+    for field, kind in (("--json", BENCH), ("--html", PAGE), ("--plot", PICTURE), ("--save", POLICY)):
+        with pytest.raises(InputError, match=f"^{field} {there}: there is a file already, and no "):
+            check_outputs([(field, there, kind)], [])
 
 
 def test_an_output_is_no_input_by_whatever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,11 +55,11 @@ def test_an_output_is_no_input_by_whatever_name(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     for name in ("baseline.json", "./baseline.json", "link.json", "hard.json", str(baseline)):
         with pytest.raises(InputError, match=r"would overwrite .*baseline\.json, which is read; choose another file"):
-            check_outputs([json_output("--save", Path(name), kind="bench")], ["other.onnx", baseline])
+            check_outputs([("--save", Path(name), BENCH)], ["other.onnx", baseline])
 
 
 def test_two_outputs_need_two_files(tmp_path: Path) -> None:
-    outputs = [json_output(field, tmp_path / "o.json", kind="bench") for field in ("--save", "--json")]
+    outputs = [(field, tmp_path / "o.json", BENCH) for field in ("--save", "--json")]
     with pytest.raises(InputError, match=r"^--json .*o.json: is written by --save already"):
         check_outputs(outputs, [])
 

@@ -1,5 +1,6 @@
 """The report is built from real run directories: a trial store, a policy, a configuration and a result."""
 
+import html
 import re
 import subprocess
 import sys
@@ -30,11 +31,10 @@ from autoprune.prediction.latency_model import LATENCY, MeasuredLatency
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls, verdict
 from autoprune.reports.record import read_run
-from autoprune.reports.run import _charts, _drop_line, comparison_rows, summary_table, unmet_drop, write_report
-from autoprune.reports.words import run_code
+from autoprune.reports.run import _charts, comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.results import kept as results_kept
 from autoprune.results.kept import FRAME, FinetuneFrame
-from autoprune.results.run import DropTrial, InputFigures, parse_result
+from autoprune.results.run import DropTrial, parse_result
 from autoprune.search.prepare import ORIGINAL, OriginalPoint
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.store.kept import Kept
@@ -137,14 +137,14 @@ class Page(HTMLParser):
 
     VOID = frozenset({"meta", "br", "link", "img"})
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.counts: dict[str, int] = {}
         self.ids: list[str] = []
         self.references: list[str] = []
         self.texts: list[str] = []
-        self.feed(html)
+        self.feed(source)
         self.close()
         assert self.open == [], f"elements left open: {self.open}"
 
@@ -450,8 +450,9 @@ def test_the_code_on_a_page_runs(tmp_path: Path) -> None:
     given = {"shape": [1, 8, 8], "mean": [0.25], "std": [0.5], "classes": ["a", "b"]}
     run_dir = make_run(tmp_path, result=make_result() | {"input": given})
     assert "Load it and run it" in report_of(run_dir).text
-    code = run_code(InputFigures(**given), file="export/model.onnx")
-    assert code is not None and code.count("\n") == 5
+    [code] = re.findall(r"<pre>(import .*?)</pre>", (run_dir / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    code = html.unescape(code)
+    assert code.count("\n") == 5
     shown = subprocess.run(
         [sys.executable, "-c", f"{code}\nprint(logits.shape, float(logits[0, 0]))"],
         cwd=run_dir,
@@ -501,7 +502,7 @@ def test_energy_that_was_not_measured_is_not_made_up() -> None:
     for figures in (result["original"], result["pruned"]):
         figures["energy_mj"] = figures["energy_source"] = None
     result["ratios"]["energy"] = None
-    row = comparison_rows(parse_result(result, where="result"))[-1]
+    *_, row = comparison_rows(parse_result(result, where="result"))
     assert (row.label, row.before, row.after, row.ratio) == (
         "Energy per inference (not measured)",
         "not measured",
@@ -567,13 +568,13 @@ def test_a_metric_of_which_lower_is_better_is_shown_as_it_is(
 def test_a_trial_of_a_drop_shows_the_metric_as_it_is() -> None:
     drop = DropTrial(ratio=0.5, reached=0.5, search_accuracy=-0.06, drop=0.01, drop_se=0.0, accepted=True)
     metric = parse_result(of_a_loss(0.06, is_share=True), where="result").metric
-    assert _drop_line(drop, metric).accuracy == "6.00%"
+    assert _drop_cells(drop, metric)[2] == "6.00%"
 
 
 def test_summary_table_prints_before_after_and_ratio() -> None:
     console = Console(width=100, record=True, file=None, quiet=False)
     with console.capture() as capture:
-        console.print(summary_table(make_result()))
+        console.print(summary_table(parse_result(make_result(), where="result")))
     lines = [" ".join(line.replace("│", " ").replace("┃", " ").split()) for line in capture.get().splitlines()]
     assert "before after ratio" in lines
     assert "Test accuracy 93.62% 93.31% −0.31 points" in lines
@@ -583,14 +584,15 @@ def test_summary_table_prints_before_after_and_ratio() -> None:
 def test_an_original_at_chance_is_told_in_result_report_and_terminal(tmp_path: Path) -> None:
     shape = {"shape": [1, 4, 4], "mean": [0.5], "std": [0.2], "classes": ["a", "b", "c"]}
     good = make_result() | {"input": shape}
-    assert parse_result(good, where="result").as_json()["warnings"] == []
+    assert parse_result(good, where="result").warnings == ()
     poor = good | {"original": good["original"] | {"test_accuracy": 0.36}}
-    (warning,) = parse_result(poor, where="result").as_json()["warnings"]
+    parsed = parse_result(poor, where="result")
+    (warning,) = parsed.as_json()["warnings"]
     assert warning.startswith("the original is right on 36.0% of the test images, hardly more than guessing among 3")
     assert warning[:70] in report_of(make_run(tmp_path, result=poor)).text
     console = Console(width=400, file=None)
     with console.capture() as capture:
-        console.print(summary_table(poor))
+        console.print(summary_table(parsed))
     assert f"warning: {warning}" in capture.get()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import nn
 
-from autoprune.cli.roofline import is_noisy, roofline_figure, roofline_view, summary
+from autoprune.cli.roofline import is_noisy, roofline_view, summary
 from autoprune.data import DataInfo
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import export_onnx
@@ -144,7 +144,7 @@ def test_a_batch_multiplies_the_arithmetic_and_not_the_weights(file: Path, repor
     assert sum(node.weight_bytes for node in four.nodes) == sum(node.weight_bytes for node in report.nodes)
 
 
-def test_json_table_and_chart_say_the_same(report: Roofline, tmp_path: Path) -> None:
+def test_json_and_table_say_the_same(report: Roofline) -> None:
     read = json.loads(json.dumps(report.as_json(), allow_nan=False))
     assert read["nodes"][0]["layer"] == "0"
     assert read["nodes"][0]["gflops"] == pytest.approx(report.nodes[0].gflops)
@@ -156,11 +156,6 @@ def test_json_table_and_chart_say_the_same(report: Roofline, tmp_path: Path) -> 
     for expected in ("net.onnx", "bound by", "1×32×8×8", "whole file", "KiB", "share"):
         assert expected in text
     assert f"{report.whole_ms:.3f} ms" in summary(report)
-    roofline_figure(report).savefig(tmp_path / "roofline.svg")
-    legend = roofline_figure(report).axes[0].get_legend()
-    assert legend is not None
-    assert len(legend.get_texts()) == 5  # two roofs, and what a node may be bound by
-    assert (tmp_path / "roofline.svg").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(rounds: int,
         first, second = neighbours(rng, rounds=rounds, spell_rounds=spell_rounds)
         found = paired_ratio(first, second)
         assert found.ci95[0] <= found.ratio <= found.ci95[1]
-        covered += not found.differs
+        covered += found.ci95[0] <= 1 <= found.ci95[1]
     assert covered >= 0.97 * 400
 
 
@@ -64,7 +64,8 @@ def test_the_luck_of_a_load_is_in_the_interval() -> None:
     for _ in range(400):
         first, second = neighbours(rng, rounds=120, spell_rounds=1)
         luck = np.exp(rng.normal(0, 0.01, (2, 12))).repeat(10, axis=1)
-        covered += not paired_ratio(first * luck[0][:, None], second * luck[1][:, None], blocks=12).differs
+        low, high = paired_ratio(first * luck[0][:, None], second * luck[1][:, None], blocks=12).ci95
+        covered += low <= 1 <= high
     assert covered >= 0.97 * 400
 
 
@@ -88,7 +89,7 @@ def test_the_ratio_by_hand() -> None:
     half = math.hypot(63.657 * math.log(4) / math.sqrt(2), 0.01)
     assert found.ratio == pytest.approx(4)
     assert np.log(found.ci95) == pytest.approx([math.log(4) - half, math.log(4) + half])
-    assert (found.rounds, found.blocks) == (4, 2)
+    assert found.blocks == 2
 
 
 @given(st.integers(2, 60), st.integers(1, 5), st.floats(0.1, 10), st.integers(0, 2**32 - 1))
@@ -104,7 +105,6 @@ def test_the_ratio_turns_round_with_its_sides(rounds: int, runs: int, factor: fl
 def test_without_noise_the_interval_is_the_drift_to_either_side() -> None:
     found = paired_ratio(np.full((8, 3), 6.0), np.full((8, 3), 2.0))
     assert (found.ratio, *found.ci95) == pytest.approx((3.0, 3.0 * math.exp(-DRIFT), 3.0 * math.exp(DRIFT)))
-    assert found.differs
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (3, 2), (0, 0)])

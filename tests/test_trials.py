@@ -22,6 +22,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.jobs.run import STEPS
 from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.pruning.cost import LayerShape
+from autoprune.search.prepare import ORIGINAL, OriginalPoint
 from autoprune.store import trials as trials_module
 from autoprune.store.kept import Kept
 from autoprune.store.trials import Episode, EpisodeRow, TrialStore

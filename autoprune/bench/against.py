@@ -17,12 +17,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
 from autoprune.errors import InputError
-from autoprune.foundation.bounds import LONGEST_SHOWN, real_number
+from autoprune.foundation.bounds import LARGEST_WHOLE, LONGEST_SHOWN
 from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 
@@ -32,25 +34,49 @@ NOISY_DRIFT = 0.1  # the same where hardly any call was undisturbed: seen here b
 COMPARED = ("cpu", "instruction_sets", "provider", "threads", "batch_size", "precision")
 
 
-@dataclass(frozen=True)
-class SavedFile:
+Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Size = Annotated[int, Field(gt=0, le=LARGEST_WHOLE, strict=True)]
+Ends = tuple[Positive, Positive]
+
+
+class Saved(BaseModel):
+    """A part of what was saved; a figure lies in its interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="after")
+    def _in_intervals(self) -> Self:
+        for name, figure in self:
+            if (interval := getattr(self, f"{name}_ci95", None)) and not interval[0] <= figure <= interval[1]:
+                raise ValueError(f"{name} {figure} is not in its interval {interval[0]} to {interval[1]}")
+        return self
+
+
+class SavedFile(Saved):
     name: str
-    input_shape: tuple[int, ...]
-    latency_ms_p50: float
-    latency_ms_p50_ci95: Interval
-    quiet_ms: float
-    quiet_ms_ci95: Interval
+    input_shape: tuple[Size, ...]
+    latency_ms_p50: Positive
+    latency_ms_p50_ci95: Ends
+    quiet_ms: Positive
+    quiet_ms_ci95: Ends
 
 
-@dataclass(frozen=True)
-class SavedBench:
+class SavedMachine(Saved):
+    noisy: bool
+    yardstick_quiet_ms: Positive
+    yardstick_quiet_ms_ci95: Ends
+
+
+class SavedBench(Saved):
     path: Path
     backend: str
-    device: dict[str, Any]
-    noisy: bool
-    yardstick_ms: float
-    yardstick_ms_ci95: Interval
-    files: dict[str, SavedFile]
+    device: Device
+    machine: SavedMachine
+    files: tuple[SavedFile, ...] = Field(min_length=1)
+
+    @property
+    def by_name(self) -> dict[str, SavedFile]:
+        return {file.name: file for file in self.files}
 
 
 @dataclass(frozen=True)
@@ -72,44 +98,35 @@ class Change:
 def read_saved(path: Path) -> SavedBench:
     """What `autoprune bench --save` wrote. Raises `InputError` naming the file and what is wrong with it."""
     raw = read_json(path)
+    if isinstance(raw, dict) and (raw.get("kind"), raw.get("schema")) != (KIND, SCHEMA):
+        kind, schema = (str(raw.get(key))[:LONGEST_SHOWN] for key in ("kind", "schema"))
+        raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
     try:
-        kind, schema = (str(raw[key])[:LONGEST_SHOWN] for key in ("kind", "schema"))
-        if (raw["kind"], raw["schema"]) != (KIND, SCHEMA):
-            raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
-        files = [_saved_file(file) for file in raw["files"]]
-        device = dict(raw["device"])
-        missing = [key for key in COMPARED if key not in device]
-        if missing or not files:
-            raise KeyError(missing[0] if missing else "files")
-        return SavedBench(
-            path,
-            str(raw["backend"]),
-            device,
-            bool(raw["machine"]["noisy"]),
-            *_figure(raw["machine"], "yardstick_quiet_ms"),
-            {file.name: file for file in files},
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"{path}: not a result of `autoprune bench --save` ({error!r})") from None
+        return SavedBench.model_validate({**raw, "path": path} if isinstance(raw, dict) else raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: not a result of `autoprune bench --save` ({key}: {first['msg']})") from None
 
 
 def check_comparable(saved: SavedBench, *, backend: str, device: Device, subjects: Sequence[Subject]) -> None:
     """Raise `InputError` naming what differs between today's measurement and the saved one."""
-    today = {"backend": backend, **{key: device.as_json()[key] for key in COMPARED}}
-    then = {"backend": saved.backend, **{key: saved.device[key] for key in COMPARED}}
-    for key, value in today.items():
-        if then[key] != value:
-            raise InputError(f"{saved.path}: saved with another {key} ({_shown(then[key])}, now {_shown(value)})")
-    matched = [subject for subject in subjects if subject.name in saved.files]
+    compared = [("backend", saved.backend, backend)]
+    compared += [(key, getattr(saved.device, key), getattr(device, key)) for key in COMPARED]
+    for key, then, now in compared:
+        if then != now:
+            raise InputError(f"{saved.path}: saved with another {key} ({_shown(then)}, now {_shown(now)})")
+    files = saved.by_name
+    matched = [subject for subject in subjects if subject.name in files]
     if not matched:
         raise InputError(
-            f"{saved.path}: none of the files is in it; it has {', '.join(saved.files)}, "
+            f"{saved.path}: none of the files is in it; it has {', '.join(files)}, "
             f"now there are {', '.join(subject.name for subject in subjects)}"
         )
     for subject in matched:
-        before, now = saved.files[subject.name].input_shape, subject.images.shape
-        if before != now:
-            raise InputError(f"{saved.path}: {subject.name} was saved with inputs {before}, now {now}")
+        before, shape = files[subject.name].input_shape, subject.images.shape
+        if before != shape:
+            raise InputError(f"{saved.path}: {subject.name} was saved with inputs {before}, now {shape}")
 
 
 @dataclass(frozen=True)
@@ -128,18 +145,17 @@ class Comparison:
 
 
 def compare(saved: SavedBench, result: BenchResult) -> Comparison:
-    machine = result.bench.machine
+    now, then = result.bench.machine, saved.machine
     ratio, ratio_ci95 = ratio_of_intervals(
-        machine.yardstick_quiet_ms, machine.yardstick_quiet_ms_ci95, saved.yardstick_ms, saved.yardstick_ms_ci95
+        now.yardstick_quiet_ms, now.yardstick_quiet_ms_ci95, then.yardstick_quiet_ms, then.yardstick_quiet_ms_ci95
     )
-    noisy = saved.noisy or machine.noisy
+    noisy = now.noisy or then.noisy
+    files = saved.by_name
     allowed = (1 + (NOISY_DRIFT if noisy else DRIFT)) * max(1.0, ratio_ci95[1])
     changes = tuple(
-        judge(file, saved.files[file.name], allowed_ratio=allowed, noisy=noisy)
-        for file in result.files
-        if file.name in saved.files
+        judge(file, files[file.name], allowed_ratio=allowed, noisy=noisy) for file in result.files if file.name in files
     )
-    not_saved = tuple(file.name for file in result.files if file.name not in saved.files)
+    not_saved = tuple(file.name for file in result.files if file.name not in files)
     return Comparison(changes, not_saved, ratio, ratio_ci95, allowed)
 
 
@@ -192,33 +208,9 @@ def ratio_of_intervals(now: float, now_ci95: Interval, before: float, before_ci9
     return ratio, (ratio * math.exp(-down), ratio * math.exp(up))
 
 
-def _saved_file(raw: dict[str, Any]) -> SavedFile:
-    return SavedFile(
-        str(raw["name"]),
-        tuple(int(_positive("input_shape", size)) for size in raw["input_shape"]),
-        *_figure(raw, "latency_ms_p50"),
-        *_figure(raw, "quiet_ms"),
-    )
-
-
-def _positive(name: str, value: object) -> float:
-    """Raises `ValueError` as the other readers here do."""
-    try:
-        return real_number(name, value, least=0, most=math.inf, above_least=True)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-def _figure(raw: dict[str, Any], key: str) -> tuple[float, Interval]:
-    value, (low, high) = _positive(key, raw[key]), [_positive(f"{key}_ci95", end) for end in raw[f"{key}_ci95"]]
-    if not low <= value <= high:
-        raise ValueError(f"{key} {value} is not in its interval {low} to {high}")
-    return value, (low, high)
-
-
 def _ratio(ratio: float, interval: Interval) -> str:
     return f"{ratio:.3f}×, {interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.compute.machine import require_memory
-from autoprune.compute.memory import free_bytes, memory_limited
+from autoprune.compute.memory import memory_limited
 from autoprune.errors import AutopruneError, InputError
 from autoprune.measure.timing import Call
 from autoprune.runtimes.runtime import InputSpec, LoadedModel
@@ -14,9 +14,6 @@ from autoprune.runtimes.runtime import InputSpec, LoadedModel
 BYTES_A_NUMBER = 16  # of memory for each number of an input: itself, a copy, and what a layer makes of it
 LONGEST_SHAPE = 100  # characters
 Array = np.ndarray[Any, Any]
-
-MADE_BYTES = 8  # of a value while it is made, at most
-MOST_SHARE = 0.5  # of the free memory: the model needs some too
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
@@ -60,11 +57,7 @@ def resolve_shape(source: str, spec: InputSpec, *, batch_size: int, shape: tuple
 
 
 def random_inputs(spec: InputSpec, shape: tuple[int, ...], *, seed: int = 0) -> Array:
-    """Normal numbers for a float input, bytes of noise for `uint8`, zeros and ones for other integers.
-
-    Raises `InputError` for more than the machine can hold.
-    """
-    _check_memory(shape)
+    """Normal numbers for a float input, bytes of noise for `uint8`, zeros and ones for other integers."""
     rng = np.random.default_rng(seed)
     if spec.dtype.startswith("float"):
         return rng.standard_normal(shape, dtype=np.float32).astype(spec.dtype)
@@ -82,13 +75,6 @@ def bind_and_run(source: str, model: LoadedModel, images: Array) -> Call:
     except Exception as error:  # each runtime has exceptions of its own
         raise InputError(f"{source}: does not run on inputs of shape {_joined(images.shape)} ({error})") from None
     return call
-
-
-def _check_memory(shape: tuple[int, ...]) -> None:
-    needed, free = math.prod(shape) * MADE_BYTES, free_bytes()
-    if free is not None and needed > free * MOST_SHARE:
-        gigabytes = f"{needed / 1e9:.3g} GB to make, of {free / 1e9:.3g} GB that are free"
-        raise InputError(f"--batch and --shape: inputs of {_joined(shape)} take {gigabytes}; ask for less")
 
 
 def _shown(spec: InputSpec) -> str:

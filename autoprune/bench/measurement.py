@@ -15,7 +15,6 @@ from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, reso
 from autoprune.compute.memory import memory_limited
 from autoprune.errors import InputError
 from autoprune.foundation import progress
-from autoprune.foundation.bounds import real_number, thread_count, whole_number
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
@@ -32,7 +31,6 @@ Array = np.ndarray[Any, Any]
 GPU_PROVIDERS = ("CUDA", "Tensorrt", "TensorRT")
 DEFAULT_SECONDS = 5.0  # for each file
 QUICK_SECONDS = 1.0
-MOST_SECONDS = 86_400.0
 BURST_S = 0.004
 LEAST_RUNS, MOST_RUNS = 5, 12  # calls of a burst: of several, one at least is not interrupted
 LONGEST_BURST_S = 0.1  # for slow models there are fewer than LEAST_RUNS
@@ -76,9 +74,14 @@ class FileBench:
 
 @dataclass(frozen=True)
 class SweepPoint:
+    """Throughput of a file at one batch size, from the quiet time: neighbours interrupt long calls more often."""
+
     name: str
     batch_size: int
-    samples_ms: Array  # (rounds, runs), of a call on the whole batch
+    latency_ms_p50: float  # of a call on the whole batch
+    quiet_ms: float
+    ms_per_image: float
+    images_per_s: float
 
 
 @dataclass(frozen=True)
@@ -117,12 +120,6 @@ class Subject:
     load_s: float
 
 
-def bench(sources: Sequence[str], settings: BenchSettings) -> Bench:
-    """Measure `sources`. Raises `InputError` before anything is timed if one cannot be measured so."""
-    sensor = energy_sensor(settings)
-    return measure(prepare(sources, settings), settings, sensor)
-
-
 def device_of(settings: BenchSettings) -> Device:
     return this_device(runtime_of(settings), threads=settings.threads, batch_size=settings.batch_size)
 
@@ -145,7 +142,6 @@ def energy_sensor(settings: BenchSettings) -> Sensor | None:
 
 def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
     """Load every file and run it once. Raises `InputError` naming the file, or the setting, and what does not fit."""
-    _check_settings(settings)
     runtime = runtime_of(settings)
     subjects = []
     for name, source in zip(unique_names(sources), sources, strict=True):
@@ -260,12 +256,6 @@ def unique_names(sources: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_settings(settings: BenchSettings) -> None:
-    thread_count("--threads", settings.threads)
-    whole_number("--batch", settings.batch_size, least=1)
-    real_number("--seconds", settings.seconds, least=0, most=MOST_SECONDS, above_least=True)
-
-
 def _loading(runtime: Runtime, subject: Subject, threads: int, *, anew: bool) -> Callable[[], Call]:
     if not anew:
         return lambda: subject.call
@@ -277,8 +267,10 @@ def _sweep(subjects: Sequence[Subject], runtime: Runtime, settings: BenchSetting
     for subject in subjects:
         loaded = runtime.open_model(Path(subject.source), threads=settings.threads)
         for batch_size in SWEEP_BATCH_SIZES:
-            images = random_inputs(subject.spec, (batch_size, *subject.images.shape[1:]))
-            cells.append((subject.name, batch_size, bind_and_run(subject.source, loaded, images)))
+            image = subject.images.shape[1:]
+            shape = resolve_shape(subject.source, subject.spec, batch_size=batch_size, shape=image)
+            call = bind_and_run(subject.source, loaded, random_inputs(subject.spec, shape))
+            cells.append((subject.name, batch_size, call))
     least, most = SWEEP_ROUNDS
     with progress.bar("batch sizes", most) as bar:
         samples_ms = time_rounds(
@@ -286,7 +278,13 @@ def _sweep(subjects: Sequence[Subject], runtime: Runtime, settings: BenchSetting
             limit_s=settings.seconds * len(subjects), least_rounds=least, on_round=bar.advance,
         )  # fmt: skip
         bar.advance(most - samples_ms.shape[1])
-    return tuple(SweepPoint(name, size, samples) for (name, size, _), samples in zip(cells, samples_ms, strict=True))
+    points = []
+    for (name, size, _), samples in zip(cells, samples_ms, strict=True):
+        quiet_ms = quiet_time(samples).quiet_ms
+        points.append(
+            SweepPoint(name, size, float(np.median(samples)), quiet_ms, quiet_ms / size, size / quiet_ms * 1e3)
+        )
+    return tuple(points)
 
 
 def _call_s(call: Call) -> float:

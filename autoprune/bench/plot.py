@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from autoprune.bench.result import BenchResult
-from autoprune.errors import InputError
 from autoprune.foundation.files import atomic_path
 
-FORMATS = (".png", ".svg")
 SHOWN_PERCENTILE = 99  # the few slowest calls would squeeze the rest together
 COLOURS = ("#2563b0", "#c2571a", "#2f8f4e", "#8a4fb0", "#666666")
 WIDTH_IN, HEIGHT_IN = 6.4, 3.6
@@ -30,19 +28,13 @@ STYLE: Any = {
 }
 
 
-def check_format(path: Path) -> None:
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"--plot {path}: must end in {' or '.join(FORMATS)}")
-
-
 def write_plot(result: BenchResult, path: Path) -> None:
     """Draw `result` as PNG or SVG, by the file's ending."""
-    check_format(path)
     with rc_context(STYLE):
-        panels = 2 if result.sweep else 1
+        panels = 2 if result.bench.sweep else 1
         figure = Figure(figsize=(WIDTH_IN * panels, HEIGHT_IN), layout="constrained")
         _calls(figure.add_subplot(1, panels, 1), result)
-        if result.sweep:
+        if result.bench.sweep:
             _throughput(figure.add_subplot(1, panels, 2), result)
         kind = path.suffix.lower().removeprefix(".")
         # Equal results make equal files.
@@ -66,9 +58,9 @@ def _calls(axes: Axes, result: BenchResult) -> None:
 
 
 def _throughput(axes: Axes, result: BenchResult) -> None:
-    names = list(dict.fromkeys(point.name for point in result.sweep))
+    names = list(dict.fromkeys(point.name for point in result.bench.sweep))
     for name, colour in zip(names, cycle(COLOURS), strict=False):
-        points = [point for point in result.sweep if point.name == name]
+        points = [point for point in result.bench.sweep if point.name == name]
         sizes = [point.batch_size for point in points]
         axes.plot(sizes, [point.images_per_s for point in points], "o-", color=colour, label=name)
         axes.set_xscale("log", base=2)

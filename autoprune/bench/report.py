@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from rich.table import Table
-from rich.text import Text
 
-from autoprune.bench.result import BenchResult, FileResult, Interval, SweepResult
+from autoprune.bench.measurement import SweepPoint
+from autoprune.bench.result import BenchResult, FileResult, Interval
+from autoprune.foundation.terminal import figures
 from autoprune.measure.energy_measurement import EnergyReading
 
 ROWS: tuple[tuple[str, Callable[[FileResult], str]], ...] = (
@@ -39,32 +40,23 @@ def headline(result: BenchResult) -> str:
 
 
 def table(result: BenchResult) -> Table:
-    made = Table()
-    made.add_column("")
-    for file in result.files:
-        made.add_column(Text(file.name), justify="right")
-    for label, shown in ROWS:
-        made.add_row(label, *(shown(file) for file in result.files))
+    rows = [(label, *map(shown, result.files)) for label, shown in ROWS]
     if readings := [file.energy for file in result.files if file.energy is not None]:
-        for label, shown_energy in ENERGY_ROWS:
-            made.add_row(label, *map(shown_energy, readings))
-    return made
+        rows += [(label, *map(shown, readings)) for label, shown in ENERGY_ROWS]
+    return figures(("", *(file.name for file in result.files)), rows)
 
 
-def sweep_table(points: Sequence[SweepResult]) -> Table:
+def sweep_table(points: Sequence[SweepPoint]) -> Table:
     """Images per second, and milliseconds for each image, by batch size; undisturbed."""
     names = list(dict.fromkeys(point.name for point in points))
     by_cell = {(point.name, point.batch_size): point for point in points}
-    made = Table()
-    made.add_column("batch", justify="right")
-    for name in names:
-        made.add_column(Text(name), justify="right")
+    rows = []
     for batch_size in dict.fromkeys(point.batch_size for point in points):
         cells = [by_cell[name, batch_size] for name in names]
-        made.add_row(
-            str(batch_size), *(f"{cell.images_per_s:,.0f} images/s, {_ms(cell.ms_per_image)} each" for cell in cells)
+        rows.append(
+            [str(batch_size), *(f"{cell.images_per_s:,.0f} images/s, {_ms(cell.ms_per_image)} each" for cell in cells)]
         )
-    return made
+    return figures(("batch", *names), rows, names=0)
 
 
 def _speedup(file: FileResult) -> str:

@@ -22,14 +22,15 @@ from p50, that of the sweep from quiet times. Energies are of a call, `net_mj` a
 `speedup` is against the first file, which has none. `against` ratios are today's time by the saved one.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from autoprune.bench.measurement import Bench, FileBench, Machine, SweepPoint
+from autoprune.bench.measurement import Bench, FileBench, Machine
 from autoprune.measure.energy_measurement import EnergyReading
-from autoprune.measure.stats import PairedRatio, median_interval, paired_ratio, quiet_interval
+from autoprune.measure.stats import median_interval, paired_ratio, quiet_interval
 from autoprune.measure.timing import quiet_time
 
 SCHEMA = 1
@@ -65,24 +66,11 @@ class FileResult:
 
 
 @dataclass(frozen=True)
-class SweepResult:
-    """Throughput of a file at one batch size, from the quiet time: neighbours interrupt long calls more often."""
-
-    name: str
-    batch_size: int
-    latency_ms_p50: float  # of a call on the whole batch
-    quiet_ms: float
-    ms_per_image: float
-    images_per_s: float
-
-
-@dataclass(frozen=True)
 class BenchResult:
     """All figures of a measurement."""
 
     bench: Bench
     files: tuple[FileResult, ...]
-    sweep: tuple[SweepResult, ...]
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -95,29 +83,20 @@ class BenchResult:
             "device": self.bench.device.as_json(),
             "machine": {**asdict(machine), "noisy": machine.noisy},
             "files": [file.as_json() for file in self.files],
-            "sweep": [asdict(point) for point in self.sweep] or None,
+            "sweep": [asdict(point) for point in self.bench.sweep] or None,
             "warnings": list(self.warnings),
             "against": None,
         }
 
 
 def results(bench: Bench) -> BenchResult:
-    first = bench.files[0]
-    files = tuple(
-        _file_result(file, _speedup(first, file) if file is not first else None, bench.settings.batch_size)
-        for file in bench.files
-    )
-    warnings = [*_noise_warning(bench.machine)]
-    warnings += [line for file in files for line in (*_subnormal_warning(file), *_energy_warning(file))]
-    return BenchResult(bench, files, tuple(_sweep_result(point) for point in bench.sweep), tuple(warnings))
+    files = tuple(_file_result(file, bench.files[0], bench.settings.batch_size) for file in bench.files)
+    return BenchResult(bench, files, tuple(_warnings(bench.machine, files)))
 
 
-def _speedup(first: FileBench, other: FileBench) -> PairedRatio:
-    return paired_ratio(first.samples_ms, other.samples_ms, blocks=first.blocks)
-
-
-def _file_result(file: FileBench, speedup: PairedRatio | None, batch_size: int) -> FileResult:
+def _file_result(file: FileBench, first: FileBench, batch_size: int) -> FileResult:
     samples_ms = file.samples_ms
+    speedup = paired_ratio(first.samples_ms, samples_ms, blocks=first.blocks) if file is not first else None
     p50, p95 = (float(value) for value in np.percentile(samples_ms, [50, 95]))
     return FileResult(
         name=file.name,
@@ -141,38 +120,20 @@ def _file_result(file: FileBench, speedup: PairedRatio | None, batch_size: int) 
     )
 
 
-def _sweep_result(point: SweepPoint) -> SweepResult:
-    quiet_ms = quiet_time(point.samples_ms).quiet_ms
-    return SweepResult(
-        name=point.name,
-        batch_size=point.batch_size,
-        latency_ms_p50=float(np.median(point.samples_ms)),
-        quiet_ms=quiet_ms,
-        ms_per_image=quiet_ms / point.batch_size,
-        images_per_s=point.batch_size / quiet_ms * 1e3,
-    )
-
-
-def _noise_warning(machine: Machine) -> list[str]:
-    if not machine.noisy:
-        return []
-    busy = f", load average {machine.load_average_1min:.1f} on {machine.cpus} CPUs" if machine.load_average_1min else ""
-    return [
-        f"the machine is noisy: {machine.disturbed_share:.0%} of the calls were disturbed{busy}; "
-        "p50 and p95 also measure its neighbours; the speed-up and its interval allow for them"
-    ]
-
-
-def _energy_warning(file: FileResult) -> list[str]:
-    if file.energy is None or file.energy.net_resolved:
-        return []
-    return [f"{file.name}: {file.energy.sensor} cannot tell it from idling; measure for longer (--seconds)"]
-
-
-def _subnormal_warning(file: FileResult) -> list[str]:
-    if not file.subnormal_weights:
-        return []
-    return [
-        f"{file.name}: {file.subnormal_weights} subnormal weights, which can slow it several times where denormals are "
-        "not set to zero (here they are); export the model again with autoprune, which sets such weights to zero"
-    ]
+def _warnings(machine: Machine, files: Sequence[FileResult]) -> Iterator[str]:
+    if machine.noisy:
+        average = machine.load_average_1min
+        busy = f", load average {average:.1f} on {machine.cpus} CPUs" if average else ""
+        yield (
+            f"the machine is noisy: {machine.disturbed_share:.0%} of the calls were disturbed{busy}; "
+            "p50 and p95 also measure its neighbours; the speed-up and its interval allow for them"
+        )
+    for file in files:
+        if file.subnormal_weights:
+            yield (
+                f"{file.name}: {file.subnormal_weights} subnormal weights, which can slow it several times where "
+                "denormals are not set to zero (here they are); export the model again with autoprune, which sets such "
+                "weights to zero"
+            )
+        if file.energy is not None and not file.energy.net_resolved:
+            yield f"{file.name}: {file.energy.sensor} cannot tell it from idling; measure for longer (--seconds)"

@@ -1,15 +1,14 @@
 """`autoprune bench`: its options, and what it prints and writes."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.options import STDOUT, JsonTo, Quiet, output_of, path_of
+from autoprune.cli.options import PICTURES, JsonTo, Quiet, output_of, path_of
 from autoprune.errors import InputError, RunError
-from autoprune.foundation import progress, terminal
+from autoprune.foundation import progress
 
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console
@@ -77,7 +76,9 @@ def bench(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=output_of("--plot"), help="Draw the distributions (.png or .svg).", metavar="FILE"),
+        typer.Option(
+            parser=output_of("--plot", endings=PICTURES), help="Draw the distributions (.png or .svg).", metavar="FILE"
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -100,7 +101,7 @@ def bench(
         prepare,
     )
     from autoprune.bench.result import KIND, results
-    from autoprune.cli.outputs import check_outputs, json_output, picture_output
+    from autoprune.cli.outputs import PICTURE, check_outputs, console_beside, json_file, json_kind
     from autoprune.compute.machine import require_threads
 
     require_threads(threads, field="--threads")
@@ -114,14 +115,10 @@ def bench(
         sweep=sweep,
         energy=energy,
     )
-    if plot is not None:
-        from autoprune.bench.plot import check_format
-
-        check_format(plot)
-    kept = (("--save", save), ("--json", Path(json_to) if json_to not in (None, STDOUT) else None))
-    outputs = [json_output(field, path, kind=KIND) for field, path in kept if path is not None]
-    outputs += [picture_output("--plot", plot)] if plot is not None else []
-    check_outputs(outputs, [*files, against])
+    ours = json_kind(KIND)
+    check_outputs(
+        [("--save", save, ours), ("--json", json_file(json_to), ours), ("--plot", plot, PICTURE)], [*files, against]
+    )
     saved = read_saved(against) if against is not None else None
     progress.show(not quiet)
     device = device_of(settings)
@@ -130,7 +127,7 @@ def bench(
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
     result = results(measure(subjects, settings, sensor))
-    console = progress.console if json_to == STDOUT else terminal.stdout_console()
+    console = console_beside(json_to)
     _print(result, console)
     if plot is not None:
         from autoprune.bench.plot import write_plot
@@ -164,9 +161,9 @@ def _print(result: "BenchResult", console: "Console") -> None:
     console.print(headline(result), style="bold", markup=False, soft_wrap=True)
     console.print(table(result))
     console.print(LEGEND, markup=False, soft_wrap=True)
-    if result.sweep:
+    if result.bench.sweep:
         console.print("throughput by batch size, undisturbed", style="bold")
-        console.print(sweep_table(result.sweep))
+        console.print(sweep_table(result.bench.sweep))
     for line in result.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
@@ -181,6 +178,7 @@ def _finish(
 ) -> list[str]:
     """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
     from autoprune.bench.against import against_json, compare, describe
+    from autoprune.cli.outputs import write_figures
     from autoprune.foundation.files import write_json
 
     document = result.as_json()
@@ -191,15 +189,13 @@ def _finish(
         comparison = compare(saved, result)
         document["against"] = against_json(saved, comparison)
         notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
-        if (then := saved.device.get("runtime")) != result.bench.device.runtime:
+        if (then := saved.device.runtime) != result.bench.device.runtime:
             notes.append(f"{saved.path}: saved with {then}, now {result.bench.device.runtime}")
         notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
         slower = [describe(change, comparison, saved) for change in comparison.slower]
         for note in notes:
             console.print(note, markup=False, soft_wrap=True)
-    for path in (save, Path(json_to) if json_to not in (None, STDOUT) else None):
-        if path is not None:
-            write_json(path, document)
-    if json_to == STDOUT:
-        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    if save is not None:
+        write_json(save, document)
+    write_figures(document, json_to)
     return slower

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, path_of
+from autoprune.cli.process import process_of_a_job
 from autoprune.foundation import progress
 
 DEFAULT_SEARCHERS = "ddpg,evolution,knapsack,sensitivity,global_magnitude,random,uniform"
@@ -35,7 +36,6 @@ def compare(
 ) -> None:
     """Searchers side by side at equal target, evaluations and time: what they find, and what it is worth fine-tuned."""
     from autoprune.config.file import find_config, load_config
-    from autoprune.foundation.scratch import scratch_for_all
     from autoprune.jobs.compare import check_searchers
     from autoprune.jobs.compare import compare as compare_searchers
     from autoprune.reports.comparison import table, write_comparison_page
@@ -46,11 +46,7 @@ def compare(
     root = run_dir or Path("runs") / f"{Path(config).stem}-compared"
     epochs = settings.finetune.epochs if finetune_epochs is None else finetune_epochs
 
-    import torch
-
-    progress.show(not quiet)
-    torch.set_flush_denormal(True)
-    with scratch_for_all():
+    with process_of_a_job(quiet):
         comparison = compare_searchers(
             settings, root, resume=resume, searchers=names, seeds=seeds, finetune_epochs=epochs
         )

@@ -1,13 +1,12 @@
 """`autoprune evaluate CONFIG FILE...`: the command alone; what it needs is imported when it runs."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune.cli.options import STDOUT, ConfigArgument, JsonTo, Overrides, Quiet, path_of
+from autoprune.cli.options import ConfigArgument, JsonTo, Overrides, Quiet, path_of
 from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
 
@@ -40,19 +39,17 @@ def evaluate(
     """Exported files on real images, each image alone through all files in turn: accuracy, mean latency, levels."""
     if split not in ("test", "search"):
         raise InputError(f"--split {split}: must be test or search")
-    from autoprune.cli.outputs import check_outputs, json_output
+    from autoprune.cli.outputs import check_outputs, console_beside, json_file, json_kind, write_figures
     from autoprune.compute.machine import check_machine
     from autoprune.config import CLASSIFICATION
     from autoprune.config.file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split, tell_repeated
-    from autoprune.foundation.files import write_json
     from autoprune.jobs.evaluate import KIND, check_files, evaluate_files
     from autoprune.runtimes.find import find_runtime
 
     configuration = find_config(config)
     settings = load_config(configuration, override or [])
-    if json_to not in (None, STDOUT):
-        check_outputs([json_output("--json", Path(json_to), kind=KIND)], [configuration, *files])
+    check_outputs([("--json", json_file(json_to), json_kind(KIND))], [configuration, *files])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
     if settings.task != CLASSIFICATION:
@@ -69,26 +66,15 @@ def evaluate(
         images = load_test_split(settings.data)
         tell_repeated(data, images)
     found = evaluate_files(checked, images, data.info, split=split, threads=settings.measure.threads, runtime=runtime)
-    console = progress.console if json_to == STDOUT else terminal.stdout_console()
-    console.print(_table(found))  # before anything is written: a full disk loses no measurement
-    if json_to == STDOUT:
-        typer.echo(json.dumps(found.as_json(), indent=2, allow_nan=False))
-    elif json_to is not None:
-        write_json(Path(json_to), found.as_json())
+    console_beside(json_to).print(_table(found))  # before anything is written: a full disk loses no measurement
+    write_figures(found.as_json(), json_to)
 
 
 def _table(found: "Evaluation") -> "Group":
-    from rich.table import Table
-    from rich.text import Text
-
     threads = "1 thread" if found.device.threads == 1 else f"{found.device.threads} threads"
     title = f"{found.images:,} images of {found.data}, {found.split} split; {found.device.runtime}, {threads}, "
-    made = Table()
-    made.add_column("")
-    for file in found.files:
-        made.add_column(Text(file.name), justify="right")
-    for label, shown in ROWS:
-        made.add_row(label, *map(shown, found.files))
+    names = ("", *(file.name for file in found.files))
+    made = terminal.figures(names, ((label, *map(shown, found.files)) for label, shown in ROWS))
     return terminal.titled(
         title + found.device.cpu, made, "in brackets: 95% intervals; changes and ratios: to the first file"
     )

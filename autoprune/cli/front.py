@@ -43,7 +43,7 @@ def front(
         if (save / "config.yaml").exists() or (save / "trials.sqlite").exists():
             raise InputError(f"--save {save}: is the folder of a run; choose another folder, such as {save / 'front'}")
 
-    from autoprune.cli.outputs import check_outputs, policy_output
+    from autoprune.cli.outputs import POLICY, check_outputs
     from autoprune.foundation.bounds import whole_number
     from autoprune.foundation.files import read_json
     from autoprune.jobs.front import read_front
@@ -64,7 +64,7 @@ def front(
         if original.keys() != rows[0].channels.keys():
             raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
         files = [save / f"{number}.json" for number in range(1, len(rows) + 1)]
-        check_outputs([policy_output("--save", file) for file in files], [chosen])
+        check_outputs([("--save", file, POLICY) for file in files], [chosen])
         save.mkdir(parents=True, exist_ok=True)
         for file, row in zip(files, rows, strict=True):
             policy = PruningPolicy.of_key(row.policy)
@@ -90,16 +90,11 @@ def _as_dict(row: "EpisodeRow") -> dict[str, object]:
 
 
 def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
-    from rich.table import Table
-
     from autoprune.store.score import shown_metric
 
-    made = Table()
-    name = rows[0].score.main[0]
-    for column in ("", name, "divergence", "predicted ms", "estimated mJ", "params"):
-        made.add_column(column, justify="right")
-    for number, row in enumerate(rows, 1):
-        made.add_row(
+    columns = ("", rows[0].score.main[0], "divergence", "predicted ms", "estimated mJ", "params")
+    cells = [
+        (
             str(number),
             shown_metric(row.score.main[1].value, is_share=row.score.main[1].is_share),
             f"{row.score.divergence:.4f}",
@@ -107,4 +102,6 @@ def _table(rows: "tuple[EpisodeRow, ...]") -> "Group":
             f"{row.estimated_energy_mj:.3g}",
             f"{row.params:,}",
         )
-    return terminal.titled("before fine-tuning, on the search split", made)
+        for number, row in enumerate(rows, 1)
+    ]
+    return terminal.titled("before fine-tuning, on the search split", terminal.figures(columns, cells, names=0))

@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.options import Quiet, output_of
+from autoprune.cli.options import PICTURES, Quiet, output_of
+from autoprune.cli.process import process_of_a_job
 from autoprune.errors import InputError
-from autoprune.foundation import progress, terminal
+from autoprune.foundation import terminal
 from autoprune.foundation.paths import user_path
 
+EPILOG = "Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`"
 DEFAULT_SHAPE = (3, 32, 32)
 DEFAULT_SHAPES = {"resnet20": (1, 28, 28)}
 IMAGENET_SHAPE = (3, 224, 224)
@@ -61,7 +63,11 @@ def inspect(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(parser=output_of("--plot"), help="The staircase as a picture: .png or .svg.", metavar="FILE"),
+        typer.Option(
+            parser=output_of("--plot", endings=PICTURES),
+            help="The staircase as a picture: .png or .svg.",
+            metavar="FILE",
+        ),
     ] = None,
     validate_latency: Annotated[
         int | None,
@@ -99,35 +105,26 @@ def inspect(
         batch * math.prod(shape) * BYTES_AN_INPUT, field="--input-shape and --batch", fix="give smaller ones"
     )
 
-    import torch
-
-    from autoprune.cli.outputs import check_outputs, page_output, picture_output
+    from autoprune.cli.outputs import PAGE, PICTURE, check_outputs
     from autoprune.config import MeasureConfig, SearchConfig
-    from autoprune.foundation.scratch import scratch_for_all
     from autoprune.inspection.as_json import as_json as json_of
-    from autoprune.inspection.charts import check_plot_path, write_staircase
+    from autoprune.inspection.charts import write_staircase
     from autoprune.inspection.facts import InspectedModel
     from autoprune.inspection.inspect_model import inspect_model, load_model
     from autoprune.inspection.report import print_inspection, write_inspection_page
     from autoprune.measure.activation_memory import activation_bytes
 
-    if plot is not None:
-        check_plot_path(plot, field="--plot")
-    outputs = [page_output("--html", html)] if html is not None else []
-    outputs += [picture_output("--plot", plot)] if plot is not None else []
-    check_outputs(outputs, [checkpoint, table, model.partition(":")[0]])
-    progress.show(not quiet)
-    torch.set_flush_denormal(True)
-    loaded, class_count = load_model(
-        model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint, checkpoint_key=checkpoint_key
-    )
-    search, measure = SearchConfig(), MeasureConfig(threads=threads, batch_size=batch)
-    images = search.score_images + search.calibration_images
-    require_memory(images * class_count * BYTES_A_LOGIT, field=f"--classes {class_count}", fix="give fewer")
-    if batch > 1 and not no_latency:
-        needed = activation_bytes(loaded, shape).of_table(batch)
-        require_memory(needed, field=f"--batch {batch}", fix="lower it, or leave out latency with --no-latency")
-    with scratch_for_all():
+    check_outputs([("--html", html, PAGE), ("--plot", plot, PICTURE)], [checkpoint, table, model.partition(":")[0]])
+    with process_of_a_job(quiet):
+        loaded, class_count = load_model(
+            model, input_shape=shape, classes=classes, width=width, checkpoint=checkpoint, checkpoint_key=checkpoint_key
+        )
+        search, measure = SearchConfig(), MeasureConfig(threads=threads, batch_size=batch)
+        images = search.score_images + search.calibration_images
+        require_memory(images * class_count * BYTES_A_LOGIT, field=f"--classes {class_count}", fix="give fewer")
+        if batch > 1 and not no_latency:
+            needed = activation_bytes(loaded, shape).of_table(batch)
+            require_memory(needed, field=f"--batch {batch}", fix="lower it, or leave out latency with --no-latency")
         facts = inspect_model(
             loaded,
             InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),

@@ -1,27 +1,18 @@
 """The command line. Exit codes: 0 done, 1 failed midway, 2 bad input."""
 
-import contextlib
 import errno
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from autoprune import __version__
-from autoprune.cli.bench import EPILOG as BENCH_EPILOG
-from autoprune.cli.bench import bench
-from autoprune.cli.compare import EPILOG as COMPARE_EPILOG
-from autoprune.cli.compare import compare
-from autoprune.cli.evaluate import EPILOG as EVALUATE_EPILOG
-from autoprune.cli.evaluate import evaluate
-from autoprune.cli.front import EPILOG as FRONT_EPILOG
-from autoprune.cli.front import front
-from autoprune.cli.inspect import inspect
+from autoprune.cli import bench, compare, evaluate, front, inspect
 from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
+from autoprune.cli.process import process_of_a_job
 from autoprune.compute.openmp import share_cores
 from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
@@ -83,13 +74,13 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
-    settings = _settings(config, override, seed)
+    settings = _settings(config, override, {"seed": seed})
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune.jobs.run import run as run_job
 
-    folder = run_dir or _default_run_dir(Path(config).stem)
-    with _process_of_a_job(quiet):
+    folder = run_dir or Path("runs") / Path(config).stem
+    with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume)
     _summarise(result, folder)
     if settings.adaptive.enabled:
@@ -110,13 +101,13 @@ def adapt(
     quiet: Quiet = False,
 ) -> None:
     """An input-adaptive model: easy inputs run a smaller level than hard ones, for real, in one ONNX file."""
-    settings = _settings(config, override, seed)
+    settings = _settings(config, override, {"seed": seed})
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
     from autoprune.adaptive.job import adapt as adapt_alone
 
-    folder = run_dir or _default_run_dir(f"{Path(config).stem}-adaptive")
-    with _process_of_a_job(quiet):
+    folder = run_dir or Path("runs") / f"{Path(config).stem}-adaptive"
+    with process_of_a_job(quiet):
         adapt_alone(settings, folder, resume=resume)
     _summarise_adaptive(folder)
 
@@ -142,12 +133,11 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
-    chosen = [*(override or []), *([f"search.agent={_as_text(agent)}"] if agent is not None else [])]
-    settings = _settings(config, chosen, seed)
+    settings = _settings(config, override, {"search.agent": agent, "seed": seed})
     from autoprune.jobs.search import search as search_alone
 
-    folder = run_dir or _default_run_dir(f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}")
-    with _process_of_a_job(quiet):
+    folder = run_dir or Path("runs") / f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}"
+    with process_of_a_job(quiet):
         outcome = search_alone(settings, folder, resume=resume)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.pruning.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
@@ -186,17 +176,14 @@ def apply(
     target as measured is applied: an agent that was trained for another model or target does no harm. A stored policy
     is scored beside them too, but applied whatever comes out.
     """
-    chosen = list(override or [])
-    chosen += [f"model.name={_as_text(model)}"] if model is not None else []
-    chosen += [f"model.checkpoint={_as_text(checkpoint)}"] if checkpoint is not None else []
-    chosen += [f"model.checkpoint_key={_as_text(checkpoint_key)}"] if checkpoint_key is not None else []
-    settings = _settings(config, chosen, seed)
+    named = {"model.name": model, "model.checkpoint": checkpoint, "model.checkpoint_key": checkpoint_key}
+    settings = _settings(config, override, {**named, "seed": seed})
     from autoprune.jobs.apply import applied_choice
     from autoprune.jobs.run import run as run_job
 
     choose = applied_choice(settings, agent=agent, policy=policy)
-    folder = run_dir or _default_run_dir(f"{Path(config).stem}-applied")
-    with _process_of_a_job(quiet):
+    folder = run_dir or Path("runs") / f"{Path(config).stem}-applied"
+    with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume, choose=choose)
     _summarise(result, folder)
 
@@ -215,10 +202,10 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a baseline model and write its weights."""
-    settings = _settings(config, override, seed)
+    settings = _settings(config, override, {"seed": seed})
     from autoprune.jobs.train import train as train_alone
 
-    with _process_of_a_job(quiet):
+    with process_of_a_job(quiet):
         trained = train_alone(settings, out, resume=resume)
     progress.console.print(
         f"search {trained.metric} {trained.search_accuracy:.4f}, test {trained.metric} {trained.test_accuracy:.4f}, "
@@ -244,11 +231,11 @@ def report(
         typer.echo(write_adaptive_report(folder))
 
 
-app.command(epilog="Example: `autoprune inspect resnet20 --staircase layer3.0.conv1 --html resnet20.html`")(inspect)
-app.command(epilog=BENCH_EPILOG)(bench)
-app.command(epilog=EVALUATE_EPILOG)(evaluate)
-app.command(epilog=COMPARE_EPILOG)(compare)
-app.command(epilog=FRONT_EPILOG)(front)
+app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.command(epilog=bench.EPILOG)(bench.bench)
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(epilog=compare.EPILOG)(compare.compare)
+app.command(epilog=front.EPILOG)(front.front)
 
 
 @app.callback(invoke_without_command=True)
@@ -260,40 +247,20 @@ def version(
         raise typer.Exit
 
 
-def _settings(config: str, overrides: list[str] | None, seed: int | None) -> "RunConfig":
+def _settings(config: str, overrides: list[str] | None, options: Mapping[str, str | int | None]) -> "RunConfig":
+    """The configuration; `options` hold what the command line says of single keys, which goes before `overrides`."""
     from autoprune.config.file import find_config, load_config
 
-    return load_config(find_config(config), [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
-
-
-def _as_text(value: str) -> str:
-    """An option's value as YAML text, whatever it would mean unquoted (`null`, `[`, `1e3`)."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _default_run_dir(name: str) -> Path:
-    return Path("runs") / name
-
-
-@contextlib.contextmanager
-def _process_of_a_job(quiet: bool) -> Iterator[None]:
-    """What holds for the whole process while a job runs in it."""
-    import torch
-
-    from autoprune.foundation.scratch import scratch_for_all
-
-    progress.show(not quiet)
-    torch.set_flush_denormal(True)  # subnormal weights would slow training and scoring
-    with warnings.catch_warnings(), scratch_for_all():
-        warnings.filterwarnings("ignore", category=UserWarning, module="stable_baselines3")
-        yield
+    # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
+    chosen = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
+    return load_config(find_config(config), [*(overrides or []), *chosen])
 
 
 def _summarise(result: "RunResult", folder: Path) -> None:
     from autoprune.reports.proposals import proposals_table
     from autoprune.reports.run import summary_table, unmet_drop
 
-    progress.console.print(summary_table(result.as_json()))
+    progress.console.print(summary_table(result))
     if (proposals := proposals_table(result.search)) is not None:
         progress.console.print(proposals)
     if (unmet := unmet_drop(result)) is not None:

@@ -10,6 +10,7 @@ from autoprune.errors import InputError
 from autoprune.foundation.paths import require_writable_file, user_path
 
 STDOUT = "-"  # in place of a file's name
+PICTURES = (".png", ".svg")
 
 
 def path_of(field: str) -> Callable[[str], Path]:
@@ -21,14 +22,17 @@ def path_of(field: str) -> Callable[[str], Path]:
     return parsed
 
 
-def output_of(field: str) -> Callable[[str], Path]:
-    """The same for a file that is written at the end of the work: whether it can be is tried before."""
+def output_of(field: str, *, endings: tuple[str, ...] = ()) -> Callable[[str], Path]:
+    """The same for a file that is written at the end of the work: whether it can be is tried before; its name must end
+    in one of `endings`, if any are given."""
 
     def parsed(text: str) -> Path:
         path = user_path(text, field=field)
         if text == STDOUT:
             raise InputError(f"{field} -: is written into a file, not to stdout; name one")
         require_writable_file(path, field=field)
+        if endings and path.suffix.lower() not in endings:
+            raise InputError(f"{field} {path}: must end in {' or '.join(endings)}")
         return path
 
     return parsed

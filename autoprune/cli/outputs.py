@@ -1,13 +1,21 @@
 """Files that a command leaves when it is done: none takes the place of what it reads, nor of a stranger's file."""
 
 import itertools
+import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import typer
+from rich.console import Console
+
+from autoprune.cli.options import STDOUT
 from autoprune.errors import InputError
-from autoprune.foundation.files import read_json
+from autoprune.foundation import progress
+from autoprune.foundation.files import read_json, write_json
+from autoprune.foundation.terminal import stdout_console
 from autoprune.space.policy import load_policy
 
 LARGEST_JSON = 64 * 2**20  # bytes: more is none of ours
@@ -17,69 +25,71 @@ PICTURE_MARKS = (b"\x89PNG", b"<?xml", b"<svg")
 
 
 @dataclass(frozen=True)
-class Output:
-    """A file that will be written at `path`, as the option `field` asks; one that is there must be of the same kind:
-    `is_ours` tells, `kind` says it."""
+class Kind:
+    """What may be overwritten: how it is called, and whether a file that is there is of it."""
 
-    field: str
-    path: Path
-    kind: str
+    name: str
     is_ours: Callable[[Path], bool]
 
 
-def json_output(field: str, path: Path, *, kind: str) -> Output:
+PAGE = Kind("page of autoprune", lambda there: PAGE_MARK in _head(there))
+PICTURE = Kind("PNG or SVG", lambda there: _head(there).lstrip().startswith(PICTURE_MARKS))
+POLICY = Kind("policy of autoprune", lambda there: bool(load_policy(there)))
+
+
+def json_kind(kind: str) -> Kind:
     """JSON that says of itself that it is a `kind`."""
 
     def is_ours(there: Path) -> bool:
         raw = read_json(there) if there.stat().st_size <= LARGEST_JSON else None
         return isinstance(raw, dict) and raw.get("kind") == kind
 
-    return Output(field, path, f"JSON of autoprune ({kind})", is_ours)
+    return Kind(f"JSON of autoprune ({kind})", is_ours)
 
 
-def page_output(field: str, path: Path) -> Output:
-    return Output(field, path, "page of autoprune", lambda there: PAGE_MARK in _head(there))
-
-
-def picture_output(field: str, path: Path) -> Output:
-    return Output(field, path, "PNG or SVG", lambda there: _head(there).lstrip().startswith(PICTURE_MARKS))
-
-
-def policy_output(field: str, path: Path) -> Output:
-    def is_ours(there: Path) -> bool:
-        load_policy(there)
-        return True
-
-    return Output(field, path, "policy of autoprune", is_ours)
-
-
-def check_outputs(outputs: Iterable[Output], inputs: Iterable[str | Path | None]) -> None:
-    """Raise `InputError` for an output that is one of `inputs` or another output, by whatever name or link, or that
-    would overwrite a file of another kind; an empty file may be overwritten."""
-    outputs = tuple(outputs)
+def check_outputs(outputs: Iterable[tuple[str, Path | None, Kind]], inputs: Iterable[str | Path | None]) -> None:
+    """Raise `InputError` for an output (its option, its path, its kind) that is one of `inputs` or another output, by
+    whatever name or link, or that would overwrite a file of another kind; an empty file may be overwritten, and None is
+    no output."""
+    asked = [(field, path, kind) for field, path, kind in outputs if path is not None]
     read = [Path(name) for name in inputs if name is not None]
-    for output in outputs:
-        where = f"{output.field} {output.path}"
-        if (same := next((path for path in read if _is_same(path, output.path)), None)) is not None:
-            raise InputError(f"{where}: would overwrite {same}, which is read; choose another file")
-        if not _may_overwrite(output):
+    for field, path, kind in asked:
+        if (same := next((other for other in read if _is_same(other, path)), None)) is not None:
+            raise InputError(f"{field} {path}: would overwrite {same}, which is read; choose another file")
+        if not _may_overwrite(field, path, kind):
             raise InputError(
-                f"{where}: there is a file already, and no {output.kind}; delete it, or choose another file"
+                f"{field} {path}: there is a file already, and no {kind.name}; delete it, or choose another file"
             )
-    for first, second in itertools.combinations(outputs, 2):
-        if _is_same(first.path, second.path):
-            raise InputError(f"{second.field} {second.path}: is written by {first.field} already; choose another file")
+    for (first, path, _), (second, other, _) in itertools.combinations(asked, 2):
+        if _is_same(path, other):
+            raise InputError(f"{second} {other}: is written by {first} already; choose another file")
 
 
-def _may_overwrite(output: Output) -> bool:
+def json_file(target: str | None) -> Path | None:
+    """The file that `--json` names, if it names one."""
+    return None if target in (None, STDOUT) else Path(target)
+
+
+def console_beside(target: str | None) -> Console:
+    """For what is shown to people: stdout, unless `--json` has it."""
+    return progress.console if target == STDOUT else stdout_console()
+
+
+def write_figures(document: Mapping[str, Any], target: str | None) -> None:
+    """Where `--json` says."""
+    if target == STDOUT:
+        typer.echo(json.dumps(document, indent=2, allow_nan=False))
+    elif target is not None:
+        write_json(Path(target), document)
+
+
+def _may_overwrite(field: str, path: Path, kind: Kind) -> bool:
     try:
-        return not output.path.exists() or output.path.stat().st_size == 0 or output.is_ours(output.path)
+        return not path.exists() or path.stat().st_size == 0 or kind.is_ours(path)
     except InputError:  # it is no JSON, or no policy
         return False
     except OSError as error:
-        raise InputError(
-            f"{output.field} {output.path}: cannot be read ({error.strerror}); choose another file"
-        ) from None
+        raise InputError(f"{field} {path}: cannot be read ({error.strerror}); choose another file") from None
 
 
 def _head(path: Path) -> bytes:

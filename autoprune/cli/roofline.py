@@ -1,4 +1,4 @@
-"""How `bench --roofline` shows a `Roofline`: a table for the terminal, a chart, and one line that sums it up."""
+"""How `bench --roofline` shows a `Roofline`: a table for the terminal, and a few lines that sum it up."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,10 @@ from autoprune.measure.timing import NOISY_SHARE
 from autoprune.roofline.report import Bound, Roofline, RooflineNode
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.console import Group
     from rich.table import Table
 
 COLOURS: dict[Bound, str] = {"compute": "#1f6feb", "memory": "#d9480f", "overhead": "#868e96"}
-MOST_LABELS = 6
-LABEL_CHARACTERS = 28
 DISPENSABLE = ("output", "share", "kind", "KiB", "MFLOP", "padding")  # columns, in a narrow terminal
 UNLIMITED = 1000
 AGREEMENT = 1.25  # a larger factor between the profile and the whole means that one of them was disturbed
@@ -130,59 +127,6 @@ def summary(roofline: Roofline) -> str:
 def is_noisy(roofline: Roofline) -> bool:
     """Whether neighbours disturbed most calls, or the profile disagrees with the whole that was timed beside it."""
     return roofline.disturbed_share > NOISY_SHARE or not 1 / AGREEMENT <= roofline.profiler_scale <= AGREEMENT
-
-
-def roofline_figure(roofline: Roofline) -> "Figure":
-    """Performance over arithmetic intensity, log-log: a dot for each node with arithmetic, under the measured roofs."""
-    import numpy as np
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-
-    peaks = roofline.peaks
-    shown = [node for node in roofline.nodes if node.flop > 0 and node.total_bytes > 0]
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.add_subplot()
-    intensities = [node.flop / node.total_bytes for node in shown] or [1.0]
-    ridge = peaks.gflops / min(peaks.cache_gbps, peaks.memory_gbps)
-    span = np.geomspace(0.5 * min(intensities), 2 * max([*intensities, ridge]), 200)
-    roofs = (("cache", peaks.cache_gbps, "-"), ("memory", peaks.memory_gbps, "--"))
-    for label, gbps, style in roofs:
-        axes.plot(
-            span,
-            np.minimum(peaks.gflops, gbps * span),
-            style,
-            color="#343a40",
-            linewidth=1.2,
-            label=f"{label}: {gbps:.0f} GB/s",
-        )
-    for node, intensity in zip(shown, intensities, strict=True):
-        # The area of a dot is the node's share of the time.
-        size = 12 + 600 * node.time_us / (roofline.whole_ms * 1e3)
-        axes.scatter(intensity, node.gflops, s=size, color=COLOURS[node.bound], alpha=0.65, linewidths=0)
-    labelled = sorted(zip(shown, intensities, strict=True), key=lambda pair: -pair[0].excess_us)[:MOST_LABELS]
-    for node, intensity in labelled:
-        axes.annotate(
-            node.layer[-LABEL_CHARACTERS:].replace("$", r"\$"),
-            (intensity, node.gflops),
-            textcoords="offset points",
-            xytext=(5, -9),
-            fontsize=7,
-        )
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("FLOP per byte moved")
-    axes.set_ylabel("GFLOP/s")
-    axes.set_title(
-        f"{roofline.whole_ms:.3f} ms, bound {roofline.lower_bound_ms:.3f} ms; peak {peaks.gflops:.0f} GFLOP/s",
-        fontsize=9,
-    )
-    axes.grid(visible=True, which="both", linewidth=0.3, alpha=0.5)
-    dots = [
-        Line2D([], [], marker="o", linestyle="", color=colour, label=f"bound by {bound}")
-        for bound, colour in COLOURS.items()
-    ]
-    axes.legend(handles=[*axes.get_lines()[: len(roofs)], *dots], fontsize=7.5, frameon=False)
-    return figure
 
 
 def _time_us(nodes: tuple[RooflineNode, ...], bound: Bound) -> float:

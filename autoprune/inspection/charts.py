@@ -7,13 +7,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from autoprune.errors import InputError
 from autoprune.foundation.files import atomic_path
 from autoprune.inspection.facts import Staircase
 from autoprune.prediction.latency_validation import LatencyValidation
-from autoprune.reports.drawing import COLOURS, HEIGHT_IN, STYLE, WIDTH_IN, as_svg, shorten
+from autoprune.reports.drawing import COLOURS, STYLE, as_svg, new_axes, shorten
 
-FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 160
 BAR_CHARACTERS = 48
 # What stands on its own has no page to take its colours from: those of a light page.
@@ -28,12 +26,6 @@ ON_WHITE = {
 }
 
 Draw = Callable[[Axes, Mapping[str, str]], None]
-
-
-def check_plot_path(path: Path, *, field: str) -> None:
-    """Raise `InputError` unless the name says a format that can be written."""
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{field} {path}: must end in {' or '.join(FORMATS)}")
 
 
 def write_staircase(staircase: Staircase, path: Path) -> None:
@@ -79,9 +71,7 @@ def staircase_lines(staircase: Staircase) -> list[str]:
 def _figure(draw: Draw, colours: Mapping[str, str]) -> Figure:
     chosen = {COLOURS[name]: colour for name, colour in colours.items()}
     with rc_context({key: chosen.get(value, value) for key, value in STYLE.items()}):
-        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="none")
-        axes = figure.add_subplot()
-        axes.set_facecolor("none")
+        figure, axes = new_axes()
         draw(axes, colours)
         axes.ticklabel_format(useOffset=False)
         figure.legend(loc="outside upper right", ncols=3, handletextpad=0.4, columnspacing=1.4)

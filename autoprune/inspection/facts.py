@@ -14,7 +14,7 @@ from autoprune.config import Metric, SearchConfig
 from autoprune.errors import InputError
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
-from autoprune.pruning.cost import CutShapes, LayerShape
+from autoprune.pruning.cost import Cost, CutShapes, LayerShape
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
 from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
 from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
@@ -23,10 +23,15 @@ from autoprune.space.policy import PruningPolicy
 MAKERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)
 MOST_WIDTHS = 64  # of a staircase; a wider group shows every k-th
 MOST_NAMES = 8  # in an error message
-UNITS: dict[Metric, str] = {"latency": "ms", "macs": "count", "params": "count", "energy": "mj"}
 
 Role = Literal["makes", "depthwise", "normalises", "reads", "holds"]
 Source = Literal["predicted", "counted", "estimated"]
+UNITS: dict[Metric, tuple[str, Source]] = {
+    "latency": ("ms", "predicted"),
+    "macs": ("count", "counted"),
+    "params": ("count", "counted"),
+    "energy": ("mj", "estimated"),
+}
 
 
 @dataclass(frozen=True)
@@ -65,22 +70,26 @@ class CoupledLayer:
 
 
 @dataclass(frozen=True)
-class GroupFacts:
-    """A prunable group. MACs, params and latency are of the layers whose outputs it makes; shares are 0..1.
+class Share:
+    """What some layers take; shares, 0..1, are of the whole model, that of latency of the time of all layers."""
 
-    `latency_share` is of the time of all layers, the others are of the whole model.
-    """
-
-    name: str
-    channels: int
-    coupling: str  # in words
-    members: tuple[CoupledLayer, ...]
     macs: int
     macs_share: float
     params: int
     params_share: float
     predicted_latency_ms: float | None
     latency_share: float | None
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A prunable group, and what the layers take whose outputs it makes."""
+
+    name: str
+    channels: int
+    coupling: str  # in words
+    members: tuple[CoupledLayer, ...]
+    takes: Share
     ladder: tuple[int, ...]  # ascending
 
 
@@ -92,12 +101,7 @@ class LayerFacts:
     kind: str
     shape: LayerShape
     group: str | None
-    macs: int
-    macs_share: float
-    params: int
-    params_share: float
-    predicted_latency_ms: float | None
-    latency_share: float | None
+    takes: Share
 
 
 @dataclass(frozen=True)
@@ -149,16 +153,14 @@ class Staircase:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All facts about a model; latencies are None when they were left out."""
+    """All facts about a model; `latency` is None when it was left out."""
 
     model: InspectedModel
     search: SearchConfig
     macs: int
     params: int
     estimated_energy_mj: float
-    predicted_latency_ms: float | None
-    device: str | None  # None: latency was left out
-    runtime: str | None
+    latency: LatencyFacts | None
     groups: tuple[GroupFacts, ...]
     skipped: tuple[SkippedGroup, ...]
     layers: tuple[LayerFacts, ...]
@@ -170,9 +172,7 @@ class Inspection:
     @property
     def rest_latency_ms(self) -> float | None:
         """What is not in the layers (pooling, calls), as fitted to whole models: a correction, of either sign."""
-        if self.predicted_latency_ms is None:
-            return None
-        return self.predicted_latency_ms - sum(layer.predicted_latency_ms or 0.0 for layer in self.layers)
+        return None if self.latency is None else self.latency.original_ms - sum(self.latency.layers_ms.values())
 
 
 def assemble(
@@ -192,44 +192,31 @@ def assemble(
     owners = {member.module: group.name for group in elastic.groups for member in group.members if member.axis == "out"}
     layers = tuple(
         LayerFacts(
-            name,
-            shape.kind,
-            shape,
-            owners.get(name),
-            shape.macs,
-            shape.macs / original.macs,
-            shape.params,
-            shape.params / original.params,
-            *_latency_of([name], latency),
+            name, shape.kind, shape, owners.get(name), _share(shape.macs, shape.params, [name], original, latency)
         )
         for name, shape in shapes.original.items()
     )
     energies_mj = [estimated_energy_mj(work_of(shapes.layers(policy).values())) for policy in (full, smallest)]
-    targets = [
-        TargetRange("macs", UNITS["macs"], "counted", original.macs, least.macs),
-        TargetRange("params", UNITS["params"], "counted", original.params, least.params),
-        TargetRange("energy", UNITS["energy"], "estimated", *energies_mj),
-    ]
-    if latency is not None:
-        targets.insert(
-            0, TargetRange("latency", UNITS["latency"], "predicted", latency.original_ms, latency.smallest_ms)
-        )
+    ranges: dict[Metric, Sequence[float]] = {
+        **({} if latency is None else {"latency": (latency.original_ms, latency.smallest_ms)}),
+        "macs": (original.macs, least.macs),
+        "params": (original.params, least.params),
+        "energy": energies_mj,
+    }
     return Inspection(
         model=model,
         search=search,
         macs=original.macs,
         params=original.params,
         estimated_energy_mj=energies_mj[0],
-        predicted_latency_ms=None if latency is None else latency.original_ms,
-        device=None if latency is None else latency.device,
-        runtime=None if latency is None else latency.runtime,
+        latency=latency,
         groups=tuple(
             _group_facts(group, elastic, shapes, ladders[group.name], latency, joins=model.joins)
             for group in elastic.groups
         ),
         skipped=tuple(skipped),
         layers=layers,
-        targets=tuple(targets),
+        targets=tuple(TargetRange(metric, *UNITS[metric], *ends) for metric, ends in ranges.items()),
     )
 
 
@@ -294,7 +281,6 @@ def _group_facts(
     *,
     joins: str,
 ) -> GroupFacts:
-    full = shapes.cost(elastic.full_policy)
     owned = [member for member in group.members if member.axis == "out"]
     layers = list(dict.fromkeys(member.module for member in owned if member.module in shapes.original))
     macs = sum(shapes.original[name].macs for name in layers)
@@ -314,11 +300,7 @@ def _group_facts(
         group.channels,
         coupling_words(members, joins=joins),
         members,
-        macs,
-        macs / full.macs,
-        params,
-        params / full.params,
-        *_latency_of(layers, latency),
+        _share(macs, params, layers, shapes.cost(elastic.full_policy), latency),
         ladder,
     )
 
@@ -336,9 +318,9 @@ def _role(model: nn.Module, member: Member, shapes: Mapping[str, LayerShape]) ->
     return "makes" if isinstance(module, MAKERS) else "holds"
 
 
-def _latency_of(layers: Sequence[str], latency: LatencyFacts | None) -> tuple[float | None, float | None]:
-    """Milliseconds of some layers, and their share of all layers."""
-    if latency is None:
-        return None, None
-    total_ms, whole_ms = sum(latency.layers_ms[name] for name in layers), sum(latency.layers_ms.values())
-    return total_ms, total_ms / whole_ms if whole_ms > 0 else 0.0
+def _share(macs: int, params: int, layers: Sequence[str], whole: Cost, latency: LatencyFacts | None) -> Share:
+    latency_ms = latency_share = None
+    if latency is not None:
+        latency_ms, whole_ms = sum(latency.layers_ms[name] for name in layers), sum(latency.layers_ms.values())
+        latency_share = latency_ms / whole_ms if whole_ms > 0 else 0.0
+    return Share(macs, macs / whole.macs, params, params / whole.params, latency_ms, latency_share)

@@ -110,43 +110,36 @@ def inspect_model(
     shapes = CutShapes(elastic, described.input_shape)
     described = replace(described, joins=joining_words(model, described.input_shape))
     asked = None if staircase_of is None else group_of_layer(staircase_of, model, found.prunable, found.skipped)
-    if not with_latency:
+    latency = measured = table_s = None
+    if with_latency:
+        started = time.perf_counter()
+        latency = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table_path)
+        table_s = time.perf_counter() - started
+        ladders = latency.ladders
+        predictor = latency.predictor
+        measured = LatencyFacts(
+            predictor.layers_ms(elastic.full_policy),
+            predictor.predicted_latency_ms(elastic.full_policy),
+            predictor.predicted_latency_ms(smallest_policy(ladders)),
+            device=predictor.table.device.cpu,
+            runtime=predictor.table.device.runtime,
+        )
+    else:
         ladders = {
             group.name: with_branch_rung(_even_ladder(group.channels, search), group, search)
             for group in elastic.groups
         }
-        facts = assemble(described, elastic, found.skipped, shapes, ladders, search=search, latency=None)
-        return replace(facts, search_time=time_search(elastic, info, ladders, search, table_s=None))
-    started = time.perf_counter()
-    latency = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table_path)
-    table_s = time.perf_counter() - started
-    predictor = latency.predictor
-    facts = assemble(
-        described,
-        elastic,
-        found.skipped,
-        shapes,
-        latency.ladders,
-        search=search,
-        latency=LatencyFacts(
-            predictor.layers_ms(elastic.full_policy),
-            predictor.predicted_latency_ms(elastic.full_policy),
-            predictor.predicted_latency_ms(smallest_policy(latency.ladders)),
-            device=predictor.table.device.cpu,
-            runtime=predictor.table.device.runtime,
-        ),
-    )
-    if asked is not None:
-        assert staircase_of is not None
-        rungs = latency.ladders[asked.name]
-        points = group_staircase(elastic, predictor, asked, staircase_widths(asked.channels, rungs))
+    facts = assemble(described, elastic, found.skipped, shapes, ladders, search=search, latency=measured)
+    if latency is not None and staircase_of is not None and asked is not None:
+        rungs = ladders[asked.name]
+        points = group_staircase(elastic, latency.predictor, asked, staircase_widths(asked.channels, rungs))
         facts = replace(facts, staircase=Staircase(staircase_of, asked.name, asked.channels, tuple(points), rungs))
-    if validations:
+    if latency is not None and validations:
         checked = validate_latency(
             elastic, latency, info, measure=measure, n=validations, seed=0, table_path=table_path
         )
         facts = replace(facts, validation=checked)
-    return replace(facts, search_time=time_search(elastic, info, latency.ladders, search, table_s=table_s))
+    return replace(facts, search_time=time_search(elastic, info, ladders, search, table_s=table_s))
 
 
 def time_search(

@@ -14,10 +14,9 @@ from autoprune.inspection.charts import staircase_lines, staircase_svg, validati
 from autoprune.inspection.facts import GroupFacts, Inspection
 from autoprune.inspection.text import (
     Bar,
+    bars,
     conditions,
-    group_bars,
     headline,
-    layer_bars,
     rest_text,
     search_time_text,
     shape_text,
@@ -60,10 +59,10 @@ def write_inspection_page(inspection: Inspection, path: Path) -> None:
             "headline": headline(inspection),
             "conditions": conditions(inspection),
             "targets": [target_texts(target) for target in inspection.targets],
-            "groups": [(group, group_bars(group)) for group in inspection.groups],
-            "layers": [(layer, shape_text(layer), layer_bars(layer)) for layer in inspection.layers],
-            "most_of_a_group": _largest_share(group_bars(group) for group in inspection.groups),
-            "most_of_a_layer": _largest_share(layer_bars(layer) for layer in inspection.layers),
+            "groups": [(group, bars(group.takes)) for group in inspection.groups],
+            "layers": [(layer, shape_text(layer), bars(layer.takes)) for layer in inspection.layers],
+            "most_of_a_group": _largest_share(bars(group.takes) for group in inspection.groups),
+            "most_of_a_layer": _largest_share(bars(layer.takes) for layer in inspection.layers),
             "columns": diagram_columns(inspection),
             "rest_ms": rest_text(inspection),
             "shorten": shorten,
@@ -121,11 +120,11 @@ def _terminal_parts(inspection: Inspection) -> Iterator[RenderableType]:
 def _groups_table(inspection: Inspection) -> Group:
     rows = []
     for group in inspection.groups:
-        macs, params, *time = group_bars(group)
+        macs, params, *time = bars(group.takes)
         ladder = " ".join(map(str, group.ladder))
         shares = [f"{macs.share:.1%}", params.text, f"{params.share:.1%}", *(f"{bar.share:.1%}" for bar in time)]
         rows.append((group.name, str(group.channels), macs.text, *shares, ladder, _short_coupling(group)))
-    timed = () if inspection.predicted_latency_ms is None else ("latency>",)
+    timed = () if inspection.latency is None else ("latency>",)
     columns = ("group", "channels>", "MACs>", "share>", "params>", "share>", *timed, "ladder", "coupled")
     may_go = any(group.ladder[0] == 0 for group in inspection.groups)
     note = "; where a ladder begins with 0, the branch that the group is in may go whole" if may_go else ""
@@ -135,12 +134,11 @@ def _groups_table(inspection: Inspection) -> Group:
 def _layers_table(inspection: Inspection) -> Group:
     rows = []
     for layer in inspection.layers:
-        bars = layer_bars(layer)
-        figures = [text for bar in bars for text in (bar.text, f"{bar.share:.1%}")]
+        figures = [text for bar in bars(layer.takes) for text in (bar.text, f"{bar.share:.1%}")]
         rows.append((layer.name, shape_text(layer), layer.group or "(not prunable)", *figures))
     if (rest := rest_text(inspection)) is not None:
         rows.append(("all else, as fitted", "", "", "", "", "", "", rest, ""))
-    timed = () if inspection.predicted_latency_ms is None else ("latency>", "share>")
+    timed = () if inspection.latency is None else ("latency>", "share>")
     columns = ("layer", "shape", "outputs cut by group", "MACs>", "share>", "params>", "share>", *timed)
     return _table("Layers in order of execution", columns, rows)
 
@@ -162,4 +160,4 @@ def _short_coupling(group: GroupFacts) -> str:
 
 
 def _largest_share(rows: Iterable[list[Bar]]) -> float:
-    return max((bar.share for bars in rows for bar in bars), default=1.0) or 1.0
+    return max((bar.share for row in rows for bar in row), default=1.0) or 1.0

@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from autoprune.inspection.facts import GroupFacts, Inspection, LayerFacts, SearchTime, TargetRange
+from autoprune.foundation import progress
+from autoprune.inspection.facts import Inspection, LayerFacts, SearchTime, Share, TargetRange
 
 METRIC_NAMES = {
     "latency": "Latency (predicted)",
@@ -40,11 +41,11 @@ def headline(inspection: Inspection) -> str:
 
 def conditions(inspection: Inspection) -> str:
     """What latency is of, or that it was left out."""
-    model = inspection.model
-    if inspection.predicted_latency_ms is None:
+    model, latency = inspection.model, inspection.latency
+    if latency is None:
         return "Latency was left out: the ladders are evenly spaced widths, not those where measured time steps down."
     threads = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
-    text = f"Latency of the exported file in {inspection.runtime} on {inspection.device}, {threads}"
+    text = f"Latency of the exported file in {latency.runtime} on {latency.device}, {threads}"
     return f"{text}, batch {model.batch_size}{'' if model.batch_size == 1 else ' (ms for the whole batch)'}."
 
 
@@ -55,12 +56,14 @@ def target_texts(target: TargetRange) -> tuple[str, str, str, str]:
     return METRIC_NAMES[target.metric], ceiling, floor, f"{ratio:.3f}"
 
 
-def group_bars(group: GroupFacts) -> list[Bar]:
-    return _bars(group.macs, group.macs_share, group.params, group.params_share, _time(group))
-
-
-def layer_bars(layer: LayerFacts) -> list[Bar]:
-    return _bars(layer.macs, layer.macs_share, layer.params, layer.params_share, _time(layer))
+def bars(takes: Share) -> list[Bar]:
+    found = [
+        Bar("MACs", takes.macs_share, _count(takes.macs)),
+        Bar("params", takes.params_share, _count(takes.params)),
+    ]
+    if takes.predicted_latency_ms is not None and takes.latency_share is not None:
+        found.append(Bar("latency", takes.latency_share, _milliseconds(takes.predicted_latency_ms)))
+    return found
 
 
 def rest_text(inspection: Inspection) -> str | None:
@@ -111,25 +114,7 @@ def validation_text(inspection: Inspection) -> str | None:
 
 def duration(seconds: float) -> str:
     """ "0.42 s", "38 s", "2 min 5 s", "3 h 10 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.2g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _bars(
-    macs: int, macs_share: float, params: int, params_share: float, time: tuple[float, float] | None
-) -> list[Bar]:
-    bars = [Bar("MACs", macs_share, _count(macs)), Bar("params", params_share, _count(params))]
-    return bars if time is None else [*bars, Bar("latency", time[1], _milliseconds(time[0]))]
-
-
-def _time(facts: GroupFacts | LayerFacts) -> tuple[float, float] | None:
-    if facts.predicted_latency_ms is None or facts.latency_share is None:
-        return None
-    return facts.predicted_latency_ms, facts.latency_share
+    return f"{seconds:.2g} s" if seconds < 9.95 else progress.duration(seconds)
 
 
 def _amount(target: TargetRange, value: float) -> str:

@@ -76,18 +76,14 @@ class EnergyReading:
         return {**asdict(self), "net_resolved": self.net_resolved}
 
 
-def measure_energy(call: Call, sensor: Sensor, *, seconds: float, idle_seconds: float) -> EnergyReading:
-    """Run `call` for `seconds` in all, between idle spells of `idle_seconds` in all; longer if the sensor needs it.
-
-    Raises `RunError` if the sensor's counter does not move, and whatever `call` raises.
-    """
-    return compare_energy([call], sensor, seconds=seconds, idle_seconds=idle_seconds)[0]
-
-
 def compare_energy(
     calls: Sequence[Call], sensor: Sensor, *, seconds: float, idle_seconds: float
 ) -> list[EnergyReading]:
-    """`measure_energy` of several calls, in turn and in alternating order; `seconds` for each of them."""
+    """Run each of `calls` for `seconds` in all, in turn and in alternating order, between idle spells of `idle_seconds`
+    in all; longer if the sensor needs it.
+
+    Raises `RunError` if the sensor's counter does not move, and whatever a call raises.
+    """
     spells_under_load: list[list[Spell]] = [[] for _ in calls]
     idle_power_w: list[list[float]] = [[] for _ in calls]
     with _sampled(sensor):

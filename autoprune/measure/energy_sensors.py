@@ -15,7 +15,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -39,20 +39,9 @@ NVML_AVERAGED_S = 1.0  # newer GPUs give the mean power of the last second (nvml
 class Sensor(Protocol):
     """Something that counts the energy of a device."""
 
-    @property
-    def name(self) -> str:
-        """What counts, and what is counted: `RAPL package-0`."""
-        ...
-
-    @property
-    def sampling_s(self) -> float:
-        """`read_j` must be called at least this often while energy is counted."""
-        ...
-
-    @property
-    def settle_s(self) -> float:
-        """How long a change of power takes until the sensor shows it in full."""
-        ...
+    name: str  # what counts, and what is counted: `RAPL package-0`
+    sampling_s: float  # `read_j` must be called at least this often while energy is counted
+    settle_s: float  # how long a change of power takes until the sensor shows it in full
 
     def read_j(self) -> float:
         """Joules since the sensor was opened. Safe to call from two threads. Raises `RunError` if it is gone."""
@@ -81,14 +70,11 @@ class PowerIntegral:
 
     def __init__(self) -> None:
         self.joules = 0.0
-        self.largest_gap_s = 0.0
         self._last: tuple[float, float] | None = None
 
     def add(self, time_s: float, power_w: float) -> None:
         if self._last is not None:
-            gap_s = time_s - self._last[0]
-            self.joules += gap_s * (power_w + self._last[1]) / 2
-            self.largest_gap_s = max(self.largest_gap_s, gap_s)
+            self.joules += (time_s - self._last[0]) * (power_w + self._last[1]) / 2
         self._last = (time_s, power_w)
 
 
@@ -185,19 +171,19 @@ class NvmlDevice:
     label: str
 
     @classmethod
-    def open(cls, index: int) -> "NvmlDevice":
-        """GPU number `index` in PCI order. Raises `NoSensorError`."""
+    def open(cls) -> "NvmlDevice":
+        """The first GPU in PCI order. Raises `NoSensorError`."""
         try:
             nvml = importlib.import_module("pynvml")
         except ImportError:
             raise NoSensorError("NVML needs nvidia-ml-py; install it with `pip install autoprune[energy]`") from None
         try:
             nvml.nvmlInit()
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            handle = nvml.nvmlDeviceGetHandleByIndex(0)
             name = nvml.nvmlDeviceGetName(handle)
         except nvml.NVMLError as error:
-            raise NoSensorError(f"NVML finds no GPU {index} ({error}); is NVIDIA's driver installed?") from None
-        return cls(nvml, handle, f"GPU {index} {name if isinstance(name, str) else name.decode()}")
+            raise NoSensorError(f"NVML finds no GPU 0 ({error}); is NVIDIA's driver installed?") from None
+        return cls(nvml, handle, f"GPU 0 {name if isinstance(name, str) else name.decode()}")
 
     def total_energy_mj(self) -> int:
         """Millijoules since the driver was loaded; Volta and newer."""
@@ -207,22 +193,16 @@ class NvmlDevice:
         return float(self.nvml.nvmlDeviceGetPowerUsage(self.handle)) * 1e-3
 
 
-@dataclass
 class NvmlCounterSensor:
     """A GPU's own energy counter."""
 
-    device: NvmlDevice
-    sampling_s: float = 60.0  # it has 64 bits and never wraps around
-    settle_s: float = 0.2
-    _first_mj: int = field(init=False)
-    _last_mj: int = field(init=False)
+    sampling_s = 60.0  # it has 64 bits and never wraps around
+    settle_s = 0.2
 
-    def __post_init__(self) -> None:
-        self._first_mj = self._last_mj = self.device.total_energy_mj()
-
-    @property
-    def name(self) -> str:
-        return f"NVML energy counter, {self.device.label}"
+    def __init__(self, device: NvmlDevice) -> None:
+        self.device = device
+        self.name = f"NVML energy counter, {device.label}"
+        self._first_mj = self._last_mj = device.total_energy_mj()
 
     def read_j(self) -> float:
         try:
@@ -258,9 +238,9 @@ class NvmlPowerSensor:
             return self._integral.joules
 
 
-def nvml_sensor(index: int = 0) -> NvmlCounterSensor | NvmlPowerSensor:
-    """The sensor of one GPU: its counter, or else its power. Raises `NoSensorError`."""
-    device = NvmlDevice.open(index)
+def nvml_sensor() -> NvmlCounterSensor | NvmlPowerSensor:
+    """The sensor of the first GPU: its counter, or else its power. Raises `NoSensorError`."""
+    device = NvmlDevice.open()
     try:
         return NvmlCounterSensor(device)
     except device.nvml.NVMLError:  # older than Volta
@@ -283,23 +263,6 @@ def open_sensor(device: Device = "cpu") -> Sensor:
             f"{sensor.name}: the counter does not move, as in virtual machines that only show the files"
         )
     return sensor
-
-
-def find_sensor(device: Device = "cpu") -> Sensor | None:
-    """`open_sensor`, or None without one; `why_no_sensor` tells the reason."""
-    try:
-        return open_sensor(device)
-    except NoSensorError:
-        return None
-
-
-def why_no_sensor(device: Device = "cpu") -> str:
-    """Why `find_sensor` found none, and what to do about it; empty if there is one."""
-    try:
-        open_sensor(device)
-    except NoSensorError as error:
-        return str(error)
-    return ""
 
 
 def moves(sensor: Sensor) -> bool:

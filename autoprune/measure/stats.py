@@ -41,13 +41,7 @@ class PairedRatio:
 
     ratio: float
     ci95: tuple[float, float]
-    rounds: int
     blocks: int
-
-    @property
-    def differs(self) -> bool:
-        """Whether the two are told apart: the interval leaves 1 out."""
-        return not self.ci95[0] <= 1 <= self.ci95[1]
 
 
 def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS) -> PairedRatio:
@@ -68,7 +62,7 @@ def paired_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOC
     log_ratios = np.log(reference_ms.min(axis=1) / candidate_ms.min(axis=1))  # (rounds,)
     block_values = np.array([np.median(block) for block in np.array_split(log_ratios, blocks)])
     estimate = float(np.median(block_values))
-    return PairedRatio(math.exp(estimate), interval_again(estimate, block_values), rounds, blocks)
+    return PairedRatio(math.exp(estimate), interval_again(estimate, block_values), blocks)
 
 
 def interval_again(log_ratio: float, block_values: Array) -> tuple[float, float]:
@@ -96,7 +90,7 @@ def mean_ratio(reference_ms: Array, candidate_ms: Array, *, blocks: int = BLOCKS
     parts = zip(np.array_split(reference_ms, blocks), np.array_split(candidate_ms, blocks), strict=True)
     log_ratios = np.log([candidate.mean() / reference.mean() for reference, candidate in parts])
     ratio = float(candidate_ms.mean() / reference_ms.mean())
-    return PairedRatio(ratio, interval_again(math.log(ratio), log_ratios), count, blocks)
+    return PairedRatio(ratio, interval_again(math.log(ratio), log_ratios), blocks)
 
 
 def student_t_995(freedom: int) -> float:
@@ -107,16 +101,16 @@ def student_t_995(freedom: int) -> float:
     return Z_995 + cubic + (5 * Z_995**5 + 16 * Z_995**3 + 3 * Z_995) / (96 * freedom**2)
 
 
-def median_interval(samples_ms: Array, *, blocks: int = BLOCKS, seed: int = 0) -> tuple[float, float]:
+def median_interval(samples_ms: Array, *, blocks: int = BLOCKS) -> tuple[float, float]:
     """95% interval of the median of all calls, from samples (rounds, runs), by resampling blocks of rounds."""
-    return _block_bootstrap(np.array_split(samples_ms, min(blocks, len(samples_ms))), _median, seed)
+    return _block_bootstrap(np.array_split(samples_ms, min(blocks, len(samples_ms))), np.median)
 
 
-def quiet_interval(samples_ms: Array, *, blocks: int = BLOCKS, seed: int = 0) -> tuple[float, float]:
+def quiet_interval(samples_ms: Array, *, blocks: int = BLOCKS) -> tuple[float, float]:
     """95% interval of the quiet time, from samples (rounds, runs), by resampling blocks of rounds."""
     parts = np.array_split(samples_ms, min(blocks, len(samples_ms)))
     fastest = [np.sort(part, axis=None)[:QUIET_KEPT] for part in parts]
-    return _block_bootstrap(fastest, _quiet_ms, seed)
+    return _block_bootstrap(fastest, lambda samples_ms: quiet_time(samples_ms).quiet_ms)
 
 
 def spearman(first: Sequence[float], second: Sequence[float]) -> float:
@@ -134,17 +128,9 @@ def _ranks(values: Array) -> Array:
     return np.asarray((last - (counts - 1) / 2)[place])
 
 
-def _block_bootstrap(blocks: list[Array], statistic: Callable[[Array], float], seed: int) -> tuple[float, float]:
-    chosen = np.random.default_rng(seed).integers(0, len(blocks), (BOOTSTRAP_SAMPLES, len(blocks)))
+def _block_bootstrap(blocks: list[Array], statistic: Callable[[Array], float]) -> tuple[float, float]:
+    chosen = np.random.default_rng(0).integers(0, len(blocks), (BOOTSTRAP_SAMPLES, len(blocks)))
     found = [statistic(np.concatenate([blocks[index].ravel() for index in row])) for row in chosen]
     low, high = np.percentile(found, [2.5, 97.5])
-    whole = statistic(np.concatenate([block.ravel() for block in blocks]))
+    whole = float(statistic(np.concatenate([block.ravel() for block in blocks])))
     return min(float(low), whole), max(float(high), whole)  # a minimum lies at the edge of what resampling can give
-
-
-def _median(samples_ms: Array) -> float:
-    return float(np.median(samples_ms))
-
-
-def _quiet_ms(samples_ms: Array) -> float:
-    return quiet_time(samples_ms).quiet_ms

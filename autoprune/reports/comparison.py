@@ -36,11 +36,11 @@ def rows(comparison: Comparison) -> list[tuple[str, ...]]:
     return [
         (
             standing.searcher,
-            _spread(standing.test_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
-            _spread(standing.search_views_accuracy, lambda value: f"{100 * value:.2f}%", scale=100),
-            _spread(standing.speedup, lambda value: f"{value:.2f}×"),
-            _spread(standing.best_reward, lambda value: f"{value:.3f}", digits=3),
-            _spread(standing.reward_at_equal_time, lambda value: f"{value:.3f}", digits=3),
+            _spread(standing.test_accuracy, unit="%", scale=100),
+            _spread(standing.search_views_accuracy, unit="%", scale=100),
+            _spread(standing.speedup, unit="×"),
+            _spread(standing.best_reward, digits=3),
+            _spread(standing.reward_at_equal_time, digits=3),
             str(standing.evaluations),
             f"{standing.wall_s.mean:.1f}",
         )
@@ -107,8 +107,10 @@ def _best_at(search: Search, position: Callable[[Progress], float], place: float
     return [step.best_reward for step in search.curve if position(step) <= place + 1e-9][-1]
 
 
-def _spread(spread: Spread | None, shown: Callable[[float], str], *, scale: float = 1.0, digits: int = 2) -> str:
-    return "–" if spread is None else f"{shown(spread.mean)} ± {scale * spread.std:.{digits}f}"
+def _spread(spread: Spread | None, *, unit: str = "", scale: float = 1.0, digits: int = 2) -> str:
+    if spread is None:
+        return "–"
+    return f"{scale * spread.mean:.{digits}f}{unit} ± {scale * spread.std:.{digits}f}"
 
 
 def _seeds(comparison: Comparison) -> int:

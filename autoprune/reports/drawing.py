@@ -6,7 +6,6 @@ Figures are made without pyplot, so that nothing global is left behind. Colours 
 
 import io
 import warnings
-from collections.abc import Iterable
 from typing import Any
 from xml.etree import ElementTree
 
@@ -112,10 +111,6 @@ def _rewrite(key: str, value: str, name: str) -> str:
     if key == f"{{{XLINK}}}href":
         return value.replace("#", f"#{name}-", 1)
     value = value.replace("url(#", f"url(#{name}-")
-    return _with_variables(value, COLOURS.items()) if key == "style" else value
-
-
-def _with_variables(style: str, colours: Iterable[tuple[str, str]]) -> str:
-    for variable, colour in colours:
-        style = style.replace(colour, f"var(--{variable})")
-    return style
+    for variable, colour in COLOURS.items() if key == "style" else ():
+        value = value.replace(colour, f"var(--{variable})")
+    return value

@@ -1,8 +1,5 @@
 """Who proposed what, where a trained agent or a stored policy was applied: as rows, and as a table for the terminal."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -17,31 +14,16 @@ EXPLAINED = (
 )
 
 
-@dataclass(frozen=True)
-class ProposalLine:
-    """A proposal as text; `cells` are in the order of `COLUMNS`."""
-
-    proposer: str
-    cells: tuple[str, ...]
-    taken: bool
-
-
-def proposal_lines(proposals: Sequence[ProposalFigures]) -> list[ProposalLine]:
-    """The proposals, rounded for reading, in their order."""
-    return [
-        ProposalLine(
-            proposer=proposal.proposer,
-            cells=(
-                f"{proposal.reward:.4f}".replace("-", "−"),
-                proposal.quality.shown(proposal.quality.value),
-                f"{proposal.predicted_latency_ms:.3f} ({proposal.predicted_latency_ratio:.2f})",
-                _of_allowed(proposal),
-                str(proposal.evaluations),
-            ),
-            taken=proposal.taken,
-        )
-        for proposal in proposals
-    ]
+def proposal_cells(proposal: ProposalFigures) -> tuple[str, ...]:
+    """The texts of `COLUMNS`, rounded for reading."""
+    untimed = "not timed" if proposal.missed is None else "too much"
+    return (
+        f"{proposal.reward:.4f}".replace("-", "−"),
+        proposal.quality.shown(proposal.quality.value),
+        f"{proposal.predicted_latency_ms:.3f} ({proposal.predicted_latency_ratio:.2f})",
+        untimed if proposal.measured_share is None else f"{proposal.measured_share:.3f}",
+        str(proposal.evaluations),
+    )
 
 
 def proposals_table(search: SearchFigures) -> Group | None:
@@ -52,15 +34,9 @@ def proposals_table(search: SearchFigures) -> Group | None:
     table.add_column("proposed by", overflow="fold")
     for column in COLUMNS:
         table.add_column(column, justify="right")
-    lines = proposal_lines(search.proposals)
-    for line in lines:
-        table.add_row(Text(line.proposer), *line.cells, style="bold" if line.taken else "")
+    for proposal in search.proposals:
+        style = "bold" if proposal.taken else ""
+        table.add_row(Text(proposal.proposer), *proposal_cells(proposal), style=style)
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in search.warnings]
-    applied = ", ".join(line.proposer for line in lines if line.taken)
+    applied = ", ".join(proposal.proposer for proposal in search.proposals if proposal.taken)
     return Group(titled(f"Proposals; applied is that of {applied}", table, EXPLAINED), *warnings)
-
-
-def _of_allowed(proposal: ProposalFigures) -> str:
-    if proposal.measured_share is None:
-        return "not timed" if proposal.missed is None else "too much"
-    return f"{proposal.measured_share:.3f}"

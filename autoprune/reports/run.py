@@ -1,27 +1,25 @@
 """The report of a run: one HTML page that needs nothing else, and the closing table in the terminal."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from markupsafe import Markup
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
-from autoprune.config import TargetConfig
+from autoprune.config import RewardConfig, TargetConfig
 from autoprune.foundation.progress import duration
-from autoprune.foundation.terminal import titled
+from autoprune.foundation.terminal import figures, titled
 from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
 from autoprune.reports.headline import accuracy_in_words, changed, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
-from autoprune.reports.proposals import COLUMNS, proposal_lines
+from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
-from autoprune.reports.words import reward_in_words, run_code, signed
-from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult, parse_result
+from autoprune.reports.words import signed
+from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult
 from autoprune.store.score import Metric, called, direction, shown_metric
 from autoprune.store.trials import EpisodeRow
 
@@ -29,31 +27,13 @@ TEMPLATE = "report.html.j2"
 TRIALS_LISTED = 7
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A line of the before/after table, as text; `ratio` is after divided by before unless it says otherwise."""
 
     label: str
     before: str
     after: str
     ratio: str
-
-
-@dataclass(frozen=True)
-class DropLine:
-    """A trial of a `max_drop` target, as text."""
-
-    limit: str
-    reached: str
-    accuracy: str
-    drop: str
-    verdict: str
-
-
-@dataclass(frozen=True)
-class TargetLine:
-    text: str
-    reached: str
 
 
 def write_report(run_dir: Path) -> Path:
@@ -71,17 +51,16 @@ def write_report(run_dir: Path) -> Path:
             "verdict": verdict(record.result),
             "slow_calls": slow_calls(record.result),
             "accuracy_in_words": accuracy_in_words(record.result),
-            "code": run_code(record.result.input, file="export/model.onnx"),
             "timed": any(target.metric == "latency" for target in record.config.target),
             "adaptive_points": _adaptive_points(record.result),
             "reward_in_words": reward_in_words(record.config.search.reward),
             "gone": [group.name for group in record.groups if not group.kept],
             "wall": duration(record.result.search.wall_s),
             "targets": [_target_line(target, record.result) for target in record.config.target],
-            "rows": comparison_rows(record.result),
-            "proposals": proposal_lines(record.result.search.proposals),
+            "rows": list(comparison_rows(record.result)),
+            "proposals": [(proposal, proposal_cells(proposal)) for proposal in record.result.search.proposals],
             "proposal_columns": COLUMNS,
-            "drop_lines": [_drop_line(trial, record.result.metric) for trial in record.result.search.max_drop_trials],
+            "drop_lines": [_drop_cells(trial, record.result.metric) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
             "searches": len({(row.searcher, row.seed) for row in record.episodes}),
             "trials": len(trials),
@@ -95,49 +74,44 @@ def write_report(run_dir: Path) -> Path:
     return path
 
 
-def summary_table(result: dict[str, Any]) -> Group:
-    """Before, after and ratio of a run, for the terminal; `InputError` if `result` is not of schema 1."""
-    parsed = parse_result(result, where="result")
-    table = Table()
-    table.add_column("")
-    for column in ("before", "after", "ratio"):
-        table.add_column(column, justify="right")
-    for row in comparison_rows(parsed):
-        table.add_row(row.label, row.before, row.after, row.ratio)
-    warnings = [Text(f"warning: {warning}", style="yellow") for warning in parsed.warnings]
-    return Group(titled(headline(parsed), table), *warnings)
+def summary_table(result: RunResult) -> Group:
+    """Before, after and ratio of a run, for the terminal."""
+    table = figures(("", "before", "after", "ratio"), comparison_rows(result))
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in result.warnings]
+    return Group(titled(headline(result), table), *warnings)
 
 
-def comparison_rows(result: RunResult) -> list[Row]:
+def comparison_rows(result: RunResult) -> Iterator[Row]:
     """The before/after table, rounded for reading."""
-    before, after, ratios = result.original, result.pruned, result.ratios
-    low, high = ratios.speedup_ci95
-    p95_ratio = after.latency_ms_p95 / before.latency_ms_p95
-    return [
-        Row(
-            f"{result.metric.label[0].upper()}{result.metric.label[1:]}{direction(result.metric.higher_is_better)}",
-            result.metric.shown(before.quality),
-            result.metric.shown(after.quality),
-            points(result, digits=2),
-        ),
-        *_interval_row(result),
-        Row(
-            "Latency, p50", f"{before.latency_ms_p50:.3f} ms", f"{after.latency_ms_p50:.3f} ms", f"{ratios.latency:.2f}"
-        ),
-        Row("Latency, p95", f"{before.latency_ms_p95:.3f} ms", f"{after.latency_ms_p95:.3f} ms", f"{p95_ratio:.2f}"),
-        *_quiet_row(result),
-        Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}"),
-        Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}"),
-        Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}"),
-        Row("ONNX file", *_megabytes(before.onnx_bytes, after.onnx_bytes)),
-        Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes)),
-        Row(
-            f"Energy per inference ({_energy_source(result)})",
-            _millijoules(before.energy_mj),
-            _millijoules(after.energy_mj),
-            "–" if ratios.energy is None else f"{ratios.energy:.2f}",
-        ),
+    before, after, ratios, metric = result.original, result.pruned, result.ratios, result.metric
+    label = f"{metric.label[0].upper()}{metric.label[1:]}{direction(metric.higher_is_better)}"
+    yield Row(label, metric.shown(before.quality), metric.shown(after.quality), points(result, digits=2))
+    if (sure := result.accuracy) is not None:
+        change = " to ".join(changed(result, end, digits=2) for end in sure.change_ci95)
+        yield Row(
+            "its 95% interval", _interval(metric, sure.original_ci95), _interval(metric, sure.pruned_ci95), change
+        )
+    latencies = [
+        ("p50", before.latency_ms_p50, after.latency_ms_p50, ratios.latency),
+        ("p95", before.latency_ms_p95, after.latency_ms_p95, after.latency_ms_p95 / before.latency_ms_p95),
     ]
+    quiet_ms, quiet_after_ms, speedup = before.latency_ms_quiet, after.latency_ms_quiet, ratios.speedup_quiet
+    if quiet_ms is not None and quiet_after_ms is not None and speedup is not None:
+        latencies.append(("undisturbed call", quiet_ms, quiet_after_ms, 1 / speedup))
+    for name, before_ms, after_ms, ratio in latencies:
+        yield Row(f"Latency, {name}", f"{before_ms:.3f} ms", f"{after_ms:.3f} ms", f"{ratio:.2f}")
+    low, high = ratios.speedup_ci95
+    yield Row("Speed-up (95% interval)", "1×", f"{ratios.speedup:.2f}×", f"{low:.2f} to {high:.2f}")
+    yield Row("Parameters", f"{before.params:,}", f"{after.params:,}", f"{ratios.params:.2f}")
+    yield Row("MACs", f"{before.macs / 1e6:,.2f} M", f"{after.macs / 1e6:,.2f} M", f"{ratios.macs:.2f}")
+    yield Row("ONNX file", *_megabytes(before.onnx_bytes, after.onnx_bytes))
+    yield Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes))
+    yield Row(
+        f"Energy per inference ({_energy_source(result)})",
+        _millijoules(before.energy_mj),
+        _millijoules(after.energy_mj),
+        "–" if ratios.energy is None else f"{ratios.energy:.2f}",
+    )
 
 
 def _adaptive_points(result: RunResult) -> str:
@@ -146,25 +120,27 @@ def _adaptive_points(result: RunResult) -> str:
     return signed(100 * (result.adaptive.test_accuracy - result.original.quality), digits=2)
 
 
-def _interval_row(result: RunResult) -> list[Row]:
-    found = result.accuracy
-    if found is None:
-        return []
-    intervals = (found.original_ci95, found.pruned_ci95)
-    if result.metric.is_share:
-        before, after = (f"{100 * low:.1f}–{high:.1%}" for low, high in intervals)
-    else:
-        before, after = (f"{low:.4g}–{high:.4g}" for low, high in intervals)
-    change = " to ".join(changed(result, bound, digits=2) for bound in found.change_ci95)
-    return [Row("its 95% interval", before, after, change)]
+def reward_in_words(reward: RewardConfig) -> str:
+    """What a search was after, for people who know no configuration."""
+    if reward.form == "amc":
+        return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
+    if ":" in reward.form:
+        return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
+    by_name = {
+        "divergence": "minus the divergence of the cut's answers from the original's",
+        "top1": "the share of right answers",
+    }
+    accuracy = by_name.get(reward.accuracy, f"{reward.accuracy}, minus it where lower values are better")
+    if reward.form == "weighted":
+        return (
+            f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
+        )
+    return f"The reward is {accuracy}."
 
 
-def _quiet_row(result: RunResult) -> list[Row]:
-    before, after = result.original.latency_ms_quiet, result.pruned.latency_ms_quiet
-    speedup = result.ratios.speedup_quiet
-    if before is None or after is None or speedup is None:
-        return []
-    return [Row("Latency, undisturbed call", f"{before:.3f} ms", f"{after:.3f} ms", f"{1 / speedup:.2f}")]
+def _interval(metric: MetricFigures, ends: tuple[float, float]) -> str:
+    low, high = ends
+    return f"{100 * low:.1f}–{high:.1%}" if metric.is_share else f"{low:.4g}–{high:.4g}"
 
 
 def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
@@ -198,14 +174,14 @@ def unmet_drop(result: RunResult) -> str | None:
     )
 
 
-def _drop_line(trial: DropTrial, metric: MetricFigures) -> DropLine:
-    verdict = "holds" if trial.accepted else "loses too much"
-    return DropLine(
-        limit=f"{trial.ratio:.3f}",
-        reached=f"{trial.reached:.3f}",
-        accuracy=metric.shown(metric.sign * trial.search_accuracy),
-        drop=f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
-        verdict=f"{verdict}{' (the result)' if trial.kept else ''}",
+def _drop_cells(trial: DropTrial, metric: MetricFigures) -> tuple[str, ...]:
+    """A trial of a `max_drop` target: its limit, what it reached, the metric, drop, verdict."""
+    return (
+        f"{trial.ratio:.3f}",
+        f"{trial.reached:.3f}",
+        metric.shown(metric.sign * trial.search_accuracy),
+        f"{_inpoints(trial.drop)} ± {100 * trial.drop_se:.2f}",
+        f"{'holds' if trial.accepted else 'loses too much'}{' (the result)' if trial.kept else ''}",
     )
 
 
@@ -215,35 +191,28 @@ def _inpoints(drop: float) -> str:
     return "0.00" if float(text) == 0 else text.replace("-", "−")
 
 
-def _target_line(target: TargetConfig, result: RunResult) -> TargetLine:
+def _target_line(target: TargetConfig, result: RunResult) -> tuple[str, str]:
     """A target in words and what the run reached, in the target's own unit."""
     metric = f"energy ({_energy_source(result)})" if target.metric == "energy" else target.metric
+    ratio: float | None = getattr(result.ratios, target.metric)
     if target.max_ratio is not None:
-        ratio: float | None = getattr(result.ratios, target.metric)
         reached = "not measured" if ratio is None else f"{ratio:.2f}"
-        return TargetLine(f"{metric} at most {target.max_ratio:.2f} of the original", reached)
+        return f"{metric} at most {target.max_ratio:.2f} of the original", reached
     if target.max_drop is not None:
-        ratio, kept = getattr(result.ratios, target.metric), result.search.kept_trial
-        return TargetLine(
+        kept = result.search.kept_trial
+        return (
             f"least {metric} at which the search split's {called(result.metric.name)} "
             f"{'falls' if result.metric.higher_is_better else 'rises'} by at most {100 * target.max_drop:.4g} points",
             ("not measured" if ratio is None else f"{ratio:.2f} of the original")
             + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there"),
         )
-    pruned = result.pruned
-    values = {
-        "latency": pruned.latency_ms_p50,
-        "energy": pruned.energy_mj,
-        "macs": pruned.macs,
-        "params": pruned.params,
-    }
-    value = values[target.metric]
+    named = {"latency": "latency_ms_p50", "energy": "energy_mj"}.get(target.metric, target.metric)
+    value: float | None = getattr(result.pruned, named)
     if value is not None and target.unit == "us":
         value *= 1e3
     unit = "" if target.unit == "count" else f" {target.unit}"
-    return TargetLine(
-        f"{metric} at most {target.max_value:,.6g}{unit}", "not measured" if value is None else f"{value:,.6g}{unit}"
-    )
+    reached = "not measured" if value is None else f"{value:,.6g}{unit}"
+    return f"{metric} at most {target.max_value:,.6g}{unit}", reached
 
 
 def _charts(record: RunRecord) -> dict[str, str]:

@@ -5,7 +5,6 @@ import errno
 import time
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -60,9 +59,7 @@ class RunLogger:
     def __enter__(self) -> "RunLogger":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _write(self, stage: str, prefix: str, values: dict[str, float], *, step: int) -> None:

@@ -111,14 +111,12 @@ def standings(searches: Sequence[Search], finals: Sequence[Final | None], *, at_
                 reward_at_equal_time=Spread.of(known) if len(known) == len(rows) else None,
                 evaluations=max(search.evaluations for search, _ in rows),
                 wall_s=Spread.of([search.wall_s for search, _ in rows]),
-                test_accuracy=Spread.of([final.test_accuracy for final in measured]) if measured else None,
-                search_views_accuracy=(
-                    Spread.of([final.search_views_accuracy for final in measured]) if measured else None
-                ),
-                speedup=Spread.of([final.speedup for final in measured]) if measured else None,
+                test_accuracy=_spread([final.test_accuracy for final in measured]),
+                search_views_accuracy=_spread([final.search_views_accuracy for final in measured]),
+                speedup=_spread([final.speedup for final in measured]),
             )
         )
-    return tuple(sorted(found, key=lambda standing: -_merit(standing)))
+    return tuple(sorted(found, key=lambda standing: -_judged(standing).mean))
 
 
 def verdicts(ranked: Sequence[Standing]) -> tuple[str, ...]:
@@ -154,5 +152,5 @@ def _judged(standing: Standing) -> Spread:
     return standing.best_reward if standing.test_accuracy is None else standing.test_accuracy
 
 
-def _merit(standing: Standing) -> float:
-    return _judged(standing).mean
+def _spread(values: Sequence[float]) -> Spread | None:
+    return Spread.of(values) if values else None

@@ -57,47 +57,17 @@ def node_cost(op: str, inputs: Shapes, outputs: Shapes, attributes: Attributes |
     return NodeCost(flop, weight_bytes, activation_bytes, counted=count is not None)
 
 
-def _conv(weight: int) -> Count:
+def _convolution(weight: int) -> Count:
     """Of a convolution whose argument number `weight` is its weight (out, in / groups, kernel...)."""
     return lambda inputs, outputs, _: 2 * outputs[0].values * math.prod(inputs[weight].dims[1:])
 
 
-def _conv_transpose(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    # Weight (in, out / groups, kernel...): each input value meets all the rest of it.
-    return 2 * inputs[0].values * math.prod(inputs[1].dims[1:])
-
-
-def _gemm(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    rows, columns = inputs[0].dims
-    return 2 * outputs[0].values * (rows if attributes.get("transA", (0,))[0] else columns)
-
-
-def _matmul(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    return 2 * outputs[0].values * inputs[0].dims[-1]
-
-
-def _fused_matmul(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
+def _product(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
     return 2 * outputs[0].values * inputs[0].dims[-2 if attributes.get("transA", (0,))[0] else -1]
 
 
 def _pool(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
     return outputs[0].values * math.prod(attributes["kernel_shape"])
-
-
-def _each_input(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    return inputs[0].values
-
-
-def _each_output(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    return outputs[0].values
-
-
-def _normalisation(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    return 2 * outputs[0].values  # a scale and a shift
-
-
-def _nothing(inputs: Shapes, outputs: Shapes, attributes: Attributes) -> int:
-    return 0
 
 
 # The output is the input's own memory: nothing is moved.
@@ -119,30 +89,23 @@ MOVES = (
     "Pad", "ReorderInput", "ReorderOutput", "Resize", "Shape", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose",
     "Upsample",
 )
+CONVOLUTIONS = ("Conv", "FusedConv", "ConvInteger", "NhwcFusedConv")
+PRODUCTS = (
+    "Gemm", "FusedGemm", "MatMul", "MatMulInteger", "MatMulIntegerToFloat", "QLinearMatMul", "DynamicQuantizeMatMul",
+    "FusedMatMul",
+)
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+NORMALISATIONS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "SkipLayerNormalization")
 # fmt: on
 COUNTS: dict[str, Count] = {
-    **dict.fromkeys(ELEMENTWISE, _each_output),
-    **dict.fromkeys(REDUCTIONS, _each_input),
-    **dict.fromkeys(MOVES, _nothing),
-    "Conv": _conv(weight=1),
-    "FusedConv": _conv(weight=1),
-    "ConvInteger": _conv(weight=1),
-    "NhwcFusedConv": _conv(weight=1),
-    "QLinearConv": _conv(weight=3),
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "FusedGemm": _gemm,
-    "MatMul": _matmul,
-    "MatMulInteger": _matmul,
-    "MatMulIntegerToFloat": _matmul,
-    "QLinearMatMul": _matmul,
-    "DynamicQuantizeMatMul": _matmul,
-    "FusedMatMul": _fused_matmul,
-    "MaxPool": _pool,
-    "AveragePool": _pool,
-    "LpPool": _pool,
-    "BatchNormalization": _normalisation,
-    "LayerNormalization": _normalisation,
-    "InstanceNormalization": _normalisation,
-    "SkipLayerNormalization": _normalisation,
+    **dict.fromkeys(ELEMENTWISE, lambda inputs, outputs, _: outputs[0].values),
+    **dict.fromkeys(REDUCTIONS, lambda inputs, outputs, _: inputs[0].values),
+    **dict.fromkeys(MOVES, lambda inputs, outputs, _: 0),
+    **dict.fromkeys(CONVOLUTIONS, _convolution(weight=1)),
+    "QLinearConv": _convolution(weight=3),
+    # Weight (in, out / groups, kernel...): each input value meets all the rest of it.
+    "ConvTranspose": lambda inputs, outputs, _: 2 * inputs[0].values * math.prod(inputs[1].dims[1:]),
+    **dict.fromkeys(PRODUCTS, _product),
+    **dict.fromkeys(POOLS, _pool),
+    **dict.fromkeys(NORMALISATIONS, lambda inputs, outputs, _: 2 * outputs[0].values),  # a scale and a shift
 }

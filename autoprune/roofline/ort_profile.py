@@ -18,7 +18,7 @@ import onnx
 
 from autoprune.errors import InputError
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.roofline.onnx_cost import Attributes, TensorShape
+from autoprune.roofline.onnx_cost import Attributes, NodeCost, TensorShape, node_cost
 from autoprune.runtimes.onnxruntime import OPTIMISED_FILE, make_session
 
 QUIET_SHARE = 0.1  # of a node's runs: the fastest ones, which no neighbour disturbed
@@ -46,6 +46,10 @@ class ProfiledNode:
     outputs: tuple[TensorShape, ...]
     useful_share: float  # of its arithmetic, 0..1: the rest is spent on channels that the runtime pads
     profiled_us: float
+
+    @property
+    def cost(self) -> NodeCost:
+        return node_cost(self.op, self.inputs, self.outputs, self.attributes)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Every probe is a model of its own, and is held to its fastest calls: a peak is a limit, and neighbours only hide it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -22,6 +23,8 @@ FLOAT_BYTES = 4
 LARGEST_MEMORY_PROBE_BYTES = 256 * 2**20
 
 CONV_PROBES = ((64, 56), (128, 28), (256, 14))  # channels, pixels a side: 3×3 convolutions of about 0.23 GFLOP
+CONV = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+MATMUL = helper.make_node("MatMul", ["x", "w"], ["y"])
 MATMUL_PROBE = 512  # rows, columns and depth
 CACHE_PROBES = (2**14, 2**16, 2**18)  # values: 64 KiB to 1 MiB, so that a first- or second-level cache holds them
 CHAIN, MEMORY_CHAIN, EMPTY_CHAIN = 16, 2, 64  # nodes more than in the probe that they are compared with
@@ -42,11 +45,12 @@ class Peaks:
 
 def measure_peaks(*, threads: int) -> Peaks:
     """Measure this machine with `threads` threads, in about two seconds."""
-    flop_rates = [
-        2 * channels * channels * 9 * pixels * pixels / _floor_us(_conv_probe(channels, pixels, threads=threads))
-        for channels, pixels in CONV_PROBES
-    ]
-    flop_rates.append(2 * MATMUL_PROBE**3 / _floor_us(_matmul_probe(threads=threads)))
+    square = (MATMUL_PROBE, MATMUL_PROBE)
+    flop_rates = [2 * MATMUL_PROBE**3 / _floor_us(_product_probe(MATMUL, square, square, threads=threads))]
+    for channels, pixels in CONV_PROBES:
+        dims, weight_dims = (1, channels, pixels, pixels), (channels, channels, 3, 3)
+        probe = _product_probe(CONV, dims, weight_dims, threads=threads)
+        flop_rates.append(2 * pixels * pixels * math.prod(weight_dims) / _floor_us(probe))
     one_us = _floor_us(_chain_probe(1, 1, threads=threads))
     many_us = _floor_us(_chain_probe(1 + EMPTY_CHAIN, 1, threads=threads))
     node_us = max((many_us - one_us) / EMPTY_CHAIN, 0.0)
@@ -84,15 +88,12 @@ def _bandwidth(values: int, nodes: int, *, threads: int) -> float:
 
 
 class _Probe:
-    """A model whose input and output stay where they are, so that no call allocates memory."""
+    """A model whose input and output, of one shape, stay where they are, so that no call allocates memory."""
 
-    def __init__(self, content: bytes, inputs: Floats, *, threads: int, output_dims: tuple[int, ...]) -> None:
+    def __init__(self, content: bytes, inputs: Floats, *, threads: int) -> None:
         self._session = make_session(content, threads=threads)
         self._binding = self._session.io_binding()
-        self._held = [
-            onnxruntime.OrtValue.ortvalue_from_numpy(array)
-            for array in (inputs, np.zeros(output_dims, dtype=np.float32))
-        ]
+        self._held = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in (inputs, np.zeros_like(inputs))]
         self._binding.bind_ortvalue_input("x", self._held[0])
         self._binding.bind_ortvalue_output("y", self._held[1])
 
@@ -110,47 +111,32 @@ def _floor_us(probe: _Probe) -> float:
     return sorted(times_ms)[FLOOR_CALLS - 1] * 1e3
 
 
-def _conv_probe(channels: int, pixels: int, *, threads: int) -> _Probe:
+def _product_probe(node: NodeProto, dims: Sequence[int], weight_dims: Sequence[int], *, threads: int) -> _Probe:
+    """Of a node that makes `y` of `x`, both of the shape `dims`, and a weight `w`."""
     generator = np.random.default_rng(0)
-    weight = generator.standard_normal((channels, channels, 3, 3), dtype=np.float32)
-    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-    dims = (1, channels, pixels, pixels)
-    content = _model([node], dims, dims, {"w": weight})
-    return _Probe(content, generator.standard_normal(dims, dtype=np.float32), threads=threads, output_dims=dims)
-
-
-def _matmul_probe(*, threads: int) -> _Probe:
-    generator = np.random.default_rng(0)
-    dims = (MATMUL_PROBE, MATMUL_PROBE)
-    content = _model(
-        [helper.make_node("MatMul", ["x", "w"], ["y"])],
-        dims,
-        dims,
-        {"w": generator.standard_normal(dims, dtype=np.float32)},
+    weight = generator.standard_normal(weight_dims, dtype=np.float32)
+    return _Probe(
+        _model([node], dims, {"w": weight}), generator.standard_normal(dims, dtype=np.float32), threads=threads
     )
-    return _Probe(content, generator.standard_normal(dims, dtype=np.float32), threads=threads, output_dims=dims)
 
 
 def _chain_probe(nodes: int, values: int, *, threads: int) -> _Probe:
-    content = chain_model(nodes, values)
-    return _Probe(content, np.ones(values, dtype=np.float32), threads=threads, output_dims=(values,))
+    return _Probe(chain_model(nodes, values), np.ones(values, dtype=np.float32), threads=threads)
 
 
 def chain_model(nodes: int, values: int) -> bytes:
     """`nodes` times Relu in a row on `values` floats; from the second on the runtime works in place."""
     names = ["x", *(f"t{index}" for index in range(1, nodes)), "y"]
     chain = [helper.make_node("Relu", [before], [after], name=after) for before, after in pairwise(names)]
-    return _model(chain, (values,), (values,), {})
+    return _model(chain, (values,), {})
 
 
-def _model(
-    nodes: Sequence[NodeProto], input_dims: tuple[int, ...], output_dims: tuple[int, ...], weights: dict[str, Floats]
-) -> bytes:
+def _model(nodes: Sequence[NodeProto], dims: Sequence[int], weights: dict[str, Floats]) -> bytes:
     graph = helper.make_graph(
         nodes,
         "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, input_dims)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output_dims)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
         [numpy_helper.from_array(values, name) for name, values in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)

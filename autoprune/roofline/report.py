@@ -18,7 +18,6 @@ from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, reso
 from autoprune.errors import RunError
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.measure.timing import Call, QuietTime, quiet_time, time_rounds
-from autoprune.roofline.onnx_cost import node_cost
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
 from autoprune.roofline.peaks import Peaks, best_of, chain_model, measure_peaks
 from autoprune.runtimes.onnxruntime import OnnxRuntime
@@ -104,16 +103,17 @@ class Roofline:
         return (self.peaks.call_us + len(self.nodes) * self.peaks.node_us) / 1e3
 
     def as_json(self) -> dict[str, Any]:
-        totals = {
+        return {
+            **asdict(self),
             "flop": self.flop,
             "padding_flop": self.padding_flop,
             "lower_bound_ms": self.lower_bound_ms,
             "overhead_ms": self.overhead_ms,
+            "nodes": [
+                {**asdict(node), "gflops": node.gflops, "gbps": node.gbps, "excess_us": node.excess_us}
+                for node in self.nodes
+            ],
         }
-        achieved = [{"gflops": node.gflops, "gbps": node.gbps, "excess_us": node.excess_us} for node in self.nodes]
-        fields: dict[str, Any] = asdict(self)
-        rows = [{**row, **more} for row, more in zip(fields.pop("nodes"), achieved, strict=True)]
-        return {**fields, **totals, "nodes": rows}
 
 
 def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[int, ...] | None) -> Roofline:
@@ -175,7 +175,7 @@ def judge_nodes(
 ) -> tuple[RooflineNode, ...]:
     """Arithmetic, bytes and bound of each node. A node's data are taken to be in the cache if they fit into
     `cache_bytes` together with all weights of the model, which each call reads once."""
-    costs = [node_cost(node.op, node.inputs, node.outputs, node.attributes) for node in nodes]
+    costs = [node.cost for node in nodes]
     all_weights = sum(cost.weight_bytes for cost in costs)
     judged = []
     for node, cost, time_us in zip(nodes, costs, times_us, strict=True):
@@ -206,7 +206,7 @@ def judge_nodes(
 def raised(peaks: Peaks, nodes: Sequence[ProfiledNode], times_us: Sequence[float]) -> Peaks:
     """`peaks`, no lower than the arithmetic of the fastest node: a layer that beats the probes is the better probe."""
     rates = [
-        node_cost(node.op, node.inputs, node.outputs, node.attributes).flop / time_us * 1e-3
+        node.cost.flop / time_us * 1e-3
         for node, time_us in zip(nodes, times_us, strict=True)
         if time_us >= LEAST_PEAK_NODE_US
     ]

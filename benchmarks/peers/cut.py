@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from autoprune.errors import RunError
@@ -98,7 +99,7 @@ def find_cut(workshop: Workshop) -> Choice:
     """
     folder, contest = workshop.folder, workshop.contest
     if (folder / CHOICE_FILE).is_file():
-        return read_choice(folder)
+        return TypeAdapter(Choice).validate_python(read_json(folder / CHOICE_FILE))
     started = time.perf_counter()
     tried: dict[str, list[Tried]] = {}
     candidates: list[tuple[float, str, Tried, nn.Module]] = []
@@ -126,12 +127,6 @@ def find_cut(workshop: Workshop) -> Choice:
     save_pruned(folder / CUT_FOLDER, model, subject.spec)
     write_json(folder / CHOICE_FILE, asdict(choice))
     return choice
-
-
-def read_choice(folder: Path) -> Choice:
-    raw = read_json(folder / CHOICE_FILE)
-    tried = {setting: [Tried(**attempt) for attempt in attempts] for setting, attempts in raw["tried"].items()}
-    return Choice(**{**raw, "tried": tried})
 
 
 def read_cut(workshop: Workshop) -> nn.Module:

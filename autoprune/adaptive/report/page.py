@@ -15,7 +15,7 @@ from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.foundation.terminal import titled
 from autoprune.reports.pages import write_page
-from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed, told_apart
+from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed, told_apart
 from autoprune.store.run_dir import RunDir
 
 TEMPLATE = "adaptive.html.j2"
@@ -70,7 +70,6 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
             "headline": headline(result),
             "beside_static": beside_static(result),
             "caveats": caveats(result),
-            "code": run_code(result.input, file="export/adaptive.onnx", level=True),
             "rows": rows(result),
             "energy_source": _energy_source(result.adaptive),
             "mixtures": [
