@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
-from autoprune.pruning.forward_pass import evaluation_mode, first_input
+from autoprune.pruning.forward_pass import evaluation_mode, watched
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
 from autoprune.space.policy import PruningPolicy
@@ -80,9 +80,11 @@ class LayerShape:
 def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, LayerShape]:
     """The 2-D convolutions and linear layers of `model` by name, in order of execution, for one image (C, H, W); of one
     that runs several times, its last run."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     shapes: dict[str, LayerShape] = {}
 
-    def record(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    def record(name: str, x: Tensor, y: Tensor) -> None:
+        module = layers[name]
         if isinstance(module, nn.Conv2d):
             padding = module.padding if isinstance(module.padding, tuple) else _same_padding(module)
             shapes[name] = LayerShape(
@@ -98,7 +100,7 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
                 (y.shape[2], y.shape[3]),
                 module.bias is not None,
             )
-        elif isinstance(module, nn.Linear):
+        else:
             one = (1, 1)
             rows = (math.prod(x.shape[1:-1]), 1)  # positions that share the layer, as in attention
             shapes[name] = LayerShape(
@@ -106,20 +108,8 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
                 module.bias is not None,
             )  # fmt: skip
 
-    handles = [
-        module.register_forward_hook(
-            lambda module, args, given, y, name=name: record(name, module, first_input(args, given), y),
-            with_kwargs=True,
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            model(torch.zeros(1, *input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(layers, record), torch.no_grad(), evaluation_mode(model):
+        model(torch.zeros(1, *input_shape))
     return shapes
 
 
