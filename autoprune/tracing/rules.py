@@ -146,14 +146,7 @@ def windows(trailing: int) -> Rule:
 
     def rule(call: Call) -> Slots:
         tensor = call.first()
-        leading = range(tensor.dim() - trailing)
-        made: list[Slot] = []
-        for slot in call.slots(tensor):
-            if set(slot.axes) & set(leading):
-                made.append(Slot(call.labels.over(slot.labels, leading), slot.side))
-            else:
-                call.labels.pin(slot.labels, MIXED)
-        return tuple(made)
+        return _mixed_behind(call, call.slots(tensor), range(tensor.dim() - trailing))
 
     return rule
 
@@ -164,10 +157,7 @@ def unpooled(trailing: int) -> Rule:
     def rule(call: Call) -> Slots:
         tensor, indices = call.tensors()[:2]
         together = call.labels.join([(call.slots(one), one.shape) for one in (tensor, indices)], FIXED)
-        leading = range(tensor.dim() - trailing)
-        call.labels.pin_slots((slot for slot in together if not set(slot.axes) & set(leading)), MIXED)
-        kept = (slot for slot in together if set(slot.axes) & set(leading))
-        return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
+        return _mixed_behind(call, together, range(tensor.dim() - trailing))
 
     return rule
 
@@ -306,6 +296,13 @@ def _apart(call: Call, tensor: Tensor, axes: set[int], reason: str) -> Slots:
     slots = call.slots(tensor)
     call.labels.pin_slots((slot for slot in slots if axes & set(slot.axes)), reason)
     return tuple(slot for slot in slots if not axes & set(slot.axes))
+
+
+def _mixed_behind(call: Call, slots: Slots, leading: Sequence[int]) -> Slots:
+    """The slots with labels along the leading axes, if places mix along all others."""
+    call.labels.pin_slots((slot for slot in slots if not set(slot.axes) & set(leading)), MIXED)
+    kept = (slot for slot in slots if set(slot.axes) & set(leading))
+    return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
 
 
 def _norm_over(call: Call, axes: set[int], reason: str) -> Slots:
