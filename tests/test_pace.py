@@ -6,46 +6,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from judging_for_tests import accuracy
 from models_for_tests import Counting
-from test_train import DATA, RECIPE, net
+from test_train import DATA, LOSS, RECIPE, net, training
 from torch import Tensor, nn
 
 from autoprune.errors import RunError
-from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training import pace
 from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.pace import Pace, epochs_held, in_time, pace_of
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, cosine, labelled_loss
-
-LOSS = labelled_loss(CLASSIFICATION)
+from autoprune.training.train import FitRecipe, cosine
 
 
 def planned(
     recipe: FitRecipe, monkeypatch: pytest.MonkeyPatch, found: Pace, *, plan_path: Path | None = None
 ) -> FitRecipe:
     monkeypatch.setattr(pace, "pace_of", lambda *_, **__: found)
-    return in_time(
-        recipe,
-        net(),
-        DATA,
-        LOSS,
-        teacher=teacher_of(recipe, Counting()),
-        score=score,
-        seed=0,
-        description="test",
-        plan_path=plan_path,
-    )
+    return in_time(recipe, training(net()), teacher=teacher_of(recipe, Counting()), plan_path=plan_path)
 
 
 def teacher_of(recipe: FitRecipe, model: nn.Module) -> Teacher:
     return Teacher(model, images=len(DATA.train), classes=2, forms=recipe.augmentation.forms)
-
-
-def score(model: nn.Module) -> float:
-    return accuracy(model, DATA.search, DATA.info)
 
 
 def test_what_the_time_holds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +110,7 @@ def test_what_the_teacher_will_be_asked_is_what_it_is_asked(forms: int | None) -
 def test_timing_steps_changes_nothing() -> None:
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = pace_of(model, DATA, LOSS, RECIPE, teacher=teacher_of(RECIPE, Counting()), score=score, seed=0)
+    found = pace_of(training(model), RECIPE, teacher=teacher_of(RECIPE, Counting()))
     assert found.step_s > 0 and found.judging_s > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -151,7 +133,7 @@ def test_a_teacher_that_takes_time_is_told_from_the_steps(forms: int | None, bat
         return LOSS(model, batch) + 0.0 * teacher(batch).sum()
 
     for _ in range(2):
-        found = pace_of(net(), DATA, taught, recipe, teacher=teacher, score=score, seed=0)
+        found = pace_of(training(net(), taught), recipe, teacher=teacher)
         assert found.asking_s > 0.05 > found.step_s
 
 
@@ -161,4 +143,4 @@ def test_a_slow_score_is_told_from_the_steps() -> None:
         return 0.0
 
     teacher = teacher_of(RECIPE, Counting())
-    assert pace_of(net(), DATA, LOSS, RECIPE, teacher=teacher, score=slow, seed=0).judging_s > 0.1
+    assert pace_of(replace(training(net()), score=slow), RECIPE, teacher=teacher).judging_s > 0.1

@@ -17,7 +17,7 @@ from autoprune.training.teacher import Teacher
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=64, ema_decay=0.9, augment=NO_AUGMENTATION)
 IN_FLOAT32 = Compute(torch.device("cpu"), fast_bf16=False)
-RECIPE = finetune_recipe(CONFIG, epochs=3, learning_rate=0.05, max_minutes=None)
+RECIPE = finetune_recipe(CONFIG, learning_rate=0.05)
 
 
 def test_each_form_of_an_image_is_asked_for_once() -> None:

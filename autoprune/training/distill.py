@@ -19,7 +19,7 @@ from autoprune.training.batches import Batch, augmentation_of
 from autoprune.training.pace import in_time
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, FitRecipe, Loss, Settle, cosine, fit, labelled_loss
+from autoprune.training.train import EpochLog, FitRecipe, Loss, Settle, Training, cosine, fit, labelled_loss
 
 
 def finetune(
@@ -50,33 +50,12 @@ def finetune(
     # Of the cut: a branch of the teacher's may be gone.
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     loss = distillation_loss(teacher, config, layers)
-    recipe = finetune_recipe(
-        config,
-        epochs=config.epochs,
-        learning_rate=learning_rate,
-        max_minutes=config.max_minutes,
-        compute=teacher.compute,
-        settle=settle,
-    )
     score = Judge(data.search, data.info, teacher.task, original=teacher.model)
+    training = Training(model, data, loss, score, seed, description)
+    recipe = finetune_recipe(config, learning_rate=learning_rate, compute=teacher.compute, settle=settle)
     return fit(
-        model,
-        data,
-        loss=loss,
-        score=score,
-        recipe=in_time(
-            recipe,
-            model,
-            data,
-            loss,
-            teacher=teacher,
-            score=score,
-            seed=seed,
-            description=description,
-            plan_path=plan_path,
-        ),
-        seed=seed,
-        description=description,
+        training,
+        in_time(recipe, training, teacher=teacher, plan_path=plan_path),
         lr_factors=factors,
         state_path=state_path,
         until_epoch=until_epoch,
@@ -85,17 +64,11 @@ def finetune(
 
 
 def finetune_recipe(
-    config: FinetuneConfig,
-    *,
-    epochs: int,
-    learning_rate: float,
-    max_minutes: float | None,
-    compute: Compute = HERE,
-    settle: Settle | None = None,
+    config: FinetuneConfig, *, learning_rate: float, compute: Compute = HERE, settle: Settle | None = None
 ) -> FitRecipe:
-    """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
+    """How the training loop fine-tunes with `config`, for its epochs or minutes, whichever are over first."""
     return FitRecipe(
-        epochs=epochs,
+        epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=learning_rate,
         weight_decay=config.weight_decay,
@@ -103,7 +76,7 @@ def finetune_recipe(
         schedule=cosine,
         augmentation=augmentation_of(config.augment),
         muon_step=config.muon_step,
-        max_s=None if max_minutes is None else 60 * max_minutes,
+        max_s=None if config.max_minutes is None else 60 * config.max_minutes,
         compute=compute,
         settle=settle,
     )

@@ -38,6 +38,18 @@ Settle = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
+class Training:
+    """What is trained, on which data, by which loss, and how each epoch is judged: the higher the score, the better."""
+
+    model: nn.Module
+    data: SearchData
+    loss: Loss
+    score: Callable[[nn.Module], float]
+    seed: int
+    description: str
+
+
+@dataclass(frozen=True)
 class FitRecipe:
     epochs: int
     batch_size: int
@@ -56,7 +68,7 @@ class FitRecipe:
 class EpochLog:
     epoch: int
     train_loss: float
-    search_accuracy: float  # what `fit` was given as score: higher is better, whatever the task
+    search_accuracy: float  # the training's score: higher is better, whatever the task
     learning_rate: float
 
 
@@ -110,43 +122,30 @@ def train_baseline(
         augmentation=augmentation_of(config.augment),
         compute=compute,
     )
-    return fit(
-        model,
-        data,
-        loss=labelled_loss(task, smoothing=config.label_smoothing),
-        recipe=recipe,
-        score=Judge(data.search, data.info, task),
-        seed=seed,
-        description="training",
-        state_path=state_path,
-        on_epoch=on_epoch,
-    )
+    loss = labelled_loss(task, smoothing=config.label_smoothing)
+    training = Training(model, data, loss, Judge(data.search, data.info, task), seed, "training")
+    return fit(training, recipe, state_path=state_path, on_epoch=on_epoch)
 
 
 def fit(
-    model: nn.Module,
-    data: SearchData,
-    *,
-    loss: Loss,
+    training: Training,
     recipe: FitRecipe,
-    score: Callable[[nn.Module], float],
-    seed: int,
-    description: str,
+    *,
     lr_factors: dict[str, float] | None = None,
     state_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
-    """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
+    """Train the model in place; return a copy with the weights (averaged, if EMA is on) that scored best.
 
-    Best is the highest `score`. `lr_factors` multiplies the learning rate of the parameters
-    named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on from it,
-    if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there is then.
+    `lr_factors` multiplies the learning rate of the parameters named. With `state_path` the state is kept after each
+    epoch, and a later call with the same path goes on from it, if it has the same recipe. `until_epoch` stops there, in
+    the middle of the schedule, and returns what there is then.
     A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
     training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
     `RunError` if the loss stops being finite.
     """
-    model = laid_out(model)
+    model, data, seed, description = laid_out(training.model), training.data, training.seed, training.description
     optimizer = make_optimizer(model, recipe, data, lr_factors=lr_factors or {})
     averaged = copied(model)
     best = copied(model)
@@ -165,7 +164,7 @@ def fit(
             if on_epoch is not None:
                 on_epoch(log)
     if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
-        best_accuracy = score(best)
+        best_accuracy = training.score(best)
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
     steps_per_epoch = steps_an_epoch(data, recipe)
     total_steps = recipe.epochs * steps_per_epoch
@@ -193,14 +192,14 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 decay = min(recipe.ema_decay, step / (step + 10))
-                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay, recipe=recipe)
+                loss_sum += take_step(model, averaged, optimizer, training.loss, batch, decay, recipe)
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
                 break
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
-            search_accuracy = score(averaged)
+            search_accuracy = training.score(averaged)
             if not math.isfinite(search_accuracy):
                 raise RunError(
                     f"{description}: the score is {search_accuracy} after epoch {epoch + 1}; lower the learning rate"
@@ -248,7 +247,6 @@ def take_step(
     optimizer: MuonSGD,
     loss: Loss,
     batch: Batch,
-    *,
     average_decay: float,
     recipe: FitRecipe,
 ) -> float:
