@@ -63,7 +63,7 @@ def load_search_data(config: DataConfig) -> SearchData:
         info = imagefolder.describe(config.name, imagefolder.class_names(folder), train)
         if imagefolder.has_split(folder, "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
-            _check_same_shape(search, train, f"{folder}: search")
+            check_split(search, info, f"{folder}: search")
             if config.search_images is not None:
                 say(f"data.search_images: without effect here, because {folder} has a search split of its own")
     else:
@@ -108,13 +108,6 @@ def _check(config: DataConfig) -> None:
         )
     if config.image_size is not None and _folder(config) is None:
         raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")
-
-
-def _check_same_shape(split: ImageSplit, train: ImageSplit, where: str) -> None:
-    if split.images.shape[1:] != train.images.shape[1:]:
-        raise DataError(
-            f"{where} has images of {tuple(split.images.shape[1:])}, train of {tuple(train.images.shape[1:])}"
-        )
 
 
 def _folder(config: DataConfig) -> Path | None:

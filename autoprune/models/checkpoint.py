@@ -117,16 +117,6 @@ def extra_state_left_out(model: nn.Module) -> Iterator[None]:
         handle.remove()
 
 
-def read_tensors(path: Path) -> WeightSet:
-    """Tensors by name from `.safetensors` or a torch file: a state dict, or the first one under a name.
-
-    Raises `ModelError` if the file is missing, corrupt, or holds anything but tensors and plain values; nothing in it
-    is run.
-    """
-    found = weights_path(str(path), {})
-    return next(iter(weight_sets(read_content(found), found).values()))
-
-
 def _state(model: nn.Module, where: str) -> dict[str, Any]:
     try:
         return dict(model.state_dict())

@@ -153,7 +153,7 @@ class CutShapes:
                 self._fixed.setdefault(side, side_channels(model, member))
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))
-        cut = _cut_dimensions(elastic)
+        cut = _CutDimensions(elastic)
         self._params, self._other_params = self._loose_params(model, cut)
         self._macs, self._repeats = self._loose_macs(model, cut, input_shape)
         # The groups that a layer's shape depends on, and what was worked out for their widths before.
@@ -297,23 +297,18 @@ def _trial_policies(elastic: ElasticModel) -> tuple[PruningPolicy, ...]:
 class _CutDimensions:
     """Which dimensions of which tensors the groups of a model cut."""
 
-    def __init__(self, sides: Mapping[int, Mapping[int, tuple[str, Axis]]]) -> None:
-        self._sides = sides
+    def __init__(self, elastic: ElasticModel) -> None:
+        self._sides: dict[int, dict[int, tuple[str, Axis]]] = {}
+        for group in elastic.groups:
+            for member in group.members:
+                for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+                    self._sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
 
     def of(self, tensor: Tensor) -> tuple[int, tuple[tuple[str, Axis], ...]]:
         """How many elements there are for each combination of channels of some sides, and these sides."""
         cut = self._sides.get(id(tensor), {})
         rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in cut)
         return rest, tuple(side for _, side in sorted(cut.items()))
-
-
-def _cut_dimensions(elastic: ElasticModel) -> _CutDimensions:
-    sides: dict[int, dict[int, tuple[str, Axis]]] = {}
-    for group in elastic.groups:
-        for member in group.members:
-            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
-                sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
-    return _CutDimensions(sides)
 
 
 def _own_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
