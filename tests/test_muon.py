@@ -14,7 +14,7 @@ from models_for_tests import same_state
 from torch import Tensor, nn
 
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions, orthogonalised
-from autoprune.data import Augmentation
+from autoprune.config import AugmentConfig
 from autoprune.models import ModelSpec, build_model
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.scores import Judge
@@ -28,7 +28,7 @@ RECIPE = FitRecipe(
     weight_decay=5e-4,
     ema_decay=0.9,
     schedule=cosine,
-    augmentation=Augmentation(crop_padding=1),
+    augmentation=AugmentConfig(crop_padding=1),
     muon_step=0.02,
 )
 

@@ -11,8 +11,7 @@ from judging_for_tests import accuracy
 from models_for_tests import same_state
 from torch import Tensor, nn
 
-from autoprune.config import TrainConfig
-from autoprune.data import Augmentation
+from autoprune.config import AugmentConfig, TrainConfig
 from autoprune.errors import RunError
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.batches import Batch, epoch_batches
@@ -39,7 +38,7 @@ RECIPE = FitRecipe(
     weight_decay=5e-4,
     ema_decay=0.9,
     schedule=one_cycle,
-    augmentation=Augmentation(crop_padding=1),
+    augmentation=AugmentConfig(crop_padding=1),
 )
 
 
@@ -301,7 +300,7 @@ def test_label_smoothing_by_hand() -> None:
 
 
 def test_batches_of_mixed_images_have_mixed_labels() -> None:
-    plain = Augmentation(crop_padding=0, flip=False)
+    plain = AugmentConfig(crop_padding=0, flip=False)
     mixing = replace(plain, cutmix_size=3)
     drawn = (
         epoch_batches(DATA, augmentation, batch_size=RECIPE.batch_size, epoch=0, seed=0)

@@ -6,7 +6,6 @@ from pathlib import Path
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
 from autoprune.data.augment import (
-    Augmentation,
     AugmentationDraws,
     augment,
     check_augmentation,
@@ -30,7 +29,6 @@ from autoprune.foundation.files import named_path, shortened
 from autoprune.foundation.progress import say
 
 __all__ = [
-    "Augmentation",
     "AugmentationDraws",
     "DataInfo",
     "ImageSplit",

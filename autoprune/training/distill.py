@@ -15,7 +15,7 @@ from autoprune.pruning.elastic import changed_layers
 from autoprune.pruning.forward_pass import watched
 from autoprune.tasks.judging import targets_of
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, augmentation_of
+from autoprune.training.batches import Batch
 from autoprune.training.pace import in_time
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
@@ -74,7 +74,7 @@ def finetune_recipe(
         weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
         schedule=cosine,
-        augmentation=augmentation_of(config.augment),
+        augmentation=config.augment,
         muon_step=config.muon_step,
         max_s=None if config.max_minutes is None else 60 * config.max_minutes,
         compute=compute,

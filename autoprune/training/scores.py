@@ -5,7 +5,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from autoprune.data import Augmentation, DataInfo, ImageSplit, normalise, views
+from autoprune.config import AugmentConfig
+from autoprune.data import DataInfo, ImageSplit, normalise, views
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import main_metric, mean_of, merits_of
 from autoprune.tasks.task import PerExample, Task
@@ -43,7 +44,7 @@ class Judge:
 def merits_in_views(
     model: nn.Module,
     split: ImageSplit,
-    augmentation: Augmentation,
+    augmentation: AugmentConfig,
     info: DataInfo,
     task: Task,
     *,

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.compute.compute import HERE, Compute
-from autoprune.config import FinetuneConfig
-from autoprune.data import Augmentation, SearchData
+from autoprune.config import AugmentConfig, FinetuneConfig
+from autoprune.data import SearchData
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, Origin, augmentation_of, epoch_draws
+from autoprune.training.batches import Batch, Origin, epoch_draws
 from autoprune.training.onnx_answers import OnnxAnswers
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
@@ -66,7 +66,7 @@ class Teacher:
         compute: Compute = HERE,
     ) -> "Teacher":
         """For trainings on the train split with the augmentation of `config`."""
-        forms = augmentation_of(config.augment).forms
+        forms = config.augment.forms
         answers = None if compute.fast_bf16 else OnnxAnswers(model, data.info)
         return cls(
             model,
@@ -96,7 +96,7 @@ class Teacher:
             self._asks_anew = False
 
     def to_be_asked(
-        self, data: SearchData, augmentation: Augmentation, *, batch_size: int, epochs: int, seed: int
+        self, data: SearchData, augmentation: AugmentConfig, *, batch_size: int, epochs: int, seed: int
     ) -> Iterator[float]:
         """The share of the images of each epoch to come about which the model will be asked, as nothing is known yet of
         the form that they take then; each is worked out when it is asked for."""

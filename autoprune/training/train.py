@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from autoprune.compute.compute import HERE, Compute
 from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
-from autoprune.config import TrainConfig
-from autoprune.data import Augmentation, SearchData
+from autoprune.config import AugmentConfig, TrainConfig
+from autoprune.data import SearchData
 from autoprune.errors import RunError
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import bar
@@ -23,7 +23,7 @@ from autoprune.models import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, augmentation_of, epoch_batches
+from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import Judge
 
 MOMENTUM = 0.9
@@ -57,7 +57,7 @@ class FitRecipe:
     weight_decay: float
     ema_decay: float
     schedule: Schedule
-    augmentation: Augmentation
+    augmentation: AugmentConfig
     muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
     compute: Compute = HERE
@@ -119,7 +119,7 @@ def train_baseline(
         weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
         schedule=one_cycle,
-        augmentation=augmentation_of(config.augment),
+        augmentation=config.augment,
         compute=compute,
     )
     loss = labelled_loss(task, smoothing=config.label_smoothing)
