@@ -1,6 +1,5 @@
 """AugmentConfig moves pixels and changes none."""
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -113,7 +112,7 @@ def test_images_get_their_square_as_often_as_asked_for_and_the_others_are_as_wit
     labels = torch.arange(count) % 10
     plain = augmented(images, AugmentConfig(), 1)
     for half in (AugmentConfig(cutmix_size=5, square_prob=0.5), AugmentConfig(erase_size=5, square_prob=0.5)):
-        always = augmented(images, replace(half, square_prob=1.0), 1)
+        always = augmented(images, half.model_copy(update={"square_prob": 1.0}), 1)
         draws = draw(count, (side, side), half, generator(1))
         out = augment(images, half, draws)
         has_square = draws.has_square
