@@ -1,6 +1,5 @@
 """AugmentConfig moves pixels and changes none."""
 
-
 import pytest
 import torch
 from hypothesis import given

@@ -14,6 +14,7 @@ from autoprune.data.augment import (
     normalise,
     views,
 )
+from autoprune.data.picture_files import find_classes, is_folder
 from autoprune.data.splits import (
     DataInfo,
     ImageSplit,
@@ -58,8 +59,8 @@ def load_search_data(config: DataConfig) -> SearchData:
         info, train = fashion_mnist.INFO, fashion_mnist.load("train")
     elif (folder := _folder(config)) is not None:
         train = imagefolder.load(folder, "train", image_size=config.image_size)
-        info = imagefolder.describe(config.name, imagefolder.class_names(folder), train)
-        if imagefolder.has_split(folder, "search"):
+        info = imagefolder.describe(config.name, find_classes(folder), train)
+        if is_folder(folder / "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
             check_split(search, info, f"{folder}: search")
             if config.search_images is not None:

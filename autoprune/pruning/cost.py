@@ -37,13 +37,13 @@ class LayerShape:
     kind: str  # "conv", "depthwise" or "linear"
     in_channels: int
     out_channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]  # and what follows, (height, width)
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
+    in_size: tuple[int, ...]
+    out_size: tuple[int, ...]
     bias: bool
 
     # Cached: a search asks for these of the same few shapes a million times.
@@ -91,13 +91,13 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
                 "depthwise" if is_depthwise(module) else "conv",
                 module.in_channels,
                 module.out_channels,
-                _pair(module.kernel_size),
-                _pair(module.stride),
-                _pair(padding),
-                _pair(module.dilation),
+                module.kernel_size,
+                module.stride,
+                padding,
+                module.dilation,
                 module.groups,
-                (x.shape[2], x.shape[3]),
-                (y.shape[2], y.shape[3]),
+                tuple(x.shape[-2:]),
+                tuple(y.shape[-2:]),
                 module.bias is not None,
             )
         else:
@@ -322,14 +322,7 @@ def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
         return trace(model, (torch.zeros(1, *input_shape),))
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _same_padding(module: nn.Conv2d) -> tuple[int, int]:
+def _same_padding(module: nn.Conv2d) -> tuple[int, ...]:
     if module.padding == "valid":
         return (0, 0)
-    height, width = (
-        dilation * (kernel - 1) // 2 for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)
-    )
-    return (height, width)
+    return tuple(dilation * (side - 1) // 2 for dilation, side in zip(module.dilation, module.kernel_size, strict=True))

@@ -104,8 +104,7 @@ def find_importance(criterion: str) -> Importance:
 def checked_scores(scores: object, group: PrunableGroup, *, where: str) -> Tensor:
     """What a user's own criterion gave, float32. Raises `InputError` unless it is a finite number of 0 or more for each
     channel."""
-    right = isinstance(scores, Tensor) and scores.shape == (group.channels,)
-    if not isinstance(scores, Tensor) or not right:
+    if not isinstance(scores, Tensor) or scores.shape != (group.channels,):
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise InputError(f"{where}: gave {shape} for group {group.name}, must give a tensor ({group.channels},)")
     plain = scores.detach().float()

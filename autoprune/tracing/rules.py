@@ -120,18 +120,10 @@ def reduced(call: Call) -> Slots:
     """A sum, mean, maximum over some axes: what has labels along one of them cannot shrink."""
     tensor = call.first()
     dims = _dims(call.given.get("dim"), tensor.dim())
-    keepdim = _rank(call.out) == tensor.dim()
-    kept: list[Slot] = []
-    for slot in call.slots(tensor):
-        if set(slot.axes) & dims:
-            call.labels.pin(slot.labels, MIXED)
-        else:
-            labels = slot.labels
-            if not keepdim:
-                for axis in sorted(dims, reverse=True):
-                    labels = labels.squeeze(axis)
-            kept.append(Slot(labels, slot.side))
-    return tuple(kept)
+    kept = _apart(call, tensor, dims, MIXED)
+    if _rank(call.out) == tensor.dim():
+        return kept
+    return tuple(Slot(slot.labels.squeeze(tuple(dims)), slot.side) for slot in kept)
 
 
 def normalised_along(call: Call) -> Slots:

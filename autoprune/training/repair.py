@@ -58,7 +58,7 @@ class WeightRepair:
         gone = self.elastic.gone_layers(kept)
         for name in self._layers:
             inputs = kept.get((name, "in"))
-            if inputs is None or name in gone or len(inputs) == _in_channels(self._layers[name]):
+            if inputs is None or name in gone or len(inputs) == self._layers[name].weight.shape[1]:
                 continue
             weight, shift = self._repaired(name, inputs)
             outputs = kept.get((name, "out"))
@@ -156,7 +156,3 @@ def _shared_weights(model: nn.Module) -> set[int]:
     """Tensors that several layers have: one solution would be written over the other."""
     counts = Counter(id(module._parameters["weight"]) for module in model.modules() if "weight" in module._parameters)
     return {tensor for tensor, count in counts.items() if count > 1}
-
-
-def _in_channels(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -235,10 +235,27 @@ def fit(
 def make_optimizer(
     model: nn.Module, recipe: FitRecipe, data: SearchData, *, lr_factors: Mapping[str, float]
 ) -> MuonSGD:
-    """SGD with momentum, or Muon's step where the recipe says so; at the recipe's top rate."""
+    """SGD with momentum, or Muon's step where the recipe says so; at the recipe's top rate.
+
+    One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed.
+    """
     turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
-    groups = _parameter_groups(model, recipe, lr_factors, turned)
-    return MuonSGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        muon = name in turned
+        rate = lr_factors.get(name, 1.0) * (recipe.muon_step if muon else recipe.learning_rate)
+        groups.setdefault((rate, parameter.ndim > 1 and not muon, muon), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": rate,
+            "initial_lr": rate,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "muon": muon,
+        }
+        for (rate, decayed, muon), parameters in groups.items()
+    ]
+    return MuonSGD(settings, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
 def take_step(
@@ -274,27 +291,6 @@ def spent_s(state_path: Path) -> float:
 
 def steps_an_epoch(data: SearchData, recipe: FitRecipe) -> int:
     return max(1, len(data.train) // recipe.batch_size)
-
-
-def _parameter_groups(
-    model: nn.Module, recipe: FitRecipe, lr_factors: Mapping[str, float], turned: frozenset[str]
-) -> Sequence[dict[str, object]]:
-    """One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed."""
-    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        muon = name in turned
-        rate = lr_factors.get(name, 1.0) * (recipe.muon_step if muon else recipe.learning_rate)
-        groups.setdefault((rate, parameter.ndim > 1 and not muon, muon), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": rate,
-            "initial_lr": rate,
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-            "muon": muon,
-        }
-        for (rate, decayed, muon), parameters in groups.items()
-    ]
 
 
 @torch.no_grad()
