@@ -8,7 +8,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import DataInfo, augment, check_augmentation, draw, mixed_labels, normalise, views
+from autoprune.data import DataInfo, normalise, views
+from autoprune.data.augment import augment, check_augmentation, draw, mixed_labels
 from autoprune.errors import DataError
 
 SIZE = 5

@@ -20,15 +20,9 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from autoprune.errors import ModelError
 from autoprune.foundation import progress
-from autoprune.models import (
-    ModelSpec,
-    build_model,
-    extra_state_left_out,
-    load_weights,
-    save_weights,
-    stated_accuracy,
-    tensor_state,
-)
+from autoprune.models import ModelSpec, build_model, load_weights, save_weights, tensor_state
+from autoprune.models.checkpoint import extra_state_left_out
+from autoprune.models.stated_accuracy import stated_accuracy
 
 
 def net(seed: int = 0) -> nn.Module:

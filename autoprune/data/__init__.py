@@ -5,22 +5,13 @@ from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import (
-    AugmentationDraws,
-    augment,
-    check_augmentation,
-    draw,
-    mixed_labels,
-    normalise,
-    views,
-)
+from autoprune.data.augment import normalise, views
 from autoprune.data.picture_files import find_classes, is_folder
 from autoprune.data.splits import (
     DataInfo,
     ImageSplit,
     SearchData,
     check_split,
-    check_varied,
     count_repeated,
     cut_search_split,
     stratified_indices,
@@ -30,23 +21,15 @@ from autoprune.foundation.files import named_path, shortened
 from autoprune.foundation.progress import say
 
 __all__ = [
-    "AugmentationDraws",
     "DataInfo",
     "ImageSplit",
     "SearchData",
-    "augment",
-    "check_augmentation",
-    "check_split",
-    "check_varied",
-    "draw",
     "load_search_data",
     "load_test_split",
-    "mixed_labels",
     "normalise",
     "tell_repeated",
     "views",
 ]
-
 
 SEARCH_IMAGES = 5000  # cut from train where nothing else is said
 

@@ -19,7 +19,7 @@ from autoprune.errors import RunError
 from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.foundation.files import atomic_path
-from autoprune.models import extra_state_left_out
+from autoprune.models.checkpoint import extra_state_left_out
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.runtimes.runtime import Runtime
 

@@ -11,7 +11,8 @@ from torch import nn
 from autoprune.errors import InputError, ModelError, shown
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.paths import user_path
-from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
+from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.models.build import is_factory
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.elastic import resized
 from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of

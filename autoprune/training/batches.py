@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import AugmentationDraws, SearchData, augment, draw, mixed_labels, normalise
+from autoprune.data import SearchData, normalise
+from autoprune.data.augment import AugmentationDraws, augment, draw, mixed_labels
 from autoprune.foundation.seeding import derive_seed
 
 

@@ -19,7 +19,7 @@ from autoprune.errors import RunError
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
-from autoprune.models import load_tensor_state, tensor_state
+from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
