@@ -106,20 +106,13 @@ def views(images: Tensor, augmentation: AugmentConfig) -> Iterator[Tensor]:
     padding = augmentation.crop_padding
     step = -(-padding // 2)
     moves = [(0, 0), *((step, 0), (-step, 0), (0, step), (0, -step)) * bool(step)]
-    count = len(images)
-    shown = augmentation.model_copy(update={"erase_size": 0, "cutmix_size": 0})
-    middle = torch.zeros(count, dtype=torch.int64)
+    height, width = images.shape[2:]
+    padded = F.pad(images, (padding, padding, padding, padding))
     for flipped in (False, True) if augmentation.flip else (False,):
         for down, right in moves:
-            draws = AugmentationDraws(
-                crop_row=torch.full((count,), padding - down),
-                crop_column=torch.full((count,), padding - right),
-                flipped=torch.full((count,), flipped),
-                square_row=middle,
-                square_column=middle,
-                has_square=torch.zeros(count, dtype=torch.bool),
-            )
-            yield augment(images, shown, draws)
+            top, left = padding - down, padding - right
+            shown = padded[:, :, top : top + height, left : left + width]
+            yield shown.flip(3) if flipped else shown
 
 
 def _squares(size: tuple[int, int], side: int, draws: AugmentationDraws) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.forward_pass import evaluation_mode, watched
+from autoprune.pruning.forward_pass import evaluation_mode, graph_of, watched
 
 
 class Zero(Tensor):
@@ -84,7 +84,8 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     model.requires_grad_(True)
     try:
         answers = model(images)
-        read = _leaves(answers)
+        # The tensors that these were worked out from: no gradient is computed.
+        read = [node.variable for node in graph_of(answers) if hasattr(node, "variable")]
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
@@ -96,20 +97,6 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
         owners[name.rpartition(".")[0]] |= id(parameter) in known
     leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())} - {""}
     return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read and owner in leaves)
-
-
-def _leaves(answers: Tensor) -> list[Tensor]:
-    """The tensors that `answers` were worked out from, by autograd's graph alone: no gradient is computed."""
-    found, seen, waiting = [], set(), [answers.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found.append(leaf)
-        waiting.extend(before for before, _ in node.next_functions)
-    return found
 
 
 @contextlib.contextmanager

@@ -22,6 +22,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def graph_of(answers: Tensor) -> Iterator[Any]:
+    """The nodes of autograd's graph that `answers` were worked out by, each once."""
+    seen, waiting = set(), [answers.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(before for before, _ in node.next_functions)
+
+
 @contextlib.contextmanager
 def watched(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Any], Tensor | None]) -> Iterator[None]:
     """While the block runs, `see` gets the name of each of `layers` that runs, what it reads and what it gives.

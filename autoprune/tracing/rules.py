@@ -133,35 +133,21 @@ def normalised_along(call: Call) -> Slots:
     return _apart(call, tensor, {axis}, MIXED)
 
 
-def windows(trailing: int) -> Rule:
+def windows(call: Call, *, trailing: int) -> Slots:
     """Pooling, resizing, reflecting: places along the last axes mix."""
-
-    def rule(call: Call) -> Slots:
-        tensor = call.first()
-        return _mixed_behind(call, call.slots(tensor), range(tensor.dim() - trailing))
-
-    return rule
+    return _mixed_along_last(call, call.slots(call.first()), trailing)
 
 
-def unpooled(trailing: int) -> Rule:
+def unpooled(call: Call, *, trailing: int) -> Slots:
     """Each channel of the input goes to the places that the same channel of the indices names."""
-
-    def rule(call: Call) -> Slots:
-        tensor, indices = call.tensors()[:2]
-        together = call.labels.join([(call.slots(one), one.shape) for one in (tensor, indices)], FIXED)
-        return _mixed_behind(call, together, range(tensor.dim() - trailing))
-
-    return rule
+    together = [(call.slots(one), one.shape) for one in call.tensors()[:2]]
+    return _mixed_along_last(call, call.labels.join(together, FIXED), trailing)
 
 
-def sampled(trailing: int) -> Rule:
+def sampled(call: Call, *, trailing: int) -> Slots:
     """The input at places that a grid names, whose coordinates are no channels."""
-
-    def rule(call: Call) -> Slots:
-        call.labels.pin_slots(call.slots(call.given["grid"]), FIXED)
-        return windows(trailing)(call)  # type: ignore[return-value]
-
-    return rule
+    call.labels.pin_slots(call.slots(call.given["grid"]), FIXED)
+    return windows(call, trailing=trailing)
 
 
 def transformed(call: Call) -> Slots:
@@ -290,8 +276,9 @@ def _apart(call: Call, tensor: Tensor, axes: set[int], reason: str) -> Slots:
     return tuple(slot for slot in slots if not axes & set(slot.axes))
 
 
-def _mixed_behind(call: Call, slots: Slots, leading: Sequence[int]) -> Slots:
-    """The slots with labels along the leading axes, if places mix along all others."""
+def _mixed_along_last(call: Call, slots: Slots, trailing: int) -> Slots:
+    """The slots with labels along the leading axes, if places mix along the `trailing` ones."""
+    leading = range(call.first().dim() - trailing)
     call.labels.pin_slots((slot for slot in slots if not set(slot.axes) & set(leading)), MIXED)
     kept = (slot for slot in slots if set(slot.axes) & set(leading))
     return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)

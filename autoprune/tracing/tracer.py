@@ -7,6 +7,7 @@ network is made of: layers, functions, bare parameters, views.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class _Watcher(TorchFunctionMode):
         if func is torch.nn.functional.pad:
             given = dict(zip(("input", "pad", "mode"), args, strict=False)) | kwargs
             if given.get("mode") == "circular":
-                rule = windows(len(given["pad"]) // 2)
+                rule = partial(windows, trailing=len(given["pad"]) // 2)
                 return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
         with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
             out = func(*args, **kwargs)
