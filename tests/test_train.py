@@ -301,7 +301,7 @@ def test_label_smoothing_by_hand() -> None:
 
 def test_batches_of_mixed_images_have_mixed_labels() -> None:
     plain = AugmentConfig(crop_padding=0, flip=False)
-    mixing = replace(plain, cutmix_size=3)
+    mixing = plain.model_copy(update={"cutmix_size": 3})
     drawn = (
         epoch_batches(DATA, augmentation, batch_size=RECIPE.batch_size, epoch=0, seed=0)
         for augmentation in (mixing, plain)

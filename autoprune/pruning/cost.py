@@ -42,8 +42,8 @@ class LayerShape:
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-    in_size: tuple[int, ...]
-    out_size: tuple[int, ...]
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
     bias: bool
 
     # Cached: a search asks for these of the same few shapes a million times.
@@ -96,8 +96,8 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
                 padding,
                 module.dilation,
                 module.groups,
-                tuple(x.shape[-2:]),
-                tuple(y.shape[-2:]),
+                (x.shape[-2], x.shape[-1]),
+                (y.shape[-2], y.shape[-1]),
                 module.bias is not None,
             )
         else:
