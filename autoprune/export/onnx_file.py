@@ -83,12 +83,12 @@ def _silent_stdout() -> Iterator[None]:
         os.close(nowhere)
 
 
-def parity_max_abs(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:
+def parity_max_abs(model: nn.Module, path: Path, images: Tensor) -> float:
     """Largest absolute difference between PyTorch's logits and the file's, on normalised images (N, C, H, W).
 
     Infinite where their shapes differ. Raises `RunError` if the file does not run.
     """
-    return _parity(model, path, images, runtime)[0]
+    return _parity(model, path, images, ONNX_RUNTIME)[0]
 
 
 def check_parity(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:

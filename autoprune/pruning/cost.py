@@ -4,6 +4,7 @@ One multiply-add of a convolution or a product with weights is one MAC, for one 
 BatchNorm and activations are not counted.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -138,18 +139,13 @@ class CutShapes:
         self._fixed: dict[tuple[str, Axis], int] = {}
         self._brings: dict[tuple[str, Axis], list[tuple[str, list[int]]]] = {}
         for name in self.original:
-            out_channels, in_channels = layer_sides(model.get_submodule(name))
-            self._fixed[name, "out"], self._fixed[name, "in"] = out_channels, in_channels
+            self._fixed[name, "out"], self._fixed[name, "in"] = layer_sides(model.get_submodule(name))
         for group in elastic.groups:
             ranking = elastic.ranking[group.name]
             for member in group.members:
                 side = (member.module, member.axis)
-                counts = [0] * group.channels
-                for root in member.root:
-                    counts[root] += 1
-                cumulative = [0]
-                for root in ranking:
-                    cumulative.append(cumulative[-1] + counts[root])
+                counts = Counter(member.root)
+                cumulative = [0, *itertools.accumulate(counts[root] for root in ranking)]
                 self._fixed.setdefault(side, side_channels(model, member))
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))

@@ -160,8 +160,7 @@ def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor, task: Task
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    for start in range(0, len(images), TAYLOR_BATCH):
-        batch, truth = images[start : start + TAYLOR_BATCH], labels[start : start + TAYLOR_BATCH]
+    for batch, truth in zip(images.split(TAYLOR_BATCH), labels.split(TAYLOR_BATCH), strict=True):
         outputs = model(batch)
         loss = task.loss(outputs, targets_of(task, truth, outputs.detach()), smoothing=0.0) * (len(batch) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -60,6 +60,5 @@ def outputs_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
     """(N, ...) float32, of all images of `split`; the model is left in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        starts = range(0, len(split), EVALUATION_BATCH)
-        batches = (normalise(split.images[start : start + EVALUATION_BATCH], info) for start in starts)
-        return torch.cat([model(images).float() for images in batches])
+        batches = split.images.split(EVALUATION_BATCH)
+        return torch.cat([model(normalise(images, info)).float() for images in batches])
