@@ -16,8 +16,9 @@ from autoprune.adaptive.figures.schema import AdaptiveResult
 from autoprune.adaptive.file.measurement import measure_by_image
 from autoprune.adaptive.levels.choice import LEVELS, Candidates
 from autoprune.adaptive.report.page import budget_rows, headline, read_adaptive
+from autoprune.config import AugmentConfig
 from autoprune.config.file import load_config
-from autoprune.data import Augmentation, DataInfo, ImageSplit, load_test_split, normalise, views
+from autoprune.data import DataInfo, ImageSplit, load_test_split, normalise, views
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME
 from autoprune.pruning.structure import load_pruned
@@ -269,7 +270,7 @@ def test_accuracies_on_the_search_split_are_over_ten_views_of_its_images(adapted
     result, config = read_adaptive(RunDir(adapted)), load_config(small_config)
     data = load_subject(config).data
     labels, images = data.search.labels, data.search.images
-    shown = list(views(images, Augmentation(crop_padding=1, flip=True)))
+    shown = list(views(images, AugmentConfig(crop_padding=1, flip=True)))
     assert len(shown) == 10
     every = ImageSplit(torch.cat(shown), labels.repeat(10))
     for file, point in (

@@ -1,6 +1,4 @@
-"""Augmentation moves pixels and changes none."""
-
-from dataclasses import replace
+"""AugmentConfig moves pixels and changes none."""
 
 import pytest
 import torch
@@ -10,7 +8,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import Augmentation, DataInfo, augment, check_augmentation, draw, mixed_labels, normalise, views
+from autoprune.data import DataInfo, normalise, views
+from autoprune.data.augment import augment, check_augmentation, draw, mixed_labels
 from autoprune.errors import DataError
 
 SIZE = 5
@@ -22,7 +21,7 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def augmented(images: Tensor, augmentation: Augmentation, seed: int) -> Tensor:
+def augmented(images: Tensor, augmentation: AugmentConfig, seed: int) -> Tensor:
     size = (images.shape[2], images.shape[3])
     return augment(images, augmentation, draw(len(images), size, augmentation, generator(seed)))
 
@@ -46,7 +45,7 @@ def all_crops(image: Tensor, padding: int, *, flip: bool) -> dict[bytes, tuple[i
 def test_every_result_is_a_crop_of_the_padded_source(seed: int, padding: int, flip: bool, channels: int) -> None:
     images = torch.randint(1, 256, (9, channels, SIZE, SIZE + 2), dtype=torch.uint8, generator=generator(seed))
     before = images.clone()
-    out = augmented(images, Augmentation(crop_padding=padding, flip=flip), seed)
+    out = augmented(images, AugmentConfig(crop_padding=padding, flip=flip), seed)
     assert out.shape == images.shape
     assert out.dtype == torch.uint8
     assert torch.equal(images, before)
@@ -56,7 +55,7 @@ def test_every_result_is_a_crop_of_the_padded_source(seed: int, padding: int, fl
 
 def test_all_offsets_and_flips_are_drawn_and_no_others() -> None:
     crops = all_crops(IMAGE[0], 2, flip=True)
-    out = augmented(IMAGE.repeat(3000, 1, 1, 1), Augmentation(crop_padding=2), 0)
+    out = augmented(IMAGE.repeat(3000, 1, 1, 1), AugmentConfig(crop_padding=2), 0)
     drawn = [crops[image.contiguous().numpy().tobytes()] for image in out]
     assert len(set(drawn)) == 5 * 5 * 2
     assert 1350 < sum(flipped for _, _, flipped in drawn) < 1650  # 5.5 standard deviations
@@ -64,7 +63,7 @@ def test_all_offsets_and_flips_are_drawn_and_no_others() -> None:
 
 def test_the_same_generator_gives_the_same_batch_and_a_flip_twice_is_none() -> None:
     images = torch.randint(0, 256, (64, 3, 6, 7), dtype=torch.uint8, generator=generator(1))
-    flip_alone = Augmentation(crop_padding=0, flip=True)
+    flip_alone = AugmentConfig(crop_padding=0, flip=True)
     once = augmented(images, flip_alone, 2)
     assert not torch.equal(once, images)
     assert torch.equal(augmented(once, flip_alone, 2), images)
@@ -72,13 +71,13 @@ def test_the_same_generator_gives_the_same_batch_and_a_flip_twice_is_none() -> N
 
 def test_no_augmentation_is_the_identity() -> None:
     images = torch.randint(0, 256, (4, 3, 6, 7), dtype=torch.uint8)
-    assert torch.equal(augmented(images, Augmentation(crop_padding=0, flip=False), 0), images)
+    assert torch.equal(augmented(images, AugmentConfig(crop_padding=0, flip=False), 0), images)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_a_square_of_the_size_given_is_erased(size: int) -> None:
     images = torch.full((2000, 2, 9, 9), 7, dtype=torch.uint8)
-    out = augmented(images, Augmentation(crop_padding=0, flip=False, erase_size=size), 0)
+    out = augmented(images, AugmentConfig(crop_padding=0, flip=False, erase_size=size), 0)
     assert out.dtype == torch.uint8
     assert set(out.unique().tolist()) == {0, 7}
     erased = out == 0
@@ -95,7 +94,7 @@ def test_a_mixed_image_shows_its_classes_in_the_shares_of_its_label(size: int) -
     """Each image is of a class and a colour of its own, so that its pixels tell whose they are."""
     count, side = 12, 9
     images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 2, side, side)
-    augmentation = Augmentation(crop_padding=0, flip=True, cutmix_size=size)
+    augmentation = AugmentConfig(crop_padding=0, flip=True, cutmix_size=size)
     draws = draw(count, (side, side), augmentation, generator(size))
     out = augment(images, augmentation, draws)
     assert out.dtype == torch.uint8 and torch.equal(out[:, 0], out[:, 1])
@@ -111,9 +110,9 @@ def test_images_get_their_square_as_often_as_asked_for_and_the_others_are_as_wit
     count, side = 2000, 9
     images = torch.randint(0, 256, (count, 2, side, side), dtype=torch.uint8, generator=generator(0))
     labels = torch.arange(count) % 10
-    plain = augmented(images, Augmentation(), 1)
-    for half in (Augmentation(cutmix_size=5, square_prob=0.5), Augmentation(erase_size=5, square_prob=0.5)):
-        always = augmented(images, replace(half, square_prob=1.0), 1)
+    plain = augmented(images, AugmentConfig(), 1)
+    for half in (AugmentConfig(cutmix_size=5, square_prob=0.5), AugmentConfig(erase_size=5, square_prob=0.5)):
+        always = augmented(images, half.model_copy(update={"square_prob": 1.0}), 1)
         draws = draw(count, (side, side), half, generator(1))
         out = augment(images, half, draws)
         has_square = draws.has_square
@@ -127,7 +126,7 @@ def test_images_get_their_square_as_often_as_asked_for_and_the_others_are_as_wit
 
 
 def test_a_mixed_image_has_no_forms_and_only_one_square() -> None:
-    augmentation = Augmentation(cutmix_size=2)
+    augmentation = AugmentConfig(cutmix_size=2)
     assert augmentation.forms is None
     with pytest.raises(ValidationError, match="not both"):
         AugmentConfig(erase_size=2, cutmix_size=2)
@@ -146,7 +145,7 @@ def test_normalise_by_hand() -> None:
 @given(st.integers(0, 2**31), st.integers(0, 2), st.booleans())
 def test_equal_forms_are_equal_images(seed: int, padding: int, flip: bool) -> None:
     """No pixel of the image has its like, so that no two forms look alike."""
-    augmentation = Augmentation(crop_padding=padding, flip=flip)
+    augmentation = AugmentConfig(crop_padding=padding, flip=flip)
     draws = draw(40, (SIZE, SIZE), augmentation, generator(seed))
     forms = draws.forms(augmentation)
     assert forms is not None and augmentation.forms == (2 * padding + 1) ** 2 * (1 + flip)
@@ -157,7 +156,7 @@ def test_equal_forms_are_equal_images(seed: int, padding: int, flip: bool) -> No
 
 
 def test_an_erased_square_has_no_forms() -> None:
-    augmentation = Augmentation(erase_size=2)
+    augmentation = AugmentConfig(erase_size=2)
     assert augmentation.forms is None
     assert draw(3, (SIZE, SIZE), augmentation, generator(0)).forms(augmentation) is None
 
@@ -174,7 +173,7 @@ def test_views_are_the_image_moved_by_half_the_padding_and_mirrored() -> None:
     for padding, step in ((1, 1), (2, 1), (3, 2), (4, 2)):
         plain = [moved(*move) for move in ((0, 0), (step, 0), (-step, 0), (0, step), (0, -step))]
         for flip, expected in ((False, plain), (True, [*plain, *(image.flip(-1) for image in plain)])):
-            augmentation = Augmentation(crop_padding=padding, flip=flip, erase_size=3)  # nothing is erased
+            augmentation = AugmentConfig(crop_padding=padding, flip=flip, erase_size=3)  # nothing is erased
             found = list(views(IMAGE.repeat(2, 1, 1, 1), augmentation))
             assert len(found) == augmentation.views == len(expected)
             for view, image in zip(found, expected, strict=True):
@@ -183,8 +182,8 @@ def test_views_are_the_image_moved_by_half_the_padding_and_mirrored() -> None:
 
 @pytest.mark.parametrize(("flip", "count"), [(False, 1), (True, 2)])
 def test_views_without_padding_do_not_move(flip: bool, count: int) -> None:
-    found = list(views(IMAGE, Augmentation(crop_padding=0, flip=flip)))
-    assert len(found) == Augmentation(crop_padding=0, flip=flip).views == count
+    found = list(views(IMAGE, AugmentConfig(crop_padding=0, flip=flip)))
+    assert len(found) == AugmentConfig(crop_padding=0, flip=flip).views == count
     assert torch.equal(found[0], IMAGE)
     assert torch.equal(found[-1], IMAGE.flip(-1) if flip else IMAGE)
 

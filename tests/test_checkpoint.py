@@ -20,16 +20,9 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from autoprune.errors import ModelError
 from autoprune.foundation import progress
-from autoprune.models import (
-    ModelSpec,
-    build_model,
-    extra_state_left_out,
-    load_weights,
-    save_weights,
-    stated_accuracy,
-    tensor_state,
-)
-from autoprune.models.checkpoint import read_tensors
+from autoprune.models import ModelSpec, build_model, load_weights, save_weights, tensor_state
+from autoprune.models.checkpoint import extra_state_left_out
+from autoprune.models.stated_accuracy import stated_accuracy
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -95,7 +88,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Pat
     marker, path = tmp_path / "pwned", tmp_path / "net.pt"
     torch.save({"fc.weight": Evil(marker)}, path, _use_new_zipfile_serialization=new_format)
     with pytest.raises(ModelError, match=r"net\.pt: corrupt checkpoint, or one that holds more than tensors"):
-        read_tensors(path)
+        load_weights(net(), str(path))
     assert not marker.exists()
     torch.load(path, weights_only=False)  # the file is what it says
     assert marker.exists()
@@ -105,7 +98,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Pat
 def test_whole_pickled_models_are_refused(tmp_path: Path) -> None:
     torch.save(net(), tmp_path / "net.pt")
     with pytest.raises(ModelError, match="holds more than tensors"):
-        read_tensors(tmp_path / "net.pt")
+        load_weights(net(), str(tmp_path / "net.pt"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pt"])
@@ -129,7 +122,7 @@ def test_truncated_and_broken_files_are_told(tmp_path: Path, suffix: str) -> Non
 def test_files_without_a_state_dict_are_told(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(ModelError, match=r"net\.pt: holds no state dict of tensors"):
-        read_tensors(tmp_path / "net.pt")
+        load_weights(net(), str(tmp_path / "net.pt"))
 
 
 def test_weights_that_do_not_fit_are_told_and_leave_the_model(tmp_path: Path) -> None:
@@ -461,7 +454,7 @@ def test_names_are_escaped_and_cut_in_messages(tmp_path: Path, said: Callable[[]
 def test_what_a_file_holds_instead_of_weights_is_told(tmp_path: Path, content: object, part: str) -> None:
     torch.save(content, tmp_path / "net.pt")
     with pytest.raises(ModelError, match=rf"net\.pt: holds no state dict of tensors but .*{part}"):
-        read_tensors(tmp_path / "net.pt")
+        load_weights(net(), str(tmp_path / "net.pt"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -566,25 +559,29 @@ def test_programs_and_pickled_objects_say_how_to_save_a_state_dict(tmp_path: Pat
     path = tmp_path / "net.pt"
     torch.save(net(), path)
     with pytest.raises(ModelError, match=r"a pickled autoprune\.\S+CifarResNet\); .* torch\.save\(model\.state_dict\("):
-        read_tensors(path)
+        load_weights(net(), str(path))
     torch.save({"state_dict": net().state_dict(), "args": Arguments(lr=1)}, path)
     with pytest.raises(ModelError, match=r"holds more than tensors \(a pickled \S+Arguments\); .*state_dict\(\)"):
-        read_tensors(path)
+        load_weights(net(), str(path))
     torch.jit.trace(net(), torch.zeros(1, 1, 8, 8)).save(path)
     with pytest.raises(ModelError, match=r"holds more than tensors: it is a TorchScript program.*jit\.load\('net\.pt'"):
-        read_tensors(path)
+        load_weights(net(), str(path))
 
 
 def test_safetensors_are_known_by_what_is_in_them(tmp_path: Path) -> None:
     save_weights(net(), tmp_path / "net.safetensors")
     (tmp_path / "net.safetensors").rename(tmp_path / "net.bin")
-    assert same(read_tensors(tmp_path / "net.bin"), net().state_dict())
+    other = net(1)
+    load_weights(other, str(tmp_path / "net.bin"))
+    assert same(other.state_dict(), net().state_dict())
 
 
 def test_a_torch_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "net.pt")
     (tmp_path / "net.pt").rename(tmp_path / "net.safetensors")
-    assert same(read_tensors(tmp_path / "net.safetensors"), net().state_dict())
+    other = net(1)
+    load_weights(other, str(tmp_path / "net.safetensors"))
+    assert same(other.state_dict(), net().state_dict())
     assert stated_accuracy(tmp_path / "net.safetensors") is None
 
 
@@ -651,7 +648,7 @@ def test_files_of_other_kinds_are_told_with_the_way_out(
     path = tmp_path / "net.pt"
     make(path)
     with pytest.raises(ModelError, match=rf"net\.pt: .*{part}") as caught:
-        read_tensors(path)
+        load_weights(net(), str(path))
     assert "weights_only" not in str(caught.value) and "miniz" not in str(caught.value)
 
 
@@ -662,12 +659,12 @@ def test_records_that_unpack_to_more_than_the_file_are_refused_unread(tmp_path: 
         for name in file.namelist():
             other.writestr(name, file.read(name))
     with pytest.raises(ModelError, match=r"small\.pt: is compressed, which torch\.save never does"):
-        read_tensors(small)
+        load_weights(net(), str(small))
     with zipfile.ZipFile(path, "a") as file:
         file.filelist *= 3
         file.writestr("archive/more", b"")
     with pytest.raises(ModelError, match=r"net\.pt: is damaged: its records would need more bytes than the file has"):
-        read_tensors(path)
+        load_weights(net(), str(path))
 
 
 @pytest.mark.parametrize("name", ["", " ", "x" * 5000, "~nobody/x", "~no-such-person/x", "/dev/null", "a\0b", "FIFO"])

@@ -12,8 +12,9 @@ from problems_for_tests import ends
 from small_job import HERE, autoprune, done, started, wait_for
 
 import autoprune as package
+from autoprune.config import AugmentConfig
 from autoprune.config.file import load_config
-from autoprune.data import Augmentation, DataInfo, ImageSplit, views
+from autoprune.data import DataInfo, ImageSplit, views
 from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.stats import PairedRatio
@@ -106,7 +107,7 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
     files = [whole / "export" / name for name in ("original.onnx", "model.onnx")]
     judge = FileJudge(data.info, files[0], OnnxRuntime())
     assert judge(files[1], data.search) == kept.search_accuracy
-    shown = list(views(data.search.images, Augmentation(crop_padding=1, flip=True)))
+    shown = list(views(data.search.images, AugmentConfig(crop_padding=1, flip=True)))
     every = ImageSplit(torch.cat(shown), data.search.labels.repeat(len(shown)))
     original, exported = (judge(file, every) for file in files)
     assert original - exported == pytest.approx(kept.drop, abs=1.5 / len(every))  # an answer may be even
@@ -296,7 +297,7 @@ def test_right_answers_by_hand(tmp_path: Path) -> None:
     model = torch.nn.Flatten()
     assert Judge(split, info).each(model).values.tolist() == [True, False, True, False]
     assert Judge(split, info)(model) == 0.5
-    augmentation = Augmentation(crop_padding=0, flip=True)
+    augmentation = AugmentConfig(crop_padding=0, flip=True)
     mirrored = merits_in_views(model, split, augmentation, info, CLASSIFICATION, original=model)
     assert mirrored.tolist() == [[True, False, True, False], [False, True, False, True]]
 

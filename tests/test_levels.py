@@ -26,6 +26,7 @@ from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.training.batches import Batch
 from autoprune.training.distill import finetune_recipe
 from autoprune.training.pace import pace_of
+from autoprune.training.train import Training
 
 FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUGMENTATION)
 
@@ -167,17 +168,16 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     assert same_state(trained(state_path), whole)
     # With a time budget its steps are timed first, which changes nothing.
     levels = Levels(elastic, policy.levels)
-    recipe = finetune_recipe(FINETUNE, epochs=2, learning_rate=0.05, max_minutes=1.0)
-    loss = levels_loss(teacher, FINETUNE)
-    pace = pace_of(
+    recipe = finetune_recipe(FINETUNE.model_copy(update={"max_minutes": 1.0}), learning_rate=0.05)
+    training = Training(
         levels,
         data,
-        loss,
-        recipe,
-        teacher=teacher,
-        score=lambda model: right_by_level(model, data.search, data).sum(),
-        seed=0,
+        levels_loss(teacher, FINETUNE),
+        lambda model: float(right_by_level(model, data.search, data).sum()),
+        0,
+        "test",
     )
+    pace = pace_of(training, recipe, teacher=teacher)
     assert pace.step_s > 0
     assert same_state(levels, Levels(elastic, policy.levels))
     assert level_logits(whole, data.search, data).shape == (2, len(data.search), len(data.info.classes))

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from autoprune.errors import InputError, ModelError
-from autoprune.models import BUILT_IN, ModelSpec, build_model, check_classifier
+from autoprune.models import ModelSpec, build_model, check_classifier
+from autoprune.models.build import BUILT_IN
 
 
 def params(model: nn.Module) -> int:

@@ -14,11 +14,11 @@ from models_for_tests import same_state
 from torch import Tensor, nn
 
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions, orthogonalised
-from autoprune.data import Augmentation
+from autoprune.config import AugmentConfig
 from autoprune.models import ModelSpec, build_model
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training.scores import Judge
-from autoprune.training.train import EpochLog, FitRecipe, cosine, fit, labelled_loss
+from autoprune.training.train import EpochLog, FitRecipe, Training, cosine, fit, labelled_loss
 
 SCORE = Judge(DATA.search, INFO)
 RECIPE = FitRecipe(
@@ -28,7 +28,7 @@ RECIPE = FitRecipe(
     weight_decay=5e-4,
     ema_decay=0.9,
     schedule=cosine,
-    augmentation=Augmentation(crop_padding=1),
+    augmentation=AugmentConfig(crop_padding=1),
     muon_step=0.02,
 )
 
@@ -143,17 +143,8 @@ def trained(
         if log.epoch == stop_after:
             raise Interrupted
 
-    best = fit(
-        model,
-        DATA,
-        loss=labelled_loss(CLASSIFICATION),
-        score=SCORE,
-        recipe=recipe,
-        seed=0,
-        description="test",
-        state_path=state_path,
-        on_epoch=note,
-    )
+    training = Training(model, DATA, labelled_loss(CLASSIFICATION), SCORE, 0, "test")
+    best = fit(training, recipe, state_path=state_path, on_epoch=note)
     assert accuracy(best, bars(300, 2), INFO) > 0.95
     return best, logs
 

@@ -6,46 +6,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from judging_for_tests import accuracy
 from models_for_tests import Counting
-from test_train import DATA, RECIPE, net
+from test_train import DATA, LOSS, RECIPE, net, training
 from torch import Tensor, nn
 
+from autoprune.config import AugmentConfig
 from autoprune.errors import RunError
-from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.training import pace
 from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.pace import Pace, epochs_held, in_time, pace_of
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, cosine, labelled_loss
+from autoprune.training.train import FitRecipe, cosine
 
-LOSS = labelled_loss(CLASSIFICATION)
+FLIPPED = AugmentConfig(crop_padding=0, flip=True)
 
 
 def planned(
     recipe: FitRecipe, monkeypatch: pytest.MonkeyPatch, found: Pace, *, plan_path: Path | None = None
 ) -> FitRecipe:
     monkeypatch.setattr(pace, "pace_of", lambda *_, **__: found)
-    return in_time(
-        recipe,
-        net(),
-        DATA,
-        LOSS,
-        teacher=teacher_of(recipe, Counting()),
-        score=score,
-        seed=0,
-        description="test",
-        plan_path=plan_path,
-    )
+    return in_time(recipe, training(net()), teacher=teacher_of(recipe, Counting()), plan_path=plan_path)
 
 
 def teacher_of(recipe: FitRecipe, model: nn.Module) -> Teacher:
     return Teacher(model, images=len(DATA.train), classes=2, forms=recipe.augmentation.forms)
-
-
-def score(model: nn.Module) -> float:
-    return accuracy(model, DATA.search, DATA.info)
 
 
 def test_what_the_time_holds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +50,9 @@ def test_what_the_time_holds_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_epochs_take_less_the_more_the_teacher_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two forms of each image half are new in the second epoch, a quarter in the third: with a second a step, two
     more where the teacher is asked and one to judge an epoch about 28, 19 and 14.5 seconds."""
-    flips = replace(RECIPE, epochs=3, schedule=cosine, augmentation=replace(RECIPE.augmentation, crop_padding=0))
+    flips = replace(
+        RECIPE, epochs=3, schedule=cosine, augmentation=RECIPE.augmentation.model_copy(update={"crop_padding": 0})
+    )
     assert flips.augmentation.forms == 2
     found = Pace(step_s=1.0, asking_s=2.0, judging_s=1.0)
     assert planned(replace(flips, max_s=65.0), monkeypatch, found) == replace(flips, max_s=65.0)
@@ -109,26 +96,25 @@ def test_epochs_held_by_hand() -> None:
 @pytest.mark.parametrize("forms", [2, None])
 def test_what_the_teacher_will_be_asked_is_what_it_is_asked(forms: int | None) -> None:
     """Whether it remembers forms of images or batches; and nothing more of what it has answered."""
-    augmentation = replace(RECIPE.augmentation, crop_padding=0)
     asked = Counting()
     teacher = Teacher(asked, images=len(DATA.train), classes=2, forms=forms)
-    expected = list(teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3))
+    expected = list(teacher.to_be_asked(DATA, FLIPPED, batch_size=32, epochs=4, seed=3))
     found = []
     for epoch in range(4):
         before, images = asked.asked, 0
-        for batch in epoch_batches(DATA, augmentation, batch_size=32, epoch=epoch, seed=3):
+        for batch in epoch_batches(DATA, FLIPPED, batch_size=32, epoch=epoch, seed=3):
             teacher(batch)
             images += len(batch.images)
         found.append((asked.asked - before) / images)
     assert found == expected
     assert expected == [1.0] * 4 if forms is None else expected[3] < 0.3 < expected[1] < 0.7 < expected[0] == 1.0
-    assert list(teacher.to_be_asked(DATA, augmentation, batch_size=32, epochs=4, seed=3)) == [0.0] * 4
+    assert list(teacher.to_be_asked(DATA, FLIPPED, batch_size=32, epochs=4, seed=3)) == [0.0] * 4
 
 
 def test_timing_steps_changes_nothing() -> None:
     model = net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = pace_of(model, DATA, LOSS, RECIPE, teacher=teacher_of(RECIPE, Counting()), score=score, seed=0)
+    found = pace_of(training(model), RECIPE, teacher=teacher_of(RECIPE, Counting()))
     assert found.step_s > 0 and found.judging_s > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -151,7 +137,7 @@ def test_a_teacher_that_takes_time_is_told_from_the_steps(forms: int | None, bat
         return LOSS(model, batch) + 0.0 * teacher(batch).sum()
 
     for _ in range(2):
-        found = pace_of(net(), DATA, taught, recipe, teacher=teacher, score=score, seed=0)
+        found = pace_of(training(net(), taught), recipe, teacher=teacher)
         assert found.asking_s > 0.05 > found.step_s
 
 
@@ -161,4 +147,4 @@ def test_a_slow_score_is_told_from_the_steps() -> None:
         return 0.0
 
     teacher = teacher_of(RECIPE, Counting())
-    assert pace_of(net(), DATA, LOSS, RECIPE, teacher=teacher, score=slow, seed=0).judging_s > 0.1
+    assert pace_of(replace(training(net()), score=slow), RECIPE, teacher=teacher).judging_s > 0.1

@@ -31,7 +31,7 @@ from autoprune.prediction.latency_model import LATENCY, MeasuredLatency
 from autoprune.reports.drawing import MAX_LABEL_CHARACTERS, shorten
 from autoprune.reports.headline import headline, slow_calls, verdict
 from autoprune.reports.record import read_run
-from autoprune.reports.run import _charts, comparison_rows, summary_table, unmet_drop, write_report
+from autoprune.reports.run import _charts, _drop_cells, comparison_rows, summary_table, unmet_drop, write_report
 from autoprune.results import kept as results_kept
 from autoprune.results.kept import FRAME, FinetuneFrame
 from autoprune.results.run import DropTrial, parse_result

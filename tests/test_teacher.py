@@ -8,7 +8,6 @@ from models_for_tests import NO_AUGMENTATION, Counting, batch_of, half_cut, litt
 
 from autoprune.compute.compute import Compute
 from autoprune.config import AugmentConfig, FinetuneConfig
-from autoprune.data import Augmentation
 from autoprune.models import ModelSpec, build_model
 from autoprune.training.batches import epoch_batches
 from autoprune.training.distill import finetune, finetune_recipe
@@ -17,7 +16,7 @@ from autoprune.training.teacher import Teacher
 
 CONFIG = FinetuneConfig(epochs=3, batch_size=64, ema_decay=0.9, augment=NO_AUGMENTATION)
 IN_FLOAT32 = Compute(torch.device("cpu"), fast_bf16=False)
-RECIPE = finetune_recipe(CONFIG, epochs=3, learning_rate=0.05, max_minutes=None)
+RECIPE = finetune_recipe(CONFIG, learning_rate=0.05)
 
 
 def test_each_form_of_an_image_is_asked_for_once() -> None:
@@ -105,7 +104,7 @@ def test_a_batch_that_comes_back_is_asked_about_once_where_images_have_no_forms(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = little_data()
-    mixing = replace(RECIPE, augmentation=Augmentation(cutmix_size=8))
+    mixing = replace(RECIPE, augmentation=AugmentConfig(cutmix_size=8))
     model = Counting()
     teacher = Teacher(model, images=len(data.train), classes=2, forms=mixing.augmentation.forms)
     again = [
@@ -121,7 +120,7 @@ def test_a_batch_that_comes_back_is_asked_about_once_where_images_have_no_forms(
         (mixing, 1, 4),
         (mixing, 2, 3),
         (replace(mixing, batch_size=128), 1, 3),
-        (replace(mixing, augmentation=Augmentation(cutmix_size=4)), 1, 3),
+        (replace(mixing, augmentation=AugmentConfig(cutmix_size=4)), 1, 3),
     )
     for recipe, epoch, seed in others:
         asked = model.asked

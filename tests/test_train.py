@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from bars_for_tests import DATA, INFO, bars
 from judging_for_tests import accuracy
 from models_for_tests import same_state
 from rich.console import Console
 from torch import Tensor, nn
 
-from autoprune.config import TrainConfig
-from autoprune.data import Augmentation
+from autoprune.config import AugmentConfig, TrainConfig
 from autoprune.errors import RunError
 from autoprune.foundation import progress
 from autoprune.tasks.classification import CLASSIFICATION, Classification
@@ -26,6 +24,8 @@ from autoprune.training.scores import Judge
 from autoprune.training.train import (
     EpochLog,
     FitRecipe,
+    Loss,
+    Training,
     cosine,
     fit,
     labelled_loss,
@@ -35,6 +35,7 @@ from autoprune.training.train import (
 )
 
 SCORE = Judge(DATA.search, INFO)
+LOSS = labelled_loss(CLASSIFICATION)
 RECIPE = FitRecipe(
     epochs=4,
     batch_size=32,
@@ -42,7 +43,7 @@ RECIPE = FitRecipe(
     weight_decay=5e-4,
     ema_decay=0.9,
     schedule=one_cycle,
-    augmentation=Augmentation(crop_padding=1),
+    augmentation=AugmentConfig(crop_padding=1),
 )
 
 
@@ -59,6 +60,10 @@ def net(seed: int = 0) -> nn.Module:
     )
 
 
+def training(model: nn.Module, loss: Loss = LOSS, *, seed: int = 0) -> Training:
+    return Training(model, DATA, loss, SCORE, seed, "test")
+
+
 def trained(
     model: nn.Module,
     recipe: FitRecipe = RECIPE,
@@ -68,15 +73,7 @@ def trained(
     logs: list[EpochLog] | None = None,
 ) -> nn.Module:
     return fit(
-        model,
-        DATA,
-        loss=labelled_loss(CLASSIFICATION),
-        score=SCORE,
-        recipe=recipe,
-        seed=seed,
-        description="test",
-        state_path=state_path,
-        on_epoch=None if logs is None else logs.append,
+        training(model, seed=seed), recipe, state_path=state_path, on_epoch=None if logs is None else logs.append
     )
 
 
@@ -142,10 +139,10 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, epochs_done
         calls += 1
         if calls > epochs_done * steps_per_epoch + 3:
             raise Interrupted
-        return labelled_loss(CLASSIFICATION)(model, batch)
+        return LOSS(model, batch)
 
     with pytest.raises(Interrupted):
-        fit(net(), DATA, loss=loss, score=SCORE, recipe=RECIPE, seed=0, description="test", state_path=path)
+        fit(training(net(), loss), RECIPE, state_path=path)
     logs: list[EpochLog] = []
     resumed = net(5)  # the weights come from the state
     best = trained(resumed, state_path=path, logs=logs)
@@ -201,16 +198,7 @@ def test_a_corrupt_state_is_named(tmp_path: Path, kept: float) -> None:
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     with pytest.raises(RunError, match=r"test: the loss is (nan|inf) in epoch 1; lower the learning rate"):
-        fit(
-            net(),
-            DATA,
-            loss=lambda model, batch: F.cross_entropy(model(batch.images), batch.labels) * math.inf,
-            score=SCORE,
-            recipe=RECIPE,
-            seed=0,
-            description="test",
-            state_path=path,
-        )
+        fit(training(net(), lambda model, batch: LOSS(model, batch) * math.inf), RECIPE, state_path=path)
     assert not path.exists()
 
 
@@ -241,20 +229,9 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
         raise Stopped
 
     path, seen = tmp_path / "state.pt", list[EpochLog]()
-    loss = labelled_loss(CLASSIFICATION)
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     with pytest.raises(Stopped):
-        fit(
-            net(),
-            DATA,
-            loss=loss,
-            score=SCORE,
-            recipe=recipe,
-            seed=0,
-            description="test",
-            state_path=path,
-            on_epoch=stop,
-        )
+        fit(training(net()), recipe, state_path=path, on_epoch=stop)
     monkeypatch.setattr("autoprune.training.train.time", Clock())
     trained(net(), recipe, state_path=path, logs=seen)
     assert [log.epoch for log in seen] == [1, 2, 3]
@@ -265,18 +242,7 @@ def test_a_time_budget_ends_a_training_with_its_schedule(monkeypatch: pytest.Mon
 def test_a_training_stopped_at_an_epoch_goes_on_where_it_was(tmp_path: Path) -> None:
     path, whole, rest = tmp_path / "state.pt", list[EpochLog](), list[EpochLog]()
     expected = trained(net(), logs=whole)
-    head = fit(
-        net(),
-        DATA,
-        loss=labelled_loss(CLASSIFICATION),
-        score=SCORE,
-        recipe=RECIPE,
-        seed=0,
-        description="test",
-        state_path=path,
-        until_epoch=1,
-        on_epoch=rest.append,
-    )
+    head = fit(training(net()), RECIPE, state_path=path, until_epoch=1, on_epoch=rest.append)
     assert rest == whole[:1]
     assert not same_state(head, expected)
     kept = torch.load(path, weights_only=True)
@@ -322,16 +288,7 @@ def test_each_epoch_has_an_order_and_an_augmentation_of_its_own() -> None:
 def test_learning_rates_can_be_set_for_single_parameters() -> None:
     model = net()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    fit(
-        model,
-        DATA,
-        loss=labelled_loss(CLASSIFICATION),
-        score=SCORE,
-        recipe=replace(RECIPE, epochs=1),
-        seed=0,
-        description="test",
-        lr_factors={"0.weight": 0.0, "5.weight": 2.0},
-    )
+    fit(training(model), replace(RECIPE, epochs=1), lr_factors={"0.weight": 0.0, "5.weight": 2.0})
     after = dict(model.named_parameters())
     assert torch.equal(before["0.weight"], after["0.weight"])
     assert not torch.equal(before["5.weight"], after["5.weight"])
@@ -369,8 +326,8 @@ def test_label_smoothing_by_hand() -> None:
 
 
 def test_batches_of_mixed_images_have_mixed_labels() -> None:
-    plain = Augmentation(crop_padding=0, flip=False)
-    mixing = replace(plain, cutmix_size=3)
+    plain = AugmentConfig(crop_padding=0, flip=False)
+    mixing = plain.model_copy(update={"cutmix_size": 3})
     drawn = (
         epoch_batches(DATA, augmentation, batch_size=RECIPE.batch_size, epoch=0, seed=0)
         for augmentation in (mixing, plain)

@@ -59,7 +59,6 @@ from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.steps.final import energies, environment, input_figures
 from autoprune.store.run_dir import RunDir
-from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import outputs_of
 
 SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING = "searching levels", "training levels", "router, and measuring"
@@ -148,7 +147,7 @@ def _built(context: Context, chosen_levels: ChosenLevels) -> Built:
     levels, threads = chosen_levels.models, config.measure.threads
     original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
     search, train = prepared.data.search, prepared.data.train
-    augmentation = augmentation_of(config.finetune.augment)
+    augmentation = config.finetune.augment
     answering = Answering(levels.models, prepared)
     answers = answering.to_views(search, augmentation, level_ms)
     answers = replace(answers, trust=fitted_trust(answers, views=augmentation.views))

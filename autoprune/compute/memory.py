@@ -11,8 +11,7 @@ MEMINFO, OWN_STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
 GROUP_LIMIT, GROUP_USE = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 _lock = threading.Lock()
-_inside: list[None] = []  # one for each block that is open
-_before: list[tuple[int, int]] = []  # the limits to go back to, while there is such a block
+_before: list[tuple[int, int]] = []  # the limits that each open block found; in the end those of the first come back
 
 
 def free_bytes() -> int | None:
@@ -37,34 +36,35 @@ def memory_limited() -> Iterator[None]:
         yield
         return
     with _lock:
-        if not _inside:  # the limit is the whole process's: of several threads the first sets it, the last lifts it
-            soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-            _before.append((soft, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        _before.append((soft, hard))
+        if (
+            len(_before) == 1
+        ):  # the limit is the whole process's: of several threads the first sets it, the last lifts it
             limits = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
             resource.setrlimit(resource.RLIMIT_AS, (min([held + free, *limits]), hard))
-        _inside.append(None)
     try:
         yield
     finally:
         with _lock:
-            _inside.pop()
-            if not _inside:
-                resource.setrlimit(resource.RLIMIT_AS, _before.pop())
+            found = _before.pop()
+            if not _before:
+                resource.setrlimit(resource.RLIMIT_AS, found)
 
 
 def _kilobytes(file: Path, key: str) -> int | None:
     """A line such as `MemAvailable:  1234 kB`, in bytes."""
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return None
-    found = next((line.split()[1] for line in lines if line.startswith(f"{key}:")), None)
+    found = next((line.split()[1] for line in _text(file).splitlines() if line.startswith(f"{key}:")), None)
     return int(found) * 1024 if found is not None else None
 
 
 def _number(file: Path) -> int | None:
-    try:
-        text = file.read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
+    text = _text(file).strip()
     return int(text) if text.isdecimal() else None  # `max`: no limit
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

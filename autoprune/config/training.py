@@ -32,6 +32,21 @@ class AugmentConfig(Section):
             raise ValueError("square_prob is of a square: give erase_size or cutmix_size, or leave it out")
         return self
 
+    @property
+    def offsets(self) -> int:
+        """How many places a crop can have along one side."""
+        return 2 * self.crop_padding + 1
+
+    @property
+    def forms(self) -> int | None:
+        """How many different images one image can become; None with a square: hardly any comes twice then."""
+        return None if self.erase_size or self.cutmix_size else self.offsets**2 * (1 + self.flip)
+
+    @property
+    def views(self) -> int:
+        """How many `autoprune.data.views` of an image there are."""
+        return (5 if self.crop_padding else 1) * (1 + self.flip)
+
 
 class TrainConfig(Section):
     """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""

@@ -5,22 +5,13 @@ from pathlib import Path
 
 from autoprune.config import DataConfig
 from autoprune.data import custom, fashion_mnist, imagefolder
-from autoprune.data.augment import (
-    Augmentation,
-    AugmentationDraws,
-    augment,
-    check_augmentation,
-    draw,
-    mixed_labels,
-    normalise,
-    views,
-)
+from autoprune.data.augment import normalise, views
+from autoprune.data.picture_files import find_classes, is_folder
 from autoprune.data.splits import (
     DataInfo,
     ImageSplit,
     SearchData,
     check_split,
-    check_varied,
     count_repeated,
     cut_search_split,
     stratified_indices,
@@ -30,24 +21,15 @@ from autoprune.foundation.files import named_path, shortened
 from autoprune.foundation.progress import say
 
 __all__ = [
-    "Augmentation",
-    "AugmentationDraws",
     "DataInfo",
     "ImageSplit",
     "SearchData",
-    "augment",
-    "check_augmentation",
-    "check_split",
-    "check_varied",
-    "draw",
     "load_search_data",
     "load_test_split",
-    "mixed_labels",
     "normalise",
     "tell_repeated",
     "views",
 ]
-
 
 SEARCH_IMAGES = 5000  # cut from train where nothing else is said
 
@@ -60,10 +42,10 @@ def load_search_data(config: DataConfig) -> SearchData:
         info, train = fashion_mnist.INFO, fashion_mnist.load("train")
     elif (folder := _folder(config)) is not None:
         train = imagefolder.load(folder, "train", image_size=config.image_size)
-        info = imagefolder.describe(config.name, imagefolder.class_names(folder), train)
-        if imagefolder.has_split(folder, "search"):
+        info = imagefolder.describe(config.name, find_classes(folder), train)
+        if is_folder(folder / "search"):
             search = imagefolder.load(folder, "search", image_size=config.image_size)
-            _check_same_shape(search, train, f"{folder}: search")
+            check_split(search, info, f"{folder}: search")
             if config.search_images is not None:
                 say(f"data.search_images: without effect here, because {folder} has a search split of its own")
     else:
@@ -108,13 +90,6 @@ def _check(config: DataConfig) -> None:
         )
     if config.image_size is not None and _folder(config) is None:
         raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")
-
-
-def _check_same_shape(split: ImageSplit, train: ImageSplit, where: str) -> None:
-    if split.images.shape[1:] != train.images.shape[1:]:
-        raise DataError(
-            f"{where} has images of {tuple(split.images.shape[1:])}, train of {tuple(train.images.shape[1:])}"
-        )
 
 
 def _folder(config: DataConfig) -> Path | None:

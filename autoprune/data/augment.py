@@ -13,33 +13,6 @@ from autoprune.errors import DataError
 
 
 @dataclass(frozen=True)
-class Augmentation:
-    """`crop_padding` pixels of zeros around before a random crop; `erase_size` is the side of a square set to zero,
-    `cutmix_size` of one that comes from another image (not both); an image gets it with probability `square_prob`."""
-
-    crop_padding: int = 2
-    flip: bool = True
-    erase_size: int = 0
-    cutmix_size: int = 0
-    square_prob: float = 1.0
-
-    @property
-    def offsets(self) -> int:
-        """How many places a crop can have along one side."""
-        return 2 * self.crop_padding + 1
-
-    @property
-    def forms(self) -> int | None:
-        """How many different images one image can become; None with a square: hardly any comes twice then."""
-        return None if self.erase_size or self.cutmix_size else self.offsets**2 * (1 + self.flip)
-
-    @property
-    def views(self) -> int:
-        """How many `views` of an image there are."""
-        return (5 if self.crop_padding else 1) * (1 + self.flip)
-
-
-@dataclass(frozen=True)
 class AugmentationDraws:
     """What chance decided for each of N images: offsets of the crop and the square's centre (N,); whether it is flipped
     and whether it gets the square, (N,) bool."""
@@ -54,7 +27,7 @@ class AugmentationDraws:
     def select(self, indices: Tensor) -> "AugmentationDraws":
         return AugmentationDraws(*(getattr(self, field.name)[indices] for field in fields(self)))
 
-    def forms(self, augmentation: Augmentation) -> Tensor | None:
+    def forms(self, augmentation: AugmentConfig) -> Tensor | None:
         """Which of `augmentation.forms` each image takes (N,): equal numbers, equal images. None if it has none."""
         if augmentation.forms is None:
             return None
@@ -76,7 +49,7 @@ def check_augmentation(config: AugmentConfig, info: DataInfo, field: str) -> Non
 
 
 def draw(
-    count: int, size: tuple[int, int], augmentation: Augmentation, generator: torch.Generator
+    count: int, size: tuple[int, int], augmentation: AugmentConfig, generator: torch.Generator
 ) -> AugmentationDraws:
     """Draw for `count` images of `size` (height, width)."""
     offsets = augmentation.offsets
@@ -92,7 +65,7 @@ def draw(
     )
 
 
-def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws) -> Tensor:
+def augment(images: Tensor, augmentation: AugmentConfig, draws: AugmentationDraws) -> Tensor:
     """Crop, flip, and erase or mix each image as drawn for it: (N, C, H, W) uint8 to the same.
 
     A square is mixed in from the image before, where that one has been moved to (CutMix, Yun et al. 2019; of one size,
@@ -116,7 +89,7 @@ def augment(images: Tensor, augmentation: Augmentation, draws: AugmentationDraws
 
 
 def mixed_labels(
-    labels: Tensor, classes: int, size: tuple[int, int], augmentation: Augmentation, draws: AugmentationDraws
+    labels: Tensor, classes: int, size: tuple[int, int], augmentation: AugmentConfig, draws: AugmentationDraws
 ) -> Tensor:
     """(N,) labels to what `augment` makes of them, (N, classes): the shares of the pixels that show each class."""
     shares = _squares(size, augmentation.cutmix_size, draws).float().mean((1, 2))[:, None]
@@ -124,7 +97,7 @@ def mixed_labels(
     return shown * (1 - shares) + shown.roll(1, 0) * shares
 
 
-def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
+def views(images: Tensor, augmentation: AugmentConfig) -> Iterator[Tensor]:
     """Each image as it is, and as training may show it too: (N, C, H, W) uint8, one after the other.
 
     Moved by half of `crop_padding` up, down, left and right, and all of these mirrored: what a model gets wrong changes
@@ -133,20 +106,13 @@ def views(images: Tensor, augmentation: Augmentation) -> Iterator[Tensor]:
     padding = augmentation.crop_padding
     step = -(-padding // 2)
     moves = [(0, 0), *((step, 0), (-step, 0), (0, step), (0, -step)) * bool(step)]
-    count = len(images)
-    shown = Augmentation(padding, augmentation.flip)
-    middle = torch.zeros(count, dtype=torch.int64)
+    height, width = images.shape[2:]
+    padded = F.pad(images, (padding, padding, padding, padding))
     for flipped in (False, True) if augmentation.flip else (False,):
         for down, right in moves:
-            draws = AugmentationDraws(
-                crop_row=torch.full((count,), padding - down),
-                crop_column=torch.full((count,), padding - right),
-                flipped=torch.full((count,), flipped),
-                square_row=middle,
-                square_column=middle,
-                has_square=torch.zeros(count, dtype=torch.bool),
-            )
-            yield augment(images, shown, draws)
+            top, left = padding - down, padding - right
+            shown = padded[:, :, top : top + height, left : left + width]
+            yield shown.flip(3) if flipped else shown
 
 
 def _squares(size: tuple[int, int], side: int, draws: AugmentationDraws) -> Tensor:

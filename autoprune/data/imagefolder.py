@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from autoprune.compute.memory import free_bytes
-from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, is_folder, tell
+from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, tell
 from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
 from autoprune.errors import DataError
@@ -28,12 +28,7 @@ MEMORY_SHARE = 0.7  # of what is free, that the pictures of a split may take
 SMALL_PIXELS = 128 * 128  # up to which one thread decodes as fast as two: twice as fast at 32 pixels, 0.7 times at 192
 COPIES = 2  # of them while the search split is cut from train
 
-class_names = find_classes
 T = TypeVar("T")
-
-
-def has_split(folder: Path, split: str) -> bool:
-    return is_folder(folder / split)
 
 
 def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:

@@ -7,7 +7,6 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from autoprune.errors import RunError
 from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.foundation.files import atomic_path
-from autoprune.models import extra_state_left_out
+from autoprune.models.checkpoint import extra_state_left_out
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.runtimes.runtime import Runtime
 
@@ -31,14 +30,9 @@ ONNX_RUNTIME = OnnxRuntime()
 MEAN_KEY, STD_KEY = "autoprune.mean", "autoprune.std"  # in a file's metadata
 
 
-@dataclass(frozen=True)
-class ExportReport:
-    onnx_bytes: int
-    flushed_subnormals: int
-
-
-def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
-    """Write `model` for normalised images (N, C, H, W) float32, any N; the file is whole or absent.
+def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> int:
+    """Write `model` for normalised images (N, C, H, W) float32, any N; the file is whole or absent. How many
+    subnormal weights it has as zeros.
 
     BatchNorm is folded into the convolutions. Pixel mean, standard deviation and class names stand in the file's
     metadata. Raises `RunError` if the model cannot be exported.
@@ -71,8 +65,7 @@ def export_onnx(model: nn.Module, path: Path, info: DataInfo) -> ExportReport:
         except Exception as error:  # exporter and checker raise many kinds
             raise RunError(f"{path}: the model cannot be exported to ONNX ({_first_line(error)})") from error
         onnx.save(exported, str(temporary))
-        onnx_bytes = temporary.stat().st_size
-    return ExportReport(onnx_bytes, flushed)
+    return flushed
 
 
 @contextlib.contextmanager
@@ -90,12 +83,12 @@ def _silent_stdout() -> Iterator[None]:
         os.close(nowhere)
 
 
-def parity_max_abs(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:
+def parity_max_abs(model: nn.Module, path: Path, images: Tensor) -> float:
     """Largest absolute difference between PyTorch's logits and the file's, on normalised images (N, C, H, W).
 
     Infinite where their shapes differ. Raises `RunError` if the file does not run.
     """
-    return _parity(model, path, images, runtime)[0]
+    return _parity(model, path, images, ONNX_RUNTIME)[0]
 
 
 def check_parity(model: nn.Module, path: Path, images: Tensor, *, runtime: Runtime = ONNX_RUNTIME) -> float:

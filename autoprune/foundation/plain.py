@@ -8,7 +8,6 @@ import sys
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TextIO
 
 HANDLER, KEEPING_BYTES = "autoprune.foundation.plain", "autoprune.plain_keeping_bytes"
 UNKNOWN = "?"
@@ -53,13 +52,9 @@ def print_plainly() -> None:
     Names of files that are no text at all come out byte by byte where Python would do so (in the C locale).
     """
     for stream in (sys.stdout, sys.stderr):
-        _make_plain(stream)
-
-
-def _make_plain(stream: TextIO | None) -> None:
-    reconfigure = getattr(stream, "reconfigure", None)  # streams of notebooks and tests may have none
-    if stream is not None and reconfigure is not None:
-        reconfigure(errors=KEEPING_BYTES if stream.errors == "surrogateescape" else HANDLER)
+        reconfigure = getattr(stream, "reconfigure", None)  # streams of notebooks and tests may have none
+        if reconfigure is not None:
+            reconfigure(errors=KEEPING_BYTES if stream.errors == "surrogateescape" else HANDLER)
 
 
 def _plain_character(character: str) -> str:

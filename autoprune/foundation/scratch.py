@@ -29,17 +29,24 @@ def temporary_beside(path: Path) -> Iterator[Path]:
     for left in path.parent.glob(f".{_literally(path.name)}.{PREFIX}*"):
         if is_temporary_of(left.name, path.name):
             remove_if_orphaned(left)
+    with _locked(prefix=f".{path.name}.{PREFIX}", suffix=path.suffix, folder=path.parent) as temporary:
+        yield temporary
+
+
+@contextlib.contextmanager
+def _locked(*, prefix: str, suffix: str, folder: Path | None = None) -> Iterator[Path]:
+    """An empty temporary file that is locked while the block runs, and gone afterwards unless it was moved."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{PREFIX}", suffix=path.suffix)
-        temporary = Path(name)
+        handle, name = tempfile.mkstemp(suffix, prefix, folder)
+        file = Path(name)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_same(handle, temporary):  # nobody took it for an orphan before it was locked
-                yield temporary
+            if _is_same(handle, file):  # nobody took it for an orphan before it was locked
+                yield file
                 return
         finally:
+            file.unlink(missing_ok=True)
             os.close(handle)
-            temporary.unlink(missing_ok=True)
 
 
 def is_temporary(name: str) -> bool:
@@ -79,23 +86,17 @@ def scratch_folder() -> Iterator[Path]:
         if LOCK.fullmatch(left.name):
             _remove_folder_if_orphaned(left)
     while True:
-        handle, name = tempfile.mkstemp(prefix=PREFIX, suffix=LOCK_SUFFIX)
-        lock = Path(name)
-        is_made = False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_same(handle, lock):  # nobody took it for an orphan before it was locked
-                with contextlib.suppress(FileExistsError):
-                    lock.with_suffix("").mkdir(mode=0o700)
-                    is_made = True
-            if is_made:
-                yield lock.with_suffix("")
+        with _locked(prefix=PREFIX, suffix=LOCK_SUFFIX) as lock:
+            folder = lock.with_suffix("")
+            try:
+                folder.mkdir(mode=0o700)
+            except FileExistsError:  # a stranger's
+                continue
+            try:
+                yield folder
                 return
-        finally:
-            if is_made:
-                shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-            lock.unlink(missing_ok=True)
-            os.close(handle)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

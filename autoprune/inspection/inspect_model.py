@@ -34,7 +34,7 @@ from autoprune.prediction.whole_models import random_policies
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.forward_pass import evaluation_mode, graph_of
 from autoprune.pruning.importance import rank_channels
 from autoprune.pruning.plain import bake, check_module
 from autoprune.search.evaluate import Evaluator
@@ -191,14 +191,8 @@ def joining_words(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
     with evaluation_mode(model), torch.enable_grad():
         output = model(torch.zeros(1, *input_shape, requires_grad=True))
     names: set[str] = set()
-    seen, left = set(), [output.grad_fn]
-    while left:
-        node = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in graph_of(output):
         inputs = [parent for parent, _ in node.next_functions if parent is not None]
-        left += inputs
         if len([parent for parent in inputs if parent.name() != LEAF]) > 1:
             names.add(node.name())
     kinds = [word for word, start in JOINS.items() if any(name.startswith(start) for name in names)]

@@ -15,7 +15,6 @@ from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.steps.final import FileJudge, timed_images, timed_together
 from autoprune.steps.finetune import settling
-from autoprune.training.batches import augmentation_of
 from autoprune.training.distill import finetune
 
 
@@ -56,7 +55,7 @@ def worth(winners: Sequence[Winner], context: Context, *, epochs: int) -> Worth:
     networks = {winner.policy: file for winner, file in zip(winners, files, strict=True)}
     original_latency, *latencies = timed_together([run_dir.original_onnx, *networks.values()], images, config.measure)
     speedups = {policy: speedup(original_latency, latency) for policy, latency in zip(networks, latencies, strict=True)}
-    augmentation = augmentation_of(config.finetune.augment)
+    augmentation = config.finetune.augment
     judge = FileJudge(info, run_dir.original_onnx, find_runtime(config.measure.runtime), subject.task)
     on_views = []
     with bar("views of the search split", len(files)) as progress:

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,15 +15,15 @@ from torch import nn
 from autoprune.errors import ModelError
 from autoprune.foundation.factories import load_factory
 from autoprune.foundation.files import shortened
-from autoprune.models.mobilenet import mobilenet_v2
-from autoprune.models.resnet import resnet20, resnet56
-from autoprune.models.vgg import vgg16_bn
+from autoprune.models.mobilenet import CifarMobileNetV2
+from autoprune.models.resnet import CifarResNet
+from autoprune.models.vgg import CifarVGG
 
 BUILT_IN: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "resnet20": resnet20,
-    "resnet56": resnet56,
-    "vgg16_bn": vgg16_bn,
-    "mobilenet_v2": mobilenet_v2,
+    "resnet20": partial(CifarResNet, 20),
+    "resnet56": partial(CifarResNet, 56),
+    "vgg16_bn": CifarVGG,
+    "mobilenet_v2": CifarMobileNetV2,
 }
 
 

@@ -28,10 +28,6 @@ from autoprune.models.weight_sets import (
     weight_sets,
 )
 
-_FOLDER = Path(__file__).parent.parent / "checkpoints"
-SHIPPED_CHECKPOINTS: dict[str, Path] = {
-    "resnet20-fashion-mnist": _FOLDER / "resnet20_fashion_mnist.safetensors",
-}
 WRONG_LISTED = 6  # of what does not fit, in a message
 UNBAKED = "; bake them in where it was made: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
 
@@ -44,7 +40,7 @@ def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -
     out, filled or baked in. float16, bfloat16 and float64 become the model's type. Raises `ModelError` that names the
     file and what is missing, does not fit, cannot be weights, or leaves open which weights are meant.
     """
-    path = weights_path(checkpoint, SHIPPED_CHECKPOINTS)
+    path = weights_path(checkpoint)
     sets = weight_sets(read_content(path), path)
     if key is not None:
         sets = chosen_set(sets, key, path)
@@ -115,16 +111,6 @@ def extra_state_left_out(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def read_tensors(path: Path) -> WeightSet:
-    """Tensors by name from `.safetensors` or a torch file: a state dict, or the first one under a name.
-
-    Raises `ModelError` if the file is missing, corrupt, or holds anything but tensors and plain values; nothing in it
-    is run.
-    """
-    found = weights_path(str(path), {})
-    return next(iter(weight_sets(read_content(found), found).values()))
 
 
 def _state(model: nn.Module, where: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class InvertedResidual(nn.Module):
 class CifarMobileNetV2(nn.Module):
     """Input (N, in_channels, H, W), output logits (N, num_classes)."""
 
-    def __init__(self, num_classes: int, in_channels: int, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
         super().__init__()
         channels, last = (max(8, round(base * width)) for base in (32, 1280))
         self.stem = nn.Sequential(*_conv_bn(in_channels, channels, 3), nn.ReLU6(inplace=True))
@@ -64,7 +64,3 @@ class CifarMobileNetV2(nn.Module):
         x = self.head(self.blocks(self.stem(x)))
         logits: Tensor = self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits
-
-
-def mobilenet_v2(num_classes: int, in_channels: int, width: float = 1.0) -> CifarMobileNetV2:
-    return CifarMobileNetV2(num_classes, in_channels, width)

@@ -27,7 +27,7 @@ class BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """`depth = 6n + 2`: three stages of n blocks; input (N, in_channels, H, W), output logits (N, num_classes)."""
 
-    def __init__(self, depth: int, num_classes: int, in_channels: int, width: float = 1.0) -> None:
+    def __init__(self, depth: int, num_classes: int, in_channels: int, width: float) -> None:
         super().__init__()
         blocks = (depth - 2) // 6
         widths = [max(1, round(base * width)) for base in (16, 32, 64)]
@@ -51,11 +51,3 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1))
         return logits
-
-
-def resnet20(num_classes: int, in_channels: int, width: float = 1.0) -> CifarResNet:
-    return CifarResNet(20, num_classes, in_channels, width)
-
-
-def resnet56(num_classes: int, in_channels: int, width: float = 1.0) -> CifarResNet:
-    return CifarResNet(56, num_classes, in_channels, width)

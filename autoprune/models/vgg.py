@@ -13,7 +13,7 @@ LAYERS: tuple[int | str, ...] = (
 class CifarVGG(nn.Module):
     """Input (N, in_channels, H, W) with H, W >= 16, output logits (N, num_classes)."""
 
-    def __init__(self, num_classes: int, in_channels: int, width: float = 1.0) -> None:
+    def __init__(self, num_classes: int, in_channels: int, width: float) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         channels = in_channels
@@ -38,7 +38,3 @@ class CifarVGG(nn.Module):
         x = F.adaptive_avg_pool2d(self.features(x), 1)
         logits: Tensor = self.classifier(torch.flatten(x, 1))
         return logits
-
-
-def vgg16_bn(num_classes: int, in_channels: int, width: float = 1.0) -> CifarVGG:
-    return CifarVGG(num_classes, in_channels, width)

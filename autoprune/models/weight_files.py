@@ -15,6 +15,9 @@ from autoprune.errors import ModelError
 from autoprune.foundation.files import named_path, shortened
 from autoprune.models.weight_kinds import AGAIN, HOW_TO_SAVE, is_safetensors, unreadable
 
+SHIPPED = {
+    "resnet20-fashion-mnist": Path(__file__).parent.parent / "checkpoints" / "resnet20_fashion_mnist.safetensors",
+}
 GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 # Of torch's own messages: what advises to run the file's code, and what speaks of torch's insides.
 UNWANTED = re.compile("weights_only|weights only|miniz|enforce fail|enhancement|PytorchStreamReader", re.IGNORECASE)
@@ -28,11 +31,11 @@ PLAIN_TYPES: list[Any] = [
 ]
 
 
-def weights_path(checkpoint: str, shipped: dict[str, Path]) -> Path:
+def weights_path(checkpoint: str) -> Path:
     """The file behind a shipped name or a path; `ModelError` says why there is none."""
-    if checkpoint in shipped:
-        return shipped[checkpoint]
-    fix = f"give a file or a shipped name ({', '.join(shipped)})"
+    if checkpoint in SHIPPED:
+        return SHIPPED[checkpoint]
+    fix = f"give a file or a shipped name ({', '.join(SHIPPED)})"
     if not checkpoint.strip():
         raise ModelError(f"checkpoint: the name is empty; {fix}")
     path, shown = named_path(checkpoint), shortened(checkpoint)

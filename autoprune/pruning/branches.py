@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.forward_pass import evaluation_mode
+from autoprune.pruning.forward_pass import evaluation_mode, graph_of, watched
 
 
 class Zero(Tensor):
@@ -36,7 +36,7 @@ class Nothing(nn.Module):
 def remove_layers(model: nn.Module, names: Iterable[str]) -> None:
     """Put `Nothing` in place of the layers named, in place."""
     for name in names:
-        _put(model, name, Nothing())
+        model.set_submodule(name, Nothing())
 
 
 def branch_outputs(layers_in: Sequence[str], normalised: Mapping[str, str]) -> tuple[str, ...]:
@@ -51,7 +51,8 @@ def gone_with(model: nn.Module, layers: Sequence[str], ends: Sequence[str], imag
     still depends on `images` (N, C, H, W).
     """
     with evaluation_mode(model):
-        with _silenced(model, ends), torch.no_grad():
+        silenced = {name: model.get_submodule(name) for name in ends}
+        with watched(silenced, lambda _name, _read, made: torch.zeros_like(made)), torch.no_grad():
             expected = model(images)
         try:
             with _without(model, layers):
@@ -83,7 +84,8 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     model.requires_grad_(True)
     try:
         answers = model(images)
-        read = _leaves(answers)
+        # The tensors that these were worked out from: no gradient is computed.
+        read = [node.variable for node in graph_of(answers) if hasattr(node, "variable")]
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(required[name])
@@ -97,34 +99,6 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read and owner in leaves)
 
 
-def _leaves(answers: Tensor) -> list[Tensor]:
-    """The tensors that `answers` were worked out from, by autograd's graph alone: no gradient is computed."""
-    found, seen, waiting = [], set(), [answers.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (leaf := getattr(node, "variable", None)) is not None:
-            found.append(leaf)
-        waiting.extend(before for before, _ in node.next_functions)
-    return found
-
-
-@contextlib.contextmanager
-def _silenced(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
-    """While the block runs the layers named give zeros."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))
-        for name in names
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @contextlib.contextmanager
 def _without(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """While the block runs the layers named are gone."""
@@ -134,9 +108,4 @@ def _without(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         for name, module in modules.items():
-            _put(model, name, module)
-
-
-def _put(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
+            model.set_submodule(name, module)

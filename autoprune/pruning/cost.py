@@ -4,6 +4,7 @@ One multiply-add of a convolution or a product with weights is one MAC, for one 
 BatchNorm and activations are not counted.
 """
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel, sliced_fields
-from autoprune.pruning.forward_pass import evaluation_mode, first_input
+from autoprune.pruning.forward_pass import evaluation_mode, watched
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
 from autoprune.space.policy import PruningPolicy
@@ -37,10 +38,10 @@ class LayerShape:
     kind: str  # "conv", "depthwise" or "linear"
     in_channels: int
     out_channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
+    kernel: tuple[int, ...]  # and what follows, (height, width)
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
     groups: int
     in_size: tuple[int, int]
     out_size: tuple[int, int]
@@ -80,25 +81,27 @@ class LayerShape:
 def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, LayerShape]:
     """The 2-D convolutions and linear layers of `model` by name, in order of execution, for one image (C, H, W); of one
     that runs several times, its last run."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     shapes: dict[str, LayerShape] = {}
 
-    def record(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
+    def record(name: str, x: Tensor, y: Tensor) -> None:
+        module = layers[name]
         if isinstance(module, nn.Conv2d):
             padding = module.padding if isinstance(module.padding, tuple) else _same_padding(module)
             shapes[name] = LayerShape(
                 "depthwise" if is_depthwise(module) else "conv",
                 module.in_channels,
                 module.out_channels,
-                _pair(module.kernel_size),
-                _pair(module.stride),
-                _pair(padding),
-                _pair(module.dilation),
+                module.kernel_size,
+                module.stride,
+                padding,
+                module.dilation,
                 module.groups,
-                (x.shape[2], x.shape[3]),
-                (y.shape[2], y.shape[3]),
+                (x.shape[-2], x.shape[-1]),
+                (y.shape[-2], y.shape[-1]),
                 module.bias is not None,
             )
-        elif isinstance(module, nn.Linear):
+        else:
             one = (1, 1)
             rows = (math.prod(x.shape[1:-1]), 1)  # positions that share the layer, as in attention
             shapes[name] = LayerShape(
@@ -106,20 +109,8 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
                 module.bias is not None,
             )  # fmt: skip
 
-    handles = [
-        module.register_forward_hook(
-            lambda module, args, given, y, name=name: record(name, module, first_input(args, given), y),
-            with_kwargs=True,
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    ]
-    try:
-        with torch.no_grad(), evaluation_mode(model):
-            model(torch.zeros(1, *input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(layers, record), torch.no_grad(), evaluation_mode(model):
+        model(torch.zeros(1, *input_shape))
     return shapes
 
 
@@ -148,22 +139,17 @@ class CutShapes:
         self._fixed: dict[tuple[str, Axis], int] = {}
         self._brings: dict[tuple[str, Axis], list[tuple[str, list[int]]]] = {}
         for name in self.original:
-            out_channels, in_channels = layer_sides(model.get_submodule(name))
-            self._fixed[name, "out"], self._fixed[name, "in"] = out_channels, in_channels
+            self._fixed[name, "out"], self._fixed[name, "in"] = layer_sides(model.get_submodule(name))
         for group in elastic.groups:
             ranking = elastic.ranking[group.name]
             for member in group.members:
                 side = (member.module, member.axis)
-                counts = [0] * group.channels
-                for root in member.root:
-                    counts[root] += 1
-                cumulative = [0]
-                for root in ranking:
-                    cumulative.append(cumulative[-1] + counts[root])
+                counts = Counter(member.root)
+                cumulative = [0, *itertools.accumulate(counts[root] for root in ranking)]
                 self._fixed.setdefault(side, side_channels(model, member))
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))
-        cut = _cut_dimensions(elastic)
+        cut = _CutDimensions(elastic)
         self._params, self._other_params = self._loose_params(model, cut)
         self._macs, self._repeats = self._loose_macs(model, cut, input_shape)
         # The groups that a layer's shape depends on, and what was worked out for their widths before.
@@ -307,23 +293,18 @@ def _trial_policies(elastic: ElasticModel) -> tuple[PruningPolicy, ...]:
 class _CutDimensions:
     """Which dimensions of which tensors the groups of a model cut."""
 
-    def __init__(self, sides: Mapping[int, Mapping[int, tuple[str, Axis]]]) -> None:
-        self._sides = sides
+    def __init__(self, elastic: ElasticModel) -> None:
+        self._sides: dict[int, dict[int, tuple[str, Axis]]] = {}
+        for group in elastic.groups:
+            for member in group.members:
+                for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+                    self._sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
 
     def of(self, tensor: Tensor) -> tuple[int, tuple[tuple[str, Axis], ...]]:
         """How many elements there are for each combination of channels of some sides, and these sides."""
         cut = self._sides.get(id(tensor), {})
         rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in cut)
         return rest, tuple(side for _, side in sorted(cut.items()))
-
-
-def _cut_dimensions(elastic: ElasticModel) -> _CutDimensions:
-    sides: dict[int, dict[int, tuple[str, Axis]]] = {}
-    for group in elastic.groups:
-        for member in group.members:
-            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
-                sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
-    return _CutDimensions(sides)
 
 
 def _own_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
@@ -337,14 +318,7 @@ def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
         return trace(model, (torch.zeros(1, *input_shape),))
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def _same_padding(module: nn.Conv2d) -> tuple[int, int]:
+def _same_padding(module: nn.Conv2d) -> tuple[int, ...]:
     if module.padding == "valid":
         return (0, 0)
-    height, width = (
-        dilation * (kernel - 1) // 2 for dilation, kernel in zip(module.dilation, module.kernel_size, strict=True)
-    )
-    return (height, width)
+    return tuple(dilation * (side - 1) // 2 for dilation, side in zip(module.dilation, module.kernel_size, strict=True))

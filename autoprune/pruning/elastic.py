@@ -165,12 +165,11 @@ def state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
     assert kind is not None, type(module)
     if kind is DEPTHWISE:  # several filters may read each channel
         filters = int(module.out_channels) // int(module.groups)  # type: ignore[arg-type]
-        for attribute, size in (("out_channels", channels), ("in_channels", channels // filters)):
-            setattr(module, attribute, size)
-        setattr(module, "groups", channels // filters)  # noqa: B010
-        return
-    for attribute in kind.sizes[axis]:
-        setattr(module, attribute, channels)
+        sizes = {"out_channels": channels, "in_channels": channels // filters, "groups": channels // filters}
+    else:
+        sizes = dict.fromkeys(kind.sizes[axis], channels)
+    for attribute, size in sizes.items():
+        setattr(module, attribute, size)
 
 
 def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:

@@ -77,9 +77,8 @@ def _names(model: nn.Module) -> list[str]:
     """Modules in order, and after each its own parameters."""
     names = []
     for name, module in model.named_modules():
-        names.append(name)
-        names += [f"{name}.{field}" if name else field for field, _ in module.named_parameters(recurse=False)]
-        names += [f"{name}.{field}" if name else field for field, _ in module.named_buffers(recurse=False)]
+        own = (*module.named_parameters(name, recurse=False), *module.named_buffers(name, recurse=False))
+        names += [name, *(tensor for tensor, _ in own)]
     return names
 
 

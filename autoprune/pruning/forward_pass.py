@@ -1,7 +1,7 @@
 """What running a model shows that its list of layers does not; the model is left as it was."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,39 +22,54 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def graph_of(answers: Tensor) -> Iterator[Any]:
+    """The nodes of autograd's graph that `answers` were worked out by, each once."""
+    seen, waiting = set(), [answers.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting.extend(before for before, _ in node.next_functions)
+
+
+@contextlib.contextmanager
+def watched(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, Any], Tensor | None]) -> Iterator[None]:
+    """While the block runs, `see` gets the name of each of `layers` that runs, what it reads and what it gives.
+
+    What `see` returns, unless that is None, is given in its place.
+    """
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Tensor | None]:
+        return lambda _layer, args, given, made: see(name, args[0] if args else next(iter(given.values())), made)
+
+    with contextlib.ExitStack() as handles:
+        for name, layer in layers.items():
+            handles.enter_context(layer.register_forward_hook(hook(name), with_kwargs=True))
+        yield
+
+
 def normalised_layers(model: nn.Module, image: Tensor) -> dict[str, str]:
     """The convolutions whose output a BatchNorm reads, each with that BatchNorm's name.
 
     `image` (1, C, H, W) is run through `model`. Layers that run more than once are left out, those with a forward of
     their own, and BatchNorms without statistics, which are never the same for two batches.
     """
-    outputs: list[tuple[str, Tensor]] = []  # alive until the end, so that no two share an identity
-    reads: list[tuple[str, Tensor]] = []
-    handles = []
-    for name, module in model.named_modules():
-        if is_plain(module, nn.Conv2d):
-            handles.append(
-                module.register_forward_hook(lambda _layer, _args, output, name=name: outputs.append((name, output)))
-            )
-        elif is_plain(module, nn.BatchNorm2d) and module.running_mean is not None:
-            handles.append(
-                module.register_forward_pre_hook(
-                    lambda _norm, args, given, name=name: reads.append((name, first_input(args, given))),
-                    with_kwargs=True,
-                )
-            )
-    try:
-        with evaluation_mode(model), torch.inference_mode():
-            model(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    ran = [name for name, _ in (*outputs, *reads)]
-    pairs = {layer: norm for norm, read in reads for layer, output in outputs if output is read}
+    modules = dict(model.named_modules())
+    layers = {name: module for name, module in modules.items() if is_plain(module, nn.Conv2d)}
+    norms = {
+        name: module
+        for name, module in modules.items()
+        if is_plain(module, nn.BatchNorm2d) and module.running_mean is not None
+    }
+    runs: list[tuple[str, Tensor, Tensor]] = []  # alive until the end, so that no two share an identity
+    with (
+        watched(layers | norms, lambda name, read, made: runs.append((name, read, made))),
+        evaluation_mode(model),
+        torch.inference_mode(),
+    ):
+        model(image)
+    ran = [name for name, _, _ in runs]
+    outputs = [(name, made) for name, _, made in runs if name in layers]
+    pairs = {layer: norm for norm, read, _ in runs if norm in norms for layer, made in outputs if made is read}
     return {layer: norm for layer, norm in pairs.items() if ran.count(layer) == ran.count(norm) == 1}
-
-
-def first_input(args: tuple[Any, ...], given: Mapping[str, Any]) -> Tensor:
-    """What a layer reads, however it was called."""
-    read: Tensor = args[0] if args else next(iter(given.values()))
-    return read

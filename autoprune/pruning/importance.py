@@ -100,8 +100,7 @@ def find_importance(criterion: str) -> Importance:
 def checked_scores(scores: object, group: PrunableGroup, *, where: str) -> Tensor:
     """What a user's own criterion gave, float32. Raises `InputError` unless it is a finite number of 0 or more for each
     channel."""
-    right = isinstance(scores, Tensor) and scores.shape == (group.channels,)
-    if not isinstance(scores, Tensor) or not right:
+    if not isinstance(scores, Tensor) or scores.shape != (group.channels,):
         shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise InputError(f"{where}: gave {shape} for group {group.name}, must give a tensor ({group.channels},)")
     plain = scores.detach().float()
@@ -157,8 +156,7 @@ def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor, task: Task
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    for start in range(0, len(images), TAYLOR_BATCH):
-        batch, truth = images[start : start + TAYLOR_BATCH], labels[start : start + TAYLOR_BATCH]
+    for batch, truth in zip(images.split(TAYLOR_BATCH), labels.split(TAYLOR_BATCH), strict=True):
         outputs = model(batch)
         loss = task.loss(outputs, targets_of(task, truth, outputs.detach()), smoothing=0.0) * (len(batch) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -193,12 +193,9 @@ def cuts(
     for place in range(max(digits.values(), default=0)):
         chosen = {name: [(number >> place % digits[name]) & 1 == 1 for number in own] for name, own in numbers.items()}
         yield _keeping(model, groups, chosen)
-    yield _keeping(model, groups, {name: [number % 2 == 0 for number in own] for name, own in numbers.items()})
-    yield _keeping(model, groups, {name: [number == 0 for number in own] for name, own in numbers.items()})
-    yield _keeping(model, groups, {name: [number > 0 for number in own] for name, own in numbers.items()})
-    yield _keeping(model, groups, {name: [number % 3 == 0 for number in own] for name, own in numbers.items()})
-    for width in fixed:
-        yield _keeping(model, groups, {name: [number < width for number in own] for name, own in numbers.items()})
+    most = max((group.channels for group in groups), default=0)
+    for kept in (range(0, most, 2), range(1), range(1, most), range(0, most, 3), *map(range, fixed)):
+        yield _keeping(model, groups, {name: [number in kept for number in own] for name, own in numbers.items()})
 
 
 def _keeping(

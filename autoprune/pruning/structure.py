@@ -1,18 +1,18 @@
 """A pruned model on disk: `structure.json` (shapes) and `model.safetensors` (weights); no pickle, no code."""
 
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 from torch import nn
 
 from autoprune.errors import InputError, ModelError, shown
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.paths import user_path
-from autoprune.models import ModelSpec, build_model, is_factory, load_weights, save_weights
+from autoprune.models import ModelSpec, build_model, load_weights, save_weights
+from autoprune.models.build import is_factory
 from autoprune.pruning.branches import Nothing, remove_layers
 from autoprune.pruning.elastic import resized
 from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of
@@ -24,14 +24,30 @@ MOST_CLASSES, MOST_CHANNELS, MOST_WIDTH = 1_000_000, 4096, 64.0  # of an origina
 MOST_PARAMS = 4_000_000_000
 
 
-@dataclass(frozen=True)
-class _Structure:
-    """What the file says: sizes (out, in) of layers, shapes of bare tensors that were cut, and what is gone."""
+class _Spec(BaseModel):
+    """`ModelSpec`, in a stranger's file."""
 
-    spec: ModelSpec | None
-    layers: Mapping[str, tuple[int, int]]
-    tensors: Mapping[str, tuple[int, ...]]
-    gone: tuple[str, ...]
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    num_classes: int = Field(ge=1, le=MOST_CLASSES)
+    in_channels: int = Field(ge=1, le=MOST_CHANNELS)
+    width: float = Field(gt=0, le=MOST_WIDTH, allow_inf_nan=False)
+
+
+class _Sides(BaseModel):
+    out_channels: StrictInt
+    in_channels: StrictInt
+
+
+class _Structure(BaseModel):
+    """What the file says: sizes of layers, shapes of bare tensors that were cut, and what is gone."""
+
+    schema_number: int = Field(alias="schema")
+    model: _Spec | None
+    layers: dict[str, _Sides]
+    tensors: dict[str, tuple[StrictInt, ...]] = {}
+    gone: tuple[str, ...] = ()
 
 
 def save_pruned(folder: Path, model: nn.Module, spec: ModelSpec | None) -> None:
@@ -68,7 +84,7 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     path = folder / STRUCTURE_FILE
     structure = _read(path)
     if architecture is None:
-        spec = _buildable(structure.spec, path)
+        spec = _buildable(structure.model, path)
         try:
             with torch.device("meta"):  # no memory is taken
                 unpruned = build_model(spec)
@@ -81,7 +97,8 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
     else:
         _check_fits(architecture, structure, path)
         model = plain_copy(architecture)
-    model = resized(model, structure.layers, structure.tensors)
+    layers = {name: (sides.out_channels, sides.in_channels) for name, sides in structure.layers.items()}
+    model = resized(model, layers, structure.tensors)
     remove_layers(model, structure.gone)
     load_weights(model, str(folder / WEIGHTS_FILE))
     model.eval()
@@ -90,45 +107,22 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
 
 def _read(path: Path) -> _Structure:
     raw = read_json(path)
+    if isinstance(raw, dict) and raw.get("schema", SCHEMA) != SCHEMA:
+        raise InputError(f"{path}: schema {shown(raw['schema'])} is not supported (this version reads {SCHEMA})")
     try:
-        if raw["schema"] != SCHEMA:
-            raise InputError(f"{path}: schema {raw['schema']} is not supported (this version reads {SCHEMA})")
-        return _Structure(
-            _spec(raw["model"]) if raw["model"] is not None else None,
-            {
-                str(name): (_whole(layer["out_channels"]), _whole(layer["in_channels"]))
-                for name, layer in raw["layers"].items()
-            },
-            {str(name): tuple(map(_whole, shape)) for name, shape in raw.get("tensors", {}).items()},
-            tuple(str(name) for name in raw.get("gone", [])),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise InputError(f"{path}: not the structure of a pruned model ({str(error)[:200]})") from None
+        return _Structure.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: not the structure of a pruned model ({where[:200]}: {first['msg']})") from None
 
 
-def _spec(raw: Mapping[str, Any]) -> ModelSpec:
-    spec = ModelSpec(str(raw["name"]), _whole(raw["num_classes"]), _whole(raw["in_channels"]), float(raw["width"]))
-    if not 1 <= spec.num_classes <= MOST_CLASSES:
-        raise ValueError(f"num_classes must be in 1..{MOST_CLASSES}")
-    if not 1 <= spec.in_channels <= MOST_CHANNELS:
-        raise ValueError(f"in_channels must be in 1..{MOST_CHANNELS}")
-    if not (math.isfinite(spec.width) and 0 < spec.width <= MOST_WIDTH):
-        raise ValueError(f"width must be above 0 and up to {MOST_WIDTH:g}")
-    return spec
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
-def _buildable(spec: ModelSpec | None, path: Path) -> ModelSpec:
+def _buildable(spec: _Spec | None, path: Path) -> ModelSpec:
     if spec is None:
         raise InputError(f"{path}: the model was given as an object; pass the original as architecture=")
     if is_factory(spec.name):  # a stranger's file must not choose what code runs
         raise InputError(f"{path}: the model comes from the factory {spec.name}; pass what it makes as architecture=")
-    return spec
+    return ModelSpec(**spec.model_dump())
 
 
 def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
@@ -137,9 +131,9 @@ def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
     for name in structure.gone:
         if not name or name not in modules or name in structure.layers:
             raise ModelError(f"{path}: layer {name}, which is gone, does not fit the architecture")
-    for name, (out_channels, in_channels) in structure.layers.items():
+    for name, sides in structure.layers.items():
         module = modules.get(name)
-        if module is None or kind_of(module) is None or not _is_cut_of(module, out_channels, in_channels):
+        if module is None or kind_of(module) is None or not _is_cut_of(module, sides):
             raise ModelError(f"{path}: layer {name} does not fit the architecture")
     for name, shape in structure.tensors.items():
         parent, _, field = name.rpartition(".")
@@ -152,6 +146,6 @@ def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
             raise ModelError(f"{path}: tensor {name} does not fit the architecture")
 
 
-def _is_cut_of(module: nn.Module, out_channels: int, in_channels: int) -> bool:
+def _is_cut_of(module: nn.Module, sides: _Sides) -> bool:
     most_out, most_in = layer_sides(module)
-    return min(1, most_out) <= out_channels <= most_out and min(1, most_in) <= in_channels <= most_in
+    return min(1, most_out) <= sides.out_channels <= most_out and min(1, most_in) <= sides.in_channels <= most_in

@@ -39,7 +39,7 @@ class Torch:
             )
         import torch
 
-        from autoprune.models import BUILT_IN
+        from autoprune.models.build import BUILT_IN
         from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned
 
         torch.set_num_threads(threads)

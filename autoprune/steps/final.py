@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from autoprune import __version__
-from autoprune.config import MeasureConfig, TargetConfig
-from autoprune.data import Augmentation, DataInfo, ImageSplit, normalise, views
+from autoprune.config import AugmentConfig, MeasureConfig, TargetConfig
+from autoprune.data import DataInfo, ImageSplit, normalise, views
 from autoprune.foundation.progress import say
 from autoprune.measure.device import cpu_name
 from autoprune.measure.energy_measurement import compare_energy
@@ -86,7 +86,7 @@ class FileJudge:
         original = file_outputs(self.original, split, self.info, self.runtime) if asks_original else outputs
         return main_metric(self.task, outputs, targets_of(self.task, split.labels, original))
 
-    def in_views(self, file: Path, split: ImageSplit, augmentation: Augmentation) -> float:
+    def in_views(self, file: Path, split: ImageSplit, augmentation: AugmentConfig) -> float:
         """The mean over all `autoprune.data.views` of the images, too."""
         shown = views(split.images, augmentation)
         return statistics.fmean(self(file, ImageSplit(images, split.labels)) for images in shown)

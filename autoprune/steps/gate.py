@@ -14,7 +14,8 @@ from autoprune.errors import ConfigError, InputError, ModelError, RunError
 from autoprune.export.onnx_file import ONNX_RUNTIME, check_parity, export_onnx
 from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.models import SHIPPED_CHECKPOINTS, stated_accuracy, weights_path
+from autoprune.models.stated_accuracy import stated_accuracy
+from autoprune.models.weight_files import weights_path
 from autoprune.pruning.copies import copied
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module, own_copy
@@ -161,7 +162,7 @@ def tell_accuracy(model: nn.Module, data: SearchData, checkpoint: str) -> None:
     found = Judge(some, data.info)(model)
     if _tell_chance(found, some.labels, data.info.num_classes, checkpoint):
         return
-    stated = stated_accuracy(weights_path(checkpoint, SHIPPED_CHECKPOINTS))
+    stated = stated_accuracy(weights_path(checkpoint))
     if stated is not None and found < stated - CLEARLY_WORSE:
         mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (data.info.mean, data.info.std))
         say(

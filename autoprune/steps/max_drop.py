@@ -32,7 +32,6 @@ from autoprune.steps.finetune import finetuned
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import mean_of
-from autoprune.training.batches import augmentation_of
 from autoprune.training.scores import merits_in_views
 
 
@@ -140,7 +139,7 @@ def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen
 def drop_merits(context: Context, model: nn.Module) -> Tensor:
     """(views, N): which views of the search split's images `model` gets right, or how good it is at them; the first is
     the image itself."""
-    data, augmentation = context.subject.data, augmentation_of(context.config.finetune.augment)
+    data, augmentation = context.subject.data, context.config.finetune.augment
     original = context.prepared.elastic.original
     return merits_in_views(model, data.search, augmentation, data.info, context.subject.task, original=original)
 

@@ -149,7 +149,7 @@ def one_rung_lower(problem: SearchProblem, policy: PruningPolicy) -> Iterator[Pr
 def _measured(context: Context, policy: PruningPolicy, model: nn.Module, narrowed: tuple[str, ...]) -> Measured:
     config, run_dir, info = context.config, context.run_dir, context.subject.data.info
     export_onnx(context.prepared.elastic.original, run_dir.original_onnx, info)
-    flushed = export_onnx(model, run_dir.model_onnx, info).flushed_subnormals
+    flushed = export_onnx(model, run_dir.model_onnx, info)
     found: list[Measured] = []
     while len(found) < MEASUREMENTS:
         original, pruned = _timed(context)

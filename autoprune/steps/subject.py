@@ -6,16 +6,9 @@ from torch import nn
 
 from autoprune.compute.machine import require_batches
 from autoprune.config import RunConfig
-from autoprune.data import (
-    ImageSplit,
-    SearchData,
-    check_augmentation,
-    check_split,
-    check_varied,
-    load_search_data,
-    load_test_split,
-    tell_repeated,
-)
+from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split, tell_repeated
+from autoprune.data.augment import check_augmentation
+from autoprune.data.splits import check_split, check_varied
 from autoprune.errors import InputError
 from autoprune.foundation.files import shortened
 from autoprune.foundation.seeding import derive_seed, seed_everything

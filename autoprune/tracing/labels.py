@@ -82,10 +82,10 @@ class Labels:
 
     def are_same(self, first: Tensor, second: Tensor) -> bool:
         """Whether the labels at each place are of one class; both of the same shape, or they broadcast."""
-        a, b = (
-            torch.from_numpy(self.find(labels.reshape(-1).numpy())).view(labels.shape) for labels in (first, second)
-        )
-        return bool((a == b).all())
+        return bool((self._representatives(first) == self._representatives(second)).all())
+
+    def _representatives(self, labels: Tensor) -> Tensor:
+        return torch.from_numpy(self.find(labels.reshape(-1).numpy())).view(labels.shape)
 
     def unite(self, first: Tensor, second: Tensor) -> None:
         """Labels at the same place go together; both (n,), positive."""
@@ -136,7 +136,7 @@ class Labels:
         for axis in range(labels.dim()):
             labels = _narrowed(labels, axis)
         if labels.numel() and sum(size > 1 for size in labels.shape) > 1:  # one class may have several labels
-            same = torch.from_numpy(self.find(labels.reshape(-1).numpy())).view(labels.shape)
+            same = self._representatives(labels)
             for axis in range(same.dim()):
                 kept = _narrowed(same, axis)
                 if kept.shape != same.shape:

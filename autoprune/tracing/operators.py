@@ -5,6 +5,7 @@ others. What has no rule at all pins whatever it reads: a network may do anythin
 as it is.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,13 +73,13 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("cat", "stack"), concatenated),
     **dict.fromkeys(ELEMENTWISE_WITHOUT_TAG, elementwise),
     **dict.fromkeys(("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "logcumsumexp"), normalised_along),
-    **{name: windows(trailing) for name, trailing in WINDOWS.items()},
+    **{name: partial(windows, trailing=trailing) for name, trailing in WINDOWS.items()},
     **dict.fromkeys(BATCH_NORMS, batch_norm),
     "native_group_norm": group_norm,
     "native_layer_norm": layer_norm,
     "channel_shuffle": shuffled,
-    **{f"max_unpool{n}d": unpooled(n) for n in (2, 3)},
-    **{f"grid_sampler_{n}d": sampled(n) for n in (2, 3)},
+    **{f"max_unpool{n}d": partial(unpooled, trailing=n) for n in (2, 3)},
+    **{f"grid_sampler_{n}d": partial(sampled, trailing=n) for n in (2, 3)},
     **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), transformed),
     **dict.fromkeys(FAKE_QUANTISERS, as_its_first),
     "glu": gated,

@@ -54,20 +54,16 @@ def convolution(call: Call) -> Slots:
 
 def mm(call: Call) -> Slots:
     """(n, k) @ (k, m), and `addmm`, which adds its first argument."""
-    return _product(call, *_operands(call), batch=0)
+    return _product(call, batch=0)
 
 
 def bmm(call: Call) -> Slots:
     """(b, n, k) @ (b, k, m), and `baddbmm`."""
-    return _product(call, *_operands(call), batch=1)
+    return _product(call, batch=1)
 
 
-def _operands(call: Call) -> tuple[Tensor, Tensor]:
+def _product(call: Call, *, batch: int) -> Slots:
     a, b = call.tensors()[-2:]
-    return a, b
-
-
-def _product(call: Call, a: Tensor, b: Tensor, *, batch: int) -> Slots:
     rows, columns = batch, batch + 1
     left, right = call.slots(a), call.slots(b)
     _read(call, call.labels.along(left, columns), call.labels.along(right, rows), size=a.shape[columns])

@@ -120,18 +120,10 @@ def reduced(call: Call) -> Slots:
     """A sum, mean, maximum over some axes: what has labels along one of them cannot shrink."""
     tensor = call.first()
     dims = _dims(call.given.get("dim"), tensor.dim())
-    keepdim = _rank(call.out) == tensor.dim()
-    kept: list[Slot] = []
-    for slot in call.slots(tensor):
-        if set(slot.axes) & dims:
-            call.labels.pin(slot.labels, MIXED)
-        else:
-            labels = slot.labels
-            if not keepdim:
-                for axis in sorted(dims, reverse=True):
-                    labels = labels.squeeze(axis)
-            kept.append(Slot(labels, slot.side))
-    return tuple(kept)
+    kept = _apart(call, tensor, dims, MIXED)
+    if _rank(call.out) == tensor.dim():
+        return kept
+    return tuple(Slot(slot.labels.squeeze(tuple(dims)), slot.side) for slot in kept)
 
 
 def normalised_along(call: Call) -> Slots:
@@ -141,45 +133,21 @@ def normalised_along(call: Call) -> Slots:
     return _apart(call, tensor, {axis}, MIXED)
 
 
-def windows(trailing: int) -> Rule:
+def windows(call: Call, *, trailing: int) -> Slots:
     """Pooling, resizing, reflecting: places along the last axes mix."""
-
-    def rule(call: Call) -> Slots:
-        tensor = call.first()
-        leading = range(tensor.dim() - trailing)
-        made: list[Slot] = []
-        for slot in call.slots(tensor):
-            if set(slot.axes) & set(leading):
-                made.append(Slot(call.labels.over(slot.labels, leading), slot.side))
-            else:
-                call.labels.pin(slot.labels, MIXED)
-        return tuple(made)
-
-    return rule
+    return _mixed_along_last(call, call.slots(call.first()), trailing)
 
 
-def unpooled(trailing: int) -> Rule:
+def unpooled(call: Call, *, trailing: int) -> Slots:
     """Each channel of the input goes to the places that the same channel of the indices names."""
-
-    def rule(call: Call) -> Slots:
-        tensor, indices = call.tensors()[:2]
-        together = call.labels.join([(call.slots(one), one.shape) for one in (tensor, indices)], FIXED)
-        leading = range(tensor.dim() - trailing)
-        call.labels.pin_slots((slot for slot in together if not set(slot.axes) & set(leading)), MIXED)
-        kept = (slot for slot in together if set(slot.axes) & set(leading))
-        return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
-
-    return rule
+    together = [(call.slots(one), one.shape) for one in call.tensors()[:2]]
+    return _mixed_along_last(call, call.labels.join(together, FIXED), trailing)
 
 
-def sampled(trailing: int) -> Rule:
+def sampled(call: Call, *, trailing: int) -> Slots:
     """The input at places that a grid names, whose coordinates are no channels."""
-
-    def rule(call: Call) -> Slots:
-        call.labels.pin_slots(call.slots(call.given["grid"]), FIXED)
-        return windows(trailing)(call)  # type: ignore[return-value]
-
-    return rule
+    call.labels.pin_slots(call.slots(call.given["grid"]), FIXED)
+    return windows(call, trailing=trailing)
 
 
 def transformed(call: Call) -> Slots:
@@ -306,6 +274,14 @@ def _apart(call: Call, tensor: Tensor, axes: set[int], reason: str) -> Slots:
     slots = call.slots(tensor)
     call.labels.pin_slots((slot for slot in slots if axes & set(slot.axes)), reason)
     return tuple(slot for slot in slots if not axes & set(slot.axes))
+
+
+def _mixed_along_last(call: Call, slots: Slots, trailing: int) -> Slots:
+    """The slots with labels along the leading axes, if places mix along the `trailing` ones."""
+    leading = range(call.first().dim() - trailing)
+    call.labels.pin_slots((slot for slot in slots if not set(slot.axes) & set(leading)), MIXED)
+    kept = (slot for slot in slots if set(slot.axes) & set(leading))
+    return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
 
 
 def _norm_over(call: Call, axes: set[int], reason: str) -> Slots:

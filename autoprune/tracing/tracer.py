@@ -7,6 +7,7 @@ network is made of: layers, functions, bare parameters, views.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,7 +74,7 @@ class _Watcher(TorchFunctionMode):
         if func is torch.nn.functional.pad:
             given = dict(zip(("input", "pad", "mode"), args, strict=False)) | kwargs
             if given.get("mode") == "circular":
-                rule = windows(len(given["pad"]) // 2)
+                rule = partial(windows, trailing=len(given["pad"]) // 2)
                 return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
         with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
             out = func(*args, **kwargs)
@@ -135,15 +136,9 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(module) in self._names and self._place:
                 self._place.pop()
 
-        handles = (
-            nn.modules.module.register_module_forward_pre_hook(enter),
-            nn.modules.module.register_module_forward_hook(leave),
-        )
-        try:
+        hooks = nn.modules.module
+        with hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def end(self) -> None:
         """What reaches the outputs stays."""
@@ -215,7 +210,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             slots=lambda tensor: self._of(tensor).slots,
             depends=self._depends,
             split=self._split,
-            run=lambda changed: _run(func, changed),
+            run=lambda changed: func(**changed),
         )
 
     def _follow(self, func: Any, call: Call, *, is_inplace: bool) -> None:
@@ -309,20 +304,6 @@ def _named(func: Any) -> tuple[str, bool]:
     name = func._schema.name.partition("::")[2]
     is_inplace = name.endswith("_") and not name.startswith("__")
     return name.rstrip("_") if is_inplace else name, is_inplace
-
-
-def _run(func: Any, given: dict[str, Any]) -> Any:
-    positional = [
-        given[argument.name]
-        for argument in func._schema.arguments
-        if argument.name in given and not argument.kwarg_only
-    ]
-    named = {
-        argument.name: given[argument.name]
-        for argument in func._schema.arguments
-        if argument.name in given and argument.kwarg_only
-    }
-    return func(*positional, **named)
 
 
 def one_sample(inputs: Sequence[Tensor]) -> Inputs:

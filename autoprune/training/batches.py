@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from autoprune.config import AugmentConfig
-from autoprune.data import Augmentation, AugmentationDraws, SearchData, augment, draw, mixed_labels, normalise
+from autoprune.data import SearchData, normalise
+from autoprune.data.augment import AugmentationDraws, augment, draw, mixed_labels
 from autoprune.foundation.seeding import derive_seed
 
 
@@ -19,7 +20,7 @@ class Origin:
     epoch: int
     number: int  # within the epoch
     size: int
-    augmentation: Augmentation
+    augmentation: AugmentConfig
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,8 @@ class Batch:
     origin: Origin | None = None
 
 
-def augmentation_of(config: AugmentConfig) -> Augmentation:
-    return Augmentation(config.crop_padding, config.flip, config.erase_size, config.cutmix_size, config.square_prob)
-
-
 def epoch_batches(
-    data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
+    data: SearchData, augmentation: AugmentConfig, *, batch_size: int, epoch: int, seed: int
 ) -> Iterator[Batch]:
     """The train split, shuffled and augmented: the same for the same epoch and seed, whoever asks."""
     height, width = data.info.input_shape[1:]
@@ -60,7 +57,7 @@ def epoch_batches(
 
 
 def epoch_draws(
-    data: SearchData, augmentation: Augmentation, *, batch_size: int, epoch: int, seed: int
+    data: SearchData, augmentation: AugmentConfig, *, batch_size: int, epoch: int, seed: int
 ) -> Iterator[tuple[Origin, Tensor, AugmentationDraws]]:
     """Which images (N,) each batch of an epoch takes, and what chance decided for them; no image is touched."""
     order = torch.randperm(len(data.train), generator=_generator(seed, f"batches {epoch}"))

@@ -5,7 +5,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autoprune.compute.compute import HERE, Compute
 from autoprune.pruning.branches import Nothing
@@ -67,18 +67,9 @@ def fold_batchnorm(model: nn.Module, pairs: dict[str, str]) -> None:
             continue
         assert isinstance(convolution, nn.Conv2d)
         read_by = cast(nn.BatchNorm2d, model.get_submodule(norm))
-        assert read_by.running_mean is not None and read_by.running_var is not None
-        convolution.weight, convolution.bias = fuse_conv_bn_weights(
-            convolution.weight,
-            convolution.bias,
-            read_by.running_mean,
-            read_by.running_var,
-            read_by.eps,
-            read_by.weight,
-            read_by.bias,
-        )
-        parent, _, leaf = norm.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, nn.Identity())
+        folded = fuse_conv_bn_eval(convolution, read_by)
+        convolution.weight, convolution.bias = folded.weight, folded.bias
+        model.set_submodule(norm, nn.Identity())
 
 
 def even_batches(images: Tensor) -> Sequence[Tensor]:

@@ -1,6 +1,7 @@
 """Fine-tuning a pruned model, taught by the original (Hinton et al. 2015; Zagoruyko & Komodakis 2017)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,13 +12,14 @@ from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import SearchData
 from autoprune.pruning.elastic import changed_layers
+from autoprune.pruning.forward_pass import watched
 from autoprune.tasks.judging import targets_of
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, augmentation_of
+from autoprune.training.batches import Batch
 from autoprune.training.pace import in_time
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, FitRecipe, Loss, Settle, cosine, fit, labelled_loss
+from autoprune.training.train import EpochLog, FitRecipe, Loss, Settle, Training, cosine, fit, labelled_loss
 
 
 def finetune(
@@ -48,34 +50,12 @@ def finetune(
     # Of the cut: a branch of the teacher's may be gone.
     layers = stage_layers(model, data.info.input_shape) if config.feature_weight > 0 else ()
     loss = distillation_loss(teacher, config, layers)
-    recipe = finetune_recipe(
-        config,
-        epochs=config.epochs,
-        learning_rate=learning_rate,
-        max_minutes=config.max_minutes,
-        compute=teacher.compute,
-        settle=settle,
-    )
     score = Judge(data.search, data.info, teacher.task, original=teacher.model)
+    training = Training(model, data, loss, score, seed, description, score.told)
+    recipe = finetune_recipe(config, learning_rate=learning_rate, compute=teacher.compute, settle=settle)
     return fit(
-        model,
-        data,
-        loss=loss,
-        score=score,
-        recipe=in_time(
-            recipe,
-            model,
-            data,
-            loss,
-            teacher=teacher,
-            score=score,
-            seed=seed,
-            description=description,
-            plan_path=plan_path,
-        ),
-        seed=seed,
-        description=description,
-        told=score.told,
+        training,
+        in_time(recipe, training, teacher=teacher, plan_path=plan_path),
         lr_factors=factors,
         state_path=state_path,
         until_epoch=until_epoch,
@@ -84,25 +64,19 @@ def finetune(
 
 
 def finetune_recipe(
-    config: FinetuneConfig,
-    *,
-    epochs: int,
-    learning_rate: float,
-    max_minutes: float | None,
-    compute: Compute = HERE,
-    settle: Settle | None = None,
+    config: FinetuneConfig, *, learning_rate: float, compute: Compute = HERE, settle: Settle | None = None
 ) -> FitRecipe:
-    """How the training loop fine-tunes with `config`, for so many epochs or minutes, whichever are over first."""
+    """How the training loop fine-tunes with `config`, for its epochs or minutes, whichever are over first."""
     return FitRecipe(
-        epochs=epochs,
+        epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=learning_rate,
         weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
         schedule=cosine,
-        augmentation=augmentation_of(config.augment),
+        augmentation=config.augment,
         muon_step=config.muon_step,
-        max_s=None if max_minutes is None else 60 * max_minutes,
+        max_s=None if config.max_minutes is None else 60 * config.max_minutes,
         compute=compute,
         settle=settle,
     )
@@ -119,13 +93,13 @@ def distillation_loss(teacher: Teacher, config: FinetuneConfig, layers: Sequence
     answer = teacher.computed if layers else teacher
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        with _Features(teacher.model, layers) as taught:
+        with _features(teacher.model, layers) as taught:
             teacher_logits = answer(batch)
-        with _Features(model, layers) as learnt:
+        with _features(model, layers) as learnt:
             logits = model(batch.images).float()
         value = taught_value(teacher.task, logits, teacher_logits, batch.labels, config)
         for layer in layers:
-            value = value + config.feature_weight * attention_distance(learnt.outputs[layer], taught.outputs[layer])
+            value = value + config.feature_weight * attention_distance(learnt[layer], taught[layer])
         return value
 
     return loss
@@ -158,32 +132,17 @@ def stage_layers(model: nn.Module, input_shape: tuple[int, int, int]) -> tuple[s
     last: dict[tuple[int, ...], str] = {}
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
     model.eval()
-    with torch.no_grad(), _Features(model, names) as features:
+    with torch.no_grad(), _features(model, names) as features:
         model(torch.zeros(1, *input_shape))
-    for name, output in features.outputs.items():
+    for name, output in features.items():
         last[tuple(output.shape[2:])] = name
     return tuple(last.values())
 
 
-class _Features:
+@contextmanager
+def _features(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The outputs of the named layers, by name, in order of execution, while the block runs."""
-
-    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
-        self.outputs: dict[str, Tensor] = {}
-        self._model, self._layers = model, layers
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-
-    def __enter__(self) -> "_Features":
-        for layer in self._layers:
-            module = self._model.get_submodule(layer)
-            self._handles.append(
-                module.register_forward_hook(lambda _module, _args, output, layer=layer: self._keep(layer, output))
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _keep(self, layer: str, output: Tensor) -> None:
-        self.outputs[layer] = output
+    outputs: dict[str, Tensor] = {}
+    modules = {layer: model.get_submodule(layer) for layer in layers}
+    with watched(modules, lambda layer, _read, made: outputs.update({layer: made})):
+        yield outputs

@@ -4,15 +4,13 @@ import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
 
 from autoprune.compute.kernels.memory_format import laid_out
-from autoprune.data import SearchData
 from autoprune.errors import RunError
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.progress import duration, say
@@ -20,7 +18,7 @@ from autoprune.foundation.seeding import derive_seed
 from autoprune.pruning.copies import copied
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, Loss, make_optimizer, steps_an_epoch, take_step
+from autoprune.training.train import FitRecipe, Training, make_optimizer, steps_an_epoch, take_step
 
 WARM_STEPS, TIMED_STEPS = 2, 5
 
@@ -48,68 +46,49 @@ class Plan(BaseModel):
     learning_rate: float = Field(gt=0, allow_inf_nan=False)
 
 
-def in_time(
-    recipe: FitRecipe,
-    model: nn.Module,
-    data: SearchData,
-    loss: Loss,
-    *,
-    teacher: Teacher,
-    score: Callable[[nn.Module], object],
-    seed: int,
-    description: str,
-    plan_path: Path | None = None,
-) -> FitRecipe:
+def in_time(recipe: FitRecipe, training: Training, *, teacher: Teacher, plan_path: Path | None = None) -> FitRecipe:
     """The recipe with the epochs that its time holds, and a top learning rate for so few; as it is where all fit.
 
     A schedule cut short at the learning rate of a long one leaves a cut worse than it could be: ResNet-20 at half its
     latency loses 0.59 points after two epochs at 0.1, and 0.39 at 0.03 (Fashion-MNIST, ten views of the search split).
     The rate goes with the root of the share of the steps. Muon's steps (`muon_step`) stay as they are. Epochs take less
-    and less where the `teacher` has answered ever more. `score` judges each epoch. A plan in `plan_path` is followed,
-    a new one is kept there; `RunError` if the file holds none.
+    and less where the `teacher` has answered ever more. A plan in `plan_path` is followed, a new one is kept there;
+    `RunError` if the file holds none.
     """
     if recipe.max_s is None or recipe.epochs == 0:
         return recipe
     if plan_path is not None and plan_path.is_file():
         plan = _read_plan(plan_path)
     else:
-        pace = pace_of(model, data, loss, recipe, teacher=teacher, score=score, seed=seed)
+        pace = pace_of(training, recipe, teacher=teacher)
         asked = teacher.to_be_asked(
-            data, recipe.augmentation, batch_size=recipe.batch_size, epochs=recipe.epochs, seed=seed
+            training.data, recipe.augmentation, batch_size=recipe.batch_size, epochs=recipe.epochs, seed=training.seed
         )
-        steps = steps_an_epoch(data, recipe)
+        steps = steps_an_epoch(training.data, recipe)
         held = epochs_held((pace.epoch_s(steps, share) for share in asked), recipe.max_s)
         plan = _plan(recipe, held)
         if held < recipe.epochs:
             say(
-                f"{description}: an epoch takes about {duration(recipe.max_s / held)} here, {duration(recipe.max_s)} "
-                f"hold {held:.1f} of {recipe.epochs}; the learning rate for so few is {plan.learning_rate:.2g}"
+                f"{training.description}: an epoch takes about {duration(recipe.max_s / held)} here, "
+                f"{duration(recipe.max_s)} hold {held:.1f} of {recipe.epochs}; the learning rate for so few is "
+                f"{plan.learning_rate:.2g}"
             )
         if plan_path is not None:
             write_json(plan_path, plan.model_dump())
     return replace(recipe, epochs=plan.epochs, learning_rate=plan.learning_rate)
 
 
-def pace_of(
-    model: nn.Module,
-    data: SearchData,
-    loss: Loss,
-    recipe: FitRecipe,
-    *,
-    teacher: Teacher,
-    score: Callable[[nn.Module], object],
-    seed: int,
-) -> Pace:
+def pace_of(training: Training, recipe: FitRecipe, *, teacher: Teacher) -> Pace:
     """Medians of a few steps for which the `teacher` is asked, and of the same ones again, which it has answered then,
-    and the time of one `score`; `model` is not changed."""
-    model, averaged = laid_out(copied(model)), copied(model)
+    and the time of one score; the model is not changed."""
+    model, averaged, data = laid_out(copied(training.model)), copied(training.model), training.data
     optimizer = make_optimizer(model, recipe, data, lr_factors={})
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     model.train()
 
     def batches() -> Iterator[Batch]:
-        other = derive_seed(seed, "pace")
+        other = derive_seed(training.seed, "pace")
         epochs = (
             epoch_batches(data, recipe.augmentation, batch_size=recipe.batch_size, epoch=epoch, seed=other)
             for epoch in itertools.count()
@@ -121,15 +100,7 @@ def pace_of(
         times_s = []
         started = time.perf_counter()
         for batch in batches():
-            take_step(
-                model,
-                averaged,
-                optimizer,
-                loss,
-                batch,
-                average_decay=recipe.ema_decay,
-                recipe=recipe,
-            )
+            take_step(model, averaged, optimizer, training.loss, batch, recipe.ema_decay, recipe)
             now = time.perf_counter()
             times_s.append(now - started)
             started = now
@@ -140,7 +111,7 @@ def pace_of(
             first = step_s()
         again = step_s()
     started = time.perf_counter()
-    score(averaged)
+    training.score(averaged)
     return Pace(again, max(0.0, first - again), time.perf_counter() - started)
 
 

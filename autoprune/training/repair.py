@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.pruning.forward_pass import evaluation_mode, first_input, normalised_layers
+from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers, watched
 from autoprune.pruning.layers import Axis, is_plain
 from autoprune.training.batchnorm import even_batches
 
@@ -58,7 +58,7 @@ class WeightRepair:
         gone = self.elastic.gone_layers(kept)
         for name in self._layers:
             inputs = kept.get((name, "in"))
-            if inputs is None or name in gone or len(inputs) == _in_channels(self._layers[name]):
+            if inputs is None or name in gone or len(inputs) == self._layers[name].weight.shape[1]:
                 continue
             weight, shift = self._repaired(name, inputs)
             outputs = kept.get((name, "out"))
@@ -108,29 +108,19 @@ def input_moments(
     # By layer: windows so far, an origin near their mean (or rounding would eat a small variance), and sums around it.
     sums: dict[str, tuple[int, Tensor, Tensor, Tensor]] = {}
 
-    def gather(name: str, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
+    def gather(name: str, x: Tensor, _outputs: Tensor) -> None:
         count, origin, first, second = sums.get(name, (0, torch.zeros(1), torch.zeros(1), torch.zeros(1)))
         if count >= SAMPLES:
             return
-        windows = _windows(layer, x, most=SAMPLES - count)
+        windows = _windows(layers[name], x, most=SAMPLES - count)
         if count == 0 and name in shiftable:
             origin = windows.mean(0)
         windows = windows - origin
         sums[name] = (count + len(windows), origin, first + windows.sum(0), second + windows.T @ windows)
 
-    handles = [
-        layer.register_forward_pre_hook(
-            lambda layer, args, given, name=name: gather(name, layer, first_input(args, given)), with_kwargs=True
-        )
-        for name, layer in layers.items()
-    ]
-    try:
-        with evaluation_mode(model), torch.inference_mode():
-            for batch in even_batches(images):
-                model(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(layers, gather), evaluation_mode(model), torch.inference_mode():
+        for batch in even_batches(images):
+            model(batch)
     moments = {}
     for name, (count, origin, first, second) in sums.items():
         mean = first / count if name in shiftable else torch.zeros_like(first)
@@ -166,7 +156,3 @@ def _shared_weights(model: nn.Module) -> set[int]:
     """Tensors that several layers have: one solution would be written over the other."""
     counts = Counter(id(module._parameters["weight"]) for module in model.modules() if "weight" in module._parameters)
     return {tensor for tensor, count in counts.items() if count > 1}
-
-
-def _in_channels(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features

@@ -5,7 +5,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from autoprune.data import Augmentation, DataInfo, ImageSplit, normalise, views
+from autoprune.config import AugmentConfig
+from autoprune.data import DataInfo, ImageSplit, normalise, views
 from autoprune.store.score import told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import main_metric, mean_of, merits_of
@@ -49,7 +50,7 @@ class Judge:
 def merits_in_views(
     model: nn.Module,
     split: ImageSplit,
-    augmentation: Augmentation,
+    augmentation: AugmentConfig,
     info: DataInfo,
     task: Task,
     *,
@@ -65,6 +66,5 @@ def outputs_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
     """(N, ...) float32, of all images of `split`; the model is left in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        starts = range(0, len(split), EVALUATION_BATCH)
-        batches = (normalise(split.images[start : start + EVALUATION_BATCH], info) for start in starts)
-        return torch.cat([model(images).float() for images in batches])
+        batches = split.images.split(EVALUATION_BATCH)
+        return torch.cat([model(normalise(images, info)).float() for images in batches])

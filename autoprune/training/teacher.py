@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.compute.compute import HERE, Compute
-from autoprune.config import FinetuneConfig
-from autoprune.data import Augmentation, SearchData
+from autoprune.config import AugmentConfig, FinetuneConfig
+from autoprune.data import SearchData
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, Origin, augmentation_of, epoch_draws
+from autoprune.training.batches import Batch, Origin, epoch_draws
 from autoprune.training.onnx_answers import OnnxAnswers
 
 REMEMBERED_BYTES = 1e9  # of answers, at most
@@ -44,10 +44,10 @@ class Teacher:
         model.eval()
         self.model, self.task, self.compute = model, task, compute
         self._answers = answers
-        self._images, self._classes = images, classes
         self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
-        self._logits: Tensor | None = None  # (images * forms, classes), of which `_known` are filled
-        self._known: Tensor | None = None
+        rows = images * (self._forms or 0)
+        self._logits = torch.empty(rows, classes)  # of which those that are `_known` are filled
+        self._known = torch.zeros(rows, dtype=torch.bool)
         # Answers to batches, (rows, classes), and the row at which those to each begin. One block: thousands of small
         # tensors, each among a step's large ones, can keep the allocator from using that memory again.
         self._block: Tensor | None = None
@@ -66,7 +66,7 @@ class Teacher:
         compute: Compute = HERE,
     ) -> "Teacher":
         """For trainings on the train split with the augmentation of `config`."""
-        forms = augmentation_of(config.augment).forms
+        forms = config.augment.forms
         answers = None if compute.fast_bf16 else OnnxAnswers(model, data.info)
         return cls(
             model,
@@ -96,11 +96,11 @@ class Teacher:
             self._asks_anew = False
 
     def to_be_asked(
-        self, data: SearchData, augmentation: Augmentation, *, batch_size: int, epochs: int, seed: int
+        self, data: SearchData, augmentation: AugmentConfig, *, batch_size: int, epochs: int, seed: int
     ) -> Iterator[float]:
         """The share of the images of each epoch to come about which the model will be asked, as nothing is known yet of
         the form that they take then; each is worked out when it is asked for."""
-        known = None if self._known is None else self._known.clone()
+        known = self._known.clone()
         for epoch in range(epochs):
             asked = images = 0
             for origin, chosen, drawn in epoch_draws(data, augmentation, batch_size=batch_size, epoch=epoch, seed=seed):
@@ -109,8 +109,6 @@ class Teacher:
                 if self._forms is None or forms is None:
                     asked += 0 if origin in self._first_rows else len(chosen)
                     continue
-                if known is None:
-                    known = torch.zeros(self._images * self._forms, dtype=torch.bool)
                 places = chosen * self._forms + forms
                 asked += int((~known[places]).sum())
                 known[places] = True
@@ -122,9 +120,6 @@ class Teacher:
 
     def _by_form(self, batch: Batch, count: int, forms: Tensor) -> Tensor:
         assert batch.origin is None or batch.origin.augmentation.forms == count, "forms of another augmentation"
-        if self._logits is None or self._known is None:
-            self._logits = torch.empty(self._images * count, self._classes)
-            self._known = torch.zeros(self._images * count, dtype=torch.bool)
         places = batch.indices * count + forms
         unknown = torch.ones_like(places, dtype=torch.bool) if self._asks_anew else ~self._known[places]
         if unknown.any():
@@ -135,11 +130,10 @@ class Teacher:
 
     def _by_origin(self, batch: Batch, origin: Origin) -> Tensor:
         first, size = self._first_rows.get(origin), len(batch.images)
-        known = None if first is None or self._block is None else self._block[first : first + size]
-        if known is not None and not self._asks_anew:
-            return known
+        if first is not None and self._block is not None and not self._asks_anew:
+            return self._block[first : first + size]
         answers = self._answered(batch.images)
-        if known is not None:
+        if first is not None:
             return answers
         if self._block is None:  # memory that the system lends page by page, as rows are filled
             self._block = torch.empty(int(REMEMBERED_BYTES) // answers[0].nbytes, answers.shape[1])

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from autoprune.compute.compute import HERE, Compute
 from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
-from autoprune.config import TrainConfig
-from autoprune.data import Augmentation, SearchData
+from autoprune.config import AugmentConfig, TrainConfig
+from autoprune.data import SearchData
 from autoprune.errors import RunError
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
-from autoprune.models import load_tensor_state, tensor_state
+from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
 from autoprune.store.kept import Finite
 from autoprune.store.score import told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
-from autoprune.training.batches import Batch, augmentation_of, epoch_batches
+from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.scores import Judge
 
 MOMENTUM = 0.9
@@ -40,6 +40,19 @@ Settle = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
+class Training:
+    """What is trained, on which data, by which loss, and how each epoch is judged: the higher the score, the better."""
+
+    model: nn.Module
+    data: SearchData
+    loss: Loss
+    score: Callable[[nn.Module], float]
+    seed: int
+    description: str
+    told: Callable[[float], str] = told_merit  # a score in words, as progress shows it
+
+
+@dataclass(frozen=True)
 class FitRecipe:
     epochs: int
     batch_size: int
@@ -47,7 +60,7 @@ class FitRecipe:
     weight_decay: float
     ema_decay: float
     schedule: Schedule
-    augmentation: Augmentation
+    augmentation: AugmentConfig
     muon_step: float = 0.0  # at convolutions, of a weight's norm, instead of SGD's step
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
     compute: Compute = HERE
@@ -58,7 +71,7 @@ class FitRecipe:
 class EpochLog:
     epoch: int
     train_loss: Finite
-    search_accuracy: Finite  # what `fit` was given as score: higher is better, whatever the task
+    search_accuracy: Finite  # the training's score: higher is better, whatever the task
     learning_rate: Finite
 
 
@@ -109,49 +122,33 @@ def train_baseline(
         weight_decay=config.weight_decay,
         ema_decay=config.ema_decay,
         schedule=one_cycle,
-        augmentation=augmentation_of(config.augment),
+        augmentation=config.augment,
         compute=compute,
     )
-    judge = Judge(data.search, data.info, task)
-    return fit(
-        model,
-        data,
-        loss=labelled_loss(task, smoothing=config.label_smoothing),
-        recipe=recipe,
-        score=judge,
-        told=judge.told,
-        seed=seed,
-        description="training",
-        state_path=state_path,
-        on_epoch=on_epoch,
-    )
+    loss, judge = labelled_loss(task, smoothing=config.label_smoothing), Judge(data.search, data.info, task)
+    training = Training(model, data, loss, judge, seed, "training", judge.told)
+    return fit(training, recipe, state_path=state_path, on_epoch=on_epoch)
 
 
 def fit(
-    model: nn.Module,
-    data: SearchData,
-    *,
-    loss: Loss,
+    training: Training,
     recipe: FitRecipe,
-    score: Callable[[nn.Module], float],
-    seed: int,
-    description: str,
-    told: Callable[[float], str] = told_merit,
+    *,
     lr_factors: dict[str, float] | None = None,
     state_path: Path | None = None,
     until_epoch: int | None = None,
     on_epoch: Callable[[EpochLog], None] | None = None,
 ) -> nn.Module:
-    """Train `model`; return a copy with the weights (averaged, if EMA is on) that did best on the search split.
+    """Train the model in place; return a copy with the weights (averaged, if EMA is on) that scored best.
 
-    Best is the highest `score`, which progress shows as `told`. `lr_factors` multiplies the learning rate of the
-    parameters named. With `state_path` the state is kept after each epoch, and a later call with the same path goes on
-    from it, if it has the same recipe. `until_epoch` stops there, in the middle of the schedule, and returns what there
-    is then. A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the
-    outcome; a training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
+    `lr_factors` multiplies the learning rate of the parameters named. With `state_path` the state is kept after each
+    epoch, and a later call with the same path goes on from it, if it has the same recipe. `until_epoch` stops there, in
+    the middle of the schedule, and returns what there is then.
+    A time budget, of all calls together, makes the schedule depend on how fast the machine is, and so the outcome; a
+    training that stops in the middle of it goes by its steps alone, so that it compares with others that do.
     `RunError` if the loss stops being finite.
     """
-    model = laid_out(model)
+    model, data, seed, description = laid_out(training.model), training.data, training.seed, training.description
     optimizer = make_optimizer(model, recipe, data, lr_factors=lr_factors or {})
     averaged = copied(model)
     best = copied(model)
@@ -170,7 +167,7 @@ def fit(
             if on_epoch is not None:
                 on_epoch(log)
     if best_accuracy is None:  # what there is before the first epoch counts too: training may only help
-        best_accuracy = score(best)
+        best_accuracy = training.score(best)
     base_rates = [group["initial_lr"] for group in optimizer.param_groups]
     steps_per_epoch = steps_an_epoch(data, recipe)
     total_steps = recipe.epochs * steps_per_epoch
@@ -198,14 +195,14 @@ def fit(
                 step += 1
                 # A short memory at first, so that the average does not drag the start along.
                 decay = min(recipe.ema_decay, step / (step + 10))
-                loss_sum += take_step(model, averaged, optimizer, loss, batch, average_decay=decay, recipe=recipe)
+                loss_sum += take_step(model, averaged, optimizer, training.loss, batch, decay, recipe)
                 progress.advance(1, None)
             steps = step - epoch * steps_per_epoch
             if not steps:  # the time was over with the last epoch
                 break
             if not math.isfinite(loss_sum):
                 raise RunError(f"{description}: the loss is {loss_sum} in epoch {epoch + 1}; lower the learning rate")
-            search_accuracy = score(averaged)
+            search_accuracy = training.score(averaged)
             if not math.isfinite(search_accuracy):
                 raise RunError(
                     f"{description}: the score is {search_accuracy} after epoch {epoch + 1}; lower the learning rate"
@@ -214,7 +211,7 @@ def fit(
                 best_accuracy = search_accuracy
                 load_tensor_state(best, tensor_state(averaged))
             logs.append(EpochLog(epoch + 1, loss_sum / steps, search_accuracy, recipe.learning_rate * scale))
-            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search {told(search_accuracy)}")
+            progress.advance(0, f"epoch {epoch + 1}/{recipe.epochs} search {training.told(search_accuracy)}")
             if state_path is not None:
                 _save_state(
                     state_path,
@@ -241,10 +238,27 @@ def fit(
 def make_optimizer(
     model: nn.Module, recipe: FitRecipe, data: SearchData, *, lr_factors: Mapping[str, float]
 ) -> MuonSGD:
-    """SGD with momentum, or Muon's step where the recipe says so; at the recipe's top rate."""
+    """SGD with momentum, or Muon's step where the recipe says so; at the recipe's top rate.
+
+    One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed.
+    """
     turned = hidden_convolutions(model, data.info.in_channels) if recipe.muon_step > 0 else frozenset[str]()
-    groups = _parameter_groups(model, recipe, lr_factors, turned)
-    return MuonSGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
+    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        muon = name in turned
+        rate = lr_factors.get(name, 1.0) * (recipe.muon_step if muon else recipe.learning_rate)
+        groups.setdefault((rate, parameter.ndim > 1 and not muon, muon), []).append(parameter)
+    settings = [
+        {
+            "params": parameters,
+            "lr": rate,
+            "initial_lr": rate,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "muon": muon,
+        }
+        for (rate, decayed, muon), parameters in groups.items()
+    ]
+    return MuonSGD(settings, lr=recipe.learning_rate, momentum=MOMENTUM, nesterov=True)
 
 
 def take_step(
@@ -253,7 +267,6 @@ def take_step(
     optimizer: MuonSGD,
     loss: Loss,
     batch: Batch,
-    *,
     average_decay: float,
     recipe: FitRecipe,
 ) -> float:
@@ -281,27 +294,6 @@ def spent_s(state_path: Path) -> float:
 
 def steps_an_epoch(data: SearchData, recipe: FitRecipe) -> int:
     return max(1, len(data.train) // recipe.batch_size)
-
-
-def _parameter_groups(
-    model: nn.Module, recipe: FitRecipe, lr_factors: Mapping[str, float], turned: frozenset[str]
-) -> Sequence[dict[str, object]]:
-    """One group for each (learning rate, decayed or not, SGD or Muon); vectors (biases, BatchNorm) are not decayed."""
-    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        muon = name in turned
-        rate = lr_factors.get(name, 1.0) * (recipe.muon_step if muon else recipe.learning_rate)
-        groups.setdefault((rate, parameter.ndim > 1 and not muon, muon), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": rate,
-            "initial_lr": rate,
-            "weight_decay": recipe.weight_decay if decayed else 0.0,
-            "muon": muon,
-        }
-        for (rate, decayed, muon), parameters in groups.items()
-    ]
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ import torch
 from modelopt.torch.prune.fastnas import FastNASConfig
 from torch import Tensor, nn
 
-from autoprune.data import ImageSplit, normalise, stratified_indices
+from autoprune.data import ImageSplit, normalise
+from autoprune.data.splits import stratified_indices
 from autoprune.training.scores import Judge
 from peers.task import Task
 

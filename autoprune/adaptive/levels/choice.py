@@ -20,8 +20,8 @@ from autoprune.adaptive.levels.training import Levels, train_levels
 from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture, mixtures
 from autoprune.adaptive.routing.routing import LevelAnswers, joined
 from autoprune.adaptive.routing.trust import fitted_trust
-from autoprune.config import RunConfig, TargetConfig
-from autoprune.data import Augmentation, ImageSplit, normalise, views
+from autoprune.config import AugmentConfig, RunConfig, TargetConfig
+from autoprune.data import ImageSplit, normalise, views
 from autoprune.errors import TargetError
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
@@ -205,7 +205,7 @@ class Answering:
         levels = np.stack([answered[model] for model in self._models])
         return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[self._original])
 
-    def to_views(self, split: ImageSplit, augmentation: Augmentation, latency_ms: Sequence[float]) -> LevelAnswers:
+    def to_views(self, split: ImageSplit, augmentation: AugmentConfig, latency_ms: Sequence[float]) -> LevelAnswers:
         """What they answer to all views of the images, one view after the other.
 
         Levels differ in one image of thirty: among 5,000 images a tenth of a point is five of them. Ten views of each

@@ -24,7 +24,7 @@ from autoprune.training.distill import finetune_recipe, taught_value
 from autoprune.training.pace import in_time
 from autoprune.training.scores import EVALUATION_BATCH
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import EpochLog, Loss, fit
+from autoprune.training.train import EpochLog, Loss, Training, fit
 
 
 class Levels(nn.Module):
@@ -108,39 +108,15 @@ def train_levels(
 
     The state with the highest accuracy on the search split, a mean over the levels, is returned.
     """
-    loss = levels_loss(teacher, config)
-    recipe = finetune_recipe(
-        config,
-        epochs=config.epochs,
-        learning_rate=learning_rate,
-        max_minutes=config.max_minutes,
-        compute=teacher.compute,
-    )
 
     def score(model: nn.Module) -> float:
         return float(right_by_level(model, data.search, data).float().mean())
 
-    trained = fit(
-        levels,
-        data,
-        loss=loss,
-        recipe=in_time(
-            recipe,
-            levels,
-            data,
-            loss,
-            teacher=teacher,
-            score=score,
-            seed=seed,
-            description=description,
-            plan_path=None if state_path is None else state_path.with_suffix(".json"),
-        ),
-        seed=seed,
-        description=description,
-        score=score,
-        state_path=state_path,
-        on_epoch=on_epoch,
-    )
+    training = Training(levels, data, levels_loss(teacher, config), score, seed, description)
+    recipe = finetune_recipe(config, learning_rate=learning_rate, compute=teacher.compute)
+    plan_path = None if state_path is None else state_path.with_suffix(".json")
+    recipe = in_time(recipe, training, teacher=teacher, plan_path=plan_path)
+    trained = fit(training, recipe, state_path=state_path, on_epoch=on_epoch)
     assert isinstance(trained, Levels)
     return trained
 

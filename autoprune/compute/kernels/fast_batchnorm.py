@@ -5,13 +5,12 @@ network, it takes most of a training step. Here an image is one long row of heig
 every pass runs over contiguous memory; the statistics and the gradient are those of Ioffe & Szegedy 2015.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoprune.compute.kernels.memory_format import is_channels_first
 from autoprune.compute.kernels.replaced_forward import replaced_forward
 
 # PyTorch's kernel is the faster one for multiples of this, what a vector register holds (measured: AVX-512, float32 and
@@ -63,15 +62,13 @@ class _BatchNorm(torch.autograd.Function):
 
 def fast_batchnorm(model: nn.Module) -> AbstractContextManager[None]:
     """Let the BatchNorms of `model` whose channels do not fill vector registers train by the kernel of this module."""
-    if is_channels_first(model):
-        return nullcontext()
-    replaced = [module for module in model.modules() if type(module) is nn.BatchNorm2d and _gains(module)]
-    return replaced_forward(replaced, _forward)
+    return replaced_forward(model, _gains, _forward)
 
 
-def _gains(module: nn.BatchNorm2d) -> bool:
-    is_plain = module.affine and module.track_running_stats and module.momentum is not None
-    return is_plain and module.num_features % VECTOR_CHANNELS != 0
+def _gains(module: nn.Module) -> bool:
+    if type(module) is not nn.BatchNorm2d or module.num_features % VECTOR_CHANNELS == 0:
+        return False
+    return module.affine and module.track_running_stats and module.momentum is not None
 
 
 def _forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -5,25 +5,23 @@ when the input is channels-last and has fewer than 8 channels: seen with PyTorch
 widths. Taking every second pixel first and convolving those gives the same numbers.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.compute.kernels.memory_format import is_channels_first
 from autoprune.compute.kernels.replaced_forward import replaced_forward
 
 
 def safe_strided_convolutions(model: nn.Module) -> AbstractContextManager[None]:
     """Let the strided 1x1 convolutions of `model` skip pixels before they multiply, while the block runs."""
-    if is_channels_first(model):  # it is a kernel for channels-last images that does it
-        return nullcontext()
-    replaced = [module for module in model.modules() if type(module) is nn.Conv2d and _is_strided_pointwise(module)]
-    return replaced_forward(replaced, _forward)
+    return replaced_forward(model, _is_strided_pointwise, _forward)
 
 
-def _is_strided_pointwise(module: nn.Conv2d) -> bool:
+def _is_strided_pointwise(module: nn.Module) -> bool:
+    if type(module) is not nn.Conv2d:
+        return False
     return module.kernel_size == (1, 1) and module.padding in ((0, 0), "valid") and module.stride != (1, 1)
 
 
