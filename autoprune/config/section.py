@@ -1,9 +1,9 @@
 """What all sections of a configuration have in common: known keys, and no number or name that breaks a run midway."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import checked_name
@@ -80,8 +80,22 @@ def names_a_file(value: str | None, info: ValidationInfo) -> str | None:
     return value
 
 
-def known_or_own(name: str, names: tuple[str, ...], own: str) -> str:
+def built_in_or_own(names: Sequence[str], own: str = "path/file.py:factory") -> AfterValidator:
     """A name that is built in, or one that may be of a user's own file."""
-    if name not in names and ":" not in name:
-        raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
-    return name
+
+    def check(name: str) -> str:
+        if name not in names and ":" not in name:
+            raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
+        return name
+
+    return AfterValidator(check)
+
+
+FileName = Annotated[str, AfterValidator(names_a_file)]
+Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
+Images = Annotated[int, Field(gt=1, le=MOST_IMAGES)]
+Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]  # never the whole
+Weight = Annotated[float, Field(ge=0, le=HEAVIEST)]
+Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE)]
