@@ -7,6 +7,8 @@ from pydantic import Field, ValidationError
 from autoprune.errors import InputError
 from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures, explain
 
+RouterName = Literal["cascade", "learned"]
+
 
 class RouteFigures(Part):
     """Of one exported file on the test split, image by image; the latency of an image is that of one call."""
@@ -28,7 +30,7 @@ class CurvePoint(Part):
     router: str
     search_accuracy: float = Field(ge=0, le=1)
     estimated_latency_ms: float = Field(gt=0)
-    level_share: tuple[float, ...]
+    level_share: tuple[float, ...] = ()
 
 
 class LevelFigures(Part):
@@ -45,7 +47,7 @@ class BudgetFigures(Part):
     """A router on the test split, at the point that was the best within a mean latency on the search split."""
 
     budget_ms: float = Field(gt=0)
-    router: Literal["cascade", "learned"]
+    router: RouterName
     test_accuracy: float = Field(ge=0, le=1)
     estimated_latency_ms: float = Field(gt=0)  # put together from that of the levels' files
 
@@ -99,7 +101,7 @@ class AdaptiveResult(Part):
     static_at_equal_accuracy: StaticFigures
     accuracy_change_ci95: tuple[float, float] | None = None  # adaptive to original, of the same test images
     input: InputFigures | None = None
-    router: Literal["cascade", "learned"]
+    router: RouterName
     level_share: tuple[float, ...]  # of the test images, by the level that answered
     agreement: Agreement
     levels: tuple[LevelFigures, ...]
