@@ -172,22 +172,10 @@ def every_decision(answers: LevelAnswers, settings: RouterSettings, *, seed: int
         for level in range(levels - 1):
             for action in range(levels):
                 routed = dynamics.advance(level, action, every, price_of(share, settings.max_price))
-                parts.append(
-                    Transitions(
-                        seen[level],
-                        np.full(images, action),
-                        np.asarray(routed.rewards, dtype=np.float32),
-                        seen[routed.level],
-                        np.full(images, float(routed.done), dtype=np.float32),
-                    )
-                )
-    return Transitions(
-        np.concatenate([part.observations for part in parts]),
-        np.concatenate([part.actions for part in parts]),
-        np.concatenate([part.rewards for part in parts]),
-        np.concatenate([part.next_observations for part in parts]),
-        np.concatenate([part.dones for part in parts]),
-    )
+                done = np.full(images, float(routed.done), dtype=np.float32)
+                rewards = np.asarray(routed.rewards, dtype=np.float32)
+                parts.append((seen[level], np.full(images, action), rewards, seen[routed.level], done))
+    return Transitions(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _router_of(agent: DQN, classes: int, settings: RouterSettings) -> LearnedRouter:
