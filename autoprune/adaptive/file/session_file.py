@@ -15,6 +15,7 @@ from autoprune.adaptive.file.export import (
     LEVELS_KEY,
     PRICE_NAME,
     level_name,
+    load_model,
     next_name,
 )
 from autoprune.adaptive.levels.shared_weights import SHARED
@@ -70,12 +71,7 @@ def read_session_file(path: Path) -> SessionFile:
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises almost anything on broken bytes
-        raise InputError(f"{path}: not an ONNX model ({error})") from None
+    model = load_model(path)
     known = {entry.key for entry in model.metadata_props}
     if not {LEVELS_KEY, MAX_PRICE_KEY} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
         raise InputError(f"{path}: no adaptive model; {MAKE_ONE}")
