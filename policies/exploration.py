@@ -203,9 +203,5 @@ def utilities_of(rewards: Sequence[float]) -> NDArray[np.float32]:
     the good ones (fitness shaping, Wierstra et al. 2014) and play the part of AMC's moving baseline.
     """
     values = np.asarray(rewards)
-    if len(values) == 1:
-        return np.zeros(1, dtype=np.float32)
-    below = (values[:, None] > values[None, :]).sum(axis=1)
-    equal = (values[:, None] == values[None, :]).sum(axis=1)
-    ranks = below + (equal - 1) / 2.0  # 0 .. episodes - 1
-    return np.asarray(2.0 * ranks / (len(values) - 1) - 1.0, dtype=np.float32)
+    beaten, beaten_by = (values[:, None] > values).sum(1), (values[:, None] < values).sum(1)
+    return np.asarray((beaten - beaten_by) / max(len(values) - 1, 1), dtype=np.float32)
