@@ -64,7 +64,11 @@ class Actor:
             (actions,) = self.session.run([ACTION_NAME], {OBSERVATION_NAME: observations})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(f"{self.source}: does not run on {count} observations ({error})") from None
-        if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape not in _shapes(count):
+        if (
+            not isinstance(actions, np.ndarray)
+            or actions.dtype != np.float32
+            or actions.shape not in ((count, 1), (count,))
+        ):
             found = f"{getattr(actions, 'dtype', type(actions).__name__)} {getattr(actions, 'shape', '')}".rstrip()
             raise InputError(f"{self.source}: answers {found} to {count} observations; {RIGHT_ANSWER}")
         if not np.isfinite(actions).all():
@@ -158,13 +162,7 @@ def _check_signature(path: Path, session: onnxruntime.InferenceSession) -> None:
     if isinstance(inputs[0].shape[0], int):
         raise InputError(f"{path}: takes batches of {inputs[0].shape[0]} only; export it with a dynamic batch")
     if outputs[0].type != FLOATS:
-        raise InputError(
-            f"{path}: answers {outputs[0].type}; an actor's answer is one finite float for each observation"
-        )
-
-
-def _shapes(count: int) -> tuple[tuple[int, ...], ...]:
-    return (count, 1), (count,)
+        raise InputError(f"{path}: answers {outputs[0].type}; {RIGHT_ANSWER}")
 
 
 def _version(text: object) -> tuple[int, ...]:

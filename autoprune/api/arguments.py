@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.config import RunConfig, TargetConfig
@@ -129,7 +129,7 @@ def _check_split(field: str, split: Any, info: DataInfo) -> None:
         raise InputError(
             f"{field}: {whose} has images of {tuple(split.images.shape[1:])}, data.info says {info.input_shape}"
         )
-    if any(_is_elsewhere(tensor) for tensor in (split.images, split.labels)):
+    if any(tensor.device.type != "cpu" or tensor.layout != torch.strided for tensor in (split.images, split.labels)):
         raise InputError(f"{field}: must be dense tensors on the CPU; call .cpu() on images and labels")
     lowest, highest = int(split.labels.min()), int(split.labels.max())
     if lowest < 0 or highest >= info.num_classes:
@@ -137,7 +137,3 @@ def _check_split(field: str, split: Any, info: DataInfo) -> None:
             f"{field}: has labels from {lowest} to {highest}; with {info.num_classes} classes (data.info.classes) they "
             f"must lie in 0..{info.num_classes - 1}"
         )
-
-
-def _is_elsewhere(tensor: Tensor) -> bool:
-    return tensor.device.type != "cpu" or tensor.layout != torch.strided

@@ -54,13 +54,10 @@ class LatencyTable:
         with bar(description, len(missing)) as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
-                settled = 0
 
-                def on_progress(count: int, most: int = len(chunk)) -> None:
-                    nonlocal settled
-                    if settled < min(count, most):
-                        progress.advance(min(count, most) - settled)
-                        settled = min(count, most)
+                def on_progress(settled: int, start: int = start, most: int = len(chunk)) -> None:
+                    """Of the chunk; what is measured beside the layers is settled too, and counts for nothing."""
+                    progress.advance(max(0, start + min(settled, most) - progress.done))
 
                 if self.store is None:
                     self.entries |= self._measure(chunk, on_progress)
@@ -70,11 +67,9 @@ class LatencyTable:
                         fresh = self._measure([layer for layer in chunk if layer not in self.entries], on_progress)
                         recorder.add(fresh)
                     self.entries |= fresh
-                progress.advance(len(chunk) - settled)
+                on_progress(len(chunk))
 
     def _measure(self, layers: Sequence[LayerInGraph], on_progress: Callable[[int], None]) -> dict[LayerInGraph, float]:
-        if not layers:
-            return {}
         return measure_layers(
             layers,
             runtime=self.runtime,

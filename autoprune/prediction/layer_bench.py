@@ -82,15 +82,17 @@ def measure_layers(
     runtime: Runtime,
     threads: int,
     batch_size: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] = lambda settled: None,
 ) -> dict[LayerInGraph, float]:
     """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
     measured: dict[LayerInGraph, float] = {}
     for cold in (False, True):
         alike = [layer for layer in layers if layer.cold is cold]
         if alike:
-            done = len(measured)
-            shifted = None if on_progress is None else lambda count, done=done: on_progress(done + count)
+
+            def shifted(settled: int, done: int = len(measured)) -> None:
+                on_progress(done + settled)
+
             measured |= _measure_alike(
                 alike, cold=cold, runtime=runtime, threads=threads, batch_size=batch_size, on_progress=shifted
             )
@@ -104,7 +106,7 @@ def _measure_alike(
     runtime: Runtime,
     threads: int,
     batch_size: int,
-    on_progress: Callable[[int], None] | None,
+    on_progress: Callable[[int], None],
 ) -> dict[LayerInGraph, float]:
     """Layers that are all `cold`, or none."""
     # The smallest one stands for the call itself, the same whatever else is measured.
@@ -117,8 +119,7 @@ def _measure_alike(
     ]
     if cold:
         times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
-        if on_progress is not None:
-            on_progress(len(layers))
+        on_progress(len(layers))
     else:
         slow_to_warm = [layer.weight_bytes >= SLOW_FROM_BYTES for layer in layers] + [False] * len(carriers)
         times = time_until_quiet(

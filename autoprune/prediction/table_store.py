@@ -76,10 +76,8 @@ class TableStore:
         return {_layer(self.path, key): _milliseconds(self.path, key, ms) for key, ms in rows}
 
     def fit(self, model: str) -> str | None:
-        query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         with self._connection() as connection:
-            row = connection.execute(query, (self._device_id, model)).fetchone()
-        return _fit(self.path, model, row[0]) if row else None
+            return Recorder(self.path, connection, self._device_id).fit(model)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator["Recorder"]:
