@@ -28,6 +28,7 @@ MOST_CHANGE = 0.3  # of the logarithm in one batch
 WARM_UP_RUNS, TIMED_RUNS = 5, 15
 FAR = 8.0  # so many times what lies between black and white, beyond either, no normalised pixel lies; bytes do
 CHUNK_VALUES = 2**21  # of the images that a level runs at once: what it computes in between takes far more memory
+NONE = -1  # of the levels
 CHUNK_IMAGES = (8, 256)  # least and most: from some dozens on a larger batch is no faster
 
 Images = NDArray[np.float32]
@@ -158,12 +159,12 @@ class AdaptiveSession:
 
     def _answer(self, images: Images, prices: NDArray[np.float64]) -> AdaptiveAnswers:
         """A chunk: all of it through the smallest level, then those that go on through larger ones."""
-        waiting: dict[int, list[NDArray[np.int64]]] = {0: [np.arange(len(images))]}
+        upcoming = np.zeros(len(images), dtype=np.int64)  # the level that each image runs next
         levels = np.zeros(len(images), dtype=np.int64)
-        by_level = np.full((self.levels, len(images)), -1, dtype=np.int64)
+        by_level = np.full((self.levels, len(images)), NONE, dtype=np.int64)
         logits = np.zeros((len(images), self._classes), dtype=np.float32)
         for level in range(self.levels):
-            here = np.concatenate(waiting.get(level, [np.zeros(0, dtype=np.int64)]))
+            here = np.flatnonzero(upcoming == level)
             if not len(here):
                 continue
             found = self._run_level(level, images if len(here) == len(images) else images[here], prices[level])
@@ -172,8 +173,7 @@ class AdaptiveSession:
             if level + 1 < self.levels:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
                 asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
-                for larger in range(level + 1, self.levels):
-                    waiting.setdefault(larger, []).append(here[asked == larger])
+                upcoming[here] = np.where(asked > level, asked, NONE)
         return AdaptiveAnswers(logits, levels, by_level)
 
     def _run_level(self, level: int, images: Images, price: float) -> list[Any]:
