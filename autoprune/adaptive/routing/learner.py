@@ -78,15 +78,12 @@ def train_router(
     Every decision about every image is replayed, so that no exploration is needed: a replay buffer holds what stopping
     and going on lead to. `on_round` gets the round's number and the state's mean return on the images held out.
     """
+    numpy_state = np.random.get_state()
     with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "router weights"))
-        numpy_state = np.random.get_state()
-        np.random.seed(derive_seed(seed, "router batches") % 2**32)
         try:
-            best = _trained(learnt, held_out, settings, seed=seed, on_round=on_round)
+            return _trained(learnt, held_out, settings, seed=seed, on_round=on_round)  # seeds the global generators
         finally:
             np.random.set_state(numpy_state)
-    return best
 
 
 def mean_return(router: LearnedRouter, answers: LevelAnswers) -> float:

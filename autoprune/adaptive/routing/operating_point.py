@@ -12,7 +12,6 @@ from autoprune.adaptive.routing.routing import (
     LevelAnswers,
     RoutedFigures,
     Router,
-    best_within,
     by_confidence,
     cascade_points,
     figures_of,
@@ -127,8 +126,9 @@ def at_budgets(
     for number in range(1, BUDGETS + 1):
         budget_ms = cheapest + span * number / (BUDGETS + 1)
         for name in get_args(RouterName):
-            point = best_within([point for point in points if point.name == name], budget_ms)
-            if point is not None:
+            own = [point for point in points if point.name == name and point.figures.estimated_latency_ms <= budget_ms]
+            if own:
+                point = min(own, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
                 costed = replace(others, router_ms=decision_ms[name])
                 figures = figures_of(follow(point.router, costed), costed)
                 found.append(
