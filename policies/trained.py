@@ -1,8 +1,7 @@
 """A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,24 +9,9 @@ from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.foundation.files import atomic_path, write_json
-from autoprune.policies.actor import ACTOR_FILE, INFO_FILE, MIN_VERSION, SCHEMA
+from autoprune.policies.actor import ACTOR_FILE, INFO_FILE, MIN_VERSION, SCHEMA, Training
 
 OPSET = 17
-
-
-@dataclass(frozen=True)
-class TrainingInfo:
-    """Where an actor comes from; kept in `agent.json` for people, reports, and those who apply it elsewhere.
-
-    `ratios` are the limits as shares of the original's cost, by metric, and `params` those of the original.
-    """
-
-    model: str
-    target: str
-    evaluations: int
-    best_reward: float
-    ratios: Mapping[str, float] | None = None
-    params: int | None = None
 
 
 def exported_network(actor: nn.Module) -> nn.Module:
@@ -42,7 +26,7 @@ class TrainedActor:
     searcher: str
     network: nn.Module
 
-    def save(self, folder: Path, info: TrainingInfo) -> None:
+    def save(self, folder: Path, info: Training) -> None:
         """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last."""
         example = torch.zeros(1, len(OBSERVATION_FIELDS))
         with atomic_path(folder / ACTOR_FILE) as temporary, warnings.catch_warnings():
@@ -62,6 +46,6 @@ class TrainedActor:
             "searcher": self.searcher,
             "observation": list(OBSERVATION_FIELDS),
             "min_version": MIN_VERSION,
-            "training": {key: value for key, value in asdict(info).items() if value is not None},
+            "training": info.model_dump(exclude_none=True),
         }
         write_json(folder / INFO_FILE, description)

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,11 @@ from autoprune.policies.learners import (
     make_learner,
 )
 from autoprune.policies.table import searcher_maker
-from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.policies.trained import TrainedActor, exported_network
 from autoprune.search.loop import run_search
 from autoprune.search.toy import toy_problem
 
-INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
+INFO = Training(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
 
 
 @pytest.fixture(scope="module")
@@ -334,9 +333,10 @@ def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> 
 
 
 def test_the_description_tells_what_the_agent_was_trained_for(saved: Path, tmp_path: Path) -> None:
-    assert load_actor(saved).training == Training(model="toy", metrics=frozenset({"latency"}))
+    assert load_actor(saved).training == INFO
+    assert INFO.metrics == {"latency"}
     trained = run_search(searcher_maker("ddpg"), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
-    TrainedActor("ddpg", exported_network(trained)).save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
-    ratios = {"latency": 0.45}
-    assert load_actor(tmp_path).training == Training("toy", 30, ratios, frozenset({"latency"}))
+    told = INFO.model_copy(update={"ratios": {"latency": 0.45}, "params": 30})
+    TrainedActor("ddpg", exported_network(trained)).save(tmp_path, told)
+    assert load_actor(tmp_path).training == told
