@@ -11,7 +11,7 @@ import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -160,8 +160,6 @@ def allowed(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in arguments)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(allowed(kind) for kind in arguments if kind is not type(None))
-    if origin is Annotated:
-        return allowed(arguments[0])
     if origin is tuple:
         return f"list, each a {allowed(arguments[0])}"
     if origin is dict:

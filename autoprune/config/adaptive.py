@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from autoprune.config.section import MOST_EPOCHS, Epochs, FileName, Part, Section
+from autoprune.config.section import MOST_EPOCHS, Epochs, FileNameOrNone, Part, Section
 
 
 class AdaptiveConfig(Section):
@@ -30,7 +30,7 @@ class AdaptiveConfig(Section):
     router_rounds: int = Field(
         40, gt=0, le=10_000, description="of training the learned router; its best state is kept"
     )
-    levels_from: FileName | None = Field(
+    levels_from: FileNameOrNone = Field(
         None, description="folder of an earlier run: its trained levels are taken over, for another `max_drop`"
     )
 

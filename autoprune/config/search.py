@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from autoprune.config.goals import RewardConfig
-from autoprune.config.section import Epochs, FileName, Images, Section, Share, built_in_or_own
+from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Share, built_in_or_own
 
 # fmt: off
 SEARCHERS = (
@@ -30,7 +30,7 @@ class SearchConfig(Section):
     calibration_images: Images = Field(256, description="training images that recalibrate BatchNorm")
     racing: bool = Field(True, description="drop candidates that are clearly behind at a coarse look")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
-    trials_from: FileName | None = Field(
+    trials_from: FileNameOrNone = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
     start_share: Share = Field(

@@ -92,6 +92,7 @@ def built_in_or_own(names: Sequence[str], own: str = "path/file.py:factory") -> 
 
 
 FileName = Annotated[str, AfterValidator(names_a_file)]
+FileNameOrNone = Annotated[str | None, AfterValidator(names_a_file)]
 Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
 Images = Annotated[int, Field(gt=1, le=MOST_IMAGES)]
 Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from autoprune.config.section import MOST_IMAGES, FileName, Section
+from autoprune.config.section import MOST_IMAGES, FileName, FileNameOrNone, Section
 
 LEAST_STD = 1e-4  # of pixels in 0..1: less is no spread of a byte
 
@@ -16,7 +16,7 @@ class ModelConfig(Section):
         "resnet20", description="built in, torchvision:NAME, timm:NAME, file.py:factory, package:factory"
     )
     width: float = Field(1.0, gt=0, le=8, description="width multiplier of a built-in model")
-    checkpoint: FileName | None = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
+    checkpoint: FileNameOrNone = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
     checkpoint_key: str | None = Field(None, description="which weights of several in that file, for example ema")
 
     @model_validator(mode="after")
