@@ -12,7 +12,7 @@ from torch import nn
 
 from autoprune.envs.action import action_of, option_of
 from autoprune.envs.observation import tightest_limit
-from autoprune.envs.rollout import Act, RollOut, roll_out
+from autoprune.envs.rollout import Act, RollOut, actions_of, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
 from autoprune.policies.settings import Amount, Count, Noise, Share
 from autoprune.search.problem import PredictedProblem, meets
@@ -74,8 +74,8 @@ def propose(
         base = bases[int(rng.integers(len(bases)))]
         options, changed = vary(decisions, base, settings, noise=noise, rng=rng)
         options = settle(problem, options, settings, savings, keep=changed, rng=rng)
-        moved.append([action_of(option, decision) for option, decision in zip(options, decisions, strict=True)])
-    actions = np.array(moved, dtype=np.float32)  # (proposals, n)
+        moved.append(actions_of(problem, options))
+    actions = np.stack(moved)  # (proposals, n)
     return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
 
 

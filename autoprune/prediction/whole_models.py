@@ -37,14 +37,9 @@ Ladders = Mapping[str, tuple[int, ...]]
 def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    models = models_measured(shapes, elastic.full_policy)
+    weights = weight_bytes(shapes, elastic.full_policy)
+    models = max(models for least, models in BY_WEIGHT_BYTES if weights >= least)
     return [elastic.full_policy, smallest, *random_policies(ladders, models, purpose="whole models")]
-
-
-def models_measured(shapes: CutShapes, original: PruningPolicy) -> int:
-    """How many random cuts of a model with so many weights are measured."""
-    weights = weight_bytes(shapes, original)
-    return max(models for least, models in BY_WEIGHT_BYTES if weights >= least)
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:

@@ -1,7 +1,7 @@
 """An adaptive file taken apart for a session: each level with its router as a graph for batches. All is checked."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +56,10 @@ def read_session_file(path: Path) -> SessionFile:
         above_least=True,
     )
     try:
-        parts = _parts(model, levels)
+        shape, classes = _image_shape(model), _classes(model)
+        parts = _parts(model, levels, shape, classes)
         default = next(weight for weight in model.graph.initializer if weight.name == PRICE_NAME)
         (price,) = onnx.numpy_helper.to_array(default).tolist()
-        shape, classes = _image_shape(model), _classes(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, IndexError, StopIteration) as error:
@@ -133,7 +133,7 @@ def _classes(model: onnx.ModelProto) -> int:
     return classes
 
 
-def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
+def _parts(model: onnx.ModelProto, levels: int, shape: Sequence[int], classes: int) -> list[onnx.ModelProto]:
     """Each level with its router as a model for batches; the price is an input where the router reads it."""
     graph = model.graph
     branches = [
@@ -146,10 +146,7 @@ def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
     contents = [(first, own), *((list(branch.node), list(branch.initializer)) for branch in branches)]
     if len(contents) != levels:
         raise InputError(f"holds {len(contents)} levels and says that there are {levels}")
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    image = helper.make_tensor_value_info(
-        INPUT_NAME, TensorProto.FLOAT, ["batch", *(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:])]
-    )
+    image = helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", *shape])
     price = helper.make_tensor_value_info(PRICE_NAME, TensorProto.FLOAT, [1])
     parts = []
     for level, (nodes, weights) in enumerate(contents):
