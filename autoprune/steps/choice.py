@@ -15,7 +15,7 @@ from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
 from autoprune.policies.actor import Training
 from autoprune.policies.table import searcher_maker
-from autoprune.policies.trained import TrainedActor, exported_network
+from autoprune.policies.trained import save_actor
 from autoprune.pruning.importance import find_importance
 from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
@@ -93,7 +93,7 @@ def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
             ratios=limit_ratios(problem),
             params=problem.original_cost.params,
         )
-        TrainedActor(result.searcher, exported_network(result.agent)).save(place.run_dir.agent, info)
+        save_actor(place.run_dir.agent, result.agent, info, searcher=result.searcher)
     return result
 
 
