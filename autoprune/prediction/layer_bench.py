@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from autoprune.measure.device import last_level_cache_bytes
@@ -165,11 +166,10 @@ class _Graph:
 
     def weight(self, name: str, size: Sequence[int]) -> str:
         values = self._random.standard_normal(size, dtype=np.float32) * np.float32(0.1)
-        self.initializers.append(numpy_helper.from_array(values, name))
-        return name
+        return self.constant(name, values)
 
-    def constant(self, name: str, value: float) -> str:
-        self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+    def constant(self, name: str, values: NDArray[np.float32]) -> str:
+        self.initializers.append(numpy_helper.from_array(values, name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Any] | None = None) -> str:
@@ -232,7 +232,10 @@ def _layer_model(layer: LayerInGraph) -> bytes:
         if op == "Add":
             beside = [added]
         elif op == "Clip":
-            beside = [graph.constant(f"bound{index}{side}", bound) for side, bound in enumerate(CLIP_RANGE)]
+            beside = [
+                graph.constant(f"bound{index}{side}", np.array(bound, np.float32))
+                for side, bound in enumerate(CLIP_RANGE)
+            ]
         out = graph.node(op, [out, *beside], f"e{index}")
     return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
 

@@ -76,8 +76,7 @@ class AdaptiveSession:
         threads = thread_count("threads", threads)
         if price is not None:
             price = real_number("price", price, least=0, most=LARGEST_PRICE)
-        if latency_budget_ms is not None:
-            latency_budget_ms = _budget(latency_budget_ms)
+        latency_budget_ms = _budget(latency_budget_ms)
         if not isinstance(path, str | Path):
             raise InputError(f"path: must be a file's name, got {shown(path)}")
         self._path = Path(path)
@@ -109,7 +108,7 @@ class AdaptiveSession:
 
     @latency_budget_ms.setter
     def latency_budget_ms(self, budget_ms: float | None) -> None:
-        self._latency_budget_ms = None if budget_ms is None else _budget(budget_ms)
+        self._latency_budget_ms = _budget(budget_ms)
 
     @property
     def price(self) -> float:
@@ -271,5 +270,9 @@ class AdaptiveSession:
             )
 
 
-def _budget(budget_ms: object) -> float:
-    return real_number("latency_budget_ms", budget_ms, least=0, most=math.inf, above_least=True)
+def _budget(budget_ms: object) -> float | None:
+    return (
+        None
+        if budget_ms is None
+        else real_number("latency_budget_ms", budget_ms, least=0, most=math.inf, above_least=True)
+    )
