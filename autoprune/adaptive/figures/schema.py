@@ -2,10 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from autoprune.errors import InputError
-from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures, explain
+from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures
 
 RouterName = Literal["cascade", "learned"]
 
@@ -137,11 +136,3 @@ class AdaptiveResult(Part):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
-
-    @classmethod
-    def parsed(cls, raw: Any, *, where: str) -> "AdaptiveResult":
-        """`InputError` begins with `where` and names the first key that is wrong."""
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise InputError(f"{where}: not an adaptive result of schema 3 ({explain(error)})") from None

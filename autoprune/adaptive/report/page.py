@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
+from pydantic import ValidationError
 from rich.console import Group
 from rich.table import Table
 
@@ -15,6 +16,7 @@ from autoprune.foundation.files import read_json
 from autoprune.foundation.terminal import titled
 from autoprune.reports.pages import write_page
 from autoprune.reports.words import P95_NOISE, USUAL_LOSS, run_code, signed, told_apart
+from autoprune.results.run import explain
 from autoprune.store.run_dir import RunDir
 
 TEMPLATE = "adaptive.html.j2"
@@ -23,7 +25,10 @@ MIXTURES_LISTED = 6
 
 def read_adaptive(run_dir: RunDir) -> AdaptiveResult:
     """`adaptive.json`; `InputError` names it if it is missing or broken."""
-    return AdaptiveResult.parsed(read_json(run_dir.adaptive), where=str(run_dir.adaptive))
+    try:
+        return AdaptiveResult.model_validate(read_json(run_dir.adaptive))
+    except ValidationError as error:
+        raise InputError(f"{run_dir.adaptive}: not an adaptive result of schema 3 ({explain(error)})") from None
 
 
 def write_adaptive_report(run_dir: RunDir) -> Path:
