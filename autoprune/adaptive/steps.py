@@ -21,7 +21,7 @@ from autoprune.adaptive.figures.figures import (
 )
 from autoprune.adaptive.figures.schema import AdaptiveResult, CurvePoint, LevelFigures, MixtureFigures, RouterName
 from autoprune.adaptive.file.export import export_adaptive
-from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms
+from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms, running
 from autoprune.adaptive.levels.choice import (
     Answering,
     LevelModels,
@@ -46,13 +46,12 @@ from autoprune.adaptive.routing.operating_point import (
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.data import DataInfo, ImageSplit, normalise
-from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME, export_onnx
+from autoprune.export.onnx_file import ONNX_RUNTIME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
 from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
-from autoprune.runtimes.onnxruntime import make_session
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
@@ -270,10 +269,9 @@ def _level_logits(
 
 def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -> Call:
     """Run `file` on the next image when called, in a circle: what a call takes then depends on the images."""
-    session = make_session(file, threads=threads)
-    images: NDArray[np.float32] = normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy()
-    feeds = itertools.cycle([{INPUT_NAME: image[None]} for image in images])
-    return lambda: session.run([OUTPUT_NAME], next(feeds))
+    run = running(file, ONNX_RUNTIME, threads=threads)
+    images = itertools.cycle(normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy())
+    return lambda: run(next(images)[None])
 
 
 def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
