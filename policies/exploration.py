@@ -16,7 +16,7 @@ from autoprune.envs.rollout import Act, RollOut, actions_of, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
 from autoprune.policies.settings import Amount, Count, Noise, Share
 from autoprune.search.problem import PredictedProblem, meets
-from autoprune.space.decision import Decision
+from autoprune.space.decision import Decision, full_policy
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def lone_savings(problem: PredictedProblem) -> list[list[float]]:
     """What each option of each decision saves of the cost when the decision is cut alone; never less than a wider
     option."""
     decisions = problem.decisions
-    full = [len(decision.ladder) - 1 for decision in decisions]
+    full = full_policy(decisions)
     original = problem.original_cost
     metric = tightest_limit(problem, original).metric
     savings = []
