@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from autoprune.config.section import MOST_EPOCHS, Epochs, FileNameOrNone, Part, Section
+from autoprune.config.section import Epochs, EpochsOrNone, FileNameOrNone, Part, Section
 
 
 class AdaptiveConfig(Section):
@@ -18,9 +18,7 @@ class AdaptiveConfig(Section):
         description="of the original's latency: of levels to try, ascending; 1: the original itself",
     )
     max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
-    epochs: int | None = Field(
-        None, gt=0, le=MOST_EPOCHS, description="of training the levels; null: as many as finetune.epochs"
-    )
+    epochs: EpochsOrNone = Field(None, description="of training the levels; null: as many as finetune.epochs")
     trial_epochs: Epochs = Field(2, description="of training all levels together before some are chosen")
     max_drop: Part = Field(
         0.0005,

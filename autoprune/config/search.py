@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from autoprune.config.goals import RewardConfig
-from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Share, built_in_or_own
+from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Several, Share, built_in_or_own
 
 # fmt: off
 SEARCHERS = (
@@ -42,14 +42,9 @@ class SearchConfig(Section):
     min_keep: Share = Field(0.125, description="least share of a group's channels to keep")
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, le=1000, description="candidate widths per group, before the staircase thins them")
-    verify_top: int = Field(
-        6, gt=0, le=1000, description="best candidates whose exported files are timed before one is taken"
-    )
-    finalists: int = Field(
-        4,
-        gt=0,
-        le=1000,
-        description="so many of them are fine-tuned a little first; the more, the less unlike each other",
+    verify_top: Several = Field(6, description="best candidates whose exported files are timed before one is taken")
+    finalists: Several = Field(
+        4, description="so many of them are fine-tuned a little first; the more, the less unlike each other"
     )
     finalist_epochs: Epochs = Field(1, description="how long, before the best of the finalists is taken and goes on")
     max_drop_trials: int = Field(

@@ -93,8 +93,11 @@ def built_in_or_own(names: Sequence[str], own: str = "path/file.py:factory") -> 
 
 FileName = Annotated[str, AfterValidator(names_a_file)]
 FileNameOrNone = Annotated[str | None, AfterValidator(names_a_file)]
+Several = Annotated[int, Field(gt=0, le=1000)]
 Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
+EpochsOrNone = Annotated[int | None, Field(gt=0, le=MOST_EPOCHS)]
 Images = Annotated[int, Field(gt=1, le=MOST_IMAGES)]
+ImagesOrNone = Annotated[int | None, Field(gt=1, le=MOST_IMAGES)]
 Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Part = Annotated[float, Field(ge=0, lt=1)]  # never the whole

@@ -2,7 +2,7 @@
 
 from pydantic import Field, model_validator
 
-from autoprune.config.section import MOST_IMAGES, FileName, FileNameOrNone, Section
+from autoprune.config.section import MOST_IMAGES, FileName, FileNameOrNone, ImagesOrNone, Section
 
 LEAST_STD = 1e-4  # of pixels in 0..1: less is no spread of a byte
 
@@ -42,12 +42,8 @@ class DataConfig(Section):
     image_size: int | None = Field(None, ge=4, le=4096, description="scale and crop pictures to this many pixels")
     mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in 0..1; default: that of train")
     std: tuple[float, ...] | None = Field(None, description="the same; what a model was trained with goes here")
-    max_train_images: int | None = Field(
-        None, gt=1, le=MOST_IMAGES, description="a stratified subset of train, for quick trials"
-    )
-    max_test_images: int | None = Field(
-        None, gt=1, le=MOST_IMAGES, description="a stratified subset of test, for quick trials"
-    )
+    max_train_images: ImagesOrNone = Field(None, description="a stratified subset of train, for quick trials")
+    max_test_images: ImagesOrNone = Field(None, description="a stratified subset of test, for quick trials")
 
     @model_validator(mode="after")
     def _statistics(self) -> "DataConfig":
