@@ -43,7 +43,7 @@ def write_adaptive_report(run_dir: RunDir) -> Path:
             "beside_static": beside_static(result),
             "caveats": caveats(result),
             "code": run_code(result.input, file="export/adaptive.onnx", level=True),
-            "measured": measured(result),
+            "rows": rows(result),
             "energy_source": _energy_source(result.adaptive),
             "mixtures": [
                 (", ".join(f"{ratio:.3g}" for ratio in mixture.max_ratios), mixture)
@@ -67,7 +67,7 @@ def adaptive_table(result: AdaptiveResult) -> Group:
     table = Table()
     for column in ("", "accuracy", "mean", "p50", "p95", "worst", "of original"):
         table.add_column(column, justify="left" if not column else "right")
-    for name, one in measured(result):
+    for name, one in rows(result):
         latencies = (one.latency_ms_mean, one.latency_ms_p50, one.latency_ms_p95, one.latency_ms_max)
         ratio = f"{one.latency_ms_mean / result.original.latency_ms_mean:.2f}"
         table.add_row(name, f"{one.test_accuracy:.2%}", *(f"{latency:.3f} ms" for latency in latencies), ratio)
@@ -116,7 +116,7 @@ def caveats(result: AdaptiveResult) -> list[str]:
     return found
 
 
-def measured(result: AdaptiveResult) -> list[tuple[str, RouteFigures]]:
+def rows(result: AdaptiveResult) -> list[tuple[str, RouteFigures]]:
     """Every measured file, the original and the adaptive one first."""
     last = len(result.levels) - 1
     name = f"original, level {last}" if result.levels[-1].is_original else "original"
