@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,23 +60,15 @@ class LatencyTable:
                     progress.advance(max(0, start + min(settled, most) - progress.done))
 
                 if self.store is None:
-                    self.entries |= self._measure(chunk, on_progress)
+                    self.entries |= measure_layers(chunk, self.runtime, self.device, on_progress=on_progress)
                 else:
                     with self.store.measuring() as recorder:
                         self.entries |= recorder.known(chunk)
-                        fresh = self._measure([layer for layer in chunk if layer not in self.entries], on_progress)
+                        left = [layer for layer in chunk if layer not in self.entries]
+                        fresh = measure_layers(left, self.runtime, self.device, on_progress=on_progress)
                         recorder.add(fresh)
                     self.entries |= fresh
                 on_progress(len(chunk))
-
-    def _measure(self, layers: Sequence[LayerInGraph], on_progress: Callable[[int], None]) -> dict[LayerInGraph, float]:
-        return measure_layers(
-            layers,
-            runtime=self.runtime,
-            threads=self.device.threads,
-            batch_size=self.device.batch_size,
-            on_progress=on_progress,
-        )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from autoprune.measure.device import last_level_cache_bytes
+from autoprune.measure.device import Device, last_level_cache_bytes
 from autoprune.measure.timing import Call, time_cold, time_until_quiet
 from autoprune.pruning.cost import LayerShape
 from autoprune.runtimes.runtime import Runtime
@@ -79,10 +79,9 @@ EMPTY = _Carrier("conv", 1, (1, 1))
 
 def measure_layers(
     layers: Sequence[LayerInGraph],
-    *,
     runtime: Runtime,
-    threads: int,
-    batch_size: int,
+    device: Device,
+    *,
     on_progress: Callable[[int], None] = lambda settled: None,
 ) -> dict[LayerInGraph, float]:
     """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
@@ -94,29 +93,25 @@ def measure_layers(
             def shifted(settled: int, done: int = len(measured)) -> None:
                 on_progress(done + settled)
 
-            measured |= _measure_alike(
-                alike, cold=cold, runtime=runtime, threads=threads, batch_size=batch_size, on_progress=shifted
-            )
+            measured |= _measure_alike(alike, runtime, device, cold=cold, on_progress=shifted)
     return measured
 
 
 def _measure_alike(
     layers: Sequence[LayerInGraph],
+    runtime: Runtime,
+    device: Device,
     *,
     cold: bool,
-    runtime: Runtime,
-    threads: int,
-    batch_size: int,
     on_progress: Callable[[int], None],
 ) -> dict[LayerInGraph, float]:
     """Layers that are all `cold`, or none."""
     # The smallest one stands for the call itself, the same whatever else is measured.
     carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
+    models = [(_layer_model(layer), _carriers(layer)[0]) for layer in layers]
+    models += [(_carrier_model(carrier), carrier) for carrier in carriers]
     calls = [
-        _call(runtime, _layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows)
-        for layer in layers
-    ] + [
-        _call(runtime, _carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers
+        _call(runtime, model, threads=device.threads, rows=device.batch_size * around.rows) for model, around in models
     ]
     if cold:
         times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
