@@ -49,9 +49,8 @@ class SensitivitySearcher:
         decisions = self._problem.decisions
         self._uniform = largest_feasible(self._problem, uniform_policies(self._problem))
         self._probes = probes_of(decisions)[: int(settings.probe_share * (brief.max_evaluations - 1))]
-        self._measured = [
-            {decision.middle_option: decision.sensitivity} for decision in decisions
-        ]  # the set-up has measured these
+        # The set-up has measured these.
+        self._measured = [{decision.middle_option: decision.sensitivity} for decision in decisions]
         self._asked = 0  # times
         self._given = 0  # candidates after the first
         self._candidates: Iterator[Policy] | None = None

@@ -84,13 +84,8 @@ class TableStore:
         """Hold the write lock while the block measures; what it records is kept when the block ends well."""
         with self._connection() as connection:
             self._begin(connection)
-            try:
+            with connection:  # commits, or rolls back
                 yield Recorder(self.path, connection, self._device_id)
-            except BaseException:
-                if connection.in_transaction:  # a full disk has ended it already
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the tables of a new file; refuse a file that is something else."""

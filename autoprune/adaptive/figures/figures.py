@@ -32,22 +32,18 @@ def class_figures(
     original: ImageTimes, adaptive: ImageTimes, labels: NDArray[np.int64], classes: Sequence[str], *, levels: int
 ) -> tuple[ClassFigures, ...]:
     """How each class fares, in the order of `classes`."""
-    found = []
-    for label, name in enumerate(classes):
-        own = labels == label
-        if not own.any():
-            continue
-        found.append(
-            ClassFigures(
-                name=name,
-                images=int(own.sum()),
-                original_accuracy=float((original.answers[own] == label).mean()),
-                adaptive_accuracy=float((adaptive.answers[own] == label).mean()),
-                latency_ms_mean=float(adaptive.latency_ms[own].mean()),
-                level_share=shares(adaptive.levels[own], levels=levels),
-            )
+    return tuple(
+        ClassFigures(
+            name=name,
+            images=int(own.sum()),
+            original_accuracy=float((original.answers[own] == label).mean()),
+            adaptive_accuracy=float((adaptive.answers[own] == label).mean()),
+            latency_ms_mean=float(adaptive.latency_ms[own].mean()),
+            level_share=shares(adaptive.levels[own], levels=levels),
         )
-    return tuple(found)
+        for label, name in enumerate(classes)
+        if (own := labels == label).any()
+    )
 
 
 def shares(answered: NDArray[np.int64], *, levels: int) -> tuple[float, ...]:
