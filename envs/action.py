@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from autoprune.errors import InputError
 from autoprune.search.problem import PredictedProblem, meets
-from autoprune.space.decision import Decision, Policy
+from autoprune.space.decision import Decision, Policy, floor_policy, full_policy
 
 
 def keep_ratio_of(action: float, decision: Decision) -> float:
@@ -38,12 +38,12 @@ def action_of(option: int, decision: Decision) -> float:
 
 def with_floor(decisions: Sequence[Decision], decided: Sequence[int]) -> Policy:
     """The options taken, and every later decision at its floor option."""
-    return (*decided, *(0 for _ in decisions[len(decided) :]))
+    return (*decided, *floor_policy(decisions[len(decided) :]))
 
 
 def with_full(decisions: Sequence[Decision], decided: Sequence[int]) -> Policy:
     """The options taken, and every later decision with all its channels."""
-    return (*decided, *(len(decision.ladder) - 1 for decision in decisions[len(decided) :]))
+    return (*decided, *full_policy(decisions[len(decided) :]))
 
 
 def clip_option(problem: PredictedProblem, decided: Sequence[int], asked: int) -> int:

@@ -1,6 +1,6 @@
 """Roll-outs: whole episodes without their evaluation. Until the terminal reward an episode costs only predictions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,7 @@ def demonstrate(problem: PredictedProblem, policy: Policy) -> RollOut:
     return rolled
 
 
-def actions_of(problem: PredictedProblem, policy: Policy) -> NDArray[np.float32]:
+def actions_of(problem: PredictedProblem, policy: Sequence[int]) -> NDArray[np.float32]:
     """The actions that ask for the options of `policy`; `(n,)`."""
     return np.array(
         [action_of(option, decision) for option, decision in zip(policy, problem.decisions, strict=True)], np.float32

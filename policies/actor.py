@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autoprune import __version__
 from autoprune.compute.memory import memory_limited
@@ -31,17 +31,26 @@ TRIED_BATCH = 3  # observations that a new actor is tried on, beside a single on
 LONGEST_LIST = 1000  # characters of the fields in a message: this version's take half of that
 
 
-@dataclass(frozen=True)
-class Training:
-    """What an actor was trained for, as far as its description tells.
+class Training(BaseModel):
+    """Where an actor comes from, as far as its description tells people, reports, and those who apply it elsewhere.
 
-    `ratios` are the limits as shares of the original's cost, by metric; earlier versions noted only their `metrics`.
+    `ratios` are the limits as shares of the original's cost, by metric, and `params` those of the original; earlier
+    versions noted only the `target`, in words.
     """
 
+    model_config = ConfigDict(frozen=True, strict=True)
+
     model: str | None = None
+    target: str = ""
+    evaluations: int | None = None
+    best_reward: float | None = None
+    ratios: dict[str, float] | None = None
     params: int | None = None
-    ratios: Mapping[str, float] | None = None
-    metrics: frozenset[str] = frozenset()
+
+    @property
+    def metrics(self) -> frozenset[str]:
+        """What the target limits."""
+        return frozenset(re.findall(r"(\w+) <= ", self.target))
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class Actor:
     session: onnxruntime.InferenceSession
     source: str = ACTOR_FILE
     digest: str = ""
-    training: Training = Training()
+    training: Training = field(default_factory=Training)
 
     def act(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
         """Observations `(batch, fields)` to actions `(batch,)`; the environment clips them to [-1, 1].
@@ -64,7 +73,11 @@ class Actor:
             (actions,) = self.session.run([ACTION_NAME], {OBSERVATION_NAME: observations})
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             raise InputError(f"{self.source}: does not run on {count} observations ({error})") from None
-        if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape not in _shapes(count):
+        if (
+            not isinstance(actions, np.ndarray)
+            or actions.dtype != np.float32
+            or actions.shape not in ((count, 1), (count,))
+        ):
             found = f"{getattr(actions, 'dtype', type(actions).__name__)} {getattr(actions, 'shape', '')}".rstrip()
             raise InputError(f"{self.source}: answers {found} to {count} observations; {RIGHT_ANSWER}")
         if not np.isfinite(actions).all():
@@ -122,24 +135,13 @@ def checked_searcher(path: Path, info: Any) -> str:
 
 def _training(raw: Any, path: Path) -> Training:
     """What is told of the training; descriptions without it are fine, those that are no description are not."""
-    if raw is None:
-        return Training()
     try:
-        model, params, ratios = raw.get("model"), raw.get("params"), raw.get("ratios")
-        right = (
-            isinstance(model, str | None)
-            and isinstance(params, int | None)
-            and (ratios is None or all(isinstance(ratio, int | float) for ratio in ratios.values()))
-        )
-        metrics = frozenset(re.findall(r"(\w+) <= ", str(raw.get("target", ""))))
-    except AttributeError:
-        right = False
-    if not right:
+        return Training() if raw is None else Training.model_validate(raw)
+    except ValidationError:
         raise InputError(
             f"{path}: training must hold model (a name), params (a number) and ratios (a number for each metric), got "
             f"{shown(raw)}"
-        )
-    return Training(model, params, ratios, metrics)
+        ) from None
 
 
 def _check_signature(path: Path, session: onnxruntime.InferenceSession) -> None:
@@ -158,13 +160,7 @@ def _check_signature(path: Path, session: onnxruntime.InferenceSession) -> None:
     if isinstance(inputs[0].shape[0], int):
         raise InputError(f"{path}: takes batches of {inputs[0].shape[0]} only; export it with a dynamic batch")
     if outputs[0].type != FLOATS:
-        raise InputError(
-            f"{path}: answers {outputs[0].type}; an actor's answer is one finite float for each observation"
-        )
-
-
-def _shapes(count: int) -> tuple[tuple[int, ...], ...]:
-    return (count, 1), (count,)
+        raise InputError(f"{path}: answers {outputs[0].type}; {RIGHT_ANSWER}")
 
 
 def _version(text: object) -> tuple[int, ...]:

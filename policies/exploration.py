@@ -12,11 +12,11 @@ from torch import nn
 
 from autoprune.envs.action import action_of, option_of
 from autoprune.envs.observation import tightest_limit
-from autoprune.envs.rollout import Act, RollOut, roll_out
+from autoprune.envs.rollout import Act, RollOut, actions_of, roll_out
 from autoprune.policies.heuristics import EXPONENTS, Losses, modelled_losses
 from autoprune.policies.settings import Amount, Count, Noise, Share
 from autoprune.search.problem import PredictedProblem, meets
-from autoprune.space.decision import Decision
+from autoprune.space.decision import Decision, full_policy
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ def propose(
         base = bases[int(rng.integers(len(bases)))]
         options, changed = vary(decisions, base, settings, noise=noise, rng=rng)
         options = settle(problem, options, settings, savings, keep=changed, rng=rng)
-        moved.append([action_of(option, decision) for option, decision in zip(options, decisions, strict=True)])
-    actions = np.array(moved, dtype=np.float32)  # (proposals, n)
+        moved.append(actions_of(problem, options))
+    actions = np.stack(moved)  # (proposals, n)
     return roll_out(problem, lambda step, _: actions[:, step], count=len(actions))
 
 
@@ -139,7 +139,7 @@ def lone_savings(problem: PredictedProblem) -> list[list[float]]:
     """What each option of each decision saves of the cost when the decision is cut alone; never less than a wider
     option."""
     decisions = problem.decisions
-    full = [len(decision.ladder) - 1 for decision in decisions]
+    full = full_policy(decisions)
     original = problem.original_cost
     metric = tightest_limit(problem, original).metric
     savings = []
@@ -203,9 +203,5 @@ def utilities_of(rewards: Sequence[float]) -> NDArray[np.float32]:
     the good ones (fitness shaping, Wierstra et al. 2014) and play the part of AMC's moving baseline.
     """
     values = np.asarray(rewards)
-    if len(values) == 1:
-        return np.zeros(1, dtype=np.float32)
-    below = (values[:, None] > values[None, :]).sum(axis=1)
-    equal = (values[:, None] == values[None, :]).sum(axis=1)
-    ranks = below + (equal - 1) / 2.0  # 0 .. episodes - 1
-    return np.asarray(2.0 * ranks / (len(values) - 1) - 1.0, dtype=np.float32)
+    beaten, beaten_by = (values[:, None] > values).sum(1), (values[:, None] < values).sum(1)
+    return np.asarray((beaten - beaten_by) / max(len(values) - 1, 1), dtype=np.float32)

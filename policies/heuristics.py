@@ -12,7 +12,7 @@ from autoprune.envs.observation import tightest_limit
 from autoprune.foundation.seeding import rng
 from autoprune.policies.knapsack import PairwiseCosts, exchange, measure_pairwise
 from autoprune.search.problem import PredictedProblem, meets
-from autoprune.space.decision import Decision, Policy
+from autoprune.space.decision import Decision, Policy, floor_policy, full_policy
 
 Losses = Sequence[Sequence[float]]
 """What is lost at each option of each decision, in nats."""
@@ -85,8 +85,7 @@ def varied_policies(problem: PredictedProblem, count: int, *, seed: int) -> tupl
             scale = float(factor) / (measured if number % 2 else 1.0)
             decisions.append(replace(decision, sensitivity=scale * measured, branch_loss=scale * decision.branch_loss))
         losses = modelled_losses(decisions, exponent=float(chance.uniform(*EXPONENT_RANGE)))
-        full = [len(decision.ladder) - 1 for decision in problem.decisions]
-        found[tuple(fill(problem, cut(problem, full, losses), losses))] = None
+        found[tuple(fill(problem, cut(problem, full_policy(problem.decisions), losses), losses))] = None
     return tuple(found)
 
 
@@ -149,7 +148,7 @@ def least_loss(problem: PredictedProblem, costs: PairwiseCosts, losses: Losses, 
     One start may end where no exchange gains though other options lose less; three starts hardly ever do: greed from
     full and from the floor, and `uniform`, any options that meet the limits.
     """
-    full, floor = [len(decision.ladder) - 1 for decision in problem.decisions], [0] * len(problem.decisions)
+    full, floor = full_policy(problem.decisions), floor_policy(problem.decisions)
     starts = (fill(problem, cut(problem, full, losses), losses), fill(problem, floor, losses), uniform)
     ends = [exchange(problem, costs, start, losses) for start in starts]
     return min(ends, key=lambda options: sum(ladder[option] for ladder, option in zip(losses, options, strict=True)))
@@ -201,7 +200,7 @@ def fill(
 ) -> list[int]:
     """Raise one decision at a time, the one that wins back most, while the limits leave room; none above `ceiling`."""
     decisions, raised = problem.decisions, list(options)
-    highest = [len(decision.ladder) - 1 for decision in decisions] if ceiling is None else ceiling
+    highest = full_policy(decisions) if ceiling is None else ceiling
     while True:
         choices: list[tuple[float, int, int]] = []  # (won back, decision, option)
         for index in range(len(decisions)):

@@ -4,9 +4,9 @@ The episodes are driven from outside, so that many roll-outs can be proposed and
 never read: they hold pickles, which run code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 import gymnasium
 import numpy as np
@@ -107,33 +107,14 @@ class Ppo(Practice):
 
 
 AgentSettings = Ddpg | Td3 | Sac | Tqc | Crossq | Ppo
-
-
-class Learner(Protocol):
-    """An agent between episodes. Shapes: n decisions, `count` roll-outs, observations of `fields` numbers."""
-
-    @property
-    def actor(self) -> nn.Module:
-        """The deterministic actor: (batch, fields) -> (batch, 1); callers clip to [-1, 1]."""
-        ...
-
-    def appraise(self, rolled: Sequence[RollOut]) -> NDArray[np.float32]:
-        """What the critic expects of each roll-out's utility; (count,)."""
-        ...
-
-    def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
-        """Take in episodes and train; `utilities` are those of all episodes so far, these ones' last."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """All that it has learnt and remembers: nested dictionaries and lists of tensors and numbers."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
+OFF_POLICY: Mapping[type[OffPolicy], Any] = {Ddpg: DDPG, Td3: TD3, Sac: SAC, Tqc: TQC, Crossq: CrossQ}
 
 
 class OffPolicyLearner:
     """DDPG, TD3, SAC, TQC or CrossQ on a replay buffer of whole episodes.
+
+    Its `actor` is the deterministic one, (batch, fields) to (batch, 1); callers clip to [-1, 1]. Its state, all that it
+    has learnt and remembers, are nested dictionaries and lists of tensors and numbers.
 
     Between trainings the networks are in evaluation mode: CrossQ's normalise by running statistics then, so that a
     state's action does not depend on what else is in the batch, and imitation trains the actor that is exported.
@@ -149,7 +130,8 @@ class OffPolicyLearner:
         self._critic: nn.Module = agent.critic  # type: ignore[attr-defined]
 
     def appraise(self, rolled: Sequence[RollOut]) -> NDArray[np.float32]:
-        """The mean of Q(s, a) over an episode's steps: each one estimates the same utility."""
+        """What the critic expects of each roll-out's utility, (count,): the mean of Q(s, a) over its steps, each of
+        which estimates the same."""
         observations = torch.from_numpy(np.stack([episode.observations[:-1] for episode in rolled]))
         actions = torch.from_numpy(np.stack([episode.actions for episode in rolled])).unsqueeze(-1)
         with torch.no_grad():
@@ -157,6 +139,7 @@ class OffPolicyLearner:
         return cast(NDArray[np.float32], values.mean(dim=1).reshape(actions.shape[:2]).mean(dim=1).numpy())
 
     def learn(self, rolled: Sequence[RollOut], utilities: Sequence[float]) -> None:
+        """Take in episodes and train; `utilities` are those of all episodes so far, these ones' last."""
         steps = len(rolled[0].actions)
         for episode in rolled:
             for step in range(steps):
@@ -209,7 +192,10 @@ class Played:
 
 
 class PpoLearner:
-    """PPO on the newest few episodes. Choosing among proposals makes them slightly off-policy; its clip bounds that."""
+    """PPO on the newest few episodes, with the members of an `OffPolicyLearner`.
+
+    Choosing among proposals makes the episodes slightly off-policy; PPO's clip bounds that.
+    """
 
     def __init__(self, agent: PPO, actor: nn.Module, *, episodes_per_update: int) -> None:
         self.agent, self.actor, self.episodes_per_update = agent, actor, episodes_per_update
@@ -265,6 +251,9 @@ def _net(hidden: int) -> dict[str, Any]:
     return {"net_arch": [hidden, hidden], "optimizer_kwargs": {"fused": True}}
 
 
+Learner = OffPolicyLearner | PpoLearner
+
+
 class _Spaces(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """What agents see and do; they are driven from outside, and never step."""
 
@@ -291,31 +280,25 @@ def make_learner(settings: AgentSettings, *, decisions: int, episodes: int) -> L
         )
         actor = nn.Sequential(ppo.policy.mlp_extractor.policy_net, ppo.policy.action_net)
         return PpoLearner(ppo, actor, episodes_per_update=settings.episodes_per_update)
-    shared: dict[str, Any] = {
-        "learning_rate": settings.learning_rate,
-        "buffer_size": episodes * decisions,
-        "batch_size": settings.batch_size,
-        "gamma": 1.0,
-        "n_steps": decisions,
-        "device": "cpu",
-    }
-    updates = settings.updates_per_group * decisions
+    own: dict[str, Any] = {}
     net = _net(settings.hidden)
-    if isinstance(settings, Ddpg | Td3):
-        kind = DDPG if isinstance(settings, Ddpg) else TD3
-        agent = kind("MlpPolicy", env, policy_kwargs=net, **shared)
-        return OffPolicyLearner(agent, agent.actor.mu, updates=updates)
-    shared["ent_coef"] = settings.entropy_weight
-    stochastic: SAC | TQC | CrossQ
+    if isinstance(settings, Sac | Tqc | Crossq):
+        own["ent_coef"] = settings.entropy_weight
     if isinstance(settings, Tqc):
+        own["top_quantiles_to_drop_per_net"] = settings.dropped
         net["n_quantiles"] = settings.quantiles
-        stochastic = TQC("MlpPolicy", env, policy_kwargs=net, top_quantiles_to_drop_per_net=settings.dropped, **shared)
-    elif isinstance(settings, Crossq):
-        stochastic = CrossQ("MlpPolicy", env, policy_kwargs=net, **shared)
-    else:
-        stochastic = SAC("MlpPolicy", env, policy_kwargs=net, **shared)
-    return OffPolicyLearner(
-        stochastic,
-        nn.Sequential(stochastic.actor.latent_pi, stochastic.actor.mu, nn.Tanh()),
-        updates=updates,
+    agent = OFF_POLICY[type(settings)](
+        "MlpPolicy",
+        env,
+        learning_rate=settings.learning_rate,
+        buffer_size=episodes * decisions,
+        batch_size=settings.batch_size,
+        gamma=1.0,
+        n_steps=decisions,
+        device="cpu",
+        policy_kwargs=net,
+        **own,
     )
+    mean = agent.actor.mu
+    actor = mean if isinstance(agent, TD3) else nn.Sequential(agent.actor.latent_pi, mean, nn.Tanh())
+    return OffPolicyLearner(agent, actor, updates=settings.updates_per_group * decisions)

@@ -23,7 +23,7 @@ from autoprune.policies.heuristics import (
 from autoprune.policies.settings import Share
 from autoprune.search.problem import Outcome, PredictedProblem
 from autoprune.search.searcher import Ask, Brief, SearcherState
-from autoprune.space.decision import Decision, Policy
+from autoprune.space.decision import Decision, Policy, full_policy
 
 UNMEASURED_EXPONENT = 2.0  # how the KL grows with cuts deeper than any that was measured
 
@@ -49,9 +49,8 @@ class SensitivitySearcher:
         decisions = self._problem.decisions
         self._uniform = largest_feasible(self._problem, uniform_policies(self._problem))
         self._probes = probes_of(decisions)[: int(settings.probe_share * (brief.max_evaluations - 1))]
-        self._measured = [
-            {decision.middle_option: decision.sensitivity} for decision in decisions
-        ]  # the set-up has measured these
+        # The set-up has measured these.
+        self._measured = [{decision.middle_option: decision.sensitivity} for decision in decisions]
         self._asked = 0  # times
         self._given = 0  # candidates after the first
         self._candidates: Iterator[Policy] | None = None
@@ -61,10 +60,9 @@ class SensitivitySearcher:
         if self._asked == 1:
             return Ask((self._uniform,))
         if self._asked == 2 and self._probes:
-            decisions = self._problem.decisions
-            full = [len(decision.ladder) - 1 for decision in decisions]
-            alone = ([*full[:index], option, *full[index + 1 :]] for index, option in self._probes)
-            return Ask(tuple(tuple(options) for options in alone), are_probes=True)
+            full = full_policy(self._problem.decisions)
+            alone = ((*full[:index], option, *full[index + 1 :]) for index, option in self._probes)
+            return Ask(tuple(alone), are_probes=True)
         if self._candidates is None:
             self._candidates = self._all_candidates()
         policies = tuple(itertools.islice(self._candidates, TOGETHER))

@@ -40,11 +40,7 @@ def _agent(name: str, settings: type[Any]) -> Kind:
 
 def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]) -> Kind:
     """A heuristic: of the policies that it names, those that meet the limits."""
-
-    def make(brief: Brief, settings: NoSettings) -> ListSearcher:
-        return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
-
-    return Kind(NoSettings, make)
+    return Kind(NoSettings, lambda brief, _: ListSearcher(name, distinct(brief.problem, policies(brief.problem))))
 
 
 KINDS: dict[str, Kind] = {
@@ -80,8 +76,5 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
         return partial(factory, **settings)
     if name in NEED_OPTUNA:
         require_optuna(name)
-    return partial(_made, kind, read_settings(kind.settings, settings, field=FIELD))
-
-
-def _made(kind: Kind, settings: Any, brief: Brief) -> Searcher:
-    return kind.make(brief, settings)
+    read = read_settings(kind.settings, settings, field=FIELD)
+    return lambda brief: kind.make(brief, read)

@@ -1,8 +1,6 @@
 """A trained actor, and how it is written: an ONNX file that runs without torch, and a JSON file that describes it."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -10,58 +8,35 @@ from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.foundation.files import atomic_path, write_json
-from autoprune.policies.actor import ACTOR_FILE, INFO_FILE, MIN_VERSION, SCHEMA
+from autoprune.policies.actor import ACTION_NAME, ACTOR_FILE, INFO_FILE, MIN_VERSION, OBSERVATION_NAME, SCHEMA, Training
 
 OPSET = 17
 
 
-@dataclass(frozen=True)
-class TrainingInfo:
-    """Where an actor comes from; kept in `agent.json` for people, reports, and those who apply it elsewhere.
+def save_actor(folder: Path, actor: nn.Module, training: Training, *, searcher: str) -> None:
+    """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last.
 
-    `ratios` are the limits as shares of the original's cost, by metric, and `params` those of the original.
+    The file is the learner's deterministic `actor`, its actions clipped to [-1, 1]: observations (batch, fields)
+    float32 to actions (batch, 1).
     """
-
-    model: str
-    target: str
-    evaluations: int
-    best_reward: float
-    ratios: Mapping[str, float] | None = None
-    params: int | None = None
-
-
-def exported_network(actor: nn.Module) -> nn.Module:
-    """The network of a `TrainedActor`: a learner's actor, its actions clipped to [-1, 1]."""
-    return nn.Sequential(actor, nn.Hardtanh()).eval()
-
-
-@dataclass(frozen=True)
-class TrainedActor:
-    """`network` maps observations (batch, fields) float32 to actions (batch, 1) in [-1, 1]; its training is over."""
-
-    searcher: str
-    network: nn.Module
-
-    def save(self, folder: Path, info: TrainingInfo) -> None:
-        """Write `agent.onnx` and `agent.json` into `folder`; each is whole or absent, the description comes last."""
-        example = torch.zeros(1, len(OBSERVATION_FIELDS))
-        with atomic_path(folder / ACTOR_FILE) as temporary, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that is quick is no longer the default
-            torch.onnx.export(
-                self.network,
-                (example,),
-                str(temporary),
-                opset_version=OPSET,
-                dynamo=False,
-                input_names=["observation"],
-                output_names=["action"],
-                dynamic_axes={"observation": {0: "batch"}, "action": {0: "batch"}},
-            )
-        description = {
-            "schema": SCHEMA,
-            "searcher": self.searcher,
-            "observation": list(OBSERVATION_FIELDS),
-            "min_version": MIN_VERSION,
-            "training": {key: value for key, value in asdict(info).items() if value is not None},
-        }
-        write_json(folder / INFO_FILE, description)
+    network, example = nn.Sequential(actor, nn.Hardtanh()).eval(), torch.zeros(1, len(OBSERVATION_FIELDS))
+    with atomic_path(folder / ACTOR_FILE) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that is quick is no longer the default
+        torch.onnx.export(
+            network,
+            (example,),
+            str(temporary),
+            opset_version=OPSET,
+            dynamo=False,
+            input_names=[OBSERVATION_NAME],
+            output_names=[ACTION_NAME],
+            dynamic_axes={OBSERVATION_NAME: {0: "batch"}, ACTION_NAME: {0: "batch"}},
+        )
+    description = {
+        "schema": SCHEMA,
+        "searcher": searcher,
+        "observation": list(OBSERVATION_FIELDS),
+        "min_version": MIN_VERSION,
+        "training": training.model_dump(exclude_none=True),
+    }
+    write_json(folder / INFO_FILE, description)

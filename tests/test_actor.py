@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,11 @@ from autoprune.policies.learners import (
     make_learner,
 )
 from autoprune.policies.table import searcher_maker
-from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.policies.trained import save_actor
 from autoprune.search.loop import run_search
 from autoprune.search.toy import toy_problem
 
-INFO = TrainingInfo(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
+INFO = Training(model="toy", target="latency <= 0.45", evaluations=20, best_reward=-0.2)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("agent")
     trained = run_search(searcher_maker("ddpg"), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
-    TrainedActor("ddpg", exported_network(trained)).save(folder, INFO)
+    save_actor(folder, trained, INFO, searcher="ddpg")
     return folder
 
 
@@ -67,7 +66,7 @@ def test_the_exported_actor_does_what_the_agents_own_policy_does(settings: Agent
         assert bool(with_statistics) == isinstance(settings, Crossq)
         assert not any(layer.training for layer in with_statistics)
     assert isinstance(learner, OffPolicyLearner | PpoLearner)
-    TrainedActor("test", exported_network(learner.actor)).save(tmp_path, INFO)
+    save_actor(tmp_path, learner.actor, INFO, searcher="test")
     observations = np.random.default_rng(0).uniform(-1.0, 1.0, (64, len(OBSERVATION_FIELDS))).astype(np.float32)
     agent: BaseAlgorithm = learner.agent
     expected, _ = agent.predict(observations, deterministic=True)
@@ -94,7 +93,7 @@ def test_the_saved_actor_decides_as_the_best_episode_did(name: str, tmp_path: Pa
     problem = toy_problem()
     result = run_search(searcher_maker(name), problem, max_evaluations=12, seed=0)
     assert result.agent is not None
-    TrainedActor(name, exported_network(result.agent)).save(tmp_path, INFO)
+    save_actor(tmp_path, result.agent, INFO, searcher=name)
     assert roll_out(load_actor(tmp_path), problem) == result.best.policy
 
 
@@ -334,9 +333,10 @@ def test_a_missing_or_broken_network_is_refused(saved: Path, tmp_path: Path) -> 
 
 
 def test_the_description_tells_what_the_agent_was_trained_for(saved: Path, tmp_path: Path) -> None:
-    assert load_actor(saved).training == Training(model="toy", metrics=frozenset({"latency"}))
+    assert load_actor(saved).training == INFO
+    assert INFO.metrics == {"latency"}
     trained = run_search(searcher_maker("ddpg"), toy_problem(), max_evaluations=12, seed=0).agent
     assert trained is not None
-    TrainedActor("ddpg", exported_network(trained)).save(tmp_path, replace(INFO, ratios={"latency": 0.45}, params=30))
-    ratios = {"latency": 0.45}
-    assert load_actor(tmp_path).training == Training("toy", 30, ratios, frozenset({"latency"}))
+    told = INFO.model_copy(update={"ratios": {"latency": 0.45}, "params": 30})
+    save_actor(tmp_path, trained, told, searcher="ddpg")
+    assert load_actor(tmp_path).training == told

@@ -27,7 +27,7 @@ def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Rou
     session = make_session(file, threads=1)
     images = images_for("resnet20", IMAGES)
     with torch.no_grad():
-        logits = torch.stack(levels(images)).numpy()
+        logits = levels(images).transpose(0, 1).numpy()
     route = follow(router, answers)
     assert len(set(route.final.tolist())) > 1  # a router that always does the same would show nothing
     for place in range(IMAGES):

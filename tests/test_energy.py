@@ -21,7 +21,7 @@ def test_energy_by_hand() -> None:
     linear_mj = (60 * 4.6 + (60 + 12 + 5) * 100) * 1e-9
     assert work_of([CONV]) == Work(3_456, 400)
     assert estimated_energy_mj(work_of([CONV])) == pytest.approx(conv_mj)
-    assert estimated_energy_mj(work_of(iter([CONV, LINEAR]))) == pytest.approx(conv_mj + linear_mj)
+    assert estimated_energy_mj(work_of([CONV, LINEAR])) == pytest.approx(conv_mj + linear_mj)
     assert estimated_energy_mj(work_of([])) == 0.0
 
 

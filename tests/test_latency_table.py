@@ -49,14 +49,14 @@ def test_every_kind_of_layer_is_measured(shape: LayerShape) -> None:
     for layer in layers:
         onnx.checker.check_model(_with_output_shape(_layer_model(layer)), full_check=True)
     for batch_size in (1, 3):
-        times_ms = measure_layers(layers, runtime=OnnxRuntime(), threads=1, batch_size=batch_size)
+        times_ms = measure_layers(layers, OnnxRuntime(), this_device(OnnxRuntime(), threads=1, batch_size=batch_size))
         assert list(times_ms) == layers
         assert all(0 <= ms < 100 for ms in times_ms.values())
 
 
 def test_a_hundred_times_the_work_takes_longer() -> None:
     large = replace(CONV, in_channels=64, out_channels=96, in_size=(28, 28), out_size=(14, 14))
-    times_ms = measure_layers([LayerInGraph(CONV), LayerInGraph(large)], runtime=OnnxRuntime(), threads=1, batch_size=1)
+    times_ms = measure_layers([LayerInGraph(CONV), LayerInGraph(large)], OnnxRuntime(), DEVICE)
     assert times_ms[LayerInGraph(large)] > times_ms[LayerInGraph(CONV)]
 
 

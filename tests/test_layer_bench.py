@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.measure.device import this_device
 from autoprune.prediction import layer_bench
 from autoprune.prediction.layer_bench import (
     EPILOGUE_OPS,
@@ -167,9 +168,8 @@ def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_every_kind_of_layer_is_measured(batch_size: int) -> None:
     progress: list[int] = []
-    measured = measure_layers(
-        LAYERS, runtime=OnnxRuntime(), threads=1, batch_size=batch_size, on_progress=progress.append
-    )
+    device = this_device(OnnxRuntime(), threads=1, batch_size=batch_size)
+    measured = measure_layers(LAYERS, OnnxRuntime(), device, on_progress=progress.append)
     assert list(measured) == LAYERS
     assert all(0 <= layer_ms < 1000 for layer_ms in measured.values())
     assert progress == sorted(progress)
@@ -179,6 +179,6 @@ def test_every_kind_of_layer_is_measured(batch_size: int) -> None:
 def test_a_large_layer_takes_longer_than_a_tiny_one() -> None:
     """By a factor of 400,000 in multiply-adds."""
     assert LARGE.shape.macs > 400_000 * TINY.shape.macs
-    measured = measure_layers([TINY, LARGE], runtime=OnnxRuntime(), threads=1, batch_size=1)
+    measured = measure_layers([TINY, LARGE], OnnxRuntime(), this_device(OnnxRuntime(), threads=1, batch_size=1))
     assert measured[LARGE] > 5 * measured[TINY]
     assert measured[LARGE] > 0.01

@@ -16,7 +16,7 @@ from models_for_tests import (
     trained_resnet,
 )
 
-from autoprune.adaptive.levels.training import Levels, level_logits, levels_loss, right_by_level, train_levels
+from autoprune.adaptive.levels.training import Levels, levels_loss, right_by_level, train_levels
 from autoprune.config import FinetuneConfig
 from autoprune.data import normalise
 from autoprune.pruning.elastic import ElasticModel
@@ -38,7 +38,7 @@ def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
     levels = Levels(elastic, policy.levels).eval()
     images = images_for(name, 3)
     with torch.no_grad():
-        answers = levels(images)
+        answers = levels(images).unbind(1)
         for level, cut in enumerate(policy.levels):
             expected = elastic.cut(cut).eval()(images)
             assert torch.allclose(answers[level], expected, atol=1e-5)
@@ -54,9 +54,11 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
     shared = dict(levels.shared.named_parameters())
     middle = dict(elastic.cut(policy.levels[1]).named_parameters())
     assert {name: tensor.shape for name, tensor in shared.items()} == {n: tensor.shape for n, tensor in middle.items()}
-    small, large = levels(images_for("resnet20", 4))
+    small, large = levels(images_for("resnet20", 4)).unbind(1)
     small.square().sum().backward()
-    gradients = {name: tensor.grad for name, tensor in levels.named_parameters() if tensor.grad is not None}
+    gradients = {
+        name: tensor.grad for name, tensor in levels.named_parameters() if tensor.grad is not None and tensor.grad.any()
+    }
     assert any(name.startswith("shared.") for name in gradients)
     assert any(name.startswith("cuts.0.") for name in gradients)
     assert not any(name.startswith("cuts.1.") for name in gradients)  # only the first level was asked
@@ -65,7 +67,7 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
         for name, tensor in levels.shared.named_parameters():
             if tensor.ndim > 1:
                 tensor.mul_(2.0 if "conv1" in name else 1.0)
-        after_small, after_large = levels.eval()(images_for("resnet20", 4))
+        after_small, after_large = levels.eval()(images_for("resnet20", 4)).unbind(1)
     assert not torch.allclose(after_small, small)
     assert not torch.allclose(after_large, large)
     for name, tensor in elastic.original.state_dict().items():
@@ -76,7 +78,7 @@ def test_levels_of_a_frozen_original_learn() -> None:
     elastic = elastic_net("resnet20")
     frozen = elastic.with_weights_of(elastic.cut(elastic.full_policy).requires_grad_(False))
     levels = Levels(frozen, nested_levels(frozen).levels).train()
-    torch.stack(levels(images_for("resnet20", 4))).square().sum().backward()
+    levels(images_for("resnet20", 4)).square().sum().backward()
     assert levels.shared.get_parameter("conv1.weight").grad is not None
     assert all(cut.get_parameter("bn1.weight").grad is not None for cut in levels.cuts)
     assert not any(parameter.requires_grad for parameter in frozen.original.parameters())
@@ -115,7 +117,7 @@ def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> 
     config = FinetuneConfig(distill_weight=0.0)
     with torch.no_grad():
         value = levels_loss(asked_each_time(Zeros()), config)(levels, batch)
-        expected = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in levels(images)]
+        expected = [torch.nn.functional.cross_entropy(logits, batch.labels) for logits in levels(images).unbind(1)]
     assert asked == [6]
     assert torch.allclose(value, torch.stack(expected).mean())
 
@@ -180,7 +182,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     pace = pace_of(training, recipe, teacher=teacher)
     assert pace.step_s > 0
     assert same_state(levels, Levels(elastic, policy.levels))
-    assert level_logits(whole, data.search, data).shape == (2, len(data.search), len(data.info.classes))
+    assert right_by_level(whole, data.search, data).shape == (2, len(data.search))
 
 
 def test_levels_that_are_not_nested_are_refused() -> None:

@@ -137,20 +137,24 @@ def test_what_is_told_of_a_proposal() -> None:
     assert close is not None and "passed over" in close
 
 
+def trained(model: str, params: int | None, ratios: dict[str, float] | None, target: str = "") -> Training:
+    return Training(model=model, params=params, ratios=ratios, target=target)
+
+
 @pytest.mark.parametrize(
     ("training", "told"),
     [
         (Training(), None),
-        (Training("resnet20", 30, {"macs": 0.8}), None),
-        (Training("resnet20", 30, {"macs": 0.803}), None),
-        (Training("resnet20", None, None, frozenset({"macs"})), None),
-        (Training("resnet20", None, {"macs": 0.5}), "trained for macs <= 0.500 of the original, not macs <= 0.800"),
-        (Training("resnet20", None, {"macs": 0.8, "params": 0.5}), "macs <= 0.800, params <= 0.500 of the original"),
-        (Training("resnet20", None, None, frozenset({"macs", "params"})), "limits of macs, params, not of macs"),
-        (Training("vgg16_bn", 30, {"macs": 0.8}), "the agent was trained for the model vgg16_bn, not resnet20"),
-        (Training("resnet20", 31, {"macs": 0.8}), "a resnet20 of 31 parameters, not of 30"),
-        (Training("vgg16_bn", 30, {"macs": 0.5}), "the model vgg16_bn, not resnet20; for macs <= 0.500 of the"),
-        (Training("resnet20", 30, {"macs": float("nan")}), "macs <= nan"),
+        (trained("resnet20", 30, {"macs": 0.8}), None),
+        (trained("resnet20", 30, {"macs": 0.803}), None),
+        (trained("resnet20", None, None, "macs <= 9"), None),
+        (trained("resnet20", None, {"macs": 0.5}), "trained for macs <= 0.500 of the original, not macs <= 0.800"),
+        (trained("resnet20", None, {"macs": 0.8, "params": 0.5}), "macs <= 0.800, params <= 0.500 of the original"),
+        (trained("resnet20", None, None, "macs <= 9, params <= 9"), "limits of macs, params, not of macs"),
+        (trained("vgg16_bn", 30, {"macs": 0.8}), "the agent was trained for the model vgg16_bn, not resnet20"),
+        (trained("resnet20", 31, {"macs": 0.8}), "a resnet20 of 31 parameters, not of 30"),
+        (trained("vgg16_bn", 30, {"macs": 0.5}), "the model vgg16_bn, not resnet20; for macs <= 0.500 of the"),
+        (trained("resnet20", 30, {"macs": float("nan")}), "macs <= nan"),
     ],
 )
 def test_a_strange_model_or_target_is_told(training: Training, told: str | None) -> None:

@@ -19,9 +19,9 @@ from autoprune.adaptive.figures.figures import (
     shares,
     static_at_equal_accuracy,
 )
-from autoprune.adaptive.figures.schema import AdaptiveResult, BudgetFigures, CurvePoint, LevelFigures, MixtureFigures
+from autoprune.adaptive.figures.schema import AdaptiveResult, CurvePoint, LevelFigures, MixtureFigures, RouterName
 from autoprune.adaptive.file.export import export_adaptive
-from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms
+from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms, running
 from autoprune.adaptive.levels.choice import (
     Answering,
     LevelModels,
@@ -36,7 +36,6 @@ from autoprune.adaptive.routing.calibration import calibrations
 from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture
 from autoprune.adaptive.routing.operating_point import (
     OperatingPoint,
-    RouterName,
     at_budgets,
     chosen_point,
     estimated_drop,
@@ -47,13 +46,12 @@ from autoprune.adaptive.routing.operating_point import (
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.data import DataInfo, ImageSplit, normalise
-from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME, export_onnx
+from autoprune.export.onnx_file import ONNX_RUNTIME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
 from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
-from autoprune.runtimes.onnxruntime import make_session
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
@@ -190,55 +188,52 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
     labels = test.labels.numpy()
     policies, models = built.levels.policy.levels, built.levels.models.models
     level_files = _level_files(run_dir, len(models))
-    own_files = level_files[:-1] if models[-1] is prepared.elastic.original else level_files
-    is_pruned = [pruned is not None and model is pruned.model for model in models]
-    statics = [run_dir.model_onnx] if pruned is not None and not any(is_pruned) else []
-    files = [run_dir.original_onnx, run_dir.adaptive_onnx, *own_files, *statics]
-    times = measure_by_image(files, test, info, threads=config.measure.threads)
+    named = {prepared.elastic.original: "original", **({pruned.model: "pruned"} if pruned is not None else {})}
+    names = [named.get(model, f"level {place}") for place, model in enumerate(models)]
     level_mj = [problem.cost_of(level).estimated_energy_mj for level in policies]
-    estimates_mj = [
-        problem.original_cost.estimated_energy_mj,
-        float(np.dot(built.chosen.figures.run_share, level_mj)),
-        *level_mj[: len(own_files)],
-        *([problem.cost_of(pruned.policy).estimated_energy_mj] if pruned is not None and statics else []),
-    ]
+    # Each file, and the estimated energy of an image. A level that is the original has no file of its own here.
+    measured = {
+        "original": (run_dir.original_onnx, problem.original_cost.estimated_energy_mj),
+        "adaptive": (run_dir.adaptive_onnx, float(np.dot(built.chosen.figures.run_share, level_mj))),
+    }
+    for name, file, energy_mj in zip(names, level_files, level_mj, strict=True):
+        measured.setdefault(name, (file, energy_mj))
+    if pruned is not None:
+        measured.setdefault("pruned", (run_dir.model_onnx, problem.cost_of(pruned.policy).estimated_energy_mj))
+    files, estimates_mj = zip(*measured.values(), strict=True)
+    times = dict(zip(measured, measure_by_image(files, test, info, threads=config.measure.threads), strict=True))
     calls = [image_calls(file, test, info, threads=config.measure.threads) for file in files]
     consumed = energies(calls, estimates_mj, images_a_call=1, sensor=context.sensor)
-    figures = [route_figures(time, labels, energy) for time, energy in zip(times, consumed, strict=True)]
-    original, adaptive, *alone = figures
-    own_names = ["pruned" if is_pruned[place] else f"level {place}" for place in range(len(own_files))]
-    names = [*own_names, *(["pruned"] if statics else [])]
-    right = {name: time.answers == labels for name, time in zip(["original", "adaptive", *names], times, strict=True)}
-    by_level = [*alone[: len(own_files)], *[original] * (len(level_files) - len(own_files))]
-    own_logits = [time.logits for time in times[2 : 2 + len(own_files)]]
-    own_logits += [times[0].logits] * (len(level_files) - len(own_files))  # the original is a level as it is
-    by_name = dict(zip(names, alone, strict=True))
-    easy, hard = write_examples(run_dir.examples, test, times[1], info.classes)
+    figures = {
+        name: route_figures(times[name], labels, energy) for name, energy in zip(measured, consumed, strict=True)
+    }
+    right = {name: time.answers == labels for name, time in times.items()}
+    original, adaptive = figures["original"], figures["adaptive"]
+    easy, hard = write_examples(run_dir.examples, test, times["adaptive"], info.classes)
+    test_logits = torch.from_numpy(np.stack([times[name].logits for name in names]))
+    test_answers = LevelAnswers(test_logits.softmax(2).numpy(), labels, built.answers.latency_ms)
     return AdaptiveResult(
         original=original,
         adaptive=adaptive,
-        pruned=by_name.get("pruned"),
+        pruned=figures.get("pruned"),
         latency_ratio=adaptive.latency_ms_mean / original.latency_ms_mean,
-        static_at_equal_accuracy=static_at_equal_accuracy(
-            {"original": original, **by_name},
-            adaptive,
-            right=right,
-            adaptive_right=right["adaptive"],
-        ),
+        static_at_equal_accuracy=static_at_equal_accuracy(figures, right),
         accuracy_change_ci95=change_of_accuracy(right["original"], right["adaptive"])[1],
         input=input_figures(info),
         router=built.chosen.name,
-        level_share=shares(times[1].levels, levels=len(level_files)),
-        agreement=agreement(times[1], _level_logits(models, times[1].levels, test, info)),
+        level_share=shares(times["adaptive"].levels, levels=len(models)),
+        agreement=agreement(times["adaptive"], _level_logits(models, times["adaptive"].levels, test, info)),
         levels=tuple(
             LevelFigures(
-                channels=level.as_dict(), on_search=point, alone=own, is_original=own is original, is_pruned=its_pruned
+                channels=level.as_dict(),
+                on_search=point,
+                alone=figures[name],
+                is_original=name == "original",
+                is_pruned=name == "pruned",
             )
-            for level, point, own, its_pruned in zip(
-                policies, _level_points(built.answers), by_level, is_pruned, strict=True
-            )
+            for level, point, name in zip(policies, _level_points(built.answers), names, strict=True)
         ),
-        classes=class_figures(times[0], times[1], labels, info.classes, levels=len(level_files)),
+        classes=class_figures(times["original"], times["adaptive"], labels, info.classes, levels=len(models)),
         easy=easy,
         hard=hard,
         mixtures=_mixtures(built, problem.original_cost.predicted_latency_ms),
@@ -247,7 +242,7 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
         original_on_search=_original_point(built.answers, built.original_ms),
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
         curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
-        budgets=_budgets(built, own_logits, labels),
+        budgets=at_budgets(built.points, test_answers, built.decision_ms),
         decision_ms=dict(built.decision_ms),
         onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
         largest_level_onnx_bytes=max(file.stat().st_size for file in level_files),
@@ -273,10 +268,9 @@ def _level_logits(
 
 def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -> Call:
     """Run `file` on the next image when called, in a circle: what a call takes then depends on the images."""
-    session = make_session(file, threads=threads)
-    images: NDArray[np.float32] = normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy()
-    feeds = itertools.cycle([{INPUT_NAME: image[None]} for image in images])
-    return lambda: session.run([OUTPUT_NAME], next(feeds))
+    run = running(file, ONNX_RUNTIME, threads=threads)
+    images = itertools.cycle(normalise(test.images[:ENERGY_IMAGES], info).contiguous().numpy())
+    return lambda: run(next(images)[None])
 
 
 def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
@@ -298,28 +292,9 @@ def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
 def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
     """Each level for all images."""
     return [
-        CurvePoint(router=f"level {level}", search_accuracy=accuracy, estimated_latency_ms=latency_ms, level_share=())
-        for level, (accuracy, latency_ms) in enumerate(
-            zip(answers.right.mean(1).tolist(), answers.latency_ms, strict=True)
-        )
+        CurvePoint(router=f"level {level}", search_accuracy=float(right.mean()), estimated_latency_ms=latency_ms)
+        for level, (right, latency_ms) in enumerate(zip(answers.right, answers.latency_ms, strict=True))
     ]
-
-
-def _budgets(
-    built: Built, level_logits: Sequence[NDArray[np.float32]], labels: NDArray[np.int64]
-) -> tuple[BudgetFigures, ...]:
-    """The routers beside each other on the test split; `level_logits` (N, classes) are those of the levels' files."""
-    probabilities = torch.from_numpy(np.stack(level_logits)).softmax(2).numpy()
-    answers = LevelAnswers(probabilities, labels, built.answers.latency_ms)
-    return tuple(
-        BudgetFigures(
-            budget_ms=found.budget_ms,
-            router=found.router,
-            test_accuracy=found.figures.accuracy,
-            estimated_latency_ms=found.figures.estimated_latency_ms,
-        )
-        for found in at_budgets(built.points, answers, built.decision_ms)
-    )
 
 
 def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:
@@ -328,5 +303,4 @@ def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:
         router="original",
         search_accuracy=float((answers.teacher.argmax(1) == answers.labels).mean()),
         estimated_latency_ms=latency_ms,
-        level_share=(),
     )

@@ -1,17 +1,16 @@
 """What `autoprune.compress` is given, checked before any work: each mistake is told with the argument's name."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from autoprune.config import RunConfig, TargetConfig
-from autoprune.data import DataInfo, ImageSplit, SearchData
+from autoprune.data import ImageSplit, SearchData
 from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import user_path
 
@@ -46,7 +45,10 @@ def check_model(model: Any) -> None:
 
 
 def check_data(data: Any, test: Any) -> None:
-    """Raise `InputError` unless `data` is a name or splits that fit each other, and `test` one that fits them."""
+    """Raise `InputError` unless `data` is a name or splits, and `test` one that fits them.
+
+    What a `DataInfo`, an `ImageSplit` and a `SearchData` must be, they see to themselves when they are made.
+    """
     if test is not None and not isinstance(test, ImageSplit):
         raise InputError(f"test: must be an ImageSplit(images, labels), got {shown(test)}")
     if isinstance(data, str):
@@ -57,9 +59,21 @@ def check_data(data: Any, test: Any) -> None:
         )
     if test is None:
         raise InputError("test: data given as SearchData needs a test split, as in test=ImageSplit(images, labels)")
-    _check_info(data.info)
-    for field, split in (("data.train", data.train), ("data.search", data.search), ("test", test)):
-        _check_split(field, split, data.info)
+    info = data.info
+    if not isinstance(info.name, str) or not info.name.strip():
+        raise InputError(f"data.info.name: must be a name, got {shown(info.name)}")
+    if info.num_classes < 2:
+        raise InputError(f"data.info.classes: must be a tuple of two names or more, got {shown(info.classes)}")
+    if len(test) == 0:
+        raise InputError("test: holds no images")
+    if (shape := tuple(test.images.shape[1:])) != info.input_shape:
+        raise InputError(f"test: the test split has images of {shape}, data.info says {info.input_shape}")
+    lowest, highest = int(test.labels.min()), int(test.labels.max())
+    if lowest < 0 or highest >= info.num_classes:
+        raise InputError(
+            f"test: has labels from {lowest} to {highest}; with {info.num_classes} classes (data.info.classes) they "
+            f"must lie in 0..{info.num_classes - 1}"
+        )
 
 
 def check_target(target: Any) -> list[dict[str, Any]]:
@@ -95,49 +109,3 @@ def check_run_folder(run_dir: Any) -> Path:
     if not isinstance(run_dir, str | os.PathLike):
         raise InputError(f"run_dir: must be the folder where results go, got {shown(run_dir)}")
     return user_path(run_dir, field="run_dir")
-
-
-def _check_info(info: Any) -> None:
-    if not isinstance(info, DataInfo):
-        raise InputError(f"data.info: must be a DataInfo, got {shown(info)}")
-    if not isinstance(info.name, str) or not info.name.strip():
-        raise InputError(f"data.info.name: must be a name, got {shown(info.name)}")
-    if (
-        not isinstance(info.classes, tuple)
-        or len(info.classes) < 2
-        or not all(isinstance(c, str) for c in info.classes)
-    ):
-        raise InputError(f"data.info.classes: must be a tuple of two names or more, got {shown(info.classes)}")
-    if not all(isinstance(size, int) and size > 0 for size in info.input_shape):
-        raise InputError(f"data.info: channels, height and width must be positive, got {shown(info.input_shape)}")
-    for field, values, lowest in (("mean", info.mean, -math.inf), ("std", info.std, 0.0)):
-        numbers = isinstance(values, Sequence) and all(isinstance(value, int | float) for value in values)
-        if not numbers or len(values) != info.in_channels or not all(lowest < value < math.inf for value in values):
-            raise InputError(
-                f"data.info.{field}: must be {info.in_channels} finite numbers, one for each channel"
-                f"{'' if field == 'mean' else ', above 0'}, got {shown(values)}"
-            )
-
-
-def _check_split(field: str, split: Any, info: DataInfo) -> None:
-    if not isinstance(split, ImageSplit):
-        raise InputError(f"{field}: must be an ImageSplit(images, labels), got {shown(split)}")
-    if len(split) == 0:
-        raise InputError(f"{field}: holds no images")
-    if tuple(split.images.shape[1:]) != info.input_shape:
-        whose = "the test split" if field == "test" else field
-        raise InputError(
-            f"{field}: {whose} has images of {tuple(split.images.shape[1:])}, data.info says {info.input_shape}"
-        )
-    if any(_is_elsewhere(tensor) for tensor in (split.images, split.labels)):
-        raise InputError(f"{field}: must be dense tensors on the CPU; call .cpu() on images and labels")
-    lowest, highest = int(split.labels.min()), int(split.labels.max())
-    if lowest < 0 or highest >= info.num_classes:
-        raise InputError(
-            f"{field}: has labels from {lowest} to {highest}; with {info.num_classes} classes (data.info.classes) they "
-            f"must lie in 0..{info.num_classes - 1}"
-        )
-
-
-def _is_elsewhere(tensor: Tensor) -> bool:
-    return tensor.device.type != "cpu" or tensor.layout != torch.strided

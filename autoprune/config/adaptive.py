@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from pydantic import Field, field_validator
 
-from autoprune.config.section import MOST_EPOCHS, Section, names_a_file
+from autoprune.config.section import Epochs, EpochsOrNone, FileNameOrNone, Part, Section
 
 
 class AdaptiveConfig(Section):
@@ -18,27 +18,19 @@ class AdaptiveConfig(Section):
         description="of the original's latency: of levels to try, ascending; 1: the original itself",
     )
     max_levels: int = Field(3, ge=2, le=5, description="so many of the levels tried are kept at most, the best mixture")
-    epochs: int | None = Field(
-        None, gt=0, le=MOST_EPOCHS, description="of training the levels; null: as many as finetune.epochs"
-    )
-    trial_epochs: int = Field(
-        2, gt=0, le=MOST_EPOCHS, description="of training all levels together before some are chosen"
-    )
-    max_drop: float = Field(
+    epochs: EpochsOrNone = Field(None, description="of training the levels; null: as many as finetune.epochs")
+    trial_epochs: Epochs = Field(2, description="of training all levels together before some are chosen")
+    max_drop: Part = Field(
         0.0005,
-        ge=0,
-        lt=1,
         description="of accuracy, as estimated on views of the search split, at which the router works; 0 leaves it "
         "little: where levels differ something is lost as a rule",
     )
     router_rounds: int = Field(
         40, gt=0, le=10_000, description="of training the learned router; its best state is kept"
     )
-    levels_from: str | None = Field(
+    levels_from: FileNameOrNone = Field(
         None, description="folder of an earlier run: its trained levels are taken over, for another `max_drop`"
     )
-
-    _names = field_validator("levels_from")(names_a_file)
 
     @field_validator("max_ratios")
     @classmethod

@@ -1,13 +1,14 @@
 """What a run is after: its targets, and what rewards a candidate."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from autoprune.config.section import HEAVIEST, Section, known_or_own
+from autoprune.config.section import Section, Weight, built_in_or_own
 
 Metric = Literal["latency", "energy", "macs", "params"]
 REWARD_FORMS = ("constrained", "weighted", "amc")
+FormName = Annotated[str, built_in_or_own(REWARD_FORMS, "path/file.py:function")]
 
 
 class TargetConfig(Section):
@@ -46,19 +47,14 @@ class RewardConfig(Section):
     accuracy: str = Field(
         "divergence", description="what a candidate is judged by: divergence from the original, or a metric of the task"
     )
-    form: str = Field("constrained", description=f"{', '.join(REWARD_FORMS)}, or path/file.py:function")
+    form: FormName = Field("constrained", description=f"{', '.join(REWARD_FORMS)}, or path/file.py:function")
     cost: Metric = Field("latency", description="which cost counts, in forms that have one")
-    cost_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="of the cost, in form weighted")
+    cost_weight: Weight = Field(0.0, description="of the cost, in form weighted")
 
     @field_validator("accuracy")
     @classmethod
     def _usual_name(cls, name: str) -> str:
         return "divergence" if name == "kl" else name  # which it is for image classification
-
-    @field_validator("form")
-    @classmethod
-    def _known_form(cls, name: str) -> str:
-        return known_or_own(name, REWARD_FORMS, "path/file.py:function")
 
     @model_validator(mode="after")
     def _nothing_ignored(self) -> "RewardConfig":

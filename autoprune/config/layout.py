@@ -1,6 +1,7 @@
 """How a file is laid out: the keys that most users set stand in their sections, all others below `advanced`, in
 sections of the same names. In memory, and in files of earlier versions, a section is one."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,8 @@ class Written:
                     f"{'.'.join((ADVANCED, *path))}: is {shown(value)}, but {'.'.join(path)} is {shown(said)}; they "
                     "are one key: leave one out"
                 )
-            values = _with_section(values, path, value)
+            with contextlib.suppress(LookupError):  # something else in a section's place, which is told as it is read
+                values = with_value(values, path, value)
         return cls(values, frozenset(found))
 
     def overridden(self, parts: Sequence[str], value: Any) -> "Written":
@@ -145,12 +147,3 @@ def _said(node: Any, path: Key, default: Any) -> Any:
             return default
         node = node[part]
     return node
-
-
-def _with_section(values: dict[str, Any], path: Key, value: Any) -> dict[str, Any]:
-    """What cannot be set, because something else stands in a section's place, is left: that is told as it is read."""
-    try:
-        changed: dict[str, Any] = with_value(values, path, value)
-    except LookupError:
-        return values
-    return changed

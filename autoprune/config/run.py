@@ -1,6 +1,6 @@
 """A whole run: all sections."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -8,7 +8,7 @@ from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import TargetConfig
 from autoprune.config.presets import Preset, with_preset
 from autoprune.config.search import SearchConfig
-from autoprune.config.section import Section, known_or_own, names_a_file
+from autoprune.config.section import FileName, Section, built_in_or_own
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.errors import ConfigError, shown
@@ -16,6 +16,7 @@ from autoprune.errors import ConfigError, shown
 RUNTIMES = ("onnxruntime", "openvino")  # those that run exported files
 CLASSIFICATION = "classification"
 TASKS = (CLASSIFICATION,)
+RuntimeName = Annotated[FileName, built_in_or_own(RUNTIMES)]
 ROUTES_BY_CLASS = (
     f"an input-adaptive model routes by the probabilities of classes, so that task must be {CLASSIFICATION}"
 )
@@ -24,17 +25,10 @@ ROUTES_BY_CLASS = (
 class MeasureConfig(Section):
     threads: int = Field(1, gt=0, le=4096, description="at most as many as the machine has cores")
     batch_size: int = Field(1, gt=0, le=4096, description="at most as many as there are test images")
-    runtime: str = Field(RUNTIMES[0], description=f"{', '.join(RUNTIMES)}, or path/file.py:factory")
+    runtime: RuntimeName = Field(RUNTIMES[0], description=f"{', '.join(RUNTIMES)}, or path/file.py:factory")
     rounds: int = Field(60, gt=4, le=10_000, description="interleaved rounds, in sittings that load the files anew")
     runs_per_round: int = Field(20, gt=0, le=10_000, description="calls of each file in a round")
     allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
-
-    _names = field_validator("runtime")(names_a_file)
-
-    @field_validator("runtime")
-    @classmethod
-    def _known_runtime(cls, name: str) -> str:
-        return known_or_own(name, RUNTIMES, "path/file.py:factory")
 
 
 class RunConfig(Section):
@@ -45,7 +39,9 @@ class RunConfig(Section):
     preset: Preset = Field("standard", description="how much time it may take; keys that are given go before its own")
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
-    task: str = Field(CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory")
+    task: Annotated[FileName, built_in_or_own(TASKS)] = Field(
+        CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory"
+    )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
@@ -62,13 +58,6 @@ class RunConfig(Section):
     @classmethod
     def _filled(cls, raw: Any) -> Any:
         return with_preset(raw) if isinstance(raw, dict) else raw
-
-    _names = field_validator("task")(names_a_file)
-
-    @field_validator("task")
-    @classmethod
-    def _known_task(cls, name: str) -> str:
-        return known_or_own(name, TASKS, "path/file.py:factory")
 
     @model_validator(mode="after")
     def _task_is_used(self) -> "RunConfig":

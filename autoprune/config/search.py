@@ -1,12 +1,12 @@
 """The search: who searches, how far, and how candidates are scored."""
 
 import math
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from autoprune.config.goals import RewardConfig
-from autoprune.config.section import MOST_EPOCHS, MOST_IMAGES, Section, known_or_own, names_a_file
+from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Several, Share, built_in_or_own
 
 # fmt: off
 SEARCHERS = (
@@ -15,45 +15,38 @@ SEARCHERS = (
 )
 # fmt: on
 IMPORTANCES = ("l2", "bn_scale", "taylor")
+AgentName = Annotated[FileName, built_in_or_own(SEARCHERS)]
+ImportanceName = Annotated[FileName, built_in_or_own(IMPORTANCES, "path/file.py:function")]
 
 
 class SearchConfig(Section):
     RETIRED: ClassVar = {"start_from": "is called trials_from now"}
 
-    agent: str = Field("ddpg", description=f"{', '.join(SEARCHERS)}, or path/file.py:factory")
+    agent: AgentName = Field("ddpg", description=f"{', '.join(SEARCHERS)}, or path/file.py:factory")
     settings: dict[str, Any] = Field({}, description="of that searcher, in place of its defaults")
     max_evaluations: int = Field(120, gt=0, le=20_000, description="distinct candidates that are scored")
-    importance: str = Field("l2", description=f"{', '.join(IMPORTANCES)}, or path/file.py:function")
-    score_images: int = Field(
-        1000, gt=1, le=MOST_IMAGES, description="images of the search split that score a candidate"
-    )
-    calibration_images: int = Field(256, gt=1, le=MOST_IMAGES, description="training images that recalibrate BatchNorm")
+    importance: ImportanceName = Field("l2", description=f"{', '.join(IMPORTANCES)}, or path/file.py:function")
+    score_images: Images = Field(1000, description="images of the search split that score a candidate")
+    calibration_images: Images = Field(256, description="training images that recalibrate BatchNorm")
     racing: bool = Field(True, description="drop candidates that are clearly behind at a coarse look")
     repair: bool = Field(True, description="let a candidate's kept weights make up for its lost ones (least squares)")
-    trials_from: str | None = Field(
+    trials_from: FileNameOrNone = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
-    start_share: float = Field(
-        0.25, gt=0, le=1, description="of max_evaluations: so many where a search starts from what another has found"
+    start_share: Share = Field(
+        0.25, description="of max_evaluations: so many where a search starts from what another has found"
     )
     options: tuple[str, ...] = Field(
         (), description="kinds of option for single layers beside the groups' widths: a list of path/file.py:factory"
     )
-    min_keep: float = Field(0.125, gt=0, le=1, description="least share of a group's channels to keep")
+    min_keep: Share = Field(0.125, description="least share of a group's channels to keep")
     drop_branches: bool = Field(True, description="a residual branch may also go whole: its channels are all cut")
     max_rungs: int = Field(8, gt=1, le=1000, description="candidate widths per group, before the staircase thins them")
-    verify_top: int = Field(
-        6, gt=0, le=1000, description="best candidates whose exported files are timed before one is taken"
+    verify_top: Several = Field(6, description="best candidates whose exported files are timed before one is taken")
+    finalists: Several = Field(
+        4, description="so many of them are fine-tuned a little first; the more, the less unlike each other"
     )
-    finalists: int = Field(
-        4,
-        gt=0,
-        le=1000,
-        description="so many of them are fine-tuned a little first; the more, the less unlike each other",
-    )
-    finalist_epochs: int = Field(
-        1, gt=0, le=MOST_EPOCHS, description="how long, before the best of the finalists is taken and goes on"
-    )
+    finalist_epochs: Epochs = Field(1, description="how long, before the best of the finalists is taken and goes on")
     max_drop_trials: int = Field(
         5,
         gt=0,
@@ -61,18 +54,6 @@ class SearchConfig(Section):
         description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit",
     )
     reward: RewardConfig = RewardConfig()
-
-    _names = field_validator("agent", "importance", "trials_from")(names_a_file)
-
-    @field_validator("agent")
-    @classmethod
-    def _known_searcher(cls, name: str) -> str:
-        return known_or_own(name, SEARCHERS, "path/file.py:factory")
-
-    @field_validator("importance")
-    @classmethod
-    def _known_importance(cls, name: str) -> str:
-        return known_or_own(name, IMPORTANCES, "path/file.py:function")
 
     @property
     def evaluations(self) -> int:

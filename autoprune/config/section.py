@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import checked_name
@@ -85,8 +85,26 @@ def names_a_file(value: str | None, info: ValidationInfo) -> str | None:
     return value
 
 
-def known_or_own(name: str, names: tuple[str, ...], own: str) -> str:
+def built_in_or_own(names: Sequence[str], own: str = "path/file.py:factory") -> AfterValidator:
     """A name that is built in, or one that may be of a user's own file."""
-    if name not in names and ":" not in name:
-        raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
-    return name
+
+    def check(name: str) -> str:
+        if name not in names and ":" not in name:
+            raise ValueError(f"must be one of {', '.join(names)}, or {own}, got {shown(name)}")
+        return name
+
+    return AfterValidator(check)
+
+
+FileName = Annotated[str, AfterValidator(names_a_file)]
+FileNameOrNone = Annotated[str | None, AfterValidator(names_a_file)]
+Several = Annotated[int, Field(gt=0, le=1000)]
+Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
+EpochsOrNone = Annotated[int | None, Field(gt=0, le=MOST_EPOCHS)]
+Images = Annotated[int, Field(gt=1, le=MOST_IMAGES)]
+ImagesOrNone = Annotated[int | None, Field(gt=1, le=MOST_IMAGES)]
+Pixels = Annotated[int, Field(ge=0, le=LARGEST_SIZE)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]  # never the whole
+Weight = Annotated[float, Field(ge=0, le=HEAVIEST)]
+Rate = Annotated[float, Field(gt=0, le=HIGHEST_RATE)]

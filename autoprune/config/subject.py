@@ -1,8 +1,8 @@
 """What a run works on: the model and the data."""
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from autoprune.config.section import MOST_IMAGES, Section, names_a_file
+from autoprune.config.section import MOST_IMAGES, FileName, FileNameOrNone, ImagesOrNone, Section
 
 LEAST_STD = 1e-4  # of pixels in 0..1: less is no spread of a byte
 
@@ -12,9 +12,11 @@ def _listed(values: tuple[float, ...] | None) -> str:
 
 
 class ModelConfig(Section):
-    name: str = Field("resnet20", description="built in, torchvision:NAME, timm:NAME, file.py:factory, package:factory")
+    name: FileName = Field(
+        "resnet20", description="built in, torchvision:NAME, timm:NAME, file.py:factory, package:factory"
+    )
     width: float = Field(1.0, gt=0, le=8, description="width multiplier of a built-in model")
-    checkpoint: str | None = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
+    checkpoint: FileNameOrNone = Field(None, description="tensors only: safetensors, a torch file, or a shipped name")
     checkpoint_key: str | None = Field(None, description="which weights of several in that file, for example ema")
 
     @model_validator(mode="after")
@@ -27,11 +29,9 @@ class ModelConfig(Section):
             raise ValueError(f"model.width is of built-in models and of factories that name it; {self.name} takes none")
         return self
 
-    _names = field_validator("name", "checkpoint")(names_a_file)
-
 
 class DataConfig(Section):
-    name: str = Field("fashion-mnist", description="fashion-mnist, imagefolder:DIR or path/file.py:factory")
+    name: FileName = Field("fashion-mnist", description="fashion-mnist, imagefolder:DIR or path/file.py:factory")
     search_images: int | None = Field(
         None,
         gt=0,
@@ -42,14 +42,8 @@ class DataConfig(Section):
     image_size: int | None = Field(None, ge=4, le=4096, description="scale and crop pictures to this many pixels")
     mean: tuple[float, ...] | None = Field(None, description="per channel, of pixels in 0..1; default: that of train")
     std: tuple[float, ...] | None = Field(None, description="the same; what a model was trained with goes here")
-    max_train_images: int | None = Field(
-        None, gt=1, le=MOST_IMAGES, description="a stratified subset of train, for quick trials"
-    )
-    max_test_images: int | None = Field(
-        None, gt=1, le=MOST_IMAGES, description="a stratified subset of test, for quick trials"
-    )
-
-    _names = field_validator("name")(names_a_file)
+    max_train_images: ImagesOrNone = Field(None, description="a stratified subset of train, for quick trials")
+    max_test_images: ImagesOrNone = Field(None, description="a stratified subset of test, for quick trials")
 
     @model_validator(mode="after")
     def _statistics(self) -> "DataConfig":

@@ -5,24 +5,26 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from autoprune.config.section import (
-    HEAVIEST,
     HIGHEST_RATE,
-    LARGEST_SIZE,
     MOST_EPOCHS,
-    MOST_IMAGES,
     MOST_MINUTES,
+    Epochs,
+    Images,
+    Part,
+    Pixels,
+    Rate,
     Section,
+    Share,
+    Weight,
 )
 
 
 class AugmentConfig(Section):
-    crop_padding: int = Field(2, ge=0, le=LARGEST_SIZE, description="pixels around an image, from which it is cropped")
+    crop_padding: Pixels = Field(2, description="pixels around an image, from which it is cropped")
     flip: bool = Field(True, description="mirror every second image, left and right")
-    erase_size: int = Field(0, ge=0, le=LARGEST_SIZE, description="side of a square that is set to zero")
-    cutmix_size: int = Field(
-        0, ge=0, le=LARGEST_SIZE, description="side of a square that comes from another image, in its place"
-    )
-    square_prob: float = Field(1.0, gt=0, le=1, description="how often an image gets its square (CutMix on CIFAR: 0.5)")
+    erase_size: Pixels = Field(0, description="side of a square that is set to zero")
+    cutmix_size: Pixels = Field(0, description="side of a square that comes from another image, in its place")
+    square_prob: Share = Field(1.0, description="how often an image gets its square (CutMix on CIFAR: 0.5)")
 
     @model_validator(mode="after")
     def _one_square(self) -> "AugmentConfig":
@@ -51,12 +53,12 @@ class AugmentConfig(Section):
 class TrainConfig(Section):
     """A baseline from scratch: SGD with Nesterov momentum under a OneCycle schedule."""
 
-    epochs: int = Field(30, gt=0, le=MOST_EPOCHS, description="passes over the train split")
-    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
-    learning_rate: float = Field(0.4, gt=0, le=HIGHEST_RATE, description="the highest of the schedule")
+    epochs: Epochs = Field(30, description="passes over the train split")
+    batch_size: Images = Field(256, description="images of a step")
+    learning_rate: Rate = Field(0.4, description="the highest of the schedule")
     weight_decay: float = Field(5e-4, ge=0, le=1, description="of weights, not of biases and BatchNorm")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="share of a label that is spread over all classes")
-    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
+    label_smoothing: Part = Field(0.1, description="share of a label that is spread over all classes")
+    ema_decay: Part = Field(0.998, description="0 switches the weight average off")
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -67,21 +69,21 @@ class FinetuneConfig(Section):
     max_minutes: float | None = Field(
         None, ge=1e-4, le=MOST_MINUTES, description="end it after so many minutes, if epochs are left then"
     )
-    batch_size: int = Field(256, gt=1, le=MOST_IMAGES, description="images of a step")
+    batch_size: Images = Field(256, description="images of a step")
     learning_rate: float | None = Field(
         None, gt=0, le=HIGHEST_RATE, description="default: the baseline's divided by 10"
     )
     pruned_lr_factor: float = Field(
         1.0, gt=0, le=1000, description="the learning rate of layers that lost channels, times this"
     )
-    muon_step: float = Field(
-        0.0, ge=0, lt=1, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
+    muon_step: Part = Field(
+        0.0, description="of a convolution's norm, along orthogonalised momentum, in SGD's place (0: SGD)"
     )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="less than a baseline's: a cut has less to be held back")
     temperature: float = Field(4.0, ge=0.01, le=1000, description="of the answers that are compared with the teacher's")
     distill_weight: float = Field(0.9, ge=0, le=1, description="share of the teacher's logits in the loss")
-    feature_weight: float = Field(0.0, ge=0, le=HEAVIEST, description="weight of the attention-transfer term (0: none)")
-    ema_decay: float = Field(0.998, ge=0, lt=1, description="0 switches the weight average off")
+    feature_weight: Weight = Field(0.0, description="weight of the attention-transfer term (0: none)")
+    ema_decay: Part = Field(0.998, description="0 switches the weight average off")
     cut_per_step: float | None = Field(
         None, ge=0.001, lt=1, description="iterative: cut at most this share of what is left, fine-tune, repeat"
     )

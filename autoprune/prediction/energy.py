@@ -7,7 +7,7 @@ sensor measures whole models, constants are fitted to them instead (`fit_constan
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,12 +38,8 @@ class Work:
     values_moved: int
 
 
-def work_of(layers: Iterable[LayerShape]) -> Work:
-    macs = moved = 0
-    for layer in layers:
-        macs += layer.macs
-        moved += layer.values_moved
-    return Work(macs, moved)
+def work_of(layers: Collection[LayerShape]) -> Work:
+    return Work(sum(layer.macs for layer in layers), sum(layer.values_moved for layer in layers))
 
 
 def estimated_energy_mj(work: Work, constants: EnergyConstants = HOROWITZ) -> float:

@@ -1,6 +1,6 @@
 """Predicted latency: the times of layers inside the graph, summed, and corrected by a few whole models."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from autoprune.foundation.progress import bar
@@ -46,34 +46,21 @@ class LatencyTable:
         with bar(description, len(missing)) as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
-                settled = 0
 
-                def on_progress(count: int, most: int = len(chunk)) -> None:
-                    nonlocal settled
-                    if settled < min(count, most):
-                        progress.advance(min(count, most) - settled)
-                        settled = min(count, most)
+                def on_progress(settled: int, start: int = start, most: int = len(chunk)) -> None:
+                    """Of the chunk; what is measured beside the layers is settled too, and counts for nothing."""
+                    progress.advance(max(0, start + min(settled, most) - progress.done))
 
                 if self.store is None:
-                    self.entries |= self._measure(chunk, on_progress)
+                    self.entries |= measure_layers(chunk, self.runtime, self.device, on_progress=on_progress)
                 else:
                     with self.store.measuring() as recorder:
                         self.entries |= recorder.known(chunk)
-                        fresh = self._measure([layer for layer in chunk if layer not in self.entries], on_progress)
+                        left = [layer for layer in chunk if layer not in self.entries]
+                        fresh = measure_layers(left, self.runtime, self.device, on_progress=on_progress)
                         recorder.add(fresh)
                     self.entries |= fresh
-                progress.advance(len(chunk) - settled)
-
-    def _measure(self, layers: Sequence[LayerInGraph], on_progress: Callable[[int], None]) -> dict[LayerInGraph, float]:
-        if not layers:
-            return {}
-        return measure_layers(
-            layers,
-            runtime=self.runtime,
-            threads=self.device.threads,
-            batch_size=self.device.batch_size,
-            on_progress=on_progress,
-        )
+                on_progress(len(chunk))
 
 
 class LatencyPredictor:

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from pydantic import PlainSerializer, PlainValidator
 
-from autoprune.measure.device import last_level_cache_bytes
+from autoprune.measure.device import Device, last_level_cache_bytes
 from autoprune.measure.timing import Call, time_cold, time_until_quiet
 from autoprune.pruning.cost import LayerShape
 from autoprune.runtimes.runtime import Runtime
@@ -91,47 +92,43 @@ EMPTY = _Carrier("conv", 1, (1, 1))
 
 def measure_layers(
     layers: Sequence[LayerInGraph],
-    *,
     runtime: Runtime,
-    threads: int,
-    batch_size: int,
-    on_progress: Callable[[int], None] | None = None,
+    device: Device,
+    *,
+    on_progress: Callable[[int], None] = lambda settled: None,
 ) -> dict[LayerInGraph, float]:
     """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
     measured: dict[LayerInGraph, float] = {}
     for cold in (False, True):
         alike = [layer for layer in layers if layer.cold is cold]
         if alike:
-            done = len(measured)
-            shifted = None if on_progress is None else lambda count, done=done: on_progress(done + count)
-            measured |= _measure_alike(
-                alike, cold=cold, runtime=runtime, threads=threads, batch_size=batch_size, on_progress=shifted
-            )
+
+            def shifted(settled: int, done: int = len(measured)) -> None:
+                on_progress(done + settled)
+
+            measured |= _measure_alike(alike, runtime, device, cold=cold, on_progress=shifted)
     return measured
 
 
 def _measure_alike(
     layers: Sequence[LayerInGraph],
+    runtime: Runtime,
+    device: Device,
     *,
     cold: bool,
-    runtime: Runtime,
-    threads: int,
-    batch_size: int,
-    on_progress: Callable[[int], None] | None,
+    on_progress: Callable[[int], None],
 ) -> dict[LayerInGraph, float]:
     """Layers that are all `cold`, or none."""
     # The smallest one stands for the call itself, the same whatever else is measured.
     carriers = sorted({EMPTY, *(carrier for layer in layers for carrier in _carriers(layer))}, key=repr)
+    models = [(_layer_model(layer), _carriers(layer)[0]) for layer in layers]
+    models += [(_carrier_model(carrier), carrier) for carrier in carriers]
     calls = [
-        _call(runtime, _layer_model(layer), threads=threads, rows=batch_size * _carriers(layer)[0].rows)
-        for layer in layers
-    ] + [
-        _call(runtime, _carrier_model(carrier), threads=threads, rows=batch_size * carrier.rows) for carrier in carriers
+        _call(runtime, model, threads=device.threads, rows=device.batch_size * around.rows) for model, around in models
     ]
     if cold:
         times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
-        if on_progress is not None:
-            on_progress(len(layers))
+        on_progress(len(layers))
     else:
         slow_to_warm = [layer.weight_bytes >= SLOW_FROM_BYTES for layer in layers] + [False] * len(carriers)
         times = time_until_quiet(
@@ -177,11 +174,10 @@ class _Graph:
 
     def weight(self, name: str, size: Sequence[int]) -> str:
         values = self._random.standard_normal(size, dtype=np.float32) * np.float32(0.1)
-        self.initializers.append(numpy_helper.from_array(values, name))
-        return name
+        return self.constant(name, values)
 
-    def constant(self, name: str, value: float) -> str:
-        self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+    def constant(self, name: str, values: NDArray[np.float32]) -> str:
+        self.initializers.append(numpy_helper.from_array(values, name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Any] | None = None) -> str:
@@ -244,7 +240,10 @@ def _layer_model(layer: LayerInGraph) -> bytes:
         if op == "Add":
             beside = [added]
         elif op == "Clip":
-            beside = [graph.constant(f"bound{index}{side}", bound) for side, bound in enumerate(CLIP_RANGE)]
+            beside = [
+                graph.constant(f"bound{index}{side}", np.array(bound, np.float32))
+                for side, bound in enumerate(CLIP_RANGE)
+            ]
         out = graph.node(op, [out, *beside], f"e{index}")
     return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
 

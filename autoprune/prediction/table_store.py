@@ -80,23 +80,16 @@ class TableStore:
         return {_layer(self.path, key): _milliseconds(self.path, key, ms) for key, ms in rows}
 
     def fit(self, model: str) -> LatencyFit | None:
-        query = "SELECT fit FROM fits WHERE device_id = ? AND model = ?"
         with self._connection() as connection:
-            row = connection.execute(query, (self._device_id, model)).fetchone()
-        return _fit(self.path, model, row[0]) if row else None
+            return Recorder(self.path, connection, self._device_id).fit(model)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator["Recorder"]:
         """Hold the write lock while the block measures; what it records is kept when the block ends well."""
         with self._connection() as connection:
             self._begin(connection)
-            try:
+            with connection:  # commits, or rolls back
                 yield Recorder(self.path, connection, self._device_id)
-            except BaseException:
-                if connection.in_transaction:  # a full disk has ended it already
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Make the tables of a new file; refuse a file that is something else."""

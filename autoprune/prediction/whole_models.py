@@ -37,14 +37,9 @@ Ladders = Mapping[str, tuple[int, ...]]
 def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    models = models_measured(shapes, elastic.full_policy)
+    weights = weight_bytes(shapes, elastic.full_policy)
+    models = max(models for least, models in BY_WEIGHT_BYTES if weights >= least)
     return [elastic.full_policy, smallest, *random_policies(ladders, models, purpose="whole models")]
-
-
-def models_measured(shapes: CutShapes, original: PruningPolicy) -> int:
-    """How many random cuts of a model with so many weights are measured."""
-    weights = weight_bytes(shapes, original)
-    return max(models for least, models in BY_WEIGHT_BYTES if weights >= least)
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -67,18 +62,16 @@ def measure_cuts(
 
     Not all fit into memory at once; which ones are loaded together changes with each load.
     """
-    loads_ms = []
+    loads_ms = np.empty((LOADS, len(policies)))
     order = rng(0, "whole models in turn")
     with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
-        for _ in range(LOADS):
-            load_ms: dict[int, float] = {}
+        for load_ms in loads_ms:
             for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
                 calls = [black_images_call(files[index], info, measure) for index in part]
                 times = time_until_quiet(calls, limit_s=SECONDS_A_LOAD * len(part))
-                load_ms |= {index: time.quiet_ms for index, time in zip(part, times, strict=True)}
+                load_ms[part] = [time.quiet_ms for time in times]
                 progress.advance(len(part))
-            loads_ms.append([load_ms[index] for index in range(len(policies))])
-    return [float(value) for value in np.mean(loads_ms, axis=0)]
+    return [float(value) for value in loads_ms.mean(0)]
 
 
 @contextlib.contextmanager

@@ -21,17 +21,7 @@ TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"
 
 os.environ[TELEMETRY_SWITCH] = "1"
 
-import onnxruntime  # noqa: E402
-
-__all__ = [
-    "CPU_PROVIDER",
-    "OPTIMISED_FILE",
-    "TELEMETRY_SWITCH",
-    "OnnxRuntime",
-    "make_session",
-    "on_provider",
-    "onnxruntime",
-]
+import onnxruntime as onnxruntime  # noqa: E402  (for others to import from here)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 OPTIMISED_FILE = "optimised.onnx"

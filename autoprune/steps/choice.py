@@ -15,8 +15,9 @@ from autoprune.config import FinetuneConfig, RunConfig, check_options
 from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
+from autoprune.policies.actor import Training
 from autoprune.policies.table import searcher_maker
-from autoprune.policies.trained import TrainedActor, TrainingInfo, exported_network
+from autoprune.policies.trained import save_actor
 from autoprune.pruning.importance import find_importance
 from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
@@ -88,7 +89,7 @@ def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
     config = place.config
     result = searched(problem, place, max_evaluations=config.search.evaluations)
     if result.agent is not None:
-        info = TrainingInfo(
+        info = Training(
             model=config.model.name if config.problem == "model" else config.problem,
             target=", ".join(f"{limit.metric} <= {limit.max_value:.4g}" for limit in problem.limits),
             evaluations=result.evaluations,
@@ -96,7 +97,7 @@ def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
             ratios=limit_ratios(problem),
             params=problem.original_cost.params,
         )
-        TrainedActor(result.searcher, exported_network(result.agent)).save(place.run_dir.agent, info)
+        save_actor(place.run_dir.agent, result.agent, info, searcher=result.searcher)
     return result
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import torch
 from torch import nn
 
@@ -28,6 +29,10 @@ LEAST_LONGER = 2.0
 BUSY_S = 0.3
 MOST_BESIDE = 0.2  # of what the busiest thread computes: what all others may beside it
 OWN_THREADS = Path("/proc/self/task")  # Linux
+TWO_INPUTS = """
+<ir_version: 8, opset_import: ["": 17]>
+two (float[rows, 4] a, float[rows, 4] b) => (float[rows, 4] y) { y = Sub (a, b) }
+"""
 INFO = DataInfo("made up", ("a", "b", "c"), 3, 16, 16, mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
@@ -97,14 +102,7 @@ def _check_answers(loaded: LoadedModel, model: nn.Module) -> None:
 
 def _check_two_inputs(runtime: Runtime, file: Path) -> None:
     """As the layers have them that a latency table measures: a residual beside the input."""
-    value = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Sub", ["a", "b"], ["y"])],
-        "two",
-        [value("a", onnx.TensorProto.FLOAT, ["rows", 4]), value("b", onnx.TensorProto.FLOAT, ["rows", 4])],
-        [value("y", onnx.TensorProto.FLOAT, ["rows", 4])],
-    )
-    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), file)
+    onnx.save(onnx.parser.parse_model(TWO_INPUTS), file)
     loaded = runtime.open_model(file.read_bytes(), threads=1)
     if (names := [spec.name for spec in loaded.inputs]) != ["a", "b"]:
         raise ContractError(f"inputs: must be a and b, as the file has them, got {names}")

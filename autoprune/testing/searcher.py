@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.errors import InputError
-from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.problem import SearchProblem
 from autoprune.search.searcher import (
     FIELD,
     Ask,
@@ -36,14 +36,14 @@ def check_searcher(make: MakeSearcher) -> None:
 
     It is tried on the toy problem (`autoprune.search.toy`), a few seconds long.
     """
-    whole = _course(make, EVALUATIONS)
+    whole = _course(make)
     if not whole:
         raise ContractError("ask: gave no policy at all")
-    if _course(make, EVALUATIONS) != whole:
+    if _course(make) != whole:
         raise ContractError("seed: the same brief gave other policies the second time; all chance must come from it")
     for stop in sorted({1, max(1, len(whole) // 2)}):
         for told in (True, False):
-            rest = _resumed(make, stop, EVALUATIONS, told=told)
+            rest = _resumed(make, stop, told=told)
             if rest != whole[stop:]:
                 when = f"after {stop} asks" if told else f"between ask {stop} and tell"
                 raise ContractError(
@@ -52,8 +52,8 @@ def check_searcher(make: MakeSearcher) -> None:
     _check_partial(make)
 
 
-def _made(make: MakeSearcher, problem: SearchProblem, evaluations: int) -> Searcher:
-    searcher = make(Brief(problem, seed=0, max_evaluations=evaluations))
+def _made(make: MakeSearcher, problem: SearchProblem) -> Searcher:
+    searcher = make(Brief(problem, seed=0, max_evaluations=EVALUATIONS))
     _check_kept(searcher)
     return searcher
 
@@ -65,19 +65,19 @@ def _check_kept(searcher: Searcher) -> None:
         raise ContractError(str(error).removeprefix(f"{FIELD}: ")) from None
 
 
-def _course(make: MakeSearcher, evaluations: int) -> list[tuple[Policy, ...]]:
+def _course(make: MakeSearcher) -> list[tuple[Policy, ...]]:
     problem = toy_problem()
-    return _played(_made(make, problem, evaluations), problem, evaluations, [])
+    return _played(_made(make, problem), problem, [])
 
 
 def _played(
-    searcher: Searcher, problem: SearchProblem, evaluations: int, asked: Sequence[tuple[Policy, ...]]
+    searcher: Searcher, problem: SearchProblem, asked: Sequence[tuple[Policy, ...]]
 ) -> list[tuple[Policy, ...]]:
     """What it asks for after what it has asked for before, until it ends or the budget is spent."""
     seen = {policy for policies in asked for policy in policies}
     found: list[tuple[Policy, ...]] = []
     repetitions = 0
-    while len(seen) < evaluations:
+    while len(seen) < EVALUATIONS:
         np.random.seed(len(found))  # whatever else goes on in the process
         torch.manual_seed(len(found))
         policies = _checked(searcher.ask(), problem)
@@ -98,11 +98,11 @@ def _checked(asked: object, problem: SearchProblem) -> tuple[Policy, ...]:
     return asked.policies
 
 
-def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> list[tuple[Policy, ...]]:
+def _resumed(make: MakeSearcher, stop: int, *, told: bool) -> list[tuple[Policy, ...]]:
     """What a searcher asks for that was given the state of one after `stop` asks, the last of them `told` or not. The
     one goes on before its state is saved, which must not change it."""
     problem = toy_problem()
-    searcher = _made(make, problem, evaluations)
+    searcher = _made(make, problem)
     asked: list[tuple[Policy, ...]] = []
     for number in range(1, stop + 1):
         asked.append(_checked(searcher.ask(), problem))
@@ -113,25 +113,24 @@ def _resumed(make: MakeSearcher, stop: int, evaluations: int, *, told: bool) -> 
     state = searcher.state()
     if not told:
         searcher.tell(outcomes)
-    if (more := searcher.ask().policies) and len(set(more).union(*asked)) <= evaluations:
+    if (more := searcher.ask().policies) and len(set(more).union(*asked)) <= EVALUATIONS:
         searcher.tell([problem.evaluate(policy) for policy in more])
     with tempfile.TemporaryDirectory() as folder:
         save_state(Path(folder) / "state.safetensors", state)
-        again = _made(make, problem, evaluations)
+        again = _made(make, problem)
         again.restore(load_state(Path(folder) / "state.safetensors"))
     if not told:
         again.tell(outcomes)
-    return _played(again, problem, evaluations, asked)
+    return _played(again, problem, asked)
 
 
 def _check_partial(make: MakeSearcher) -> None:
     """The last ask of a budget may be answered in part."""
     problem = toy_problem()
-    searcher = _made(make, problem, EVALUATIONS)
+    searcher = _made(make, problem)
     policies = _checked(searcher.ask(), problem)
-    told: list[Outcome] = [problem.evaluate(policies[0])]
     try:
-        searcher.tell(told)
+        searcher.tell([problem.evaluate(policies[0])])
         searcher.state()
         actor = searcher.trained()
     except Exception as error:

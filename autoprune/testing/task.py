@@ -31,7 +31,8 @@ def check_task(make: Callable[[], Task], *, outputs: Tensor | None = None, label
         noise = torch.randn(EXAMPLES, CLASSES, generator=torch.Generator().manual_seed(0))
         outputs, is_own = noise + 4.0 * F.one_hot(labels, CLASSES), False
     before = outputs.clone()
-    first = _judged(task, outputs, labels)
+    off = outputs + 0.3 * outputs.roll(1, 0)
+    first = _judged(task, off, outputs, labels)
     _check_divergence(task, outputs)
     _check_losses(task, outputs, labels)
     if task.needs_labels and not is_own:
@@ -40,15 +41,18 @@ def check_task(make: Callable[[], Task], *, outputs: Tensor | None = None, label
     if not outputs.equal(before):
         raise ContractError("outputs: were changed in place")
     for other, when in ((task, "the second time"), (make(), "made anew")):
-        for name, values in _judged(other, outputs, labels).items():
+        for name, values in _judged(other, off, outputs, labels).items():
             if not torch.equal(values, first[name]):
                 raise ContractError(f"{name}: {when} it gave other values; a task keeps nothing between calls")
-    _check_examples_alone(task, outputs, labels, first)
+    # Each in another order, and without the others.
+    for places in (torch.randperm(len(off), generator=torch.Generator().manual_seed(1)), torch.arange(len(off) // 2)):
+        for name, values in _judged(task, off[places], outputs[places], labels[places]).items():
+            if not torch.allclose(values.double(), first[name][places].double(), rtol=NEAR, atol=NEAR):
+                raise ContractError(f"{name}: an example's value must not depend on the others, or on their order")
 
 
-def _judged(task: Task, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """All that a task says of each example: of outputs that are a little off those of the original, (N, ...)."""
-    off = outputs + 0.3 * outputs.roll(1, 0)
+def _judged(task: Task, off: Tensor, outputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """All that a task says of each example: of outputs (N, ...) that are a little `off` those of the original."""
     try:
         metrics = checked_metrics(task, off, targets_of(task, labels, outputs))
     except InputError as error:
@@ -118,19 +122,6 @@ def _check_direction(task: Task, outputs: Tensor, labels: Tensor) -> None:
             raise ContractError(
                 f"{name}: says {way} is better, and poor outputs do not do worse ({worse:.3g}, {better:.3g})"
             )
-
-
-def _check_examples_alone(task: Task, outputs: Tensor, labels: Tensor, whole: dict[str, Tensor]) -> None:
-    """Each example's values are the same in another order, and without the others."""
-    off, count = outputs + 0.3 * outputs.roll(1, 0), len(outputs)
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(1))
-    for places in (shuffled, torch.arange(count // 2)):
-        original = outputs[places]
-        metrics = checked_metrics(task, off[places], targets_of(task, labels[places], original))
-        found = {"divergence": task.divergence(off[places], original)}
-        for name, values in (found | {name: metric.values for name, metric in metrics.items()}).items():
-            if not torch.allclose(values.double(), whole[name][places].double(), rtol=NEAR, atol=NEAR):
-                raise ContractError(f"{name}: an example's value must not depend on the others, or on their order")
 
 
 def _check_mixed(task: Task, outputs: Tensor, labels: Tensor) -> None:

@@ -32,22 +32,18 @@ def class_figures(
     original: ImageTimes, adaptive: ImageTimes, labels: NDArray[np.int64], classes: Sequence[str], *, levels: int
 ) -> tuple[ClassFigures, ...]:
     """How each class fares, in the order of `classes`."""
-    found = []
-    for label, name in enumerate(classes):
-        own = labels == label
-        if not own.any():
-            continue
-        found.append(
-            ClassFigures(
-                name=name,
-                images=int(own.sum()),
-                original_accuracy=float((original.answers[own] == label).mean()),
-                adaptive_accuracy=float((adaptive.answers[own] == label).mean()),
-                latency_ms_mean=float(adaptive.latency_ms[own].mean()),
-                level_share=shares(adaptive.levels[own], levels=levels),
-            )
+    return tuple(
+        ClassFigures(
+            name=name,
+            images=int(own.sum()),
+            original_accuracy=float((original.answers[own] == label).mean()),
+            adaptive_accuracy=float((adaptive.answers[own] == label).mean()),
+            latency_ms_mean=float(adaptive.latency_ms[own].mean()),
+            level_share=shares(adaptive.levels[own], levels=levels),
         )
-    return tuple(found)
+        for label, name in enumerate(classes)
+        if (own := labels == label).any()
+    )
 
 
 def shares(answered: NDArray[np.int64], *, levels: int) -> tuple[float, ...]:
@@ -55,20 +51,15 @@ def shares(answered: NDArray[np.int64], *, levels: int) -> tuple[float, ...]:
     return tuple((np.bincount(answered, minlength=levels) / len(answered)).tolist())
 
 
-def static_at_equal_accuracy(
-    static: Mapping[str, RouteFigures],
-    adaptive: RouteFigures,
-    *,
-    right: Mapping[str, Right],
-    adaptive_right: Right,
-) -> StaticFigures:
-    """The fastest of `static` that is as accurate; the most accurate one, with its accuracy, if none is.
+def static_at_equal_accuracy(figures: Mapping[str, RouteFigures], right: Mapping[str, Right]) -> StaticFigures:
+    """The fastest file beside `adaptive` that is as accurate; the most accurate one, with its accuracy, if none is.
 
     One is as accurate if it is right as often, or the 95% interval of its change from the adaptive file, on the same
-    test images (`right`, by name), does not tell them apart.
+    test images (`right`), does not tell them apart.
     """
+    static = {name: found for name, found in figures.items() if name != "adaptive"}
     equal = {
-        name: found for name, found in static.items() if change_of_accuracy(adaptive_right, right[name])[1][1] >= 0
+        name: found for name, found in static.items() if change_of_accuracy(right["adaptive"], right[name])[1][1] >= 0
     }
     name, found = (
         min(equal.items(), key=lambda item: item[1].latency_ms_mean)
@@ -79,7 +70,7 @@ def static_at_equal_accuracy(
         model=name,
         test_accuracy=found.test_accuracy,
         latency_ms_mean=found.latency_ms_mean,
-        latency_ratio=adaptive.latency_ms_mean / found.latency_ms_mean,
+        latency_ratio=figures["adaptive"].latency_ms_mean / found.latency_ms_mean,
     )
 
 

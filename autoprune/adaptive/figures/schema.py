@@ -2,10 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from autoprune.errors import InputError
-from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures, explain
+from autoprune.results.run import AdaptiveFigures, InputFigures, Part, StaticFigures
+
+RouterName = Literal["cascade", "learned"]
 
 
 class RouteFigures(Part):
@@ -28,7 +29,7 @@ class CurvePoint(Part):
     router: str
     search_accuracy: float = Field(ge=0, le=1)
     estimated_latency_ms: float = Field(gt=0)
-    level_share: tuple[float, ...]
+    level_share: tuple[float, ...] = ()
 
 
 class LevelFigures(Part):
@@ -45,7 +46,7 @@ class BudgetFigures(Part):
     """A router on the test split, at the point that was the best within a mean latency on the search split."""
 
     budget_ms: float = Field(gt=0)
-    router: Literal["cascade", "learned"]
+    router: RouterName
     test_accuracy: float = Field(ge=0, le=1)
     estimated_latency_ms: float = Field(gt=0)  # put together from that of the levels' files
 
@@ -99,7 +100,7 @@ class AdaptiveResult(Part):
     static_at_equal_accuracy: StaticFigures
     accuracy_change_ci95: tuple[float, float] | None = None  # adaptive to original, of the same test images
     input: InputFigures | None = None
-    router: Literal["cascade", "learned"]
+    router: RouterName
     level_share: tuple[float, ...]  # of the test images, by the level that answered
     agreement: Agreement
     levels: tuple[LevelFigures, ...]
@@ -135,11 +136,3 @@ class AdaptiveResult(Part):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", by_alias=True)
-
-    @classmethod
-    def parsed(cls, raw: Any, *, where: str) -> "AdaptiveResult":
-        """`InputError` begins with `where` and names the first key that is wrong."""
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise InputError(f"{where}: not an adaptive result of schema 3 ({explain(error)})") from None

@@ -8,7 +8,6 @@ out anew, which more than doubles a level's time (measured: 270 instead of 150 m
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -42,19 +41,17 @@ class RouterNodes(Protocol):
         """The largest price that makes a difference."""
         ...
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> "GraphPart":
+    def nodes(self, level: int, *, is_only: bool) -> "GraphPart":
         """From the logits (1, classes) of `level` and the price of time (1,) to what to do.
 
-        `{prefix}next`, (1,) int64: the level to run next, or `level` itself or less to stop. If it is the only decision
-        in the file, which has two levels, `{prefix}goes_on`, one bool: each operation less is time.
+        `next_name(level)`, (1,) int64: the level to run next, or `level` itself or less to stop. If it is the only
+        decision in the file, which has two levels, `level_name(level, GOES_ON)`, one bool: each operation less is time.
         """
         ...
 
 
-@dataclass(frozen=True)
-class GraphPart:
-    nodes: tuple[NodeProto, ...]
-    weights: tuple[TensorProto, ...]
+GraphPart = tuple[list[NodeProto], list[TensorProto]]
+"""Nodes and weights."""
 
 
 def export_adaptive(
@@ -73,18 +70,12 @@ def export_adaptive(
     with `calibration`, of each level, a session can learn from labels. Raises `InputError` for a file that is no such
     model.
     """
-    models = [_load(file) for file in levels]
+    models = [_level_model(file) for file in levels]
     shared = share_weights(models[: len(cuts)], cuts) if cuts else []
     first = models[0].graph
     classes = _output_classes(models[0], levels[0])
-    nodes, weights = _level_nodes(first, 0)
     is_only = len(models) == 2
-    part = router.nodes(
-        0, logits=level_name(0, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(0, ""), is_only=is_only
-    )
-    nodes += part.nodes
-    weights += part.weights
-    nodes.append(_constant_level(0))
+    nodes, weights = _answering(first, 0, router, is_only=is_only)
     logits, answered, upcoming = level_name(0, OUTPUT_NAME), _answered(0), next_name(0)
     for level, model in enumerate(models[1:], 1):
         is_last = level + 1 == len(models)
@@ -127,11 +118,18 @@ def export_adaptive(
         onnx.save(joined, str(temporary))
 
 
-def _load(file: Path) -> onnx.ModelProto:
+def load_model(file: Path) -> onnx.ModelProto:
+    """Raises `InputError` if there is no such file, or it is no ONNX model."""
     try:
-        model = onnx.load(str(file))
+        return onnx.load(str(file))
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file") from None
     except Exception as error:  # the reader raises almost anything on broken bytes
         raise InputError(f"{file}: not an ONNX model ({error})") from None
+
+
+def _level_model(file: Path) -> onnx.ModelProto:
+    model = load_model(file)
     names = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
     if names != ([INPUT_NAME], [OUTPUT_NAME]):
         raise InputError(f"{file}: has inputs and outputs {names}; a level has {INPUT_NAME} and {OUTPUT_NAME}")
@@ -145,40 +143,36 @@ def _output_classes(model: onnx.ModelProto, file: Path) -> int:
     return int(dimensions[1].dim_value)
 
 
-def _level_nodes(graph: onnx.GraphProto, level: int) -> tuple[list[NodeProto], list[TensorProto]]:
-    """Nodes and weights of a level, all names its own but that of the input."""
+def _answering(
+    graph: onnx.GraphProto, level: int, router: RouterNodes, *, is_only: bool = False, is_last: bool = False
+) -> GraphPart:
+    """A level, all names its own but those of the input and of weights that are stored once; then its number, and what
+    the router makes of its answer, if there is a larger level."""
 
     def renamed(name: str) -> str:
         is_common = name in ("", INPUT_NAME) or name.startswith(SHARED)
         return name if is_common else level_name(level, name)
 
-    nodes, weights = [], []
-    for node in graph.node:
-        own = copy.deepcopy(node)
-        own.name = renamed(node.name)
-        own.input[:] = [renamed(name) for name in node.input]
-        own.output[:] = [renamed(name) for name in node.output]
-        nodes.append(own)
-    for weight in graph.initializer:
-        own_weight = copy.deepcopy(weight)
-        own_weight.name = renamed(weight.name)
-        weights.append(own_weight)
-    return nodes, weights
+    own = copy.deepcopy(graph)
+    for node in own.node:
+        node.name = renamed(node.name)
+        node.input[:] = [renamed(name) for name in node.input]
+        node.output[:] = [renamed(name) for name in node.output]
+    for weight in own.initializer:
+        weight.name = renamed(weight.name)
+    number = numpy_helper.from_array(np.array([level], np.int64))
+    constant = helper.make_node("Constant", [], [_answered(level)], value=number)
+    decision, more = ([], []) if is_last else router.nodes(level, is_only=is_only)
+    return [*own.node, constant, *decision], [*own.initializer, *more]
 
 
 def _running(
     graph: onnx.GraphProto, level: int, router: RouterNodes, *, classes: int, is_last: bool
 ) -> onnx.GraphProto:
     """The branch that runs a level, and asks the router if there is a larger one."""
-    nodes, weights = _level_nodes(graph, level)
-    nodes.append(_constant_level(level))
+    nodes, weights = _answering(graph, level, router, is_last=is_last)
     outputs = [_logits_info(level_name(level, OUTPUT_NAME), classes), _number_info(_answered(level))]
     if not is_last:
-        part = router.nodes(
-            level, logits=level_name(level, OUTPUT_NAME), price=PRICE_NAME, prefix=level_name(level, ""), is_only=False
-        )
-        nodes += part.nodes
-        weights += part.weights
         outputs.append(_number_info(next_name(level)))
     return helper.make_graph(nodes, f"run_{level}", [], outputs, initializer=weights)
 
@@ -189,11 +183,6 @@ def _passing(values: Sequence[str], level: int, *, classes: int) -> onnx.GraphPr
     nodes = [helper.make_node("Identity", [value], [name]) for value, name in zip(values, names, strict=True)]
     infos = [_logits_info(names[0], classes), *map(_number_info, names[1:])]
     return helper.make_graph(nodes, f"pass_{level}", [], infos)
-
-
-def _constant_level(level: int) -> NodeProto:
-    value = numpy_helper.from_array(np.array([level], np.int64))
-    return helper.make_node("Constant", [], [_answered(level)], value=value)
 
 
 def _logits_info(name: str, classes: int) -> ValueInfoProto:

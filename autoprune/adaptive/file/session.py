@@ -28,6 +28,7 @@ MOST_CHANGE = 0.3  # of the logarithm in one batch
 WARM_UP_RUNS, TIMED_RUNS = 5, 15
 FAR = 8.0  # so many times what lies between black and white, beyond either, no normalised pixel lies; bytes do
 CHUNK_VALUES = 2**21  # of the images that a level runs at once: what it computes in between takes far more memory
+NONE = -1  # of the levels
 CHUNK_IMAGES = (8, 256)  # least and most: from some dozens on a larger batch is no faster
 
 Images = NDArray[np.float32]
@@ -75,8 +76,7 @@ class AdaptiveSession:
         threads = thread_count("threads", threads)
         if price is not None:
             price = real_number("price", price, least=0, most=LARGEST_PRICE)
-        if latency_budget_ms is not None:
-            latency_budget_ms = _budget(latency_budget_ms)
+        latency_budget_ms = _budget(latency_budget_ms)
         if not isinstance(path, str | Path):
             raise InputError(f"path: must be a file's name, got {shown(path)}")
         self._path = Path(path)
@@ -108,7 +108,7 @@ class AdaptiveSession:
 
     @latency_budget_ms.setter
     def latency_budget_ms(self, budget_ms: float | None) -> None:
-        self._latency_budget_ms = None if budget_ms is None else _budget(budget_ms)
+        self._latency_budget_ms = _budget(budget_ms)
 
     @property
     def price(self) -> float:
@@ -158,12 +158,12 @@ class AdaptiveSession:
 
     def _answer(self, images: Images, prices: NDArray[np.float64]) -> AdaptiveAnswers:
         """A chunk: all of it through the smallest level, then those that go on through larger ones."""
-        waiting: dict[int, list[NDArray[np.int64]]] = {0: [np.arange(len(images))]}
+        upcoming = np.zeros(len(images), dtype=np.int64)  # the level that each image runs next
         levels = np.zeros(len(images), dtype=np.int64)
-        by_level = np.full((self.levels, len(images)), -1, dtype=np.int64)
+        by_level = np.full((self.levels, len(images)), NONE, dtype=np.int64)
         logits = np.zeros((len(images), self._classes), dtype=np.float32)
         for level in range(self.levels):
-            here = np.concatenate(waiting.get(level, [np.zeros(0, dtype=np.int64)]))
+            here = np.flatnonzero(upcoming == level)
             if not len(here):
                 continue
             found = self._run_level(level, images if len(here) == len(images) else images[here], prices[level])
@@ -172,8 +172,7 @@ class AdaptiveSession:
             if level + 1 < self.levels:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
                 asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
-                for larger in range(level + 1, self.levels):
-                    waiting.setdefault(larger, []).append(here[asked == larger])
+                upcoming[here] = np.where(asked > level, asked, NONE)
         return AdaptiveAnswers(logits, levels, by_level)
 
     def _run_level(self, level: int, images: Images, price: float) -> list[Any]:
@@ -271,5 +270,9 @@ class AdaptiveSession:
             )
 
 
-def _budget(budget_ms: object) -> float:
-    return real_number("latency_budget_ms", budget_ms, least=0, most=math.inf, above_least=True)
+def _budget(budget_ms: object) -> float | None:
+    return (
+        None
+        if budget_ms is None
+        else real_number("latency_budget_ms", budget_ms, least=0, most=math.inf, above_least=True)
+    )

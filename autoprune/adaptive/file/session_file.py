@@ -1,7 +1,7 @@
 """An adaptive file taken apart for a session: each level with its router as a graph for batches. All is checked."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from autoprune.adaptive.file.export import (
     LEVELS_KEY,
     PRICE_NAME,
     level_name,
+    load_model,
     next_name,
 )
 from autoprune.adaptive.levels.shared_weights import SHARED
@@ -55,10 +56,10 @@ def read_session_file(path: Path) -> SessionFile:
         above_least=True,
     )
     try:
-        parts = _parts(model, levels)
+        shape, classes = _image_shape(model), _classes(model)
+        parts = _parts(model, levels, shape, classes)
         default = next(weight for weight in model.graph.initializer if weight.name == PRICE_NAME)
         (price,) = onnx.numpy_helper.to_array(default).tolist()
-        shape, classes = _image_shape(model), _classes(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, IndexError, StopIteration) as error:
@@ -70,12 +71,7 @@ def read_session_file(path: Path) -> SessionFile:
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
-    try:
-        model = onnx.load(str(path))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except Exception as error:  # the reader raises almost anything on broken bytes
-        raise InputError(f"{path}: not an ONNX model ({error})") from None
+    model = load_model(path)
     known = {entry.key for entry in model.metadata_props}
     if not {LEVELS_KEY, MAX_PRICE_KEY} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
         raise InputError(f"{path}: no adaptive model; {MAKE_ONE}")
@@ -137,7 +133,7 @@ def _classes(model: onnx.ModelProto) -> int:
     return classes
 
 
-def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
+def _parts(model: onnx.ModelProto, levels: int, shape: Sequence[int], classes: int) -> list[onnx.ModelProto]:
     """Each level with its router as a model for batches; the price is an input where the router reads it."""
     graph = model.graph
     branches = [
@@ -150,10 +146,7 @@ def _parts(model: onnx.ModelProto, levels: int) -> list[onnx.ModelProto]:
     contents = [(first, own), *((list(branch.node), list(branch.initializer)) for branch in branches)]
     if len(contents) != levels:
         raise InputError(f"holds {len(contents)} levels and says that there are {levels}")
-    classes = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-    image = helper.make_tensor_value_info(
-        INPUT_NAME, TensorProto.FLOAT, ["batch", *(d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:])]
-    )
+    image = helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, ["batch", *shape])
     price = helper.make_tensor_value_info(PRICE_NAME, TensorProto.FLOAT, [1])
     parts = []
     for level, (nodes, weights) in enumerate(contents):

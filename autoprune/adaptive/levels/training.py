@@ -14,7 +14,7 @@ from torch.func import functional_call
 from autoprune.adaptive.levels.shared_weights import Cuts, layer_cuts
 from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
-from autoprune.data import ImageSplit, SearchData, normalise
+from autoprune.data import ImageSplit, SearchData
 from autoprune.pruning.copies import copied
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.space.policy import PruningPolicy, check_nested
@@ -22,7 +22,7 @@ from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.distill import finetune_recipe, taught_value
 from autoprune.training.pace import in_time
-from autoprune.training.scores import EVALUATION_BATCH
+from autoprune.training.scores import outputs_of
 from autoprune.training.teacher import Teacher
 from autoprune.training.train import EpochLog, Loss, Training, fit
 
@@ -55,14 +55,10 @@ class Levels(nn.Module):
     def __len__(self) -> int:
         return len(self.cuts)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """(N, C, H, W) normalised to the logits (N, classes) of every level, the smallest first."""
-        return tuple(self.answer(level, images) for level in range(len(self)))
-
-    def answer(self, level: int, images: Tensor) -> Tensor:
-        """The logits (N, classes) of one level; gradients flow back to the shared weights."""
-        logits: Tensor = functional_call(self.cuts[level], self._slices(level), (images,))
-        return logits
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) normalised to the logits (N, levels, classes) of every level, the smallest first."""
+        answers = [functional_call(cut, self._slices(level), (images,)) for level, cut in enumerate(self.cuts)]
+        return torch.stack(answers, dim=1)
 
     def extracted(self, level: int) -> nn.Module:
         """A level as a model of its own, in evaluation mode; it shares nothing."""
@@ -126,28 +122,17 @@ def levels_loss(teacher: Teacher, config: FinetuneConfig) -> Loss:
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         taught = teacher(batch)
-        values = [
-            taught_value(teacher.task, logits.float(), taught, batch.labels, config) for logits in model(batch.images)
-        ]
+        answers = model(batch.images).float().unbind(1)
+        values = [taught_value(teacher.task, logits, taught, batch.labels, config) for logits in answers]
         return torch.stack(values).mean()
 
     return loss
 
 
-def level_logits(model: nn.Module, split: ImageSplit, data: SearchData) -> Tensor:
-    """(levels, N, classes) of all images of `split`; the model is left in evaluation mode."""
-    model.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(split), EVALUATION_BATCH):
-            images = normalise(split.images[start : start + EVALUATION_BATCH], data.info)
-            parts.append(torch.stack([logits.float() for logits in model(images)]))
-    return torch.cat(parts, dim=1)
-
-
 def right_by_level(model: nn.Module, split: ImageSplit, data: SearchData) -> Tensor:
     """(levels, N) bool: which images each level classifies right."""
-    return level_logits(model, split, data).argmax(2) == split.labels
+    named = outputs_of(model, split, data.info).argmax(2).T
+    return named == split.labels
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from autoprune.adaptive.figures.schema import AdaptiveResult, ClassFigures, CurvePoint
+from autoprune.adaptive.routing.routing import front_of
 from autoprune.reports.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes, shorten
 
 BAR_PITCH_IN = 0.27
@@ -19,7 +20,8 @@ def curve_chart(result: AdaptiveResult) -> str:
         _dots(axes, [level.on_search for level in result.levels], "o", "accent", 6, "one level for all")
         _dots(axes, [result.original_on_search], "s", "ink", 6, "original")
         for router, label, colour, line in ROUTERS:
-            front = front_of([point for point in result.curve_on_search if point.router == router])
+            points = [point for point in result.curve_on_search if point.router == router]
+            front = front_of(points, of=lambda point: (point.estimated_latency_ms, point.search_accuracy))
             axes.plot(*_places(front), line, color=COLOURS[colour], linewidth=1.6, label=label)
         _dots(axes, [result.oracle_on_search], "^", "series4", 7, "oracle")
         _dots(axes, [result.chosen_on_search], "*", "best", 13, "chosen")
@@ -50,15 +52,6 @@ def share_chart(classes: Sequence[ClassFigures], overall: Sequence[float]) -> st
             axes.spines[side].set_visible(False)
         add_legend(figure)
         return as_svg(figure, name="shares", description="Share of the test images that each level answers, by class")
-
-
-def front_of(points: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Those that no other one beats in both accuracy and latency, the fastest first."""
-    front: list[CurvePoint] = []
-    for point in sorted(points, key=lambda point: (point.estimated_latency_ms, -point.search_accuracy)):
-        if not front or point.search_accuracy > front[-1].search_accuracy:
-            front.append(point)
-    return front
 
 
 def _dots(axes: Axes, points: Sequence[CurvePoint], marker: str, colour: str, size: float, label: str) -> None:

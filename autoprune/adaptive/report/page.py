@@ -2,10 +2,10 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
+from pydantic import ValidationError
 from rich.console import Group
 from rich.table import Table
 
@@ -16,47 +16,19 @@ from autoprune.foundation.files import read_json
 from autoprune.foundation.terminal import titled
 from autoprune.reports.pages import write_page
 from autoprune.reports.words import P95_NOISE, USUAL_LOSS, signed, told_apart
+from autoprune.results.run import explain
 from autoprune.store.run_dir import RunDir
 
 TEMPLATE = "adaptive.html.j2"
 MIXTURES_LISTED = 6
 
 
-@dataclass(frozen=True)
-class Row:
-    """A measured file, as text."""
-
-    name: str
-    accuracy: str
-    mean: str
-    p50: str
-    p95: str
-    worst: str
-    energy: str
-    ratio: str  # of the original's mean latency
-
-
-@dataclass(frozen=True)
-class BudgetRow:
-    """The routers within a mean latency, as text."""
-
-    budget: str
-    cascade: str
-    learned: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An example, its picture as a data URI."""
-
-    source: str
-    title: str
-    is_right: bool
-
-
 def read_adaptive(run_dir: RunDir) -> AdaptiveResult:
     """`adaptive.json`; `InputError` names it if it is missing or broken."""
-    return AdaptiveResult.parsed(read_json(run_dir.adaptive), where=str(run_dir.adaptive))
+    try:
+        return AdaptiveResult.model_validate(read_json(run_dir.adaptive))
+    except ValidationError as error:
+        raise InputError(f"{run_dir.adaptive}: not an adaptive result of schema 3 ({explain(error)})") from None
 
 
 def write_adaptive_report(run_dir: RunDir) -> Path:
@@ -94,8 +66,10 @@ def adaptive_table(result: AdaptiveResult) -> Group:
     table = Table()
     for column in ("", "accuracy", "mean", "p50", "p95", "worst", "of original"):
         table.add_column(column, justify="left" if not column else "right")
-    for row in rows(result):
-        table.add_row(row.name, row.accuracy, row.mean, row.p50, row.p95, row.worst, row.ratio)
+    for name, one in rows(result):
+        latencies = (one.latency_ms_mean, one.latency_ms_p50, one.latency_ms_p95, one.latency_ms_max)
+        ratio = f"{one.latency_ms_mean / result.original.latency_ms_mean:.2f}"
+        table.add_row(name, f"{one.test_accuracy:.2%}", *(f"{latency:.3f} ms" for latency in latencies), ratio)
     return titled(headline(result), table, caption)
 
 
@@ -141,35 +115,23 @@ def caveats(result: AdaptiveResult) -> list[str]:
     return found
 
 
-def rows(result: AdaptiveResult) -> list[Row]:
+def rows(result: AdaptiveResult) -> list[tuple[str, RouteFigures]]:
     """Every measured file, the original and the adaptive one first."""
     last = len(result.levels) - 1
     name = f"original, level {last}" if result.levels[-1].is_original else "original"
-    measured = [(name, result.original), ("adaptive", result.adaptive)]
-    measured += [
+    found = [(name, result.original), ("adaptive", result.adaptive)]
+    found += [
         (f"level {place} alone{' (pruned)' if level.is_pruned else ''}", level.alone)
         for place, level in enumerate(result.levels)
         if not level.is_original
     ]
     if result.pruned is not None and not any(level.is_pruned for level in result.levels):
-        measured.append(("pruned", result.pruned))
-    return [
-        Row(
-            name,
-            f"{figures.test_accuracy:.2%}",
-            f"{figures.latency_ms_mean:.3f} ms",
-            f"{figures.latency_ms_p50:.3f} ms",
-            f"{figures.latency_ms_p95:.3f} ms",
-            f"{figures.latency_ms_max:.3f} ms",
-            f"{figures.energy_mj:.3g} mJ",
-            f"{figures.latency_ms_mean / result.original.latency_ms_mean:.2f}",
-        )
-        for name, figures in measured
-    ]
+        found.append(("pruned", result.pruned))
+    return found
 
 
-def budget_rows(result: AdaptiveResult) -> list[BudgetRow]:
-    """Both routers on the test split at each budget; a dash for one that has no point within it."""
+def budget_rows(result: AdaptiveResult) -> list[tuple[str, str, str]]:
+    """Each budget and both routers on the test split within it; a dash for one that has no point within it."""
     found = []
     for budget_ms in dict.fromkeys(one.budget_ms for one in result.budgets):
         by_router = {one.router: one for one in result.budgets if one.budget_ms == budget_ms}
@@ -177,7 +139,7 @@ def budget_rows(result: AdaptiveResult) -> list[BudgetRow]:
             f"{one.test_accuracy:.2%} at {one.estimated_latency_ms:.3f} ms" if one else "–"
             for one in (by_router.get("cascade"), by_router.get("learned"))
         ]
-        found.append(BudgetRow(f"{budget_ms:.3f} ms", cells[0], cells[1]))
+        found.append((f"{budget_ms:.3f} ms", cells[0], cells[1]))
     return found
 
 
@@ -187,7 +149,8 @@ def _energy_source(figures: RouteFigures) -> str:
     return figures.energy_source
 
 
-def _pictures(examples: Sequence[Example], run_dir: RunDir) -> list[Picture]:
+def _pictures(examples: Sequence[Example], run_dir: RunDir) -> list[tuple[str, str, bool]]:
+    """Of each its picture as a data URI, its title, and whether it was answered right."""
     pictures = []
     for example in examples:
         path = run_dir.examples / Path(example.picture).name  # a name only: the file may be a stranger's
@@ -197,5 +160,5 @@ def _pictures(examples: Sequence[Example], run_dir: RunDir) -> list[Picture]:
             raise InputError(f"{path}: cannot be read ({error.strerror})") from None
         is_right = example.answer == example.label
         answer = example.label if is_right else f"{example.label}, answered {example.answer}"
-        pictures.append(Picture(f"data:image/png;base64,{encoded}", answer, is_right))
+        pictures.append((f"data:image/png;base64,{encoded}", answer, is_right))
     return pictures

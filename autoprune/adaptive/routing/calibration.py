@@ -36,25 +36,24 @@ class LevelCalibration:
 
 def calibrations(route: Route, answers: LevelAnswers) -> tuple[LevelCalibration, ...]:
     """Of each level, on images with labels."""
-    right = answers.right
-    in_the_end = right[route.final, np.arange(len(route.final))]
-    found = []
-    for level in range(answers.levels):
-        own, handed = route.final == level, route.ran[level] & (route.final > level)
-        doubts = 1.0 - answers.probabilities[level].max(1)
-        found.append(
-            LevelCalibration(
-                error=_share(~right[level], own),
-                doubt=_share(doubts, own),
-                handed_error=_share(~right[level], handed),
-                handed_gain=_share(in_the_end.astype(float) - right[level], handed),
-            )
-        )
-    return tuple(found)
+    probabilities = answers.probabilities[route.final, np.arange(len(route.final))]
+    sums, counts = _told(answers.right, route, probabilities)
+    return tuple(LevelCalibration(*shares) for shares in (sums / np.maximum(counts, 1)).tolist())
 
 
-def _share(values: NDArray[np.generic], of: NDArray[np.bool_]) -> float:
-    return float(values[of].astype(np.float64).mean()) if of.any() else 0.0
+def _told(right: NDArray[np.bool_], route: Route, probabilities: NDArray[np.float32]) -> tuple[Floats, Floats]:
+    """(levels, 4) each: what images with labels come to of the shares of a `LevelCalibration`, and how many each is of.
+
+    `right` (levels, N) is which images each level classifies right; `probabilities` (N, classes) are those of the
+    answer that counts.
+    """
+    levels = np.arange(len(right))[:, None]
+    own, handed = route.final == levels, route.ran & (route.final > levels)
+    gain = right[route.final, np.arange(len(route.final))].astype(float) - right
+    doubt = (1.0 - probabilities.max(1)).astype(float)
+    sums = [own & ~right, own * doubt, handed & ~right, handed * gain]
+    counts = [own, own, handed, handed]
+    return np.stack([part.sum(1) for part in sums], 1).astype(float), np.stack([part.sum(1) for part in counts], 1)
 
 
 def as_text(found: Sequence[LevelCalibration]) -> str:
@@ -98,26 +97,12 @@ class OnlineCalibration:
         """From images (N,) with labels: `answered` (levels, N) is the class that each level gave, -1 where it did not
         run; `probabilities` (N, classes) are those of the answer that counts."""
         final = len(answered) - 1 - (answered[::-1] >= 0).argmax(0)
-        right = answered == labels
-        in_the_end = right[final, np.arange(len(labels))]
-        doubts = 1.0 - probabilities.max(1)
-        for level in range(len(answered)):
-            own, handed = final == level, (answered[level] >= 0) & (final > level)
-            told = np.array(
-                [
-                    (~right[level])[own].sum(),
-                    doubts[own].sum(),
-                    (~right[level])[handed].sum(),
-                    (in_the_end.astype(float) - right[level])[handed].sum(),
-                ]
-            )
-            counts = np.array([own.sum(), own.sum(), handed.sum(), handed.sum()])
-            self._sums[level] = np.exp(-counts / MEMORY) * self._sums[level] + told
-            # What nothing has told of for so long is as on the search split again: a level that hands no image on, as
-            # that was worth nothing, would else never learn that it is again.
-            self._silent[level] = np.where(counts > 0, 0, self._silent[level] + counts.max())
-            forgotten = self._silent[level] > MEMORY
-            self._sums[level, forgotten] = PRIOR * self._expected[level, forgotten]
+        told, counts = _told(answered == labels, Route(answered >= 0, final), probabilities)
+        self._sums = np.exp(-counts / MEMORY) * self._sums + told
+        # What nothing has told of for so long is as on the search split again: a level that hands no image on, as that
+        # was worth nothing, would else never learn that it is again.
+        self._silent = np.where(counts > 0, 0, self._silent + counts.max(1, keepdims=True))
+        self._sums = np.where(self._silent > MEMORY, PRIOR * self._expected, self._sums)
 
 
 def _ratios(shares: Floats) -> Floats:

@@ -40,7 +40,7 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
             -LARGEST_NUMBER, LARGEST_NUMBER, (observation_size(classes, answers.levels),), np.float32
         )
         self.action_space = gymnasium.spaces.Discrete(answers.levels)
-        self._right, self._dynamics = answers.right, RouterDynamics(answers)
+        self._dynamics = RouterDynamics(answers)
         self._image, self._level, self._price = 0, 0, 0.0
         self._started, self._done = False, False
 
@@ -64,7 +64,7 @@ class InputAdaptiveEnv(gymnasium.Env[Array, np.int64]):
         asked = discrete_action(action, self.answers.levels)
         routed = self._dynamics.advance(self._level, asked, np.array([self._image]), np.array([self._price]))
         self._level, self._done = routed.level, routed.done
-        right = bool(self._right[self._level, self._image])
+        right = bool(self.answers.right[self._level, self._image])
         info: dict[str, Any] = {"level": self._level, "right": right} if routed.done else {}
         return self._observe(), float(routed.rewards[0]), routed.done, False, info
 

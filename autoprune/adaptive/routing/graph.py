@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from autoprune.adaptive.file.export import GOES_ON, NEXT, GraphPart
+from autoprune.adaptive.file.export import GOES_ON, NEXT, PRICE_NAME, GraphPart, level_name
 from autoprune.adaptive.routing.learner import LearnedRouter
 from autoprune.adaptive.routing.routing import ALWAYS, HIGHEST_PRICE, USUAL_PRICE
 from autoprune.envs.router_observation import LOGIT_SCALE, SUREST
+from autoprune.export.onnx_file import OUTPUT_NAME
 
-Attributes = Mapping[str, int | float | list[int]]
+Attributes = Mapping[str, Any]
 NO_ATTRIBUTES: Attributes = {}
 Array = NDArray[np.float32]
 
@@ -26,13 +27,13 @@ class CascadeNodes:
     default_price: float = USUAL_PRICE
     max_price: float = HIGHEST_PRICE
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
+    def nodes(self, level: int, *, is_only: bool) -> GraphPart:
         """`routing.by_confidence` of one level, its threshold as `routing.priced` has it."""
-        part, threshold = _Part(prefix), self.thresholds[level]
-        probabilities = part.node("Softmax", [logits], {"axis": 1})
+        part, threshold = _Part(level), self.thresholds[level]
+        probabilities = part.node("Softmax", [part.logits], {"axis": 1})
         confidence = part.node("ReduceMax", [probabilities], {"axes": [1], "keepdims": 0})
         room = np.float32(ALWAYS - threshold)
-        bounded = part.node("Min", [price, part.weight(np.array([HIGHEST_PRICE], np.float32))])
+        bounded = part.node("Min", [PRICE_NAME, part.weight(np.array([HIGHEST_PRICE], np.float32))])
         moved = part.node("Mul", [bounded, part.weight(np.array([-2.0 * room], np.float32))])
         cheaper = part.node("Add", [moved, part.weight(np.array([room], np.float32))])
         shift = part.node("LeakyRelu", [cheaper], {"alpha": float(threshold / room)})
@@ -41,7 +42,7 @@ class CascadeNodes:
         if not is_only:
             step = part.node("Cast", [goes_on], {"to": TensorProto.INT64})
             part.node("Add", [step, part.weight(np.array(level, np.int64))], output=NEXT)
-        return part.finished()
+        return part.nodes, part.weights
 
 
 @dataclass(frozen=True)
@@ -55,26 +56,28 @@ class LearnedNodes:
     def max_price(self) -> float:
         return self.router.max_price
 
-    def nodes(self, level: int, *, logits: str, price: str, prefix: str, is_only: bool) -> GraphPart:
+    def nodes(self, level: int, *, is_only: bool) -> GraphPart:
         """`LearnedRouter.at_price`, with what is the same for all images folded into the weights.
 
         The first layer reads the logits themselves and, in a product of its own, the largest probabilities: its weights
         take in that logits are centred and scaled, its bias the rest of the observation. Of the last layer only what is
         compared is worked out.
         """
-        part = _Part(prefix)
+        part = _Part(level)
         (weight, bias), *deeper = _compared(self.router, level, is_only=is_only)
         classes = self.router.classes
         logit_weight, surest_weight, other_weight = np.split(weight, [classes, classes + SUREST], axis=1)
         of_logits = (logit_weight - logit_weight.mean(1, keepdims=True)) / np.float32(LOGIT_SCALE)
-        share = part.node("Sqrt", [part.node("Div", [price, part.weight(np.array(self.router.max_price, np.float32))])])
+        share = part.node(
+            "Sqrt", [part.node("Div", [PRICE_NAME, part.weight(np.array(self.router.max_price, np.float32))])]
+        )
         shared = part.node("Min", [share, part.weight(np.array(1.0, np.float32))])
         priced = part.node("Mul", [shared, part.weight(other_weight[:, -1])])
         shift = part.node("Add", [priced, part.weight(bias + other_weight[:, level])])
-        probabilities = part.node("Softmax", [logits], {"axis": 1})
+        probabilities = part.node("Softmax", [part.logits], {"axis": 1})
         surest = part.node("TopK", [probabilities, part.weight(np.array([SUREST], np.int64))], {"axis": 1}, outputs=2)
         x = part.node("Gemm", [surest, part.weight(surest_weight), shift], {"transB": 1})
-        x = part.node("Gemm", [logits, part.weight(of_logits), x], {"transB": 1})
+        x = part.node("Gemm", [part.logits, part.weight(of_logits), x], {"transB": 1})
         for next_weight, next_bias in deeper:
             hidden = part.node("Relu", [x])
             x = part.node("Gemm", [hidden, part.weight(next_weight), part.weight(next_bias)], {"transB": 1})
@@ -83,7 +86,7 @@ class LearnedNodes:
         else:
             best = part.node("ArgMax", [x], {"axis": 1, "keepdims": 0})
             part.node("Add", [best, part.weight(np.array(level, np.int64))], output=NEXT)
-        return part.finished()
+        return part.nodes, part.weights
 
 
 def _compared(router: LearnedRouter, level: int, *, is_only: bool) -> tuple[tuple[Array, Array], ...]:
@@ -96,17 +99,17 @@ def _compared(router: LearnedRouter, level: int, *, is_only: bool) -> tuple[tupl
 
 
 class _Part:
-    """Collects nodes and weights, naming them."""
+    """Collects the nodes and weights of the router after a level, naming them."""
 
-    def __init__(self, prefix: str) -> None:
-        self._prefix = f"{prefix}router."
-        self._last = prefix
-        self._nodes: list[NodeProto] = []
-        self._weights: list[TensorProto] = []
+    def __init__(self, level: int) -> None:
+        self._level = level
+        self.logits = level_name(level, OUTPUT_NAME)
+        self.nodes: list[NodeProto] = []
+        self.weights: list[TensorProto] = []
 
     def weight(self, values: NDArray[Any]) -> str:
-        name = f"{self._prefix}weight_{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        name = level_name(self._level, f"router.weight_{len(self.weights)}")
+        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
     def node(
@@ -119,12 +122,8 @@ class _Part:
         outputs: int = 1,
     ) -> str:
         """Add a node; the name of its first output."""
-        name = f"{self._prefix}{kind.lower()}_{len(self._nodes)}"
-        names = [f"{self._last}{output}" if output else name, *(f"{name}_{place}" for place in range(1, outputs))]
-        node = helper.make_node(kind, inputs, names, name=name)
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
-        self._nodes.append(node)
-        return names[0]
-
-    def finished(self) -> GraphPart:
-        return GraphPart(tuple(self._nodes), tuple(self._weights))
+        name = level_name(self._level, f"router.{kind.lower()}_{len(self.nodes)}")
+        first = level_name(self._level, output) if output else name
+        names = [first, *(f"{name}_{place}" for place in range(1, outputs))]
+        self.nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
+        return first

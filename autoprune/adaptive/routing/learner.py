@@ -1,5 +1,6 @@
 """The learned router: a Q-network of Stable-Baselines3's DQN, trained on what every level answers to some images."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -78,14 +79,45 @@ def train_router(
     Every decision about every image is replayed, so that no exploration is needed: a replay buffer holds what stopping
     and going on lead to. `on_round` gets the round's number and the state's mean return on the images held out.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "router weights"))
-        numpy_state = np.random.get_state()
-        np.random.seed(derive_seed(seed, "router batches") % 2**32)
-        try:
-            best = _trained(learnt, held_out, settings, seed=seed, on_round=on_round)
-        finally:
-            np.random.set_state(numpy_state)
+    with torch.random.fork_rng(), contextlib.ExitStack() as kept:
+        kept.callback(np.random.set_state, np.random.get_state())  # the agent seeds the global generators
+        env = InputAdaptiveEnv(learnt, max_price=settings.max_price)
+        transitions = every_decision(learnt, settings, seed=seed)
+        agent = DQN(
+            "MlpPolicy",
+            env,
+            learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            buffer_size=len(transitions.actions),
+            gamma=1.0,
+            target_update_interval=1,  # counted in calls of `train`'s caller: the target is copied each round below
+            policy_kwargs={
+                "net_arch": [settings.hidden],
+                "optimizer_class": torch.optim.AdamW,
+                "optimizer_kwargs": {"weight_decay": settings.weight_decay},
+            },
+            device="cpu",
+            seed=derive_seed(seed, "router") % 2**31,
+        )
+        agent.set_logger(Logger(None, []))
+        buffer = agent.replay_buffer
+        assert buffer is not None
+        buffer.observations[:, 0] = transitions.observations
+        buffer.next_observations[:, 0] = transitions.next_observations
+        buffer.actions[:, 0, 0], buffer.rewards[:, 0] = transitions.actions, transitions.rewards
+        buffer.dones[:, 0] = transitions.dones
+        buffer.pos, buffer.full = 0, True
+        classes = learnt.probabilities.shape[2]
+        best, best_return = _router_of(agent, classes, settings), -np.inf
+        for number in range(1, settings.rounds + 1):
+            agent.train(settings.steps, settings.batch_size)
+            agent.q_net_target.load_state_dict(agent.q_net.state_dict())
+            router = _router_of(agent, classes, settings)
+            found = mean_return(router, held_out)
+            if found > best_return:
+                best, best_return = router, found
+            if on_round is not None:
+                on_round(number, found)
     return best
 
 
@@ -97,53 +129,6 @@ def mean_return(router: LearnedRouter, answers: LevelAnswers) -> float:
         found = figures_of(follow(router.at_price(float(price)), answers), answers)
         returns.append(found.worth - price * found.estimated_latency_ms / largest_ms)
     return float(np.mean(returns))
-
-
-def _trained(
-    learnt: LevelAnswers,
-    held_out: LevelAnswers,
-    settings: RouterSettings,
-    *,
-    seed: int,
-    on_round: Callable[[int, float], None] | None,
-) -> LearnedRouter:
-    env = InputAdaptiveEnv(learnt, max_price=settings.max_price)
-    transitions = every_decision(learnt, settings, seed=seed)
-    agent = DQN(
-        "MlpPolicy",
-        env,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        buffer_size=len(transitions.actions),
-        gamma=1.0,
-        target_update_interval=1,  # counted in calls of `train`'s caller: the target is copied each round below
-        policy_kwargs={
-            "net_arch": [settings.hidden],
-            "optimizer_class": torch.optim.AdamW,
-            "optimizer_kwargs": {"weight_decay": settings.weight_decay},
-        },
-        device="cpu",
-        seed=derive_seed(seed, "router") % 2**31,
-    )
-    agent.set_logger(Logger(None, []))
-    buffer = agent.replay_buffer
-    assert buffer is not None
-    buffer.observations[:, 0], buffer.next_observations[:, 0] = transitions.observations, transitions.next_observations
-    buffer.actions[:, 0, 0], buffer.rewards[:, 0] = transitions.actions, transitions.rewards
-    buffer.dones[:, 0] = transitions.dones
-    buffer.pos, buffer.full = 0, True
-    classes = learnt.probabilities.shape[2]
-    best, best_return = _router_of(agent, classes, settings), -np.inf
-    for number in range(1, settings.rounds + 1):
-        agent.train(settings.steps, settings.batch_size)
-        agent.q_net_target.load_state_dict(agent.q_net.state_dict())
-        router = _router_of(agent, classes, settings)
-        found = mean_return(router, held_out)
-        if found > best_return:
-            best, best_return = router, found
-        if on_round is not None:
-            on_round(number, found)
-    return best
 
 
 @dataclass(frozen=True)
@@ -172,22 +157,10 @@ def every_decision(answers: LevelAnswers, settings: RouterSettings, *, seed: int
         for level in range(levels - 1):
             for action in range(levels):
                 routed = dynamics.advance(level, action, every, price_of(share, settings.max_price))
-                parts.append(
-                    Transitions(
-                        seen[level],
-                        np.full(images, action),
-                        np.asarray(routed.rewards, dtype=np.float32),
-                        seen[routed.level],
-                        np.full(images, float(routed.done), dtype=np.float32),
-                    )
-                )
-    return Transitions(
-        np.concatenate([part.observations for part in parts]),
-        np.concatenate([part.actions for part in parts]),
-        np.concatenate([part.rewards for part in parts]),
-        np.concatenate([part.next_observations for part in parts]),
-        np.concatenate([part.dones for part in parts]),
-    )
+                done = np.full(images, float(routed.done), dtype=np.float32)
+                rewards = np.asarray(routed.rewards, dtype=np.float32)
+                parts.append((seen[level], np.full(images, action), rewards, seen[routed.level], done))
+    return Transitions(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _router_of(agent: DQN, classes: int, settings: RouterSettings) -> LearnedRouter:

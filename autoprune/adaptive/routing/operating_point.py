@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
+from autoprune.adaptive.figures.schema import BudgetFigures, RouterName
 from autoprune.adaptive.file.export import RouterNodes
 from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
 from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
@@ -11,7 +12,6 @@ from autoprune.adaptive.routing.routing import (
     LevelAnswers,
     RoutedFigures,
     Router,
-    best_within,
     by_confidence,
     cascade_points,
     figures_of,
@@ -21,7 +21,6 @@ from autoprune.config import RunConfig
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed
 
-RouterName = Literal["cascade", "learned"]
 PRICES = 240  # of time, at which the learned router is tried: as many as a cascade of two levels has thresholds
 BUDGETS = 5  # at which the routers are compared
 ROUNDING = 1e-6  # of a mean of float32
@@ -112,18 +111,9 @@ def _learned_point(router: LearnedRouter, price: float, answers: LevelAnswers) -
     )
 
 
-@dataclass(frozen=True)
-class AtBudget:
-    """The best operating point of a router within a mean latency, as the search split tells, and what it does then."""
-
-    budget_ms: float
-    router: RouterName
-    figures: RoutedFigures  # on other images
-
-
 def at_budgets(
     points: Sequence[OperatingPoint], others: LevelAnswers, decision_ms: Mapping[RouterName, float]
-) -> tuple[AtBudget, ...]:
+) -> tuple[BudgetFigures, ...]:
     """For each of `BUDGETS` mean latencies, evenly between the cheapest point and the one worth most, both routers.
 
     A point is chosen by its figures on the images it was made on; `others` are answers to images that no router has
@@ -136,8 +126,17 @@ def at_budgets(
     for number in range(1, BUDGETS + 1):
         budget_ms = cheapest + span * number / (BUDGETS + 1)
         for name in get_args(RouterName):
-            point = best_within([point for point in points if point.name == name], budget_ms)
-            if point is not None:
+            own = [point for point in points if point.name == name and point.figures.estimated_latency_ms <= budget_ms]
+            if own:
+                point = min(own, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
                 costed = replace(others, router_ms=decision_ms[name])
-                found.append(AtBudget(budget_ms, name, figures_of(follow(point.router, costed), costed)))
+                figures = figures_of(follow(point.router, costed), costed)
+                found.append(
+                    BudgetFigures(
+                        budget_ms=budget_ms,
+                        router=name,
+                        test_accuracy=figures.accuracy,
+                        estimated_latency_ms=figures.estimated_latency_ms,
+                    )
+                )
     return tuple(found)

@@ -4,10 +4,11 @@ An input runs the smallest level first. A router sees that answer and either sto
 next; so on until it stops or the largest level has run. Everything that ran is paid for.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,40 +210,24 @@ def cascades(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
     ]
     return tuple(
         CascadePoint(thresholds, figures_of(follow(by_confidence(thresholds), answers), answers))
-        for thresholds in _combinations(grids)
+        for thresholds in itertools.product(*(grid.tolist() for grid in grids))
     )
 
 
 def cascade_points(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
     """The cascades that no other one beats in both worth and mean latency, the fastest first."""
-    return tuple(_front(cascades(answers)))
+    return tuple(
+        front_of(cascades(answers), of=lambda point: (point.figures.estimated_latency_ms, point.figures.worth))
+    )
 
 
-class Judged(Protocol):
-    """A router with what it comes to."""
-
-    @property
-    def figures(self) -> RoutedFigures: ...
+Point = TypeVar("Point")
 
 
-AnyJudged = TypeVar("AnyJudged", bound=Judged)
-
-
-def best_within(points: Sequence[AnyJudged], budget_ms: float) -> AnyJudged | None:
-    """The one of `points` that is worth most of those whose mean latency is at most `budget_ms`, of equals the fastest;
-    None if none is within it."""
-    allowed = [point for point in points if point.figures.estimated_latency_ms <= budget_ms]
-    return max(allowed, key=lambda point: (point.figures.worth, -point.figures.estimated_latency_ms), default=None)
-
-
-def _combinations(grids: Sequence[NDArray[np.float64]]) -> list[tuple[float, ...]]:
-    meshes = np.meshgrid(*grids, indexing="ij")
-    return [tuple(row) for row in np.stack([mesh.ravel() for mesh in meshes], axis=1).tolist()]
-
-
-def _front(points: Sequence[CascadePoint]) -> list[CascadePoint]:
-    front: list[CascadePoint] = []
-    for point in sorted(points, key=lambda point: (point.figures.estimated_latency_ms, -point.figures.worth)):
-        if not front or point.figures.worth > front[-1].figures.worth:
+def front_of(points: Sequence[Point], *, of: Callable[[Point], tuple[float, float]]) -> list[Point]:
+    """Those that no other one beats in both the latency and the worth `of` it, the fastest first."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (of(point)[0], -of(point)[1])):
+        if not front or of(point)[1] > of(front[-1])[1]:
             front.append(point)
     return front
