@@ -154,10 +154,12 @@ def test_overrides_are_of_the_same_keys_wherever_the_file_has_them(
     assert (search.finalists, search.settings, search.agent) == (finalists, settings, agent)
 
 
-def test_the_last_override_holds_and_names_the_mistake(tmp_path: Path) -> None:
-    overrides = ("advanced.search.finalists=3", "search.finalists=2")
-    assert read(NEW, tmp_path, *overrides).search.finalists == 2
-    assert read(NEW, tmp_path, *reversed(overrides)).search.finalists == 3
+def test_an_override_holds_and_names_the_mistake(tmp_path: Path) -> None:
+    for override in ("advanced.search.finalists=3", "search.finalists=3"):
+        assert read(NEW, tmp_path, override).search.finalists == 3
+    assert "-o search.finalists: is set twice" in refused(
+        NEW, tmp_path, "search.finalists=2", "advanced.search.finalists=3"
+    )
     assert "run.yaml: search.finalists: must be" in refused(NEW, tmp_path, "search.finalists=0")
     assert "run.yaml: advanced.search.finalists: must be" in refused(OLD, tmp_path, "advanced.search.finalists=0")
     for override, said in (

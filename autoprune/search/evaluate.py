@@ -93,8 +93,7 @@ class Evaluator:
 
     def told(self, merit: float) -> str:
         """What a network came to, by the main metric's own name and sign."""
-        name, metric = self.original_metric
-        return told_merit(merit, name, higher_is_better=metric.higher_is_better, is_share=metric.is_share)
+        return told_merit(merit, *self.original_metric)
 
     def score_model(self, model: nn.Module) -> Score:
         """The complete score of any network of these images, as it stands; it is left in evaluation mode."""

@@ -31,6 +31,9 @@ class Metric:
         return replace(self, value=max(self.value - doubt, 0.0))
 
 
+SHARE = Metric(0.0, is_share=True)
+
+
 def shown_metric(value: float, *, is_share: bool, digits: int = 2) -> str:
     """As people read it: a share in percent."""
     return f"{value:.{digits}%}" if is_share else f"{value:.4g}"
@@ -41,11 +44,10 @@ def called(name: str) -> str:
     return "accuracy" if name == "top1" else name
 
 
-def told_merit(merit: float, name: str = "top1", *, higher_is_better: bool = True, is_share: bool = True) -> str:
-    """A metric by its own name and sign, as "accuracy 91.23%", of its value with the sign that makes higher ones
-    better."""
-    value = shown_metric(merit if higher_is_better else -merit, is_share=is_share)
-    return f"{called(name)} {value}{direction(higher_is_better)}"
+def told_merit(merit: float, name: str = "top1", like: Metric = SHARE) -> str:
+    """A merit by the metric's own name and sign: "accuracy 91.23%", "error 0.02, lower is better"."""
+    value = shown_metric(merit if like.higher_is_better else -merit, is_share=like.is_share)
+    return f"{called(name)} {value}{direction(like.higher_is_better)}"
 
 
 def direction(higher_is_better: bool) -> str:

@@ -9,7 +9,7 @@ from autoprune.config import AugmentConfig
 from autoprune.data import DataInfo, ImageSplit, normalise, views
 from autoprune.store.score import told_merit
 from autoprune.tasks.classification import CLASSIFICATION
-from autoprune.tasks.judging import main_metric, mean_of, merits_of
+from autoprune.tasks.judging import main_metric, mean_of, merits_of, metric_of
 from autoprune.tasks.task import PerExample, Task
 
 EVALUATION_BATCH = 500
@@ -32,12 +32,13 @@ class Judge:
 
     def each(self, model: nn.Module) -> PerExample:
         """What it comes to for each image, (N,)."""
-        self.name, self._last = main_metric(self._task, outputs_of(model, self._split, self._info), self._targets)
-        return self._last
+        self.name, found = main_metric(self._task, outputs_of(model, self._split, self._info), self._targets)
+        self._last = metric_of(found)
+        return found
 
     def told(self, merit: float) -> str:
         """What a network came to, by the metric's own name and sign; one must have been judged."""
-        return told_merit(merit, self.name, higher_is_better=self._last.higher_is_better, is_share=self._last.is_share)
+        return told_merit(merit, self.name, self._last)
 
     @cached_property
     def _targets(self) -> Tensor:
