@@ -50,10 +50,8 @@ def _calls(axes: Axes, result: BenchResult) -> None:
         longest = max(longest, float(np.percentile(times_ms, SHOWN_PERCENTILE)))
         axes.plot(times_ms, np.arange(1, len(times_ms) + 1) / len(times_ms), color=colour, label=file.name)
         axes.axvline(shown.quiet_ms, color=colour, linestyle=":", linewidth=1)
-    axes.set_xlim(right=longest)
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("time of a call (ms); dotted: undisturbed")
-    axes.set_ylabel("share of calls as fast or faster")
+    axes.set(xlim=(None, longest), ylim=(0, 1))
+    axes.set(xlabel="time of a call (ms); dotted: undisturbed", ylabel="share of calls as fast or faster")
     axes.legend(loc="lower right")
 
 
@@ -65,7 +63,5 @@ def _throughput(axes: Axes, result: BenchResult) -> None:
         axes.plot(sizes, [point.images_per_s for point in points], "o-", color=colour, label=name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("images/s, undisturbed")
+    axes.set(ylim=(0, None), xlabel="batch size", ylabel="images/s, undisturbed")
     axes.legend(loc="best")

@@ -89,10 +89,8 @@ def _draw_staircase(axes: Axes, staircase: Staircase, colours: Mapping[str, str]
     axes.plot(widths, times_ms, "o", color=colours["accent"], markersize=2.8, label="width")
     rungs = [(width, ms) for width, ms in staircase.points if width in staircase.rungs]
     axes.plot(*zip(*rungs, strict=True), "D", color=colours["best"], markersize=6, label="rung of the ladder")
-    axes.set_xlabel("channels kept")
-    axes.set_ylabel("time of the layers it touches (ms)")
-    axes.set_xlim(0, staircase.channels * 1.03)
-    axes.set_ylim(0, max(times_ms) * 1.08)
+    axes.set(xlabel="channels kept", ylabel="time of the layers it touches (ms)")
+    axes.set(xlim=(0, staircase.channels * 1.03), ylim=(0, max(times_ms) * 1.08))
 
 
 def _draw_validation(axes: Axes, validation: LatencyValidation, colours: Mapping[str, str]) -> None:
@@ -100,7 +98,4 @@ def _draw_validation(axes: Axes, validation: LatencyValidation, colours: Mapping
     ends = (min(*predicted_ms, *measured_ms) * 0.96, max(*predicted_ms, *measured_ms) * 1.04)
     axes.plot(ends, ends, "-", color=colours["muted"], linewidth=0.9, label="equal")
     axes.plot(predicted_ms, measured_ms, "o", color=colours["accent"], markersize=4.2, label="random policy")
-    axes.set_xlabel("predicted latency (ms)")
-    axes.set_ylabel("measured latency of the file (ms)")
-    axes.set_xlim(*ends)
-    axes.set_ylim(*ends)
+    axes.set(xlabel="predicted latency (ms)", ylabel="measured latency of the file (ms)", xlim=ends, ylim=ends)

@@ -53,13 +53,10 @@ def keep_chart(groups: Sequence[GroupWidths]) -> str:
             text = f"{group.kept} / {group.of}" if group.kept else "gone"
             axes.text(1.02, row, text, va="center", fontsize=8, color=COLOURS["ink"])
         axes.set_yticks(rows, [shorten(group.name) for group in groups], color=COLOURS["ink"])
-        axes.set_ylim(len(groups) - 0.5, -0.5)
-        axes.set_xlim(0, 1.18)
+        axes.set(xlim=(0, 1.18), ylim=(len(groups) - 0.5, -0.5), xlabel="channels kept")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25%", "50%", "75%", "100%"])
-        axes.set_xlabel("channels kept")
         axes.grid(visible=False)
-        axes.spines["left"].set_visible(False)
-        axes.spines["bottom"].set_visible(False)
+        axes.spines[["left", "bottom"]].set_visible(False)
         return as_svg(figure, name="keep", description=f"Share of channels kept in each of {len(groups)} groups")
 
 

@@ -74,8 +74,7 @@ def new_axes(height_in: float = HEIGHT_IN) -> tuple[Figure, Axes]:
 
 
 def label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.ticklabel_format(useOffset=False)
     if xlabel in ("episode", "epoch"):
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
