@@ -23,6 +23,7 @@ from autoprune.tracing.told import Trace
 from autoprune.tracing.tracer import trace
 
 AXES: tuple[Axis, ...] = ("in", "out")
+Sides = tuple[tuple[str, Axis], ...]  # (layer, side) each
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,12 @@ def count_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
 
 @dataclass(frozen=True)
 class _Part:
-    """Parameters or MACs that no layer's shape covers: `each` for every combination of channels of some sides."""
+    """MACs and parameters of a module for every combination of channels of some sides, its own or other layers'."""
 
     owner: str
-    each: int
-    sides: tuple[tuple[str, Axis], ...]
+    sides: Sides
+    macs: int
+    params: int
 
 
 class CutShapes:
@@ -149,9 +151,6 @@ class CutShapes:
                 self._fixed.setdefault(side, side_channels(model, member))
                 self._fixed[side] -= len(member.local)
                 self._brings.setdefault(side, []).append((group.name, cumulative))
-        cut = _CutDimensions(elastic)
-        self._params, self._other_params = self._loose_params(model, cut)
-        self._macs, self._repeats = self._loose_macs(model, cut, input_shape)
         # The groups that a layer's shape depends on, and what was worked out for their widths before.
         self.owners: dict[str, tuple[str, ...]] = {
             name: tuple(dict.fromkeys(group for axis in AXES for group in self.side_owners(name, axis)))
@@ -159,53 +158,23 @@ class CutShapes:
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
         self._elastic, self._input_shape = elastic, input_shape
+        self._parts = self._parts_of(model, _CutDimensions(elastic))
         self._counted: dict[PruningPolicy, Cost] = {}
         self._is_exact = all(self._summed(policy) == self._count(policy) for policy in _trial_policies(elastic))
 
-    def _loose_params(self, model: nn.Module, cut: "_CutDimensions") -> tuple[list[_Part], int]:
-        """Parameters beside those of the layers with shapes: those that depend on a policy, and the number of others.
-
-        A tied weight is counted once, so that a layer that has it from another gives it back.
-        """
-        covered = {id(tensor) for name in self.original for tensor in _own_weights(model, name)}
-        parts: Counter[tuple[str, tuple[tuple[str, Axis], ...]]] = Counter()
-        others = 0
-        in_branches = {name for _, branch in self._branches for name in branch}
-        counted: set[int] = set()
-        for name, parameter in model.named_parameters():
-            if id(parameter) not in covered:
-                each, sides = cut.of(parameter)
-                if sides or name.rpartition(".")[0] in in_branches:
-                    parts[name.rpartition(".")[0], sides] += each
-                else:
-                    others += each
-        for name in self.original:
-            for tensor in _own_weights(model, name):
-                if id(tensor) in counted:
-                    each, sides = cut.of(tensor)
-                    parts[name, sides] -= each
-                counted.add(id(tensor))
-        return [_Part(owner, each, sides) for (owner, sides), each in parts.items()], others
-
-    def _loose_macs(
-        self, model: nn.Module, cut: "_CutDimensions", input_shape: tuple[int, int, int]
-    ) -> tuple[list[_Part], dict[str, int]]:
-        """MACs beside those of the layers with shapes, and for layers that run several times, those of all their runs
-        for each weight."""
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        parts: list[_Part] = []
-        per_weight: Counter[str] = Counter()
-        for product in _traced(model, input_shape).products:
-            if product.module in self.original:
-                weights = self.original[product.module].macs // math.prod(self.original[product.module].out_size)
-                per_weight[product.module] += product.macs // weights if weights else 0
-                continue
-            weight = tensors.get(product.weight or "")
-            _, sides = (1, ()) if weight is None else cut.of(weight)
-            whole = math.prod(self._fixed[side] + sum(brings[-1] for _, brings in self._brings[side]) for side in sides)
-            parts.append(_Part(product.module, product.macs // whole, sides))
-        repeats = {name: runs for name, runs in per_weight.items() if runs != math.prod(self.original[name].out_size)}
-        return parts, repeats
+    def _parts_of(self, model: nn.Module, cut: "_CutDimensions") -> list[_Part]:
+        params: Counter[tuple[str, Sides]] = Counter()
+        for name, parameter in model.named_parameters():  # a tied one is there once
+            each, sides = cut.of(parameter)
+            params[name.rpartition(".")[0], sides] += each
+        macs: Counter[tuple[str, Sides]] = Counter()
+        tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+        for product in _traced(model, self._input_shape).products:
+            weight = tensors.get(product.weight or f"{product.module}.weight")
+            each, sides = (1, ()) if weight is None else cut.of(weight)
+            whole = 1 if weight is None else weight.numel()
+            macs[product.module, sides] += product.macs * each // max(whole, 1)
+        return [_Part(*key, macs[key], params[key]) for key in dict.fromkeys((*macs, *params))]
 
     def layer(self, name: str, channels: Mapping[str, int]) -> LayerShape:
         """Shape of one layer; `channels` must name the groups that own it."""
@@ -240,39 +209,31 @@ class CutShapes:
         return self._less_options(self._counted[policy], policy)
 
     def _less_options(self, cost: Cost, policy: PruningPolicy) -> Cost:
-        macs, params = float(cost.macs), float(cost.params)
+        macs, params, channels = float(cost.macs), float(cost.params), policy.as_dict()
         layers: Mapping[str, LayerShape] = self.layers(policy) if self._elastic.options else {}
         for option in self._elastic.options:
             if (layer := layers.get(option.layer)) is not None:
                 gone = 1.0 - option.kind.left(option.size_in(policy))
-                macs, params = macs - gone * self._all_macs(option.layer, layer), params - gone * layer.weights
+                own = [part for part in self._parts if part.owner == option.layer]
+                macs -= gone * sum(part.macs * self._combinations(part, channels) for part in own)
+                params -= gone * layer.weights
         return Cost(round(macs), round(params))
-
-    def _all_macs(self, name: str, layer: LayerShape) -> int:  # of all its runs
-        positions = math.prod(layer.out_size)
-        return layer.macs // positions * self._repeats.get(name, positions)
 
     def _count(self, policy: PruningPolicy) -> Cost:
         return count_cost(self._elastic.cut(policy), self._input_shape)
 
     def _summed(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()
-        macs, params = 0, self._other_params
         gone = self.gone_layers(channels)
-        for name in self.original:
-            if name not in gone:
-                layer = self.layer(name, channels)
-                macs += self._all_macs(name, layer)
-                params += layer.params
-        macs += self._sum(self._macs, channels, gone)
-        return Cost(macs, params + self._sum(self._params, channels, gone))
+        macs, params = 0, 0
+        for part in self._parts:
+            if part.owner not in gone:
+                combinations = self._combinations(part, channels)
+                macs, params = macs + part.macs * combinations, params + part.params * combinations
+        return Cost(macs, params)
 
-    def _sum(self, parts: list[_Part], channels: Mapping[str, int], gone: frozenset[str]) -> int:
-        return sum(
-            part.each * math.prod(self._side(name, axis, channels) for name, axis in part.sides)
-            for part in parts
-            if part.owner not in gone
-        )
+    def _combinations(self, part: _Part, channels: Mapping[str, int]) -> int:
+        return math.prod([self._side(name, axis, channels) for name, axis in part.sides])
 
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))
@@ -300,17 +261,11 @@ class _CutDimensions:
                 for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
                     self._sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
 
-    def of(self, tensor: Tensor) -> tuple[int, tuple[tuple[str, Axis], ...]]:
+    def of(self, tensor: Tensor) -> tuple[int, Sides]:
         """How many elements there are for each combination of channels of some sides, and these sides."""
         cut = self._sides.get(id(tensor), {})
         rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in cut)
         return rest, tuple(side for _, side in sorted(cut.items()))
-
-
-def _own_weights(model: nn.Module, name: str) -> list[nn.Parameter]:
-    """Weight and bias of a layer with a shape."""
-    own = model.get_submodule(name)._parameters
-    return [tensor for field in ("weight", "bias") if (tensor := own.get(field)) is not None]
 
 
 def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:

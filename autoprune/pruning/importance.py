@@ -156,7 +156,7 @@ def _with_gradients(model: nn.Module, images: Tensor, labels: Tensor, task: Task
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    for batch, truth in zip(images.split(TAYLOR_BATCH), labels.split(TAYLOR_BATCH), strict=True):
+    for batch, truth in zip(torch.split(images, TAYLOR_BATCH), torch.split(labels, TAYLOR_BATCH), strict=True):
         outputs = model(batch)
         loss = task.loss(outputs, targets_of(task, truth, outputs.detach()), smoothing=0.0) * (len(batch) / len(images))
         loss.backward()  # type: ignore[no-untyped-call]

@@ -67,5 +67,5 @@ def outputs_of(model: nn.Module, split: ImageSplit, info: DataInfo) -> Tensor:
     """(N, ...) float32, of all images of `split`; the model is left in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        batches = split.images.split(EVALUATION_BATCH)
+        batches = torch.split(split.images, EVALUATION_BATCH)
         return torch.cat([model(normalise(images, info)).float() for images in batches])
