@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoprune.config import RunConfig
 from autoprune.data import SearchData
-from autoprune.models import load_tensor_state, tensor_state
+from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.search.prepare import Measured, Prepared, prepare
 from autoprune.search.problem import SearchProblem
 from autoprune.steps.subject import Subject, load_subject
