@@ -46,7 +46,7 @@ class LayerwisePruningEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]
         return observe(self.problem, self._state), {}
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        """Take the next decision; `info["channels"]` is what it keeps.
+        """Take the next decision; `info["channels"]` is what it keeps, or the size of a layer's option.
 
         Raises `ResetNeeded` outside of an episode, and `InvalidAction` for an action of another shape or type, or one
         that is not finite: nothing is decided then.

@@ -26,7 +26,7 @@ from autoprune.results.run import RunResult, parse_result
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
-from autoprune.steps.final import Comparison, FileJudge, target_met
+from autoprune.steps.final import BeforeAndAfter, FileJudge, target_met
 from autoprune.steps.max_drop import cost_ratio, floor_ratio, problem_at
 from autoprune.steps.subject import load_subject
 from autoprune.store.trials import TrialStore
@@ -121,12 +121,12 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
 def test_the_target_is_met_by_what_holds_and_costs_less(whole: Path) -> None:
     result, target = result_of(whole), load_config(whole / "config.yaml").target[0]
     speedup = PairedRatio(1.0, (1.0, 1.0), 2)
-    cheaper = Comparison(result.original, result.pruned, speedup)
-    dearer = Comparison(result.pruned, result.original, speedup)
+    cheaper = BeforeAndAfter(result.original, result.pruned, speedup)
+    dearer = BeforeAndAfter(result.pruned, result.original, speedup)
     trials = tuple(trial.model_copy(update={"kept": not trial.accepted}) for trial in result.search.max_drop_trials)
     assert target_met(target, cheaper, result.search)
     assert not target_met(target, dearer, result.search)
-    assert not target_met(target, Comparison(result.original, result.original, speedup), result.search)
+    assert not target_met(target, BeforeAndAfter(result.original, result.original, speedup), result.search)
     assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": trials}))
     assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": ()}))
 

@@ -8,7 +8,7 @@ from autoprune.adaptive.levels.choice import LEVELS, MIXTURES
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.steps import STAGES, adaptive_model
-from autoprune.config import CLASSIFICATION, ROUTES_BY_CLASS, RunConfig, TargetConfig, check_options
+from autoprune.config import CLASSIFICATION_NAME, ROUTES_BY_CLASS, RunConfig, TargetConfig, check_options
 from autoprune.config.unused import Job
 from autoprune.errors import ConfigError
 from autoprune.foundation.progress import stages
@@ -30,7 +30,7 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
             write_adaptive_report(run_dir)
         clean_finished(run_dir)
         return result
-    if config.task != CLASSIFICATION:
+    if config.task != CLASSIFICATION_NAME:
         raise ConfigError(f"task={config.task}: {ROUTES_BY_CLASS}")
     check_options(config, adapts=True)
     check_search(config)

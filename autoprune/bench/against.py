@@ -130,7 +130,7 @@ def check_comparable(saved: SavedBench, *, backend: str, device: Device, subject
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BenchComparison:
     """All files that are in both runs, in today's order, and how much slower the machine itself is."""
 
     changes: tuple[Change, ...]
@@ -144,7 +144,7 @@ class Comparison:
         return tuple(change for change in self.changes if change.slower)
 
 
-def compare(saved: SavedBench, result: BenchResult) -> Comparison:
+def compare(saved: SavedBench, result: BenchResult) -> BenchComparison:
     now, then = result.bench.machine, saved.machine
     ratio, ratio_ci95 = ratio_of_intervals(
         now.yardstick_quiet_ms, now.yardstick_quiet_ms_ci95, then.yardstick_quiet_ms, then.yardstick_quiet_ms_ci95
@@ -156,14 +156,14 @@ def compare(saved: SavedBench, result: BenchResult) -> Comparison:
         judge(file, files[file.name], allowed_ratio=allowed, noisy=noisy) for file in result.files if file.name in files
     )
     not_saved = tuple(file.name for file in result.files if file.name not in files)
-    return Comparison(changes, not_saved, ratio, ratio_ci95, allowed)
+    return BenchComparison(changes, not_saved, ratio, ratio_ci95, allowed)
 
 
-def against_json(saved: SavedBench, comparison: Comparison) -> dict[str, Any]:
+def against_json(saved: SavedBench, comparison: BenchComparison) -> dict[str, Any]:
     return {"path": str(saved.path), **asdict(comparison)}
 
 
-def describe(change: Change, comparison: Comparison, saved: SavedBench) -> str:
+def describe(change: Change, comparison: BenchComparison, saved: SavedBench) -> str:
     """One line with both figures, then and now."""
     verdict = "slower than" if change.slower else "not slower than"
     machine = (

@@ -41,7 +41,7 @@ def evaluate(
         raise InputError(f"--split {split}: must be test or search")
     from autoprune.cli.outputs import check_outputs, console_beside, json_file, json_kind, write_figures
     from autoprune.compute.machine import check_machine
-    from autoprune.config import CLASSIFICATION
+    from autoprune.config import CLASSIFICATION_NAME
     from autoprune.config.file import find_config, load_config
     from autoprune.data import load_search_data, load_test_split, tell_repeated
     from autoprune.jobs.evaluate import KIND, check_files, evaluate_files
@@ -52,7 +52,7 @@ def evaluate(
     check_outputs([("--json", json_file(json_to), json_kind(KIND))], [configuration, *files])
     if settings.problem == "toy":
         raise InputError("problem: toy has no images")
-    if settings.task != CLASSIFICATION:
+    if settings.task != CLASSIFICATION_NAME:
         raise InputError(
             f"task={settings.task}: `evaluate` judges classification alone; `result.json` of a run has its metric"
         )

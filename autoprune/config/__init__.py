@@ -1,9 +1,9 @@
 """The configuration of a run: its sections, their keys, and what each may hold."""
 
 from autoprune.config.adaptive import AdaptiveConfig
-from autoprune.config.goals import Metric, RewardConfig, TargetConfig
+from autoprune.config.goals import CostName, RewardConfig, TargetConfig
 from autoprune.config.run import (
-    CLASSIFICATION,
+    CLASSIFICATION_NAME,
     ROUTES_BY_CLASS,
     MeasureConfig,
     RunConfig,
@@ -16,16 +16,16 @@ from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import AugmentConfig, FinetuneConfig, TrainConfig
 
 __all__ = [
-    "CLASSIFICATION",
+    "CLASSIFICATION_NAME",
     "IMPORTANCES",
     "ROUTES_BY_CLASS",
     "SEARCHERS",
     "AdaptiveConfig",
     "AugmentConfig",
+    "CostName",
     "DataConfig",
     "FinetuneConfig",
     "MeasureConfig",
-    "Metric",
     "ModelConfig",
     "RewardConfig",
     "RunConfig",

@@ -6,7 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from autoprune.config.section import Section, Weight, built_in_or_own
 
-Metric = Literal["latency", "energy", "macs", "params"]
+CostName = Literal["latency", "energy", "macs", "params"]
 REWARD_FORMS = ("constrained", "weighted", "amc")
 FormName = Annotated[str, built_in_or_own(REWARD_FORMS, "path/file.py:function")]
 
@@ -15,7 +15,7 @@ class TargetConfig(Section):
     """`max_ratio` of the original's cost, an absolute `max_value` in `unit`, or the least cost at which the fine-tuned
     model loses at most `max_drop` of accuracy on the search split (a fraction: 0.005 is half a point)."""
 
-    metric: Metric = Field(description="what is limited")
+    metric: CostName = Field(description="what is limited")
     max_ratio: float | None = Field(None, gt=0, le=1, description="of the original's cost")
     max_value: float | None = Field(None, gt=0, le=1e18, description="an absolute cost, in `unit`")
     unit: Literal["ms", "us", "mj", "count"] | None = Field(None, description="of max_value")
@@ -48,7 +48,7 @@ class RewardConfig(Section):
         "divergence", description="what a candidate is judged by: divergence from the original, or a metric of the task"
     )
     form: FormName = Field("constrained", description=f"{', '.join(REWARD_FORMS)}, or path/file.py:function")
-    cost: Metric = Field("latency", description="which cost counts, in forms that have one")
+    cost: CostName = Field("latency", description="which cost counts, in forms that have one")
     cost_weight: Weight = Field(0.0, description="of the cost, in form weighted")
 
     @field_validator("accuracy")

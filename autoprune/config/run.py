@@ -14,11 +14,11 @@ from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.errors import ConfigError, shown
 
 RUNTIMES = ("onnxruntime", "openvino")  # those that run exported files
-CLASSIFICATION = "classification"
-TASKS = (CLASSIFICATION,)
+CLASSIFICATION_NAME = "classification"
+TASKS = (CLASSIFICATION_NAME,)
 RuntimeName = Annotated[FileName, built_in_or_own(RUNTIMES)]
 ROUTES_BY_CLASS = (
-    f"an input-adaptive model routes by the probabilities of classes, so that task must be {CLASSIFICATION}"
+    f"an input-adaptive model routes by the probabilities of classes, so that task must be {CLASSIFICATION_NAME}"
 )
 
 
@@ -40,7 +40,7 @@ class RunConfig(Section):
     problem: Literal["model", "toy"] = Field("model", description="toy: a small problem with a known optimum")
     seed: int = Field(0, ge=0, lt=2**31, description="of all chance: the same seed, the same run")
     task: Annotated[FileName, built_in_or_own(TASKS)] = Field(
-        CLASSIFICATION, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory"
+        CLASSIFICATION_NAME, description=f"what the model is for: {', '.join(TASKS)}, or path/file.py:factory"
     )
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
@@ -61,9 +61,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _task_is_used(self) -> "RunConfig":
-        if self.adaptive.enabled and self.task != CLASSIFICATION:
+        if self.adaptive.enabled and self.task != CLASSIFICATION_NAME:
             raise ValueError(f"adaptive.enabled: {ROUTES_BY_CLASS}")
-        if self.problem == "toy" and self.task != CLASSIFICATION:
+        if self.problem == "toy" and self.task != CLASSIFICATION_NAME:
             raise ValueError("task: the toy has no model, and so no outputs to judge")
         return self
 

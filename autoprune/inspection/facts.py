@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from autoprune.config import Metric, SearchConfig
+from autoprune.config import CostName, SearchConfig
 from autoprune.errors import InputError
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
@@ -26,7 +26,7 @@ MOST_NAMES = 8  # in an error message
 
 Role = Literal["makes", "depthwise", "normalises", "reads", "holds"]
 Source = Literal["predicted", "counted", "estimated"]
-UNITS: dict[Metric, tuple[str, Source]] = {
+UNITS: dict[CostName, tuple[str, Source]] = {
     "latency": ("ms", "predicted"),
     "macs": ("count", "counted"),
     "params": ("count", "counted"),
@@ -108,7 +108,7 @@ class LayerFacts:
 class TargetRange:
     """`ceiling` is the original's cost, `floor` that of the smallest policy; no target below the floor can be met."""
 
-    metric: Metric
+    metric: CostName
     unit: str
     source: Source
     ceiling: float
@@ -197,7 +197,7 @@ def assemble(
         for name, shape in shapes.original.items()
     )
     energies_mj = [estimated_energy_mj(work_of(shapes.layers(policy).values())) for policy in (full, smallest)]
-    ranges: dict[Metric, Sequence[float]] = {
+    ranges: dict[CostName, Sequence[float]] = {
         **({} if latency is None else {"latency": (latency.original_ms, latency.smallest_ms)}),
         "macs": (original.macs, least.macs),
         "params": (original.params, least.params),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from autoprune.config import CLASSIFICATION, RunConfig, check_bounds
+from autoprune.config import CLASSIFICATION_NAME, RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
 from autoprune.foundation.factories import short_name
@@ -57,7 +57,7 @@ def compare(
     check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
-    if config.task != CLASSIFICATION and finetune_epochs > 0:
+    if config.task != CLASSIFICATION_NAME and finetune_epochs > 0:
         raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
     run_dir = check_run_dir(root, config, resume=resume)
     needs_weights = "a comparison needs a trained model"

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from autoprune.compute.compute import this_compute
-from autoprune.config import CLASSIFICATION, RunConfig, TargetConfig, check_bounds
+from autoprune.config import CLASSIFICATION_NAME, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.factories import source_of
 from autoprune.foundation.progress import bar
@@ -244,7 +244,7 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     # Without statistics of their own, data are those of runs from before there were such keys.
     unset = {"mean", "std"} if config.data.mean is None else None
     digest.update(config.data.model_dump_json(exclude=unset).encode())
-    if config.task != CLASSIFICATION:
+    if config.task != CLASSIFICATION_NAME:
         digest.update(config.task.encode())
     search = config.search
     digest.update("".join(search.options).encode())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from autoprune.config import Metric
+from autoprune.config import CostName
 from autoprune.errors import InputError, TargetError
 from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
 from autoprune.search.reward import Reward
@@ -35,7 +35,7 @@ class PredictedCost:
     macs: int
     params: int
 
-    def of(self, metric: Metric) -> float:
+    def of(self, metric: CostName) -> float:
         return float(
             {
                 "latency": self.predicted_latency_ms,
@@ -50,7 +50,7 @@ class PredictedCost:
 class Limit:
     """A target in absolute terms: the cost of `metric` must not be above `max_value` (ms, mJ or a count)."""
 
-    metric: Metric
+    metric: CostName
     max_value: float
 
 

@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from autoprune.config import Metric, RewardConfig
+from autoprune.config import CostName, RewardConfig
 from autoprune.errors import InputError, shown
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.store.score import Score
@@ -20,7 +20,7 @@ class Reward:
     """What a candidate is worth: `form` of its score and of its cost in `metric`, as a share of the original's."""
 
     form: RewardForm
-    metric: Metric
+    metric: CostName
 
     def __call__(self, score: Score, *, cost: float, original_cost: float) -> float:
         """Higher is better; the costs are in any one unit. Raises `InputError` for what is no finite number."""

@@ -18,7 +18,8 @@ SCHEMA = 1
 class PruningPolicy:
     """`channels` holds (group name, channels kept) in the model's order. All cuts of a group are nested.
 
-    A group that keeps none is a branch that is gone; which groups are, the model knows.
+    A group that keeps none is a branch that is gone; which groups are, the model knows. A layer with options of its own
+    stands among the groups, with the size of its option for channels kept.
     """
 
     channels: tuple[tuple[str, int], ...]

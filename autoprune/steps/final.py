@@ -47,7 +47,7 @@ METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BeforeAndAfter:
     original: Figures
     pruned: Figures
     speedup: PairedRatio
@@ -132,7 +132,7 @@ def compare_files(
     config: MeasureConfig,
     sensor: Sensor | None = None,
     task: Task = CLASSIFICATION,
-) -> Comparison:
+) -> BeforeAndAfter:
     """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned), `latencies`
     what their latency was measured to be.
 
@@ -165,10 +165,10 @@ def compare_files(
         change=change,
         change_ci95=change_ci95,
     )
-    return Comparison(figures[0], figures[1], speedup(*latencies), accuracy, metric)
+    return BeforeAndAfter(figures[0], figures[1], speedup(*latencies), accuracy, metric)
 
 
-def target_met(target: TargetConfig, comparison: Comparison, search: SearchFigures) -> bool:
+def target_met(target: TargetConfig, comparison: BeforeAndAfter, search: SearchFigures) -> bool:
     """Whether the pruned file's measured figure (of energy without a sensor: the estimate) is within the target.
 
     A target with `max_drop` is met by a file that costs less than the original's and whose model lost no more.
@@ -181,7 +181,7 @@ def target_met(target: TargetConfig, comparison: Comparison, search: SearchFigur
 
 
 def run_result(
-    comparison: Comparison,
+    comparison: BeforeAndAfter,
     *,
     parity_max_abs: float,
     flushed_subnormals: int,
