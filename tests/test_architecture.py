@@ -156,7 +156,7 @@ def pickle_violations(name: str, source: str) -> list[str]:
 
 def judging_violations(name: str, source: str) -> list[str]:
     """How numbers are computed is for `compute` to say, and what outputs mean for a task; only input-adaptive models
-    and agents have outputs of their own kind, `tracing` the names of operators, and an earlier store a column so called.
+    and agents have outputs of their own kind, `tracing` names of operators, an earlier store a column so called.
     """
     part = part_of(name)
     is_free = part in ("tasks", "adaptive", "policies", "tracing") or name == "autoprune.store.earlier"
