@@ -156,9 +156,11 @@ def pickle_violations(name: str, source: str) -> list[str]:
 
 def judging_violations(name: str, source: str) -> list[str]:
     """How numbers are computed is for `compute` to say, and what outputs mean for a task; only input-adaptive models
-    and agents have outputs of their own kind, and `tracing` the names of operators."""
+    and agents have outputs of their own kind, `tracing` names of operators, an earlier store a column so called.
+    """
     part = part_of(name)
-    words = () if part in ("tasks", "adaptive", "policies", "tracing") else OF_CLASSIFIERS
+    is_free = part in ("tasks", "adaptive", "policies", "tracing") or name == "autoprune.store.earlier"
+    words = () if is_free else OF_CLASSIFIERS
     words += () if part == "compute" else OF_DEVICES
     return [f"{name}: {word} is for autoprune.tasks or autoprune.compute" for word in words if word in source]
 

@@ -81,7 +81,7 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
             ("run", "demo", "-o", "search.agnt=ppo"),
             "search: unknown key agnt (did you mean agent?); allowed are agent,",
         ),
-        (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed; allowed are preset, problem, seed,"),
+        (("run", "demo", "-o", "speed=2"), "demo.yaml: unknown key speed (did you mean seed?); allowed are preset,"),
         (
             ("search", "toy", "-o", "search.agent=ppo", "--agent", "td3"),
             "search.agent: is set twice, to 'ppo' and",
