@@ -17,7 +17,7 @@ TOGETHER = 16  # policies that depend on no outcome: so many are asked for at a 
 class ListSearcher:
     """Asks for given policies, in their order."""
 
-    def __init__(self, name: str, policies: Iterable[Policy]) -> None:
+    def __init__(self, brief: Brief, *, name: str, policies: Iterable[Policy]) -> None:
         self.name, self._given = name, 0
         self._policies = iter(policies)
 

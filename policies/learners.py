@@ -246,12 +246,12 @@ class PpoLearner:
         self.agent.train()
 
 
+Learner = OffPolicyLearner | PpoLearner
+
+
 def _net(hidden: int) -> dict[str, Any]:
     """Two hidden layers; Adam in one operation, as a step of so small a net is nearly all overhead."""
     return {"net_arch": [hidden, hidden], "optimizer_kwargs": {"fused": True}}
-
-
-Learner = OffPolicyLearner | PpoLearner
 
 
 class _Spaces(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):

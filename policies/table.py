@@ -40,7 +40,11 @@ def _agent(name: str, settings: type[Any]) -> Kind:
 
 def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]) -> Kind:
     """A heuristic: of the policies that it names, those that meet the limits."""
-    return Kind(NoSettings, lambda brief, _: ListSearcher(name, distinct(brief.problem, policies(brief.problem))))
+
+    def make(brief: Brief, settings: NoSettings) -> ListSearcher:
+        return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
+
+    return Kind(NoSettings, make)
 
 
 KINDS: dict[str, Kind] = {
