@@ -14,7 +14,7 @@ def bring_up(connection: sqlite3.Connection, schema: Sequence[str], trial_column
     """
     connection.create_function("root", 1, lambda number: math.sqrt(number or 0.0))
     columns = {str(row[1]) for row in connection.execute("PRAGMA table_info(trials)")}
-    others = sorted(name for name in columns - {"kl"} if f"{name}_se" in columns and name.isidentifier())
+    others = sorted(name for name in columns - {"kl", "top1"} if f"{name}_se" in columns and name.isidentifier())
     for statement in (
         "CREATE TEMP TABLE earlier AS SELECT * FROM trials",
         "DROP TABLE trials",
