@@ -36,6 +36,15 @@ def test_costs_by_hand(case: str) -> None:
     assert count_cost(model, input_shape) == expected
 
 
+def test_one_number_set_later_is_a_pair() -> None:
+    layer = nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2)
+    for name, value in (("stride", 1), ("padding", 0), ("dilation", 1)):  # as people make a network fit small images
+        setattr(layer, name, value)
+    assert layer_shapes(layer, (3, 4, 4)) == layer_shapes(nn.Conv2d(3, 8, 3), (3, 4, 4))
+    layer.padding = "same"
+    assert count_cost(layer, (3, 4, 4)) == Cost(3_456, 224)
+
+
 def test_resnet20_costs_what_the_paper_s_network_does() -> None:
     model = build_model(ModelSpec("resnet20", 10, 1))
     assert count_cost(model, (1, 28, 28)) == Cost(macs=31_021_952, params=272_186)

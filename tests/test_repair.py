@@ -164,3 +164,12 @@ def test_windows_are_padded_as_the_layer_pads(mode: str, padding: int | str) -> 
         windows = _windows(layer, images, most=10_000)
         found = windows @ layer.weight.flatten(1).T + layer.bias
         torch.testing.assert_close(found.view(4, -1, 3).mT, layer(images).flatten(2))
+
+
+def test_windows_are_those_of_numbers_set_later() -> None:
+    layer = nn.Conv2d(2, 3, 3, stride=2, padding=3)
+    layer.stride, layer.padding = 1, 1  # type: ignore[assignment]
+    images = torch.randn(4, 2, 6, 7)
+    with torch.no_grad():
+        found = _windows(layer, images, most=10_000) @ layer.weight.flatten(1).T + layer.bias
+        torch.testing.assert_close(found.view(4, -1, 3).mT, layer(images).flatten(2))

@@ -88,15 +88,15 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
     def record(name: str, x: Tensor, y: Tensor) -> None:
         module = layers[name]
         if isinstance(module, nn.Conv2d):
-            padding = module.padding if isinstance(module.padding, tuple) else _same_padding(module)
+            padding = _same_padding(module) if isinstance(module.padding, str) else pair(module.padding)
             shapes[name] = LayerShape(
                 "depthwise" if is_depthwise(module) else "conv",
                 module.in_channels,
                 module.out_channels,
-                module.kernel_size,
-                module.stride,
+                pair(module.kernel_size),
+                pair(module.stride),
                 padding,
-                module.dilation,
+                pair(module.dilation),
                 module.groups,
                 (x.shape[-2], x.shape[-1]),
                 (y.shape[-2], y.shape[-1]),
@@ -113,6 +113,11 @@ def layer_shapes(model: nn.Module, input_shape: tuple[int, int, int]) -> dict[st
     with watched(layers, record), torch.no_grad(), evaluation_mode(model):
         model(torch.zeros(1, *input_shape))
     return shapes
+
+
+def pair(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Of a convolution's attributes: PyTorch runs one number, set after the layer was made, as a pair of it."""
+    return (value, value) if isinstance(value, int) else value
 
 
 def count_cost(model: nn.Module, input_shape: tuple[int, int, int]) -> Cost:
@@ -276,4 +281,5 @@ def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:
 def _same_padding(module: nn.Conv2d) -> tuple[int, ...]:
     if module.padding == "valid":
         return (0, 0)
-    return tuple(dilation * (side - 1) // 2 for dilation, side in zip(module.dilation, module.kernel_size, strict=True))
+    sizes = zip(pair(module.dilation), pair(module.kernel_size), strict=True)
+    return tuple(dilation * (side - 1) // 2 for dilation, side in sizes)

@@ -17,6 +17,7 @@ from autoprune.foundation.scratch import scratch_folder
 from autoprune.models.stated_accuracy import stated_accuracy
 from autoprune.models.weight_files import weights_path
 from autoprune.pruning.copies import copied
+from autoprune.pruning.cost import pair
 from autoprune.pruning.groups import guessed_groups
 from autoprune.pruning.plain import bake, check_module, own_copy
 from autoprune.runtimes.find import find_runtime
@@ -33,8 +34,14 @@ BATCHES = (1, 2, 5, 16)  # of real images, the first of the search split
 
 
 def made_plain(model: nn.Module) -> None:
-    """Bake parametrisations in and thaw frozen parameters, in place, and say so."""
+    """In place: parametrisations are baked in and frozen parameters thawed, which is said; convolutions have pairs."""
     check_module(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            for field in ("stride", "dilation"):
+                setattr(layer, field, pair(getattr(layer, field)))
+            if not isinstance(layer.padding, str):
+                layer.padding = pair(layer.padding)
     if baked := bake(model):
         say(f"parametrised weights are baked in, as they act: {_some(baked)}")
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]

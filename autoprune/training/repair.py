@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoprune.pruning.cost import pair
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.forward_pass import evaluation_mode, normalised_layers, watched
 from autoprune.pruning.layers import Axis, is_plain
@@ -139,13 +140,18 @@ def _windows(layer: nn.Conv2d | nn.Linear, x: Tensor, *, most: int) -> Tensor:
 
 
 def _padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """The layer's input with its border as the layer itself makes it."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    return F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+    """The layer's input with its border as the layer itself makes it: of zeros, it goes by `padding` as that is now."""
+    if layer.padding_mode != "zeros":
+        return F.pad(x, layer._reversed_padding_repeated_twice, mode=layer.padding_mode)
+    if isinstance(layer.padding, str):
+        return F.pad(x, layer._reversed_padding_repeated_twice)
+    rows, columns = pair(layer.padding)
+    return F.pad(x, (columns, columns, rows, rows))
 
 
 def _positions(layer: nn.Conv2d, x: Tensor) -> int:
-    return max(1, (x.shape[2] // layer.stride[0]) * (x.shape[3] // layer.stride[1]))
+    rows, columns = pair(layer.stride)
+    return max(1, (x.shape[2] // rows) * (x.shape[3] // columns))
 
 
 def _is_repairable(module: nn.Module) -> bool:
