@@ -69,11 +69,11 @@ def test_limits_move_by_the_error_of_the_prediction_by_hand() -> None:
 
 def test_an_error_is_corrected_where_it_costs_something() -> None:
     """Accuracy, where files are clearly faster than they need be, or the target, where all are too slow for it."""
-    assert Finalists((), 0.9, target_met=True).error_to_correct == 0.9
-    assert Finalists((), 1.1, target_met=False).error_to_correct == 1.1
+    assert Finalists((), 0.9, target_met=True, measured={}).error_to_correct == 0.9
+    assert Finalists((), 1.1, target_met=False, measured={}).error_to_correct == 1.1
     for error in (CLEARLY_FASTER, 1.0, 1.1):  # noise, or some file meets the target all the same
-        assert Finalists((), error, target_met=True).error_to_correct is None
-    assert Finalists((), None, target_met=True).error_to_correct is None
+        assert Finalists((), error, target_met=True, measured={}).error_to_correct is None
+    assert Finalists((), None, target_met=True, measured={}).error_to_correct is None
 
 
 def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_config: Path, tmp_path: Path) -> None:

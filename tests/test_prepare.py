@@ -15,10 +15,11 @@ from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, search_limits
+from autoprune.search.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, scored_as, search_limits
 from autoprune.search.problem import Limit, PredictedCost
 from autoprune.search.racing import FIRST_LOOK
 from autoprune.space.decision import Decision
+from autoprune.steps.choice import FINALISTS_TRIED
 from autoprune.store.trials import TrialStore
 
 CONFIG = RunConfig(
@@ -236,3 +237,12 @@ def test_latency_is_searched_a_little_below_its_target(allowed_ms: float, floor_
     latency, params = search_limits(targets, original, floor=floor)
     assert latency == Limit("latency", pytest.approx(limit_ms))
     assert params == Limit("params", 100)
+
+
+def test_scores_stay_what_they_are_once_steps_were_made_of_them(tmp_path: Path) -> None:
+    """Until then a file that was mended is scored anew."""
+    store = TrialStore(tmp_path / "trials.sqlite")
+    assert [scored_as(found, store) for found in ("one", "two", "one")] == ["one", "two", "one"]
+    store.part("trial 1").keep(FINALISTS_TRIED, 3)
+    assert scored_as("two", TrialStore(store.path)) == "one"
+    assert scored_as("two", None) == "two"

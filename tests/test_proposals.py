@@ -76,7 +76,7 @@ def test_no_proposer_has_more_than_a_handful_and_all_fit(reward: dict[str, Any])
 def test_the_best_of_each_is_shown_and_one_that_was_measured_to_miss_gives_way() -> None:
     found = offered(pruning(1, 2), problem(CountingScorer(), MACS))
     wide, narrow = pruning(2, 6), pruning(2, 2)
-    plain = proposal_figures([found], Finalists((wide,), None, True), wide)
+    plain = proposal_figures([found], Finalists((wide,), None, True, {}), wide)
     assert [proposal.proposer for proposal in plain] == [AGENT, *RIVALS]
     assert plain[0].reward == pytest.approx(-0.7) and not plain[0].taken
     assert [proposal.taken for proposal in plain].count(True) == 1
@@ -92,7 +92,7 @@ def test_the_limits_that_are_missed_are_named_by_hand() -> None:
     within = problem(CountingScorer(), MACS, Limit("latency", 0.07))
     full = pruning(4, 6)
     offer = offered(full, within)
-    predicted = proposal_figures([offer], Finalists((full,), None, True), full)[0]
+    predicted = proposal_figures([offer], Finalists((full,), None, True, {}), full)[0]
     assert predicted.missed == (
         "macs is predicted to be 1.000 of the original's, 0.800 is allowed; "
         "latency is predicted to be 1.000 of the original's, 0.700 is allowed"
@@ -105,7 +105,7 @@ def test_the_limits_that_are_missed_are_named_by_hand() -> None:
 
 def test_of_equals_the_agents_own_is_the_one_that_is_applied() -> None:
     found = offered(pruning(2, 6), problem(CountingScorer(), MACS))
-    shown = proposal_figures([found], Finalists((pruning(2, 6),), None, True), pruning(2, 6))
+    shown = proposal_figures([found], Finalists((pruning(2, 6),), None, True, {}), pruning(2, 6))
     assert shown[0].taken
     assert verdict(shown, remedy="x") is None
 
@@ -113,7 +113,7 @@ def test_of_equals_the_agents_own_is_the_one_that_is_applied() -> None:
 def test_a_later_round_counts_too_and_its_limits_are_those_that_hold() -> None:
     first = offered(pruning(1, 2), problem(CountingScorer(), MACS))
     second = offered(pruning(4, 2), problem(CountingScorer(), Limit("macs", 700)))
-    shown = proposal_figures([first, second], Finalists((pruning(2, 2),), None, True), pruning(2, 2))
+    shown = proposal_figures([first, second], Finalists((pruning(2, 2),), None, True, {}), pruning(2, 2))
     assert (shown[0].reward, shown[0].evaluations) == (pytest.approx(-0.4), 2)
     assert all(proposal.missed is None for proposal in shown)
 

@@ -2,15 +2,22 @@
 
 import multiprocessing
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import torch
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
+from autoprune.errors import RunError
 from autoprune.policies.table import searcher_maker
+from autoprune.prediction import latency_table
 from autoprune.prediction.table_store import TABLE_VARIABLE
 from autoprune.search.executors import Execute, forked, inline
 from autoprune.search.loop import run_search
@@ -40,7 +47,13 @@ def made_elsewhere(recipe: Recipe, policies: Sequence[Policy]) -> Made:
 
 
 def _no_table() -> None:
-    os.environ[TABLE_VARIABLE] = os.devnull  # no SQLite file can be made there
+    """Nor anything that is measured: the shared table cannot be made, and no layer be timed."""
+    os.environ[TABLE_VARIABLE] = os.devnull
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a layer is timed")
+
+    latency_table.measure_layers = refuse
 
 
 def check_same(config: RunConfig, subject: Subject, prepared: Prepared) -> None:
@@ -73,6 +86,36 @@ def test_weights_that_no_file_has_are_in_the_recipe(small_config: Path) -> None:
     check_same(config, subject, prepare(config, subject.model, subject.data))
 
 
+def test_the_checkpoint_need_not_be_there(small_config: Path, tmp_path: Path) -> None:
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    assert config.model.checkpoint is not None
+    copied = tmp_path / "copied.safetensors"
+    shutil.copy(config.model.checkpoint, copied)
+    elsewhere = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": str(copied)})})
+    subject = load_subject(elsewhere)
+    prepared = prepare(elsewhere, subject.model, subject.data)
+    copied.unlink()
+    check_same(elsewhere, subject, prepared)
+
+
+def test_data_alone_came_as_objects(small_config: Path) -> None:
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    given = load_subject(config)
+    subject = load_subject(config, data=given.data, test=given.test)
+    nowhere = config.model_copy(update={"data": config.data.model_copy(update={"name": "gone.py:data"})})
+    check_same(nowhere, subject, prepare(nowhere, subject.model, subject.data))
+
+
+def test_what_was_not_measured_here_is_not_measured_there(small_config: Path) -> None:
+    config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
+    subject = load_subject(config)
+    recipe = Recipe.of(config, subject, prepare(config, subject.model, subject.data))
+    measured = recipe.measured
+    less = replace(measured.latency, layers=dict(list(measured.latency.layers.items())[1:]))
+    with pytest.raises(RunError, match="a layer was not measured where the search runs"):
+        replace(recipe, measured=replace(measured, latency=less)).make()
+
+
 def test_objects_are_in_the_recipe(small_config: Path) -> None:
     config = load_config(small_config, ["target={metric: macs, max_ratio: 0.9}"])
     given = load_subject(config)
@@ -97,6 +140,7 @@ class FreshProcesses:
 def _begin(recipe: Recipe) -> None:
     global _problem
     _no_table()
+    torch.set_num_threads(1)  # sums of several threads round otherwise
     _problem = recipe.make()
 
 
@@ -123,7 +167,12 @@ def test_the_same_seed_finds_the_same_whoever_looks(small_config: Path) -> None:
         result = run_search(make, unknown, max_evaluations=12, seed=3, execute=execute)
         return [(outcome.policy, outcome.reward, outcome.score.look) for outcome in result.outcomes]
 
-    here = found_by(inline)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        here = found_by(inline)
+    finally:
+        torch.set_num_threads(threads)
     assert len(here) >= 12
     assert found_by(forked(2)) == here
     assert found_by(fresh) == here

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ FACTS: dict[str, object] = {
     "energy": {"pj_per_mac": 4.6, "pj_per_value_moved": 100.0, "mj_per_call": 0.0},
     "files_timed": {"policies": ["{}"], "latency_error": 1.1, "target_met": True, "measured": {"{}": 0.98}},
     "finalists": {P: 0.1},
+    "narrowed": {"steps": [{"policy": {"a": 1}, "text": "a 2 -> 1"}], "settled": False},
     "levels": [{"a": 1}, {"a": 2}],
     "mixtures": [{"levels": [0, 1], "holds": True, "worth": 0.9, "estimated_latency_ms": 0.2}],
     "finetune_log": [{"epoch": 1, "train_loss": 0.5, "search_accuracy": 0.9, "learning_rate": 0.01}],
@@ -152,6 +154,22 @@ def test_what_a_step_leaves_is_kept_and_replaced(tmp_path: Path) -> None:
     for value in ({"a": (1,)}, {"a": (2,)}):
         store.keep(WIDTHS, value)
         assert TrialStore(store.path).kept(WIDTHS) == value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_could_not_be_read_again_is_not_kept(tmp_path: Path, value: float) -> None:
+    store = TrialStore(tmp_path / "trials.sqlite")
+    with pytest.raises(RunError, match=r"shares: cannot be kept \('a': "):
+        store.keep(Kept("shares", TypeAdapter(dict[str, float])), {"a": value})
+    assert not store.holds_more_than(())
+
+
+def test_whether_other_steps_have_left_something(tmp_path: Path) -> None:
+    store = TrialStore(tmp_path / "trials.sqlite")
+    store.keep(WIDTHS, {})
+    assert not store.holds_more_than([WIDTHS])
+    store.part("trial 1").part("corrected").keep(replace(WIDTHS, name="other"), {})
+    assert store.holds_more_than([WIDTHS])
 
 
 def test_a_step_is_done_once(tmp_path: Path) -> None:
@@ -330,11 +348,17 @@ BROKEN_FACTS: dict[str, tuple[str, ...]] = {
         latency(layers={LAYER.key: -1.0}),
         latency(layers={"{}": 1.0}),
         latency(fit={"offset_ms": 0.1}),
+        latency(fit=FIT | {"cold_shar": 0.1}),
         *(latency(ladders=ladders) for ladders in ({"a": []}, {"a": [1.5]}, {"a": [-1]}, [])),
     ),
     "energy": ('{"pj_per_mac": "much", "pj_per_value_moved": 1}', "[1]"),
     "finalists": ('{"p": null}', "[]"),
-    "files_timed": ('{"policies": [], "latency_error": 1, "target_met": true, "measured": {}}', "[]"),
+    "narrowed": ("{}", '{"steps": []}', '{"settled": true}', '{"steps": [["a 4 -> 3"]], "settled": true}'),
+    "files_timed": (
+        '{"policies": ["{}"], "latency_error": 1, "target_met": true}',
+        '{"policies": [], "latency_error": 1, "target_met": true, "measured": {}}',
+        "[]",
+    ),
     "levels": ("[]", '[{"a": -1}]', "7", '[["a", 1]]'),
     "mixtures": ("[]", '[{"levels": []}]', "{}"),
     "trial 1: verdict": ('{"of": "another module"}',),
@@ -342,6 +366,7 @@ BROKEN_FACTS: dict[str, tuple[str, ...]] = {
         '[{"epoch": 1}]',
         "{}",
         '[{"epoch": 1, "train_loss": 1, "search_accuracy": "high", "learning_rate": 1}]',
+        '[{"epoch": -1, "train_loss": 1, "search_accuracy": 1, "learning_rate": 1}]',
     ),
 }
 

@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -20,6 +21,7 @@ from autoprune.results.comparison import Comparison, Final, Progress, Search, eq
 from autoprune.results.run import MetricValue
 from autoprune.search.executors import usual
 from autoprune.search.loop import run_search
+from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
@@ -60,9 +62,12 @@ def compare(
     if config.task != CLASSIFICATION_NAME and finetune_epochs > 0:
         raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
     run_dir = check_run_dir(root, config, resume=resume)
-    needs_weights = "a comparison needs a trained model"
-    with problem_of(config, run_dir, Job("compare"), needs_weights=needs_weights) as (place, problem, context):
-        searches = [_searched(problem, place, name, seed) for seed in range(seeds) for name in searchers]
+    all_searches = [(name, seed) for seed in range(seeds) for name in searchers]
+    steps: tuple[Kept[Any], ...] = (*PREPARED, *(_kept(name, seed) for name, seed in all_searches))
+    with problem_of(
+        config, run_dir, Job("compare"), needs_weights="a comparison needs a trained model", steps=steps
+    ) as (place, problem, context):
+        searches = [_searched(problem, place, name, seed) for name, seed in all_searches]
         finals: list[Final | None] = [None] * len(searches)
         original_accuracy = None
         epochs = 0 if context is None else finetune_epochs
@@ -91,11 +96,14 @@ def compare(
     return comparison
 
 
+def _kept(name: str, seed: int) -> Kept[Search]:
+    return Kept(f"search {short_name(name)} {seed}", TypeAdapter(Search))
+
+
 def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) -> Search:
     config, store = place.config, place.store
     label = short_name(name)
-    kept = Kept(f"search {label} {seed}", TypeAdapter(Search))
-    done = store.kept(kept)
+    done = store.kept(_kept(name, seed))
     if done is not None:
         return done
     own = place.run_dir.state / f"{label}-{seed}.sqlite"
@@ -135,7 +143,7 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
         policy=best.pruning.as_dict(),
         curve=tuple(curve),
     )
-    store.keep(kept, search)
+    store.keep(_kept(name, seed), search)
     found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
     say(f"{label}, seed {seed}: {found}")
     return search

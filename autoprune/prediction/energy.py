@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.pruning.cost import LayerShape
-from autoprune.store.kept import Finite
+from autoprune.store.kept import Finite, closed
 
 PJ, MJ = 1e-12, 1e-3  # in joules
 
 
+@closed
 @dataclass(frozen=True)
 class EnergyConstants:
     """What a multiply-add, a moved 32-bit value and a call as such take."""

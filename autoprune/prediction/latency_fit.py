@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from autoprune.prediction.latency_residual import LatencyResidual, fit_residual
-from autoprune.store.kept import Finite
+from autoprune.store.kept import Finite, closed
 
 CACHES_MB = (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
 SPILLS_MB = (1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 20.0, 24.0, 32.0, 48.0, 64.0)
@@ -25,6 +25,7 @@ class LayerSums:
     layers_ms: tuple[float, ...] = ()  # what `cached_ms` is the sum of
 
 
+@closed
 @dataclass(frozen=True)
 class LatencyFit:
     """latency = offset_ms + scale * cached_ms + cold_share * spilled(weights_mb) * cold_extra_ms.

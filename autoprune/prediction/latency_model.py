@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo
+from autoprune.errors import RunError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.measure.device import Device, this_device
@@ -40,7 +41,7 @@ from autoprune.pruning.groups import PrunableGroup
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.runtime import Runtime
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.kept import Count, Kept, Milliseconds
+from autoprune.store.kept import Count, Kept, Milliseconds, closed
 from autoprune.store.trials import TrialStore
 
 JUDGED_AGAIN = 3
@@ -48,6 +49,7 @@ SCANNED_ALIKE = 3  # of the groups that touch the same kinds of layers
 NO_FIT = LatencyFit(0.0, 1.0)
 
 
+@closed
 @dataclass(frozen=True)
 class MeasuredLatency:
     """What was measured of a model on a device, from which its latency model is made again without measuring."""
@@ -88,7 +90,7 @@ def build_latency_model(
     """
     saved = store.kept(LATENCY) if store is not None else None
     if saved is not None:
-        return latency_model_of(saved, elastic, shapes, info, measure=measure)
+        return latency_model_of(saved, elastic, shapes, info, measure=measure, table_path=table_path)
     after = _epilogues(elastic, shapes, info)
     runtime, device = _ruler(measure)
     shared = TableStore(table_path or default_table_path(), device.key)
@@ -114,11 +116,25 @@ def build_latency_model(
 
 
 def latency_model_of(
-    measured: MeasuredLatency, elastic: ElasticModel, shapes: CutShapes, info: DataInfo, *, measure: MeasureConfig
+    measured: MeasuredLatency,
+    elastic: ElasticModel,
+    shapes: CutShapes,
+    info: DataInfo,
+    *,
+    measure: MeasureConfig,
+    table_path: Path | None = None,
+    elsewhere: bool = False,
 ) -> LatencyModel:
-    """The model that was measured earlier, or elsewhere: nothing on its ladders is measured again."""
+    """The model that was measured earlier, or `elsewhere`. What lies between the ladders comes from the shared table;
+    of a model that was measured elsewhere it is a `RunError`: this may be another device."""
     runtime, device = _ruler(measure)
-    table = LatencyTable(runtime, device, entries=measured.layers)
+
+    def shared() -> TableStore:
+        if elsewhere:
+            raise RunError("a layer was not measured where the search runs, and other devices take other times")
+        return TableStore(table_path or default_table_path(), device.key)
+
+    table = LatencyTable(runtime, device, entries=measured.layers, late_store=shared)
     after, lines = _epilogues(elastic, shapes, info), layer_lines(shapes, measured.ladders)
     return LatencyModel(LatencyPredictor(shapes, after, table, measured.fit, lines), measured.ladders)
 

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.store.kept import Finite, Positive
+from autoprune.store.kept import Finite, Positive, closed
 
 LEAST_MODELS = 30  # fewer say too little of a space of many layers
 LENGTHS = (0.7, 1.0, 1.5, 3.0)  # how far a model speaks for others, in standard deviations of the layers' times
@@ -20,6 +20,7 @@ CONSTANT = 1e9  # the spread of what does not vary; finite, so that it can be st
 Array = NDArray[np.float64]
 
 
+@closed
 @dataclass(frozen=True)
 class LatencyResidual:
     """Gaussian-process regression of log(measured / explained) on the times of the layers.

@@ -1,6 +1,6 @@
 """Predicted latency: the times of layers inside the graph, summed, and corrected by a few whole models."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from autoprune.foundation.progress import bar
@@ -27,8 +27,10 @@ class LatencyTable:
         *,
         store: TableStore | None = None,
         entries: Mapping[LayerInGraph, float] | None = None,
+        late_store: Callable[[], TableStore] | None = None,
     ) -> None:
-        self.runtime, self.device, self.store = runtime, device, store
+        """`late_store` is opened when something is missing among `entries`."""
+        self.runtime, self.device, self.store, self._late_store = runtime, device, store, late_store
         self.entries: dict[LayerInGraph, float] = dict(entries or {})
         if store is not None:
             self.entries = store.layers() | self.entries
@@ -43,6 +45,8 @@ class LatencyTable:
         missing = [layer for layer in dict.fromkeys(layers) if layer not in self.entries]
         if not missing:
             return
+        if self.store is None and self._late_store is not None:
+            self.store = self._late_store()
         with bar(description, len(missing)) as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]

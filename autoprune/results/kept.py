@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from autoprune.results.run import DropTrial, SearchFigures
-from autoprune.store.kept import Count, Finite, Kept
+from autoprune.store.kept import Count, Finite, Kept, closed
 from autoprune.training.train import EpochLog
 
 
+@closed
 @dataclass(frozen=True)
 class FinetuneFrame:
     """What fine-tuning begins from and is to come near to, on the search split; the epochs that it may take."""

@@ -12,7 +12,7 @@ from autoprune.compute.compute import this_compute
 from autoprune.config import CLASSIFICATION_NAME, RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.factories import source_of
-from autoprune.foundation.progress import bar
+from autoprune.foundation.progress import bar, say
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.models import tensor_state
 from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj, work_of
@@ -40,7 +40,7 @@ from autoprune.search.reward import make_reward
 from autoprune.space.decision import Decision, Policy
 from autoprune.space.layer_option import check_effects, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.kept import Finite, Kept, Milliseconds
+from autoprune.store.kept import Finite, Kept, Milliseconds, closed
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
 from autoprune.training.teacher import Teacher
@@ -50,6 +50,7 @@ LATENCY_HEADROOM = 0.015
 SETTING_UP = "reading and timing the model"  # as a stage of a job
 
 
+@closed
 @dataclass(frozen=True)
 class OriginalPoint:
     """Where the original stands among the candidates of a search."""
@@ -59,7 +60,8 @@ class OriginalPoint:
 
 
 ORIGINAL = Kept("original", TypeAdapter(OriginalPoint))
-PREPARED = (LATENCY, ENERGY, ORIGINAL)  # what making the problem keeps
+FINGERPRINT = Kept("fingerprint", TypeAdapter(str))
+PREPARED = (LATENCY, ENERGY, ORIGINAL, FINGERPRINT)  # what making the problem keeps
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Measured:
     latency: MeasuredLatency
     energy: EnergyConstants
     decisions: tuple[Decision, ...]  # with their sensitivities
+    known: tuple[PruningPolicy, ...]  # of an earlier run
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def prepare(
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
     shapes = CutShapes(elastic, info.input_shape)
     if measured:
-        latency = latency_model_of(measured.latency, elastic, shapes, info, measure=config.measure)
+        latency = latency_model_of(measured.latency, elastic, shapes, info, measure=config.measure, elsewhere=True)
         energy = measured.energy
     else:
         latency = build_latency_model(elastic, shapes, info, search=config.search, measure=config.measure, store=store)
@@ -155,13 +159,14 @@ def prepare(
         predict=predict,
         looks=evaluator.looks,
         reward=make_reward(config.search.reward),
-        fingerprint=fingerprint(config, elastic),
+        fingerprint=measured.fingerprint if measured else scored_as(fingerprint(config, elastic), store),
         store=store,
-        known=() if measured else earlier_policies(config.search.trials_from, elastic, store),
+        known=measured.known if measured else earlier_policies(config.search.trials_from, elastic, store),
     )
     if measured is None:
         decisions = measure_sensitivities(problem, usual())
-        measured = Measured(scored, latency.measured(), energy, decisions)
+        known = tuple(problem.pruning_of(policy) for policy in problem.known)
+        measured = Measured(scored, latency.measured(), energy, decisions, known, problem.fingerprint)
     return Prepared(
         data=data,
         elastic=elastic,
@@ -234,6 +239,18 @@ def measure_sensitivities(problem: SearchProblem, execute: Execute = inline) -> 
     return tuple(found)
 
 
+def scored_as(found: str, store: TrialStore | None) -> str:
+    """The fingerprint of scores in `store`: as found, or, once steps that follow have been made of scores, theirs."""
+    if store is None:
+        return found
+    before = store.kept(FINGERPRINT)
+    if before not in (None, found) and store.holds_more_than(PREPARED):
+        say("the weights, the data or a file of yours have changed since the search: its scores stay as they are")
+        return before or found
+    store.keep(FINGERPRINT, found)
+    return found
+
+
 def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
     """A hash of all that a score depends on: weights, ranking of channels, data, evaluation settings, users' files."""
     digest = hashlib.sha256()
@@ -248,7 +265,7 @@ def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
         digest.update(config.task.encode())
     search = config.search
     digest.update("".join(search.options).encode())
-    for own in (config.data.name, config.task, *search.options):
+    for own in (config.model.name, config.data.name, config.task, *search.options):
         digest.update(source_of(own))
     digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
     return digest.hexdigest()[:16]

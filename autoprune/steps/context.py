@@ -102,15 +102,15 @@ def context_of(
 
 @contextmanager
 def problem_of(
-    config: RunConfig, run_dir: RunDir, kind: Job, *, needs_weights: str
+    config: RunConfig, run_dir: RunDir, kind: Job, *, needs_weights: str, steps: Sequence[Kept[Any]] = PREPARED
 ) -> Iterator[tuple[Workspace, SearchProblem, Context | None]]:
     """What a job that only searches works with: the configuration's model, or the toy problem, which has no context."""
     if config.problem == "toy":
         check_machine(config)
-        with workspace(config, run_dir, kind) as place:
+        with workspace(config, run_dir, kind, steps) as place:
             yield place, toy_problem(place.store, config.search.reward), None
         return
     job = checked(config, needs_weights=needs_weights)
-    with workspace(config, run_dir, kind) as place:
+    with workspace(config, run_dir, kind, steps) as place:
         context = context_of(place, job)
         yield context, context.prepared.problem, context

@@ -4,7 +4,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
@@ -21,7 +21,7 @@ from autoprune.space.layer_option import LayerOption
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.final import timed_images
 from autoprune.steps.met import HEADROOM, latency_targets, share_of_allowed
-from autoprune.store.kept import Kept, KeptPolicy, PolicyKey, Positive
+from autoprune.store.kept import Kept, KeptPolicy, PolicyKey, Positive, closed
 from autoprune.store.trials import TrialStore
 
 VERIFY_ROUNDS, VERIFY_RUNS = 20, 15
@@ -30,6 +30,7 @@ UNLIKE, USUAL_FINALISTS = 0.1, 4  # of `distance`, if there are at most so many 
 CLEARLY_FASTER = 0.98  # measured by predicted latency; a smaller error is noise
 
 
+@closed
 @dataclass(frozen=True)
 class Finalists:
     """Candidates unlike each other, best first, and what timing them told of the predictions.
@@ -42,7 +43,7 @@ class Finalists:
     policies: Annotated[tuple[KeptPolicy, ...], Field(min_length=1)]
     latency_error: Positive | None
     target_met: bool
-    measured: dict[PolicyKey, Positive] = field(default_factory=dict)
+    measured: dict[PolicyKey, Positive]
 
     @property
     def error_to_correct(self) -> float | None:
@@ -81,7 +82,7 @@ def finalists(prepared: Prepared, outcomes: Iterable[Outcome], config: RunConfig
     targets = latency_targets(config.target)
     wanted, top = config.search.finalists, config.search.verify_top
     if not targets:
-        return Finalists(tuple(_unlike(prepared, policies, wanted)), None, True)
+        return Finalists(tuple(_unlike(prepared, policies, wanted)), None, True, {})
     tried: dict[PruningPolicy, float] = {}
     chosen: list[PruningPolicy] = []
     for _ in range(VERIFY_BATCHES * wanted):

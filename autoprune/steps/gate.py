@@ -50,18 +50,22 @@ def made_plain(model: nn.Module) -> None:
         say(f"{len(frozen)} frozen parameters are thawed for fine-tuning: {_some(frozen)}")
 
 
+def keep_its_format(model: nn.Module, data: SearchData) -> None:
+    """A model that does not run with its channels last in memory is made to keep them first."""
+    if not runs_channels_last(model, normalise(data.search.images[:2], data.info)):
+        keep_channels_first(model)
+
+
 def check_answers(model: nn.Module, data: SearchData, name: str) -> None:
     """Raise `ModelError` unless `model` can be followed and its exported file answers as it does, on real images.
 
-    Several batch sizes are tried: code may have taken one for a number. A model that does not run with its channels
-    last in memory is made to keep them first.
+    Several batch sizes are tried: code may have taken one for a number.
     """
     shown = normalise(data.search.images[: max(BATCHES)], data.info)
     _check_finite(model, shown, name)
     guessed_groups(model, (shown[:2],))
     check_training(model, shown, data.info.num_classes, name)
-    if not runs_channels_last(model, shown[:2]):
-        keep_channels_first(model)
+    keep_its_format(model, data)
     with scratch_folder() as folder:
         path = folder / "original.onnx"
         try:

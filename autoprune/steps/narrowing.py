@@ -25,7 +25,7 @@ from autoprune.steps.context import Context
 from autoprune.steps.final import timed_images, timed_together
 from autoprune.steps.finetune import repaired_cut, training_of
 from autoprune.steps.met import HEADROOM, latency_targets, median_share
-from autoprune.store.kept import Kept, KeptPolicy
+from autoprune.store.kept import Kept, KeptPolicy, closed
 from autoprune.store.run_dir import RunDir
 
 MOST_NARROWINGS = 3
@@ -33,18 +33,20 @@ MEASUREMENTS = 3  # of a file that misses its target: the middle one counts
 EPOCHS_PART = 8  # a narrowed model gets this part of the epochs, and of their time, once more
 
 
+@closed
 @dataclass(frozen=True)
 class Narrowing:
     policy: KeptPolicy
     text: str
 
 
+@closed
 @dataclass(frozen=True)
 class Narrowings:
     """What was cut after the fine-tuning, and whether that is all there will be."""
 
-    steps: tuple[Narrowing, ...] = ()
-    settled: bool = False
+    steps: tuple[Narrowing, ...]
+    settled: bool
 
 
 NARROWED = Kept("narrowed", TypeAdapter(Narrowings))
@@ -71,7 +73,7 @@ def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Mo
     """
     config, subject, prepared = context.config, context.subject, context.prepared
     run_dir, store = context.run_dir, context.store
-    before = store.kept(NARROWED) or Narrowings()
+    before = store.kept(NARROWED) or Narrowings((), settled=False)
     done = before.steps
     if done:
         policy = done[-1].policy
@@ -92,7 +94,7 @@ def measured_within_target(context: Context, policy: PruningPolicy, model: nn.Mo
         policy = narrower
         done = (*done, Narrowing(policy, text))
         save_pruned(_folder(run_dir, len(done)), model, subject.spec)
-        store.keep(NARROWED, Narrowings(done))
+        store.keep(NARROWED, Narrowings(done, settled=False))
     if done:
         (run_dir.pruned / STRUCTURE_FILE).unlink(missing_ok=True)  # no structure beside the weights of another
         save_pruned(run_dir.pruned, model, subject.spec)

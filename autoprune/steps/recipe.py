@@ -6,39 +6,44 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from autoprune.config import RunConfig
-from autoprune.data import SearchData
+from autoprune.data import SearchData, load_search_data
+from autoprune.models import ModelSpec, build_model
 from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.search.prepare import Measured, Prepared, prepare
 from autoprune.search.problem import SearchProblem
-from autoprune.steps.subject import Subject, load_subject
+from autoprune.steps.gate import keep_its_format, made_plain
+from autoprune.steps.subject import Subject
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What `make` needs: the configuration, the trained weights, and what was measured where the search runs.
 
-    Whoever makes the problem measures nothing, has no store, and scores as the one does whose recipe it is. A model and
+    Whoever makes the problem measures nothing, has no store, and scores as the one does whose recipe it is. A model or
     data that came as objects are in it; they can be pickled as far as their classes can be imported.
     """
 
     config: RunConfig
-    weights: Mapping[str, Tensor]
     measured: Measured
-    model: nn.Module | None = None  # None: the configuration's
-    data: SearchData | None = None
+    model: ModelSpec | nn.Module  # a module has its weights
+    weights: Mapping[str, Tensor]
+    data: SearchData | None  # None: the configuration's
 
     @classmethod
     def of(cls, config: RunConfig, subject: Subject, prepared: Prepared) -> "Recipe":
         """What `prepare` made of the subject, trained, under the limits of `config`."""
-        original, came_as_objects = prepared.elastic.original, subject.spec is None
-        given = (original, prepared.data) if came_as_objects else (None, None)
-        return cls(config, tensor_state(original), prepared.measured, *given)
+        original = prepared.elastic.original
+        data = prepared.data if subject.has_own_data else None
+        return cls(config, prepared.measured, subject.spec or original, tensor_state(original), data)
 
     def make(self) -> SearchProblem:
-        """Raises what `load_subject` raises where the configuration's model or data are not there."""
-        model, data = self.model, self.data
-        if model is None or data is None:
-            subject = load_subject(self.config)
-            model, data = subject.model, subject.data
+        """Raises what building a model and loading data raise, where those of the configuration are not there, and
+        `RunError` if the problem asks for the time of a layer that was not measured."""
+        data = load_search_data(self.config.data) if self.data is None else self.data
+        model = self.model
+        if isinstance(model, ModelSpec):
+            model = build_model(model)
+            made_plain(model)
             load_tensor_state(model, dict(self.weights))
+        keep_its_format(model, data)
         return prepare(self.config, model, data, measured=self.measured).problem

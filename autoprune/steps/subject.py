@@ -30,6 +30,7 @@ class Subject:
     test: ImageSplit
     is_trained: bool
     task: Task = CLASSIFICATION
+    has_own_data: bool = False  # they came as objects
 
 
 def load_subject(
@@ -47,6 +48,7 @@ def load_subject(
     is_trained = model is not None or config.model.checkpoint is not None
     if not is_trained and not task.needs_labels:
         raise InputError(f"task={config.task}: has no labels to train a model with; give model.checkpoint")
+    has_own_data = data is not None
     data = load_search_data(config.data) if data is None else data
     require_batches(config, len(data.train), data.info.input_shape, is_trained=is_trained)
     test = load_test_split(config.data, classes=data.info.classes) if test is None else test
@@ -76,4 +78,4 @@ def load_subject(
     check_task_of(model, data, task, config)
     if config.model.checkpoint is not None and task is CLASSIFICATION:
         tell_accuracy(model, data, config.model.checkpoint)
-    return Subject(model, spec, data, test, is_trained, task)
+    return Subject(model, spec, data, test, is_trained, task, has_own_data)

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, with_config
 
 from autoprune.foundation.bounds import shown
 from autoprune.space.policy import PruningPolicy
@@ -15,6 +15,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+closed = with_config(ConfigDict(extra="forbid"))  # a dataclass whose JSON has its fields and no others
 
 
 def _policy(raw: object) -> PruningPolicy:
@@ -36,7 +37,10 @@ class Kept(Generic[Value]):
     form: TypeAdapter[Value]
 
     def text(self, value: Value) -> str:
-        return self.form.dump_json(value).decode()
+        """Raises `ValueError` for what could not be read again, such as a number that is not finite."""
+        text = self.form.dump_json(value).decode()
+        self.read(text)
+        return text
 
     def read(self, text: str) -> Value:
         """Raises `ValueError`, naming the place in it, for a text that is not of the form."""

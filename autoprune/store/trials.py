@@ -220,8 +220,11 @@ class TrialStore:
         return None if row is None else self._read(step, row_name, row[0], check)
 
     def keep(self, step: Kept[Value], value: Value) -> None:
-        with self._connection() as connection:
+        try:
             row = (self._fact_name(step.name), step.text(value))
+        except ValueError as error:
+            raise RunError(f"{step.name}: cannot be kept ({error})") from None
+        with self._connection() as connection:
             connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", row)
 
     def once(
@@ -242,6 +245,13 @@ class TrialStore:
         for name, text in rows:
             if (step := forms.get(name.rpartition(PART_END)[2])) is not None:
                 self._read(step, name, text)
+
+    def holds_more_than(self, steps: Iterable[Kept[Any]]) -> bool:
+        """Whether any other step has left something, in whatever part."""
+        names = {step.name for step in steps}
+        with self._connection() as connection:
+            rows = connection.execute("SELECT name FROM facts").fetchall()
+        return any(name.rpartition(PART_END)[2] not in names for (name,) in rows)
 
     def _read(self, step: Kept[Value], name: str, text: str, check: Callable[[Value], object] | None = None) -> Value:
         try:

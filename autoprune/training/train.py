@@ -21,7 +21,7 @@ from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed
 from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.pruning.copies import copied
-from autoprune.store.kept import Finite
+from autoprune.store.kept import Count, Finite, closed
 from autoprune.store.score import told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.task import Task
@@ -67,9 +67,10 @@ class FitRecipe:
     settle: Settle | None = None
 
 
+@closed
 @dataclass(frozen=True)
 class EpochLog:
-    epoch: int
+    epoch: Count
     train_loss: Finite
     search_accuracy: Finite  # the training's score: higher is better, whatever the task
     learning_rate: Finite

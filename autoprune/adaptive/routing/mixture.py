@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from autoprune.adaptive.routing.routing import LevelAnswers, cascades
-from autoprune.store.kept import Count, Finite, Milliseconds
+from autoprune.store.kept import Count, Finite, Milliseconds, closed
 
 LEAST_LEVELS = 2
 
 
+@closed
 @dataclass(frozen=True)
 class Mixture:
     """Some levels together, at their cheapest cascade that holds the worth that is asked for, if one does."""
