@@ -156,12 +156,7 @@ def pickle_violations(name: str, source: str) -> list[str]:
 
 def judging_violations(name: str, source: str) -> list[str]:
     """How numbers are computed is for `compute` to say, and what outputs mean for a task; only input-adaptive models
-<<<<<<< HEAD
-    and agents have outputs of their own kind, `tracing` names of operators, an earlier store a column so called.
-    """
-=======
     and agents have outputs of their own kind, and `tracing` the names of operators."""
->>>>>>> parent of 454b57f (An earlier store has a column that is called as a loss is)
     part = part_of(name)
     words = () if part in ("tasks", "adaptive", "policies", "tracing") else OF_CLASSIFIERS
     words += () if part == "compute" else OF_DEVICES
