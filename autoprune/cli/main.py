@@ -248,7 +248,8 @@ def version(
 
 
 def _settings(config: str, overrides: list[str] | None, options: Mapping[str, str | int | None]) -> "RunConfig":
-    """The configuration; `options` hold what the command line says of single keys, which goes before `overrides`."""
+    """The configuration. `options` hold what the command line says of single keys, which is refused where `overrides`
+    say otherwise."""
     from autoprune.config.file import find_config, load_config
 
     # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
