@@ -550,6 +550,35 @@ def test_what_it_cannot_have_stored_leaves_the_file_as_it_is(
         TrialStore(path)
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("kl", None, r"not a trials database \(NOT NULL constraint failed: metrics\.value\)"),
+        ("fingerprint", None, r"not a trials database \(NOT NULL constraint failed: trials\.fingerprint\)"),
+        ("images", -100, "table trials, row 7: images: must be"),
+    ],
+)
+def test_a_column_that_holds_what_it_cannot_is_named(column: str, value: object, message: str, tmp_path: Path) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE loose AS SELECT * FROM trials")  # holds what it likes
+        connection.execute("DROP TABLE trials")
+        connection.execute("ALTER TABLE loose RENAME TO trials")
+    before = change(path, f"UPDATE trials SET {column} = ? WHERE id = 7", value)
+    with pytest.raises(InputError, match=message):
+        TrialStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_metric_may_be_called_as_a_word_of_sql_is(tmp_path: Path) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for column in ("select", "select_se"):
+            connection.execute(f'ALTER TABLE trials ADD COLUMN "{column}" REAL NOT NULL DEFAULT 0.125')
+    (metric,) = (metric for name, metric in TrialStore(path).scores("g", Q)[0].metrics.items() if name == "select")
+    assert (metric.value, metric.standard_error) == (0.125, 0.125)
+
+
 @pytest.mark.parametrize("version", [2, 3, 5])
 def test_a_database_of_another_layout_is_no_store(version: int, tmp_path: Path) -> None:
     path = tmp_path / "trials.sqlite"
