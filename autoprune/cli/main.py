@@ -224,6 +224,7 @@ def report(
     from autoprune.reports.run import write_report
     from autoprune.store.run_dir import RunDir
 
+    progress.show(True)
     folder = RunDir(run_dir)
     if folder.finished or not folder.adaptive.is_file():
         typer.echo(write_report(run_dir))

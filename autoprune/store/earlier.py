@@ -1,10 +1,41 @@
 """`trials.sqlite` of the version before: its finished runs can be drawn, compared and gone on from, too."""
 
+import functools
 import math
+import os
 import sqlite3
+import weakref
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from autoprune.foundation.progress import say
+from autoprune.foundation.scratch import scratch_folder
 
 EARLIER_VERSION = 3  # it had a column for each metric of image classification
+
+
+class ScratchCopy:
+    """A copy of a database in a scratch folder, which is there for as long as this is."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        with ExitStack() as stack:
+            self.path = stack.enter_context(scratch_folder()) / "trials.sqlite"
+            with closing(sqlite3.connect(self.path)) as copy:
+                connection.backup(copy)
+            weakref.finalize(self, stack.pop_all().close)
+
+
+def can_be_written(path: Path) -> bool:
+    """Whether this process may change a database: SQLite writes a journal beside it."""
+    effective = os.access in os.supports_effective_ids
+    return all(os.access(place, os.W_OK, effective_ids=effective) for place in (path, path.parent))
+
+
+@functools.cache  # a run to start from is opened more than once
+def tell_brought_up(path: Path, *, is_copied: bool) -> None:
+    what = "cannot be written: a copy of it is read" if is_copied else "is brought up to this version's form"
+    say(f"{path}: was written by an earlier version and {what}")
 
 
 def bring_up(connection: sqlite3.Connection, schema: Sequence[str], trial_columns: str) -> None:
