@@ -140,7 +140,7 @@ def test_what_a_user_s_code_raises_is_told_with_its_key_file_and_line(tmp_path: 
     assert str(caught(made("told"))) == "broken.onnx: no model"
     ours = caught(made("ours"))
     assert isinstance(ours, TypeError)  # raised by a function of ours
-    assert ours.__notes__ == [f"{path}, line 16, of search.agent={path}:ours, called what raised this"]
+    assert ours.__notes__ == [f"It came through {path}, line 16, of search.agent={path}:ours"]
     assert isinstance(caught(lambda: 1 / 0), ZeroDivisionError)
     assert str(caught(lambda: sys.exit(3))) == "3"
 
@@ -206,7 +206,17 @@ def test_a_network_is_the_user_s_until_it_is_cut(tmp_path: Path) -> None:
     found = caught(lambda: made(torch.zeros(1, 4)))
     assert type(found) is RuntimeError
     (note,) = found.__notes__
-    assert note.startswith(f"{blocks}, line 9, of model.name={net}:")
+    assert note.startswith(f"It came through {blocks}, line 9, of model.name={net}:")
+
+    def exported() -> None:
+        try:
+            made(torch.zeros(1, 4))
+        except RuntimeError:
+            raise RunError("cut.onnx: cannot be exported") from None
+
+    told = caught(exported)
+    assert type(told) is RunError  # with its own exit code
+    assert str(told).startswith(f"cut.onnx: cannot be exported (raised in {blocks}, line 9, of model.name={net}:")
 
 
 def test_the_key_is_that_of_the_file_which_called(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from autoprune.errors import AutopruneError, InputError, UserCodeError
 _executed: dict[Path, tuple[bytes, ModuleType]] = {}  # what a file held, and what came of it
 _files: dict[str, Path] = {}  # by what was named, as "field=spec": the user's own file
 NETWORK = "model.name="
-WHOLE_NETWORK = ("build_model", "load_subject", "load_model", "find_groups")  # make it, or look at it, uncut
+WHOLE_NETWORK = ("build_model", "load_subject", "load_model", "guessed_groups")  # make it, or look at it, uncut
 PACKAGE = Path(__file__).parents[1]
 INSTALLED = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
@@ -57,7 +57,7 @@ def users_errors() -> Iterator[None]:
 
     It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise; of
     a network, only until it is found good: later it is ours that was cut. What is not theirs, but went through their
-    file, keeps its traceback and notes the line that called.
+    file, keeps its traceback, with a last line that says where.
     """
     try:
         yield
@@ -70,15 +70,16 @@ def users_errors() -> Iterator[None]:
             raise
         of_network = any(key.startswith(NETWORK) for key in found.keys)
         may_be_cut = of_network and not isinstance(raised, SystemExit) and not _is_of_whole_network(error)
-        keys, is_theirs = ", ".join(found.keys), not found.calls_ours and not may_be_cut
-        if not isinstance(error, AutopruneError):
-            if is_theirs:
-                raise UserCodeError(f"{keys}: {found.line}: raised {type(raised).__name__}: {raised}") from error
-            error.add_note(f"{found.line}, of {keys}, called what raised this")
-        if not is_theirs:
-            raise
-        kind = type(error) if isinstance(error, InputError) else UserCodeError
-        raise kind(f"{error} (raised in {found.line}, of {keys})") from error
+        is_theirs, keys = not found.calls_ours and not may_be_cut, ", ".join(found.keys)
+        if isinstance(error, AutopruneError):
+            if found.calls_ours:
+                raise
+            kind = UserCodeError if is_theirs and not isinstance(error, InputError) else type(error)
+            raise kind(f"{error} (raised in {found.line}, of {keys})") from error
+        if is_theirs:
+            raise UserCodeError(f"{keys}: {found.line}: raised {type(raised).__name__}: {raised}") from error
+        error.add_note(f"It came through {found.line}, of {keys}")
+        raise
 
 
 def is_of_machine(error: BaseException) -> bool:
