@@ -123,6 +123,39 @@ def test_what_a_network_raises_after_it_was_found_good_is_no_bad_input(small_con
     assert f"{mine}, line {FAIL}, of model.name={mine}:failing_net" in ended.stderr.splitlines()[-1]
 
 
+CALLING = """
+from autoprune.policies.baselines import RandomSearcher
+
+class Searcher(RandomSearcher):
+    def __init__(self, brief):
+        super().__init__(brief)
+        self.problem = brief.problem
+
+    def ask(self):
+        self.problem.predict((10_000,) * 4)
+        return super().ask()
+
+class Full(RandomSearcher):
+    def ask(self):
+        raise OSError(28, "No space left on device", "a file of mine")
+"""
+
+
+def test_whose_file_called_ours_wrongly_is_the_last_line(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(CALLING)
+    wrong = ("search", "toy", "--run-dir", tmp_path / "run", "--quiet", "--agent", f"{mine}:Searcher")
+    ended = small_job.autoprune(*wrong)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+    *_, raised, last = ended.stderr.splitlines()
+    assert raised.startswith("IndexError: ")
+    assert last == f"It came through {mine}, line 10, of search.agent={mine}:Searcher"
+    full = small_job.autoprune("search", "toy", "--run-dir", tmp_path / "full", "--quiet", "--agent", f"{mine}:Full")
+    assert full.returncode == 1
+    assert full.stderr == "error: a file of mine: the disk is full; free some space and go on with --resume\n"
+
+
 def test_from_python_it_is_told_the_same(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     config = load_config(small_config, [f"search.agent={tmp_path / 'mine.py'}:Searcher"])
