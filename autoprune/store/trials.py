@@ -118,7 +118,7 @@ class TrialStore:
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             made = ScratchCopy(connection) if version == EARLIER_VERSION and not can_be_written(path) else None
-        with self._connection(made and made.path) as connection:
+        with self._connection(None if made is None else made.path) as connection:
             # In one transaction: another process may look at it, or be about the same.
             connection.execute("BEGIN" if version == SCHEMA_VERSION else "BEGIN IMMEDIATE")
             check_stored(connection, path, self._bring_up)
