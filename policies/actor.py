@@ -137,10 +137,12 @@ def _training(raw: Any, path: Path) -> Training:
     """What is told of the training; descriptions without it are fine, those that are no description are not."""
     try:
         return Training() if raw is None else Training.model_validate(raw)
-    except ValidationError:
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("training", *first["loc"])))
         raise InputError(
-            f"{path}: training must hold model (a name), params (a number) and ratios (a number for each metric), got "
-            f"{shown(raw)}"
+            f"{path}: {where[:200]}: {first['msg']}, got {shown(first['input'])}; training must hold model (a name), "
+            "params (a number) and ratios (a number for each metric)"
         ) from None
 
 

@@ -39,12 +39,22 @@ def _agent(name: str, settings: type[Any]) -> Kind:
 
 
 def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]) -> Kind:
+    return Kind(NoSettings, partial(_list_of, name=name, policies=policies))
+
+
+def _list_of(
+    brief: Brief, settings: NoSettings, *, name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]
+) -> ListSearcher:
     """A heuristic: of the policies that it names, those that meet the limits."""
+    return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
 
-    def make(brief: Brief, settings: NoSettings) -> ListSearcher:
-        return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
 
-    return Kind(NoSettings, make)
+def _random(brief: Brief, settings: NoSettings) -> RandomSearcher:
+    return RandomSearcher(brief)
+
+
+def _made(make: Callable[[Brief, Any], Searcher], settings: Any, brief: Brief) -> Searcher:
+    return make(brief, settings)
 
 
 KINDS: dict[str, Kind] = {
@@ -54,7 +64,7 @@ KINDS: dict[str, Kind] = {
     "tqc": _agent("tqc", Tqc),
     "crossq": _agent("crossq", Crossq),
     "ppo": _agent("ppo", Ppo),
-    "random": Kind(NoSettings, lambda brief, _: RandomSearcher(brief)),
+    "random": Kind(NoSettings, _random),
     "evolution": Kind(EvolutionSettings, EvolutionSearcher),
     "tpe": Kind(Tpe, tpe),
     "nsga2": Kind(Nsga2, nsga2),
@@ -72,6 +82,7 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
 
     A factory is called with a `Brief`, and with `settings` by keyword. Raises `ConfigError` for settings that a
     searcher does not have, or an extra that is not installed, `InputError` for a file that does not give a factory.
+    That of a searcher that is built in can be pickled, so that it can be made in another process.
     """
     kind = KINDS.get(name)
     if kind is None:
@@ -81,4 +92,4 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
     if name in NEED_OPTUNA:
         require_optuna(name)
     read = read_settings(kind.settings, settings, field=FIELD)
-    return lambda brief: kind.make(brief, read)
+    return partial(_made, kind.make, read)

@@ -129,9 +129,12 @@ def _swap_fields(info: dict[str, Any]) -> None:
         (lambda info: info.update(min_version="new"), "not the description of an agent"),
         (lambda info: info.update(min_version=None), "not the description of an agent"),
         (lambda info: info.update(schema=[1]), "not the description of an agent"),
-        (lambda info: info.update(training=[]), "training must hold model (a name)"),
-        (lambda info: info.update(training={"ratios": {"latency": "half"}}), "training must hold model (a name)"),
-        (lambda info: info.update(training={"model": 3}), "training must hold model (a name)"),
+        (lambda info: info.update(training=[]), "agent.json: training: Input should be a valid dictionary"),
+        (
+            lambda info: info.update(training={"ratios": {"latency": "half"}}),
+            "training.ratios.latency: Input should be a valid number, got 'half'; training must hold model (a name)",
+        ),
+        (lambda info: info.update(training={"model": 3}), "training.model: Input should be a valid string, got 3;"),
     ],
     ids=[
         *("field missing", "fields swapped", "schema", "version", "key missing"),

@@ -86,7 +86,10 @@ def test_bad_usage_is_told_by_the_parser(arguments: tuple[str, ...]) -> None:
             ("search", "toy", "-o", "search.agent=ppo", "--agent", "td3"),
             "search.agent: is set twice, to 'ppo' and",
         ),
-        (("search", "toy", "-o", "seed=1", "--seed", "2"), "-o seed: is set twice, to 1 and 2; leave one out"),
+        (
+            ("search", "toy", "-o", "seed=1", "--seed", "2"),
+            "seed: is set twice, to 1 and 2, by -o or an option of its own; leave one out",
+        ),
         (("run", "demo", "-o", "search.max_evaluations=many"), "search.max_evaluations: must be a valid integer"),
         (("run", "demo", "-o", "search.max_evaluations=0"), "search.max_evaluations: must be greater than 0, got 0"),
         (("run", "demo", "-o", "search.agent"), "-o search.agent: expected key=value, for example"),

@@ -254,10 +254,12 @@ def test_bad_overrides_are_named(tmp_path: Path, override: str, part: str) -> No
     [
         (
             ("search.agent=ppo", "search.agent=td3"),
-            r"^-o search\.agent: is set twice, to 'ppo' and 'td3'; leave",
+            r"^search\.agent: is set twice, to 'ppo' and 'td3', by -o or an option of its own; leave",
         ),
-        (("advanced.search.finalists=2", "search.finalists=3"), r"^-o search\.finalists: is set twice, to 2 and 3"),
+        (("advanced.search.finalists=2", "search.finalists=3"), r"^search\.finalists: is set twice, to 2 and 3"),
         (("search.agent=ppo", "search.agent='ppo'"), None),
+        (("seed=1", "seed=true"), r"^seed: is set twice, to 1 and True"),
+        (("search.min_keep=.nan",), r"search\.min_keep: must be (?!.*set twice)"),
         (("search={agent: ppo}", "search.agent=td3"), None),  # a key of what was set as a whole
     ],
 )

@@ -1,12 +1,15 @@
 """The user's own code is found by file or module, and its faults are told with the field that named it."""
 
+import errno
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from autoprune.errors import InputError, ModelError, RunError, UserCodeError
 from autoprune.foundation.factories import load_factory, source_of, users_errors
+from autoprune.models import ModelSpec, build_model
 
 
 def test_a_factory_from_a_file(tmp_path: Path) -> None:
@@ -135,7 +138,9 @@ def test_what_a_user_s_code_raises_is_told_with_its_key_file_and_line(tmp_path: 
     assert f"{tmp_path / 'beside_mine.py'}, line 2: raised KeyError: 1" in str(caught(helped))
     assert f"{path}, line 12: raised SystemExit: 0" in str(caught(made("leaves")))
     assert str(caught(made("told"))) == "broken.onnx: no model"
-    assert isinstance(caught(made("ours")), TypeError)  # raised by a function of ours
+    ours = caught(made("ours"))
+    assert isinstance(ours, TypeError)  # raised by a function of ours
+    assert ours.__notes__ == [f"It came through {path}, line 16, of search.agent={path}:ours"]
     assert isinstance(caught(lambda: 1 / 0), ZeroDivisionError)
     assert str(caught(lambda: sys.exit(3))) == "3"
 
@@ -146,7 +151,7 @@ def test_what_was_caught_and_told_otherwise_names_the_line_too(
 ) -> None:
     path = tmp_path / "mine.py"
     path.write_text("def bare():\n    1 / 0\n")
-    bare = load_factory(f"{path}:bare", field="model.name")
+    bare = load_factory(f"{path}:bare", field="search.agent")
 
     def wrapped() -> None:
         try:
@@ -158,6 +163,97 @@ def test_what_was_caught_and_told_otherwise_names_the_line_too(
     if exit_code is None:
         assert type(found) is KeyError  # a mistake of ours
         return
-    assert str(found) == f"it fails (raised in {path}, line 2, of model.name={path}:bare)"
+    assert str(found) == f"it fails (raised in {path}, line 2, of search.agent={path}:bare)"
     assert type(found) is (ModelError if kind is ModelError else UserCodeError)
     assert found.exit_code == 2  # type: ignore[attr-defined]
+
+
+NET = """
+from torch import nn
+from sub.blocks import Block
+
+def make(num_classes):
+    return Block(num_classes)
+
+def failing():
+    raise RuntimeError("no network today")
+"""
+BLOCKS = """
+from torch import nn
+
+class Block(nn.Linear):
+    def __init__(self, num_classes):
+        super().__init__(4 if num_classes else 1 / num_classes, num_classes)
+
+    def forward(self, x):
+        return super().forward(x)
+"""
+
+
+def test_a_network_is_the_user_s_until_it_is_cut(tmp_path: Path) -> None:
+    """What is raised in its code later may come of a wrong cut of ours: it keeps its traceback."""
+    net, blocks = tmp_path / "net.py", tmp_path / "sub" / "blocks.py"
+    net.write_text(NET)
+    blocks.parent.mkdir()
+    blocks.write_text(BLOCKS)
+    failing = caught(lambda: build_model(ModelSpec(f"{net}:failing", 2, 3)))
+    assert isinstance(failing, ModelError)
+    assert f"(raised in {net}, line 9, of model.name={net}:failing)" in str(failing)
+    beside = caught(lambda: build_model(ModelSpec(f"{net}:make", 0, 3)))
+    assert f"(raised in {blocks}, line 6, of model.name={net}:make)" in str(beside)
+    made = build_model(ModelSpec(f"{net}:make", 2, 3))
+    made.weight = torch.nn.Parameter(torch.zeros(2, 5))  # type: ignore[assignment]
+    found = caught(lambda: made(torch.zeros(1, 4)))
+    assert type(found) is RuntimeError
+    (note,) = found.__notes__
+    assert note.startswith(f"It came through {blocks}, line 9, of model.name={net}:")
+
+    def exported() -> None:
+        try:
+            made(torch.zeros(1, 4))
+        except RuntimeError:
+            raise RunError("cut.onnx: cannot be exported") from None
+
+    told = caught(exported)
+    assert type(told) is RunError  # with its own exit code
+    assert str(told).startswith(f"cut.onnx: cannot be exported (raised in {blocks}, line 9, of model.name={net}:")
+
+
+def test_the_key_is_that_of_the_file_which_called(tmp_path: Path) -> None:
+    """Two files of one folder take from the same neighbour, which raises."""
+    (tmp_path / "shared_helper.py").write_text("def help():\n    return {}[1]\n")
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text("from shared_helper import help\ndef make():\n    return help()\n")
+    makes = [load_factory(f"{tmp_path / name}.py:make", field=f"field.{name}") for name in ("one", "two")]
+    for name, make in zip(("one", "two"), makes, strict=True):
+        line = f"field.{name}={tmp_path / name}.py:make: {tmp_path / 'shared_helper.py'}, line 2: raised KeyError: 1"
+        assert str(caught(make)) == line
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind"),
+    [
+        ("MemoryError()", MemoryError),
+        ("OSError(28, 'No space left on device', 'file')", OSError),
+        ("RuntimeError('DefaultCPUAllocator: can\\'t allocate memory: you tried to allocate 4 bytes')", RuntimeError),
+    ],
+)
+def test_a_full_machine_is_nobody_s_mistake(raised: str, kind: type[Exception], tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"def make():\n    raise {raised}\n")
+    assert errno.ENOSPC == 28
+    assert type(caught(load_factory(f"{path}:make", field="search.agent"))) is kind
+    assert type(caught(lambda: build_model(ModelSpec(f"{path}:make", 2, 3)))) is kind
+
+
+def test_what_is_installed_is_not_the_user_s_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a_package_for_tests.py").write_text("def make():\n    1 / 0\n")
+    (tmp_path / "site-packages").mkdir()
+    (tmp_path / "site-packages" / "a_library_for_tests.py").write_text("def make():\n    1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert type(caught(load_factory("a_package_for_tests:make", field="search.agent"))) is ZeroDivisionError
+    (tmp_path / "mine.py").write_text("import a_library_for_tests\ndef make():\n    a_library_for_tests.make()\n")
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    assert f"{tmp_path / 'mine.py'}, line 3: raised" in str(
+        caught(load_factory(f"{tmp_path / 'mine.py'}:make", field="search.agent"))
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoprune.data import DataInfo
-from autoprune.errors import InputError, RunError
+from autoprune.errors import InputError, RunError, UserCodeError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.measure.latency import measure_interleaved, planned_sittings, speedup, undisturbed_ms
 from autoprune.measure.memory import measure_peak_rss_bytes
@@ -133,6 +133,23 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(RunError, match=r"broken\.onnx: measuring its memory failed \(.*INVALID_PROTOBUF"):
         measure_peak_rss_bytes(str(tmp_path / "broken.onnx"), (1, 1), runtime="onnxruntime", threads=1)
+
+
+RAISING = """
+class Runtime:
+    name, key, device, options = "own", "own 1", "cpu", ()
+    def open_model(self, model, *, threads):
+        raise ValueError("first line\\nlast line")
+"""
+
+
+def test_what_a_user_s_runtime_raises_there_is_told_whole(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(RAISING)
+    own = f"{tmp_path / 'mine.py'}:Runtime"
+    with pytest.raises(UserCodeError) as found:
+        measure_peak_rss_bytes(str(tmp_path / "net.onnx"), (1, 1), runtime=own, threads=1)
+    place = f"measure.runtime={own}: {tmp_path / 'mine.py'}, line 5"
+    assert str(found.value) == f"{place}: raised ValueError: first line last line"
 
 
 def test_undisturbed_calls_by_hand() -> None:

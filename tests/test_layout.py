@@ -157,7 +157,7 @@ def test_overrides_are_of_the_same_keys_wherever_the_file_has_them(
 def test_an_override_holds_and_names_the_mistake(tmp_path: Path) -> None:
     for override in ("advanced.search.finalists=3", "search.finalists=3"):
         assert read(NEW, tmp_path, override).search.finalists == 3
-    assert "-o search.finalists: is set twice" in refused(
+    assert "search.finalists: is set twice" in refused(
         NEW, tmp_path, "search.finalists=2", "advanced.search.finalists=3"
     )
     assert "run.yaml: search.finalists: must be" in refused(NEW, tmp_path, "search.finalists=0")

@@ -1,5 +1,6 @@
 """Searchers: all keep the budget; agents find the toy problem's optimum, and find it again with the same seed."""
 
+import pickle
 import re
 import sys
 from collections.abc import Iterable
@@ -50,6 +51,14 @@ def installed(names: Iterable[str]) -> list[ParameterSet]:
 
 def _search(name: str, *, seed: int, max_evaluations: int = EVALUATIONS) -> SearchResult:
     return run_search(searcher_maker(name), toy_problem(), max_evaluations=max_evaluations, seed=seed)
+
+
+@pytest.mark.parametrize("name", installed(KINDS))
+def test_a_searcher_can_be_made_in_another_process(name: str) -> None:
+    make, problem = searcher_maker(name), toy_problem()
+    here, there = (made(Brief(problem, seed=0, max_evaluations=8)) for made in (make, pickle.loads(pickle.dumps(make))))
+    assert here.name == there.name
+    assert here.ask() == there.ask()
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -1,7 +1,6 @@
 """The shared table: by device, for two processes at once, and whole whatever kills one of them."""
 
 import contextlib
-import os
 import signal
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rights_for_tests import as_nobody
 
 from autoprune.errors import InputError
 from autoprune.foundation import progress
@@ -287,19 +287,6 @@ def test_a_place_that_can_hold_no_table_is_named(tmp_path: Path) -> None:
         TableStore(tmp_path / "file" / "table.sqlite", DEVICE.key)
     with pytest.raises(InputError, match=rf"cannot be used as a latency table \(unable to open.*{TABLE_VARIABLE}"):
         TableStore(tmp_path, DEVICE.key)
-
-
-@contextlib.contextmanager
-def as_nobody() -> Iterator[None]:
-    """Root may write anywhere."""
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if root:
-            os.seteuid(0)
 
 
 def test_a_folder_without_the_right_to_write_is_named() -> None:

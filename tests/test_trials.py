@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judging_for_tests import scored
 from pydantic import TypeAdapter
+from rights_for_tests import as_nobody
 from small_job import autoprune, done
 
 from autoprune.errors import InputError, RunError
+from autoprune.foundation import progress
 from autoprune.jobs.run import STEPS
 from autoprune.prediction.layer_bench import LayerInGraph
 from autoprune.pruning.cost import LayerShape
@@ -573,6 +576,63 @@ def test_what_it_cannot_have_stored_leaves_the_file_as_it_is(
         connection.execute("CREATE TRIGGER changing AFTER UPDATE ON facts BEGIN DELETE FROM trials; END")
     with pytest.raises(InputError, match="'changing' is a trigger, not a table"):
         TrialStore(path)
+
+
+def test_what_cannot_be_brought_up_in_its_place_is_read_from_a_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is not everyone's to read
+        folder = Path(name)
+        path = written_by_the_version_before(folder / "trials.sqlite")
+        before = path.read_bytes()
+        path.chmod(0o444)
+        folder.chmod(0o555)
+        progress.show(True)
+        with as_nobody(), tempfile.TemporaryDirectory() as ours:
+            store, again = TrialStore(path), TrialStore(path)
+            copied = again._file
+            assert [row.score.top1 for row in store.part("p").episodes() + store.episodes()] == [0.9, 0.5]
+            assert store.kept(ORIGINAL) == OriginalPoint(0.4, 0.95)
+            other = TrialStore(Path(ours) / "trials.sqlite")
+            other.take_over(store)
+            assert other.count() == 2
+            with pytest.raises(RunError, match=rf"{re.escape(str(path))}: attempt to write a readonly database"):
+                store.add_trial("h", P, [SCORE], wall_s=1.0)
+            assert store.count() == 2
+            assert copied.exists()
+            del again
+            assert not copied.parent.exists()  # it goes with its store
+        progress.show(False)
+        folder.chmod(0o755)
+        assert path.read_bytes() == before
+    assert capsys.readouterr().err.count("was written by an earlier version and cannot be written: a copy") == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("kl", None, r"not a trials database \(NOT NULL constraint failed: metrics\.value\)"),
+        ("fingerprint", None, r"not a trials database \(NOT NULL constraint failed: trials\.fingerprint\)"),
+        ("images", -100, "table trials, row 7: images: must be"),
+    ],
+)
+def test_a_column_that_holds_what_it_cannot_is_named(column: str, value: object, message: str, tmp_path: Path) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE loose AS SELECT * FROM trials")  # holds what it likes
+        connection.execute("DROP TABLE trials")
+        connection.execute("ALTER TABLE loose RENAME TO trials")
+    before = change(path, f"UPDATE trials SET {column} = ? WHERE id = 7", value)
+    with pytest.raises(InputError, match=message):
+        TrialStore(path)
+    assert path.read_bytes() == before
+
+
+def test_a_metric_may_be_called_as_a_word_of_sql_is(tmp_path: Path) -> None:
+    path = written_by_the_version_before(tmp_path / "trials.sqlite")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for column in ("select", "select_se"):
+            connection.execute(f'ALTER TABLE trials ADD COLUMN "{column}" REAL NOT NULL DEFAULT 0.125')
+    (metric,) = (metric for name, metric in TrialStore(path).scores("g", Q)[0].metrics.items() if name == "select")
+    assert (metric.value, metric.standard_error) == (0.125, 0.125)
 
 
 @pytest.mark.parametrize("version", [2, 3, 5])

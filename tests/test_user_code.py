@@ -13,6 +13,7 @@ from autoprune.errors import UserCodeError
 PLUGINS = Path(__file__).parents[1] / "examples" / "plugins"
 
 MINE = f"""
+import os
 import sys
 sys.path[:0] = [{str(PLUGINS)!r}, {str(Path(small_job.__file__).parent)!r}]
 import small_job
@@ -67,7 +68,7 @@ def net(num_classes):
 
 class Layer(small_job.nn.Module):
     def forward(self, x):
-        fail(after=60)
+        fail(after=int(os.environ.get("PASSES", 0)))
         return x
 
 def failing_net(num_classes):
@@ -109,6 +110,50 @@ def test_each_kind_of_user_s_code_is_named_and_nothing_is_lost(
         small_job.done(*command, "--resume")
         assert small_job.trials_in(run_dir) >= max(stored, 1)
         assert stored > 0
+
+
+def test_what_a_network_raises_after_it_was_found_good_is_no_bad_input(small_config: Path, tmp_path: Path) -> None:
+    """By then it may have been cut wrongly, by us; which of the user's files it came through is the last line."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    named = ("-o", f"model.name={mine}:failing_net", "--run-dir", tmp_path / "run", "--quiet")
+    ended = small_job.autoprune("search", small_config, *named, PASSES="60", OMP_NUM_THREADS="1")
+    assert ended.returncode == 1, ended.stderr
+    assert "a bad day" in ended.stderr
+    assert f"{mine}, line {FAIL}, of model.name={mine}:failing_net" in ended.stderr.splitlines()[-1]
+
+
+CALLING = """
+from autoprune.policies.baselines import RandomSearcher
+
+class Searcher(RandomSearcher):
+    def __init__(self, brief):
+        super().__init__(brief)
+        self.problem = brief.problem
+
+    def ask(self):
+        self.problem.predict((10_000,) * 4)
+        return super().ask()
+
+class Full(RandomSearcher):
+    def ask(self):
+        raise OSError(28, "No space left on device", "a file of mine")
+"""
+
+
+def test_whose_file_called_ours_wrongly_is_the_last_line(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(CALLING)
+    wrong = ("search", "toy", "--run-dir", tmp_path / "run", "--quiet", "--agent", f"{mine}:Searcher")
+    ended = small_job.autoprune(*wrong)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Traceback")
+    *_, raised, last = ended.stderr.splitlines()
+    assert raised.startswith("IndexError: ")
+    assert last == f"It came through {mine}, line 10, of search.agent={mine}:Searcher"
+    full = small_job.autoprune("search", "toy", "--run-dir", tmp_path / "full", "--quiet", "--agent", f"{mine}:Full")
+    assert full.returncode == 1
+    assert full.stderr == "error: a file of mine: the disk is full; free some space and go on with --resume\n"
 
 
 def test_from_python_it_is_told_the_same(small_config: Path, small_checkpoint: Path, tmp_path: Path) -> None:

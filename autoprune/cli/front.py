@@ -8,7 +8,7 @@ import typer
 
 from autoprune.cli.options import path_of
 from autoprune.errors import InputError
-from autoprune.foundation import terminal
+from autoprune.foundation import progress, terminal
 from autoprune.foundation.paths import require_writable_folder
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def front(
     from autoprune.space.policy import PruningPolicy, load_policy, save_policy
     from autoprune.store.run_dir import RunDir
 
+    progress.show(True)
     rows = read_front(run_dirs)
     if not rows:
         raise InputError(f"{', '.join(map(str, run_dirs))}: no candidate was evaluated there")

@@ -224,6 +224,7 @@ def report(
     from autoprune.reports.run import write_report
     from autoprune.store.run_dir import RunDir
 
+    progress.show(True)
     folder = RunDir(run_dir)
     if folder.finished or not folder.adaptive.is_file():
         typer.echo(write_report(run_dir))
@@ -248,7 +249,8 @@ def version(
 
 
 def _settings(config: str, overrides: list[str] | None, options: Mapping[str, str | int | None]) -> "RunConfig":
-    """The configuration; `options` hold what the command line says of single keys, which goes before `overrides`."""
+    """The configuration. `options` hold what the command line says of single keys, which is refused where `overrides`
+    say otherwise."""
     from autoprune.config.file import find_config, load_config
 
     # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).

@@ -62,8 +62,11 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
         written = _overridden(written, override)
         key, _, text = override.removeprefix(f"{ADVANCED}.").partition("=")
         value = yaml.safe_load(text)
-        if said.setdefault(key, value) != value:
-            raise ConfigError(f"-o {key}: is set twice, to {shown(said[key])} and {shown(value)}; leave one out")
+        if repr(said.setdefault(key, value)) != repr(value):  # as they are written: `1` is no `true`, `.nan` is itself
+            raise ConfigError(
+                f"{key}: is set twice, to {shown(said[key])} and {shown(value)}, by -o or an option of its own; leave "
+                "one out"
+            )
     return _checked(written, where=str(path))
 
 

@@ -1,21 +1,31 @@
 """`path/file.py:factory` and `package.module:factory`: the user's own code, run because the user named it."""
 
+import errno
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import itertools
 import sys
+import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from autoprune.errors import AutopruneError, InputError, UserCodeError
 
 _executed: dict[Path, tuple[bytes, ModuleType]] = {}  # what a file held, and what came of it
-_modules: dict[str, set[str]] = {}  # by what was named, as "field=spec": the modules that it is code of
+_files: dict[str, Path] = {}  # by what was named, as "field=spec": the user's own file
+NETWORK = "model.name="
+WHOLE_NETWORK = ("build_model", "load_subject", "load_model", "guessed_groups")  # make it, or look at it, uncut
+PACKAGE = Path(__file__).parents[1]
+INSTALLED = {"site-packages", "dist-packages"}
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")  # PyTorch's words
 
 
 def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
@@ -30,10 +40,11 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
     try:
         module = _of_file(place, where) if place.endswith(".py") else importlib.import_module(place)
     except (Exception, SystemExit) as error:  # the user's code may raise anything while it is imported
+        if is_of_machine(error):
+            raise
         if isinstance(error, FileNotFoundError) and Path(str(error.filename)).name == Path(place).name:
             raise InputError(f"{where}: {place}: no such file") from None
         raise InputError(f"{where}: cannot import {place} ({type(error).__name__}: {error})") from error
-    _modules[where] = _beside(module)
     factory = getattr(module, name, None)
     if not callable(factory):
         raise InputError(f"{where}: {place} has no callable {name!r}")
@@ -44,7 +55,9 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
 def users_errors() -> Iterator[None]:
     """What a user's own code raises while the block runs, as `UserCodeError` that names its key, file and line.
 
-    It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise.
+    It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise; of
+    a network, only until it is found good: later it is ours that was cut. What is not theirs, but went through their
+    file, keeps its traceback, with a last line that says where.
     """
     try:
         yield
@@ -52,13 +65,27 @@ def users_errors() -> Iterator[None]:
         raised: BaseException | None = error
         while isinstance(raised, AutopruneError):
             raised = raised.__cause__ or raised.__context__
-        if raised is None or (found := _raised_in(raised)) is None:
+        found = None if raised is None or is_of_machine(raised) else _users_frame(raised)
+        if found is None:
             raise
-        keys, line = found
-        if not isinstance(error, AutopruneError):
-            raise UserCodeError(f"{keys}: {line}: raised {type(raised).__name__}: {raised}") from error
-        kind = type(error) if isinstance(error, InputError) else UserCodeError
-        raise kind(f"{error} (raised in {line}, of {keys})") from error
+        of_network = any(key.startswith(NETWORK) for key in found.keys)
+        may_be_cut = of_network and not isinstance(raised, SystemExit) and not _is_of_whole_network(error)
+        is_theirs, keys = not found.calls_ours and not may_be_cut, ", ".join(found.keys)
+        if isinstance(error, AutopruneError):
+            if found.calls_ours:
+                raise
+            kind = UserCodeError if is_theirs and not isinstance(error, InputError) else type(error)
+            raise kind(f"{error} (raised in {found.line}, of {keys})") from error
+        if is_theirs:
+            raise UserCodeError(f"{keys}: {found.line}: raised {type(raised).__name__}: {raised}") from error
+        error.add_note(f"It came through {found.line}, of {keys}")
+        raise
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether memory or a disk is full, which is nobody's mistake."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_full or isinstance(error, MemoryError) or any(part in str(error) for part in OUT_OF_MEMORY)
 
 
 def check_call(function: Callable[..., Any], *arguments: object, field: str, **named: object) -> None:
@@ -82,34 +109,66 @@ def source_of(spec: str) -> bytes:
     return file.read_bytes() if file.suffix == ".py" and file.is_file() else b""
 
 
-def _raised_in(error: BaseException) -> tuple[str, str] | None:
-    """The keys of the user's code that raised `error`, with its file and line; None if ours did, or another's."""
-    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-        module = str(frame.f_globals.get("__name__"))
-        if module.startswith("autoprune.") and frame.f_code.co_name != "__getattr__":  # of a name that there is not
-            return None
-        if keys := [key for key, modules in _modules.items() if module in modules]:
-            exact = [key for key in keys if short_name(key) == frame.f_code.co_qualname.partition(".")[0]]
-            return ", ".join(exact or keys), f"{frame.f_code.co_filename}, line {line}"
+@dataclass(frozen=True)
+class _UsersFrame:
+    """Where an error went through a user's own code: the innermost line there, and whether that called ours."""
+
+    keys: list[str]
+    line: str
+    calls_ours: bool
+
+
+def _users_frame(error: BaseException) -> _UsersFrame | None:
+    frames = [*traceback.walk_tb(error.__traceback__)][::-1]
+    calls_ours = False
+    for depth, (frame, line) in enumerate(frames):
+        file = Path(frame.f_code.co_filename)
+        if _is_ours(frame):
+            calls_ours |= (
+                frame.f_code.co_name != "__getattr__"
+            )  # which raises where theirs asked for a name that is not
+        elif beside := [key for key, own in _files.items() if _is_beside(file, own)]:
+            callers = itertools.takewhile(lambda frame: not _is_ours(frame), (frame for frame, _ in frames[depth:]))
+            return _UsersFrame(_named_by(callers) or beside, f"{file}, line {line}", calls_ours)
     return None
 
 
-def _beside(module: ModuleType) -> set[str]:
-    """The name of a module, and those of its neighbours that it takes something from."""
-    folder = Path(getattr(module, "__file__", None) or "").parent
-    names = [getattr(value, "__module__", None) or getattr(value, "__name__", None) for value in vars(module).values()]
-    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names if isinstance(name, str)}
-    return {module.__name__, *(name for name, file in files.items() if file and Path(file).parent == folder)}
+def _named_by(frames: Iterable[FrameType]) -> list[str]:
+    """The keys that name what runs in one of the frames, or else all that name its file."""
+    of_file: list[str] = []
+    for frame in frames:
+        keys = [key for key, file in _files.items() if file == Path(frame.f_code.co_filename)]
+        if exact := [key for key in keys if short_name(key) == frame.f_code.co_qualname.partition(".")[0]]:
+            return exact
+        of_file = of_file or keys
+    return of_file
+
+
+def _is_ours(frame: FrameType) -> bool:
+    name, file = str(frame.f_globals.get("__name__")), Path(frame.f_code.co_filename)
+    return name.startswith("autoprune.") or file.is_relative_to(PACKAGE)  # which may be run as a program
+
+
+def _is_beside(file: Path, own: Path) -> bool:
+    """Whether a file is a user's own, or lies in its folder or below, and is no library's."""
+    is_installed = bool(INSTALLED.intersection(file.parts)) or file.is_relative_to(STANDARD_LIBRARY)
+    return file == own or (file.is_relative_to(own.parent) and not is_installed)
+
+
+def _is_of_whole_network(error: BaseException) -> bool:
+    """Whether it was raised when a network was made, or looked at before any work."""
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__) if _is_ours(frame)]
+    return any(code.co_name in WHOLE_NETWORK for code in codes)
 
 
 def _of_file(place: str, where: str) -> ModuleType:
     path = Path(place).expanduser().resolve()
+    _files[where] = path
     content = path.read_bytes()
     if path in _executed and _executed[path][0] == content:
         return _executed[path][1]
     # Its own name among the modules: `model.py` must not hide another `model`, and dataclasses look their module up.
     name = f"autoprune_user_file_{path.stem}_{hashlib.sha256(bytes(path)).hexdigest()[:8]}"
-    _modules[where] = {name}
     module_spec = importlib.util.spec_from_file_location(name, path)
     assert module_spec is not None
     module = importlib.util.module_from_spec(module_spec)

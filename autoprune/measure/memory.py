@@ -11,12 +11,13 @@ import sys
 
 import numpy as np
 
-from autoprune.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, RunError, UserCodeError
 from autoprune.foundation.factories import users_errors
 from autoprune.runtimes.find import find_runtime
 
 RUNS = 10
 TIMEOUT_S = 300
+OF_THE_USER = 3  # the exit status of that program where a user's own code raised something
 
 
 def measure_peak_rss_bytes(
@@ -24,7 +25,7 @@ def measure_peak_rss_bytes(
 ) -> int:
     """Peak resident memory of a fresh process that loads `source` in a runtime of this name and runs it a few times.
 
-    Raises `RunError` if that process fails.
+    Raises `RunError` if that process fails, `UserCodeError` if a user's own code in it does.
     """
     request = {"source": source, "shape": list(shape), "runtime": runtime, "device": device, "threads": threads}
     command = [sys.executable, "-P", "-m", "autoprune.measure.memory", json.dumps(request)]
@@ -34,6 +35,8 @@ def measure_peak_rss_bytes(
         raise RunError(f"{source}: measuring its memory took longer than {TIMEOUT_S} s") from None
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        if done.returncode == OF_THE_USER:
+            raise UserCodeError(reason)
         raise RunError(f"{source}: measuring its memory failed ({reason})")
     return int(done.stdout.split()[-1])
 
@@ -49,7 +52,8 @@ def main() -> None:
             for _ in range(RUNS):
                 call()
     except AutopruneError as error:
-        sys.exit(str(error))
+        print(*str(error).split(), file=sys.stderr)  # in one line, whatever it held
+        sys.exit(OF_THE_USER if isinstance(error, UserCodeError) else 1)
     print(peak_rss_bytes())
 
 

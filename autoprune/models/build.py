@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.foundation.factories import load_factory
+from autoprune.foundation.factories import is_of_machine, load_factory
 from autoprune.foundation.files import shortened
 from autoprune.models.mobilenet import CifarMobileNetV2
 from autoprune.models.resnet import CifarResNet
@@ -87,6 +87,8 @@ def _call_factory(factory: Callable[..., Any], spec: ModelSpec) -> Any:
         accepted = inspect.signature(factory).parameters
         return factory(**{key: value for key, value in offered.items() if key in accepted})
     except (Exception, SystemExit) as error:  # the user's code may raise anything
+        if is_of_machine(error):
+            raise
         raise ModelError(
             f"model.name={spec.name}: the factory failed ({type(error).__name__}: {error}); "
             f"it is called with those of num_classes, in_channels and width that it names"

@@ -82,9 +82,9 @@ def check_stored(connection: sqlite3.Connection, path: Path, bring_up: Callable[
     try:
         bring_up(connection)
         rows = {table: _rows(connection, table, columns) for table, columns in COLUMNS.items()}
-    except sqlite3.OperationalError as error:
-        if "no such" not in str(error):  # a lock, no rights
-            raise
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            raise  # a lock, no rights
         raise InputError(f"{path}: not a trials database ({error}); move it away and start again") from None
     finally:
         connection.text_factory = str

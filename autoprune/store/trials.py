@@ -12,7 +12,7 @@ from typing import Any
 
 from autoprune.errors import InputError, RunError
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.earlier import EARLIER_VERSION, bring_up
+from autoprune.store.earlier import EARLIER_VERSION, ScratchCopy, bring_up, can_be_written, tell_brought_up
 from autoprune.store.kept import Kept, Value
 from autoprune.store.score import Metric, Score
 from autoprune.store.stored import REMEDY, check_stored
@@ -104,20 +104,27 @@ class EpisodeRow:
 class TrialStore:
     """`trials.sqlite` of a run, or a part of it; any number of readers, one writer, every write one transaction.
 
-    Raises `InputError` for a file that is no such database, or naming the row that holds what it cannot; it is left as
-    it is then.
+    One of the version before becomes one of this; where it cannot be written, a copy does, which is read alone. Raises
+    `InputError` for a file that is no such database, or naming the row that holds what it cannot; it is left as it is
+    then.
     """
 
     def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
         self.path, self._parts = path, parts
+        self._copy: ScratchCopy | None = None  # of a file of the version before that cannot be written
         if path.is_dir():
             raise InputError(f"{path}: is a folder, and no trials database; move it away and start again")
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
+            made = ScratchCopy(connection) if version == EARLIER_VERSION and not can_be_written(path) else None
+        with self._connection(None if made is None else made.path) as connection:
             # In one transaction: another process may look at it, or be about the same.
             connection.execute("BEGIN" if version == SCHEMA_VERSION else "BEGIN IMMEDIATE")
             check_stored(connection, path, self._bring_up)
+        self._copy = made
+        if version == EARLIER_VERSION:
+            tell_brought_up(path, is_copied=made is not None)
 
     def _bring_up(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -184,7 +191,7 @@ class TrialStore:
     def take_over(self, other: "TrialStore") -> None:
         """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
         with self._connection() as connection:
-            connection.execute("ATTACH ? AS other", (str(other.path),))
+            connection.execute("ATTACH ? AS other", (str(other._file),))
             connection.execute(
                 f"INSERT OR IGNORE INTO trials ({TRIAL_COLUMNS}) SELECT {TRIAL_COLUMNS} FROM other.trials"
             )
@@ -272,6 +279,10 @@ class TrialStore:
         return made
 
     @property
+    def _file(self) -> Path:
+        return self.path if self._copy is None else self._copy.path
+
+    @property
     def _suffix(self) -> str:
         return "".join(f", {part}" for part in self._parts)
 
@@ -279,10 +290,12 @@ class TrialStore:
         return PART_END.join([*self._parts, name])
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self, file: Path | None = None) -> Iterator[sqlite3.Connection]:
+        """To `file`, or to what holds the trials; a copy is read alone."""
         try:
-            with closing(sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S)) as connection, connection:
+            with closing(sqlite3.connect(file or self._file, timeout=LOCK_TIMEOUT_S)) as connection, connection:
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(f"PRAGMA query_only = {self._copy is not None}")
                 yield connection
         except sqlite3.OperationalError as error:  # a lock, a full disk, no rights
             remedy = "; free some space and go on with --resume" if "disk is full" in str(error) else ""
