@@ -21,7 +21,6 @@ from autoprune.errors import AutopruneError, InputError, UserCodeError
 _executed: dict[Path, tuple[bytes, ModuleType]] = {}  # what a file held, and what came of it
 _files: dict[str, Path] = {}  # by what was named, as "field=spec": the user's own file
 NETWORK = "model.name="
-WHOLE_NETWORK = ("build_model", "load_subject", "load_model", "guessed_groups")  # make it, or look at it, uncut
 PACKAGE = Path(__file__).parents[1]
 INSTALLED = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = sysconfig.get_path("stdlib")
@@ -55,9 +54,9 @@ def load_factory(spec: str, *, field: str) -> Callable[..., Any]:
 def users_errors() -> Iterator[None]:
     """What a user's own code raises while the block runs, as `UserCodeError` that names its key, file and line.
 
-    It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise; of
-    a network, only until it is found good: later it is ours that was cut. What is not theirs, but went through their
-    file, keeps its traceback, with a last line that says where.
+    It is the user's if none of our frames lies further in than theirs, also where it was caught and told otherwise. Not
+    of a network: it is caught where it is made and first looked at, and later it is ours that was cut. What is not
+    theirs, but went through their file, keeps its traceback, with a last line that says where.
     """
     try:
         yield
@@ -68,9 +67,8 @@ def users_errors() -> Iterator[None]:
         found = None if raised is None or is_of_machine(raised) else _users_frame(raised)
         if found is None:
             raise
-        of_network = any(key.startswith(NETWORK) for key in found.keys)
-        may_be_cut = of_network and not isinstance(raised, SystemExit) and not _is_of_whole_network(error)
-        is_theirs, keys = not found.calls_ours and not may_be_cut, ", ".join(found.keys)
+        of_network = any(key.startswith(NETWORK) for key in found.keys) and not isinstance(raised, SystemExit)
+        is_theirs, keys = not found.calls_ours and not of_network, ", ".join(found.keys)
         if isinstance(error, AutopruneError):
             if found.calls_ours:
                 raise
@@ -124,9 +122,7 @@ def _users_frame(error: BaseException) -> _UsersFrame | None:
     for depth, (frame, line) in enumerate(frames):
         file = Path(frame.f_code.co_filename)
         if _is_ours(frame):
-            calls_ours |= (
-                frame.f_code.co_name != "__getattr__"
-            )  # which raises where theirs asked for a name that is not
+            calls_ours |= frame.f_code.co_name != "__getattr__"  # which raises for a name that there is not
         elif beside := [key for key, own in _files.items() if _is_beside(file, own)]:
             callers = itertools.takewhile(lambda frame: not _is_ours(frame), (frame for frame, _ in frames[depth:]))
             return _UsersFrame(_named_by(callers) or beside, f"{file}, line {line}", calls_ours)
@@ -153,12 +149,6 @@ def _is_beside(file: Path, own: Path) -> bool:
     """Whether a file is a user's own, or lies in its folder or below, and is no library's."""
     is_installed = bool(INSTALLED.intersection(file.parts)) or file.is_relative_to(STANDARD_LIBRARY)
     return file == own or (file.is_relative_to(own.parent) and not is_installed)
-
-
-def _is_of_whole_network(error: BaseException) -> bool:
-    """Whether it was raised when a network was made, or looked at before any work."""
-    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__) if _is_ours(frame)]
-    return any(code.co_name in WHOLE_NETWORK for code in codes)
 
 
 def _of_file(place: str, where: str) -> ModuleType:
