@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from judging_for_tests import scored
 
-from autoprune.config import Metric, RewardConfig
+from autoprune.config import CostName, RewardConfig
 from autoprune.policies.heuristics import (
     EXPONENTS,
     SHAPES,
@@ -61,7 +61,7 @@ def steps() -> st.SearchStrategy[list[list[float]]]:
 @given(steps=steps(), shares=st.lists(st.floats(0.21, 0.9), min_size=1, max_size=2))
 def test_the_knapsack_is_nearly_the_optimum_by_enumeration(steps: list[list[float]], shares: list[float]) -> None:
     losses = [[sum(group[rung:]) for rung in range(5)] for group in steps]
-    metrics: tuple[Metric, ...] = ("latency", "params")
+    metrics: tuple[CostName, ...] = ("latency", "params")
     limits = tuple(Limit(m, share * TOY.original_cost.of(m)) for m, share in zip(metrics, shares, strict=False))
     problem = limited(limits)
     fits = np.array([all(cost.of(limit.metric) <= limit.max_value for limit in limits) for cost in ALL_COSTS])

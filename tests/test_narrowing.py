@@ -81,13 +81,14 @@ def test_a_file_that_misses_its_target_is_narrowed_until_it_meets_it(
     assert not list((tmp_path / "state").glob("*.pt"))
 
 
-@pytest.mark.parametrize("step", ["save_pruned", "_store", "export_onnx", "save_policy", "training_of"])
+@pytest.mark.parametrize("step", ["save_pruned", "keep", "export_onnx", "save_policy", "training_of"])
 @pytest.mark.parametrize("after", [False, True])
 def test_a_narrowing_that_is_stopped_goes_on(
     small: tuple[RunConfig, Subject, Prepared], step: str, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Just before or just after a step is first taken: what is on disk in the end is one model, within the target."""
-    place = context_module if step == "save_policy" else narrowing
+    places: dict[str, Any] = {"save_policy": context_module, "keep": TrialStore}
+    place = places.get(step, narrowing)
     whole = getattr(place, step)
 
     def stopped(*arguments: Any, **named: Any) -> None:

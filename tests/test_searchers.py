@@ -165,7 +165,11 @@ def test_every_searcher_can_be_configured_and_no_other() -> None:
             {"hiden": 3},
             r"search\.settings: unknown key hiden \(did you mean hidden\?\); allowed are exploration, imitation,",
         ),
-        ("td3", {"exploration": {"greedy": 1}}, r"search\.settings\.exploration: unknown key greedy; allowed are"),
+        (
+            "td3",
+            {"exploration": {"greedy": 1}},
+            r"search\.settings\.exploration: unknown key greedy \(did you mean greed\?\); allowed are",
+        ),
         ("ddpg", {"hidden": 0}, r"search\.settings\.hidden: .* greater than 0, got 0"),
         ("ppo", {"exploration": {"greed": 2}}, r"search\.settings\.exploration\.greed: "),
         ("uniform", {"hidden": 3}, r"search\.settings: unknown key hidden; allowed are none"),
