@@ -8,7 +8,7 @@ from small_job import CONFIG, autoprune
 
 from autoprune.config import RunConfig
 from autoprune.config.file import SHIPPED_CONFIGS, dump_config, parse_config
-from autoprune.config.unused import RULES, Job, unused
+from autoprune.config.unused import RULES, Job, in_few_words, unused
 
 
 def told(raw: dict[str, Any], command: Any = "run") -> dict[str, str]:
@@ -185,3 +185,9 @@ def test_the_small_job_is_read_from_its_dump() -> None:
     config = parse_config(CONFIG, where="x")
     assert "advanced:" in dump_config(config)
     assert told(CONFIG) == {}
+
+
+def test_many_keys_of_a_section_are_told_as_that() -> None:
+    many = [f"finetune.{name}" for name in ("epochs", "batch_size", "temperature", "augment.flip")]
+    assert in_few_words(["measure.rounds", *many]) == ["measure.rounds", "finetune (4 keys)"]
+    assert in_few_words(many[1:]) == many[1:]

@@ -4,6 +4,7 @@ What can only be a slip is refused where a section is read. Here is what a file 
 of a part that another key, or the command, leaves out.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,8 @@ from typing import Literal
 from autoprune.config.run import RunConfig
 from autoprune.config.section import Section
 from autoprune.foundation.progress import say
+
+MOST_TOLD = 3  # keys of one section
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,14 @@ RULES = (
 def say_unused(config: RunConfig, job: Job) -> None:
     """A line for each reason why keys that are set have no effect."""
     for keys, because in unused(config, job):
-        say_no_effect(keys, because)
+        say_no_effect(in_few_words(keys), because)
+
+
+def in_few_words(keys: Sequence[str]) -> list[str]:
+    """Many keys of one section are told as that."""
+    sections = Counter(key.partition(".")[0] for key in keys)
+    few = [key for key in keys if sections[key.partition(".")[0]] <= MOST_TOLD]
+    return [*few, *(f"{name} ({count} keys)" for name, count in sections.items() if count > MOST_TOLD)]
 
 
 def say_no_effect(keys: Sequence[str], because: str) -> None:
