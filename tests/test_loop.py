@@ -9,12 +9,13 @@ import pytest
 from problems_for_tests import CountingScorer, ThreeLooks, policy, problem, pruning
 
 from autoprune.config import RewardConfig
-from autoprune.errors import InputError, RunError
+from autoprune.errors import InputError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.search import racing
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.search.searcher import Ask, MakeSearcher, SearcherState
+from autoprune.search.toy import toy_problem
 from autoprune.space.decision import Policy
 from autoprune.store.trials import TrialStore
 
@@ -68,7 +69,7 @@ def test_the_budget_counts_distinct_policies() -> None:
 def test_a_search_with_nothing_new_to_ask_ends() -> None:
     result = searched(problem(CountingScorer()), [policy(1, 2)] * 100, 2)
     assert (len(result.outcomes), result.evaluations) == (8, 1)
-    with pytest.raises(RunError, match="the searcher random asked for no candidate"):
+    with pytest.raises(InputError, match=r"search\.agent: random: asked for no candidate"):
         searched(problem(CountingScorer()), [])
 
 
@@ -104,7 +105,7 @@ def test_probes_that_repeat_end_and_are_told_what_was_seen() -> None:
         def tell(self, outcomes: Sequence[Outcome]) -> None:
             told.extend(outcomes)
 
-    with pytest.raises(RunError, match="asked for no candidate"):
+    with pytest.raises(InputError, match="asked for no candidate"):
         run_search(partial(Repeating, name="again", policies=()), made, max_evaluations=3, seed=0)
     assert len(told) == 12
     assert told[0].reward == pytest.approx(0.0)  # of a KL that is taken for 0 at that look
@@ -114,7 +115,7 @@ def test_probes_that_repeat_end_and_are_told_what_was_seen() -> None:
     ("asked", "message"),
     [
         (policy(4, 6), "breaks a limit; only probes may"),
-        ((3, 0), "no policy; one is a tuple with a number for each decision"),
+        ((3, 0), "no policy; one is a tuple with a Python int for each decision"),
         ((-1, 0), "no policy"),
         ((0,), "no policy"),
         ((0, 0.0), "no policy"),
@@ -227,3 +228,18 @@ def test_a_reward_that_falls_where_a_score_is_better_cannot_race(
         searched(made, asked)
     every = run_search(listed(asked), made, max_evaluations=9, seed=0, races=False)
     assert every.best.policy == policy(1, 2)
+
+
+def test_what_is_trained_is_a_module_or_nothing() -> None:
+    class Lettered(ListSearcher):
+        def trained(self) -> Any:
+            return "agent"
+
+    problem = toy_problem()
+    with pytest.raises(InputError, match=r"search\.agent: a letter: trained: must give a torch module or None"):
+        run_search(
+            lambda brief: Lettered(brief, name="a letter", policies=[problem.floor_policy]),
+            problem,
+            max_evaluations=1,
+            seed=0,
+        )

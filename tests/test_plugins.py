@@ -367,7 +367,7 @@ class AllOrNothing(RandomSearcher):
         (Unsaved, "state: cannot be saved, as facts of JSON and tensors"),
         (UnsavedLater, "state: cannot be saved, as facts of JSON and tensors"),
         (Unnamed, "name: must be a text, got ''"),
-        (OffTheLadder, "is no policy; one is a tuple with a number for each decision"),
+        (OffTheLadder, "is no policy; one is a tuple with a Python int for each decision"),
         (BeyondTheLimits, "breaks a limit; only probes may"),
         (Widths, "is no policy; one is a tuple"),
         (Listing, "must give an Ask with a tuple of policies"),

@@ -1,7 +1,7 @@
 """The search problem of the shipped network on a little real data, prepared twice with one store."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,16 @@ from models_for_tests import elastic_net, little_data
 from torch import nn
 
 from autoprune.config import DataConfig, RunConfig, SearchConfig, TargetConfig
-from autoprune.errors import ModelError, TargetError
+from autoprune.data import ImageSplit, SearchData
+from autoprune.errors import InputError, ModelError, TargetError
 from autoprune.models import ModelSpec, build_model, load_weights
 from autoprune.prediction.latency_model import with_branch_rung
 from autoprune.pruning.cost import count_cost
 from autoprune.pruning.elastic import ElasticModel
-from autoprune.search.prepare import LATENCY_HEADROOM, Prepared, fingerprint, prepare, scored_as, search_limits
+from autoprune.pruning.find import find_groups
+from autoprune.search.evaluate import Evaluator
+from autoprune.search.fingerprint import fingerprint, scored_as
+from autoprune.search.prepare import LATENCY_HEADROOM, PREPARED, Prepared, prepare, search_limits
 from autoprune.search.problem import Limit, PredictedCost
 from autoprune.search.racing import FIRST_LOOK
 from autoprune.space.decision import Decision
@@ -184,32 +188,64 @@ def test_the_fingerprint_is_of_all_that_a_score_depends_on() -> None:
     calibrated = CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"calibration_images": 99})})
     resplit = CONFIG.model_copy(update={"data": DataConfig(split_seed=1)})
     different = {
-        fingerprint(CONFIG, elastic),
-        fingerprint(CONFIG, elastic.with_weights_of(tuned)),
-        fingerprint(CONFIG, reranked),
-        fingerprint(fewer, elastic),
-        fingerprint(calibrated, elastic),
-        fingerprint(resplit, elastic),
+        fingerprint(CONFIG, elastic, b""),
+        fingerprint(CONFIG, elastic.with_weights_of(tuned), b""),
+        fingerprint(CONFIG, reranked, b""),
+        fingerprint(fewer, elastic, b""),
+        fingerprint(calibrated, elastic, b""),
+        fingerprint(resplit, elastic, b""),
+        fingerprint(CONFIG, elastic, b"other images"),
     }
-    assert len(different) == 6
+    assert len(different) == 7
 
 
-@pytest.mark.parametrize("key", ["task", "data", "search"])
+def test_what_is_seen_of_data_and_network_is_what_tells_scores() -> None:
+    """A comment, or the order of the classes' names, changes nothing."""
+
+    class Net(nn.Module):
+        def __init__(self, slope: float, *, twice: bool = False) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+            self.slope, self.twice = slope, twice
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = nn.functional.leaky_relu(self.first(images), self.slope)
+            answers: torch.Tensor = self.last(x.mean((2, 3)))
+            return answers * 2 if self.twice else answers
+
+    def seen(model: nn.Module, data: SearchData) -> bytes:
+        groups = find_groups(model, data.info.input_shape).prunable
+        elastic = ElasticModel(model, groups, {group.name: tuple(range(group.channels)) for group in groups})
+        return Evaluator(elastic, data, score_images=50, calibration_images=50, repairs=False).seen()
+
+    data = little_data()
+    relabelled = replace(data, search=ImageSplit(data.search.images, data.search.labels.flip(0)))
+    repainted = replace(data, train=ImageSplit(255 - data.train.images, data.train.labels))
+    found = [
+        seen(Net(0.1), data), seen(Net(0.2), data), seen(Net(0.1, twice=True), data), seen(Net(0.1), relabelled),
+        seen(Net(0.1), repainted),
+    ]  # fmt: skip
+    assert len(set(found)) == 5
+    assert seen(Net(0.1), little_data()) == found[0]
+
+
+@pytest.mark.parametrize("key", ["task", "search"])
 def test_what_an_edited_file_of_the_user_s_was_scored_by_is_not_reused(key: str, tmp_path: Path) -> None:
     elastic, mine = elastic_net("flatten"), tmp_path / "mine.py"
-    sections = {"data": DataConfig(name=f"{mine}:own"), "search": SearchConfig(options=(f"{mine}:own",))}
+    sections = {"search": SearchConfig(options=(f"{mine}:own",))}
     config = CONFIG.model_copy(update={key: sections.get(key, f"{mine}:own")})
-    found = {fingerprint(CONFIG, elastic)}
+    found = {fingerprint(CONFIG, elastic, b"")}
     for text in ("a = 1", "a = 2", "a = 1"):
         mine.write_text(text)
-        found.add(fingerprint(config, elastic))
+        found.add(fingerprint(config, elastic, b""))
     assert len(found) == 3
 
 
 def test_built_in_names_give_the_fingerprint_that_they_always_gave() -> None:
     """Else what earlier runs have scored would be scored again."""
     bare = ElasticModel(nn.Sequential(nn.Identity()), (), {"hidden": (2, 0, 1)})
-    assert fingerprint(CONFIG, bare) == "eac117eb82b1e8dd"
+    assert fingerprint(CONFIG, bare, b"") == "eac117eb82b1e8dd"
 
 
 def test_the_fingerprint_does_not_depend_on_target_agent_or_memory_format() -> None:
@@ -222,8 +258,8 @@ def test_the_fingerprint_does_not_depend_on_target_agent_or_memory_format() -> N
         }
     )
     relaid = copy.deepcopy(elastic.original).to(memory_format=torch.channels_last)
-    assert fingerprint(other, elastic) == fingerprint(CONFIG, elastic)
-    assert fingerprint(CONFIG, elastic.with_weights_of(relaid)) == fingerprint(CONFIG, elastic)
+    assert fingerprint(other, elastic, b"") == fingerprint(CONFIG, elastic, b"")
+    assert fingerprint(CONFIG, elastic.with_weights_of(relaid), b"") == fingerprint(CONFIG, elastic, b"")
 
 
 @pytest.mark.parametrize(
@@ -239,10 +275,13 @@ def test_latency_is_searched_a_little_below_its_target(allowed_ms: float, floor_
     assert params == Limit("params", 100)
 
 
-def test_scores_stay_what_they_are_once_steps_were_made_of_them(tmp_path: Path) -> None:
-    """Until then a file that was mended is scored anew."""
+def test_steps_that_were_made_of_scores_do_not_go_on_with_others(tmp_path: Path) -> None:
+    """Until there are any, a file that was mended is scored anew."""
     store = TrialStore(tmp_path / "trials.sqlite")
-    assert [scored_as(found, store) for found in ("one", "two", "one")] == ["one", "two", "one"]
+    for found in ("one", "two", "one"):
+        assert scored_as(found, store, made_before=PREPARED) == found
     store.part("trial 1").keep(FINALISTS_TRIED, 3)
-    assert scored_as("two", TrialStore(store.path)) == "one"
-    assert scored_as("two", None) == "two"
+    assert scored_as("one", TrialStore(store.path), made_before=PREPARED) == "one"
+    with pytest.raises(InputError, match=r"put it back as it was, or start anew \(search.trials_from="):
+        scored_as("two", TrialStore(store.path), made_before=PREPARED)
+    assert scored_as("two", None, made_before=PREPARED) == "two"

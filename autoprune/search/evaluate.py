@@ -1,5 +1,6 @@
 """Scoring a candidate: cut, recalibrate BatchNorm, compare with the original on images of the search split."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from autoprune.store.score import Metric, Score, told_merit
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import score_of
 from autoprune.tasks.task import Task
+from autoprune.tracing.written import written
 from autoprune.training.batchnorm import even_batches, fold_batchnorm, foldable_layers, recalibrate_batchnorm
 from autoprune.training.repair import WeightRepair
 
@@ -41,9 +43,13 @@ class Evaluator:
     ) -> None:
         self.elastic, self.info, self.task, self.compute = elastic, data.info, task, compute
         scored = _shuffled(_subset(data.search, score_images, "score"))
+        self._shown = hashlib.blake2b()
         self.labels = scored.labels
         self.images = normalise(scored.images, data.info)  # (N, C, H, W)
         calibrated = _shuffled(_subset(data.train, calibration_images, "calibration"))
+        for split in (scored, calibrated):
+            for tensor in (split.images, split.labels):
+                self._shown.update(tensor.contiguous().numpy().data)
         self.calibration = normalise(calibrated.images, data.info)
         self.calibration_labels = calibrated.labels
         self.repair = WeightRepair(elastic, self.calibration) if repairs else None
@@ -51,6 +57,12 @@ class Evaluator:
         self.reference = _outputs(elastic.original, self.images)  # (N, ...)
         self.calibration_reference = _outputs(elastic.original, self.calibration)
         self.foldable = foldable_layers(elastic.original, self.calibration[:FOLDING_IMAGES])
+
+    def seen(self) -> bytes:
+        """A hash of the images and labels that tell scores, and of what the original does with them."""
+        network = self._shown.copy()
+        network.update(written(self.elastic.original, self.images[:1]).encode())
+        return network.digest()
 
     def candidate(self, policy: PruningPolicy) -> nn.Module:
         """The cut, its weights repaired and its BatchNorms recalibrated, ready to run."""

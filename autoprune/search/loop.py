@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from autoprune.errors import InputError, RunError
+from autoprune.errors import InputError, shown
 from autoprune.search.executors import Execute, inline
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
@@ -64,7 +64,9 @@ def run_search(
                 break
             searcher.tell(search.outcomes_of(asked))
     if not search.episodes:
-        raise RunError(f"the searcher {searcher.name} asked for no candidate")
+        raise InputError(f"{FIELD}: {searcher.name}: asked for no candidate")
+    if not isinstance(agent := searcher.trained(), nn.Module | None):
+        raise InputError(f"{FIELD}: {searcher.name}: trained: must give a torch module or None, got {shown(agent)}")
     return SearchResult(
         searcher=searcher.name,
         seed=seed,
@@ -72,7 +74,7 @@ def run_search(
         outcomes=tuple(search.episodes),
         evaluations=len(search.seen),
         wall_s=time.perf_counter() - started,
-        agent=searcher.trained(),
+        agent=agent,
     )
 
 

@@ -1,6 +1,5 @@
 """From a configuration, a trained model and data to the search problem: groups, ladders, costs, sensitivities."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -9,12 +8,10 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from autoprune.compute.compute import this_compute
-from autoprune.config import CLASSIFICATION_NAME, RunConfig, TargetConfig, check_bounds
+from autoprune.config import RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
-from autoprune.foundation.factories import source_of
-from autoprune.foundation.progress import bar, say
+from autoprune.foundation.progress import bar
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.models import tensor_state
 from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import ENERGY, energy_constants
 from autoprune.prediction.latency_model import (
@@ -34,6 +31,7 @@ from autoprune.search.decisions import decision_of, layer_decision
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
 from autoprune.search.executors import Execute, inline, usual
+from autoprune.search.fingerprint import FINGERPRINT, fingerprint, scored_as
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.racing import FIRST_LOOK
 from autoprune.search.reward import make_reward
@@ -60,7 +58,6 @@ class OriginalPoint:
 
 
 ORIGINAL = Kept("original", TypeAdapter(OriginalPoint))
-FINGERPRINT = Kept("fingerprint", TypeAdapter(str))
 PREPARED = (LATENCY, ENERGY, ORIGINAL, FINGERPRINT)  # what making the problem keeps
 
 
@@ -159,7 +156,9 @@ def prepare(
         predict=predict,
         looks=evaluator.looks,
         reward=make_reward(config.search.reward),
-        fingerprint=measured.fingerprint if measured else scored_as(fingerprint(config, elastic), store),
+        fingerprint=measured.fingerprint
+        if measured
+        else scored_as(fingerprint(config, elastic, evaluator.seen()), store, made_before=PREPARED),
         store=store,
         known=measured.known if measured else earlier_policies(config.search.trials_from, elastic, store),
     )
@@ -237,35 +236,3 @@ def measure_sensitivities(problem: SearchProblem, execute: Execute = inline) -> 
                 found.append(replace(decision, sensitivity=sensitivity, branch_loss=lost))
                 progress.advance()
     return tuple(found)
-
-
-def scored_as(found: str, store: TrialStore | None) -> str:
-    """The fingerprint of scores in `store`: as found, or, once steps that follow have been made of scores, theirs."""
-    if store is None:
-        return found
-    before = store.kept(FINGERPRINT)
-    if before not in (None, found) and store.holds_more_than(PREPARED):
-        say("the weights, the data or a file of yours have changed since the search: its scores stay as they are")
-        return before or found
-    store.keep(FINGERPRINT, found)
-    return found
-
-
-def fingerprint(config: RunConfig, elastic: ElasticModel) -> str:
-    """A hash of all that a score depends on: weights, ranking of channels, data, evaluation settings, users' files."""
-    digest = hashlib.sha256()
-    for name, tensor in tensor_state(elastic.original).items():
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    digest.update(repr(sorted(elastic.ranking.items())).encode())
-    # Without statistics of their own, data are those of runs from before there were such keys.
-    unset = {"mean", "std"} if config.data.mean is None else None
-    digest.update(config.data.model_dump_json(exclude=unset).encode())
-    if config.task != CLASSIFICATION_NAME:
-        digest.update(config.task.encode())
-    search = config.search
-    digest.update("".join(search.options).encode())
-    for own in (config.model.name, config.data.name, config.task, *search.options):
-        digest.update(source_of(own))
-    digest.update(f"{search.score_images} {search.calibration_images} {search.repair}".encode())
-    return digest.hexdigest()[:16]

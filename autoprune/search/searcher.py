@@ -107,7 +107,7 @@ def fault_of(asked: object, problem: PredictedProblem, *, as_given: bool = False
     for policy in asked.policies:
         if not is_policy(problem.decisions, policy):
             counts = ", ".join(f"{decision.name}: 0 to {len(decision.ladder) - 1}" for decision in problem.decisions)
-            return f"{shown(policy)} is no policy; one is a tuple with a number for each decision ({shown(counts)})"
+            return f"{shown(policy)} is no policy; one is a tuple with a Python int for each decision ({shown(counts)})"
         if not as_given and not asked.are_probes and not meets(problem.predict(policy), problem.limits):
             return f"{shown(policy)} breaks a limit; only probes may"
     return None

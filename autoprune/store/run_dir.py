@@ -13,6 +13,7 @@ from autoprune.config.file import dump_config, load_config
 from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.files import require_free_space, write_text
 from autoprune.foundation.paths import require_writable_folder
+from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import is_temporary, remove_orphans
 
 
@@ -129,6 +130,8 @@ def check_run_dir(root: Path, config: RunConfig, *, resume: bool, field: str = "
                 f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "
                 f"resume it with its own, or choose another {field}"
             )
+    elif resume and not root.is_dir():
+        say(f"{root}: nothing is there to go on with; a run begins")
     elif root.is_dir() and not run_dir.is_bare:
         raise InputError(f"{root}: is not empty and holds no run; choose another {field}")
     if not run_dir.finished and not run_dir.adaptive.is_file():  # those are only read back
