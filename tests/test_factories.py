@@ -8,8 +8,15 @@ import pytest
 import torch
 
 from autoprune.errors import InputError, ModelError, RunError, UserCodeError
+from autoprune.foundation import factories
 from autoprune.foundation.factories import load_factory, source_of, users_errors
 from autoprune.models import ModelSpec, build_model
+
+
+@pytest.fixture(autouse=True)
+def no_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test may have named a file of this very folder: then all in it is a user's."""
+    monkeypatch.setattr(factories, "_files", {})
 
 
 def test_a_factory_from_a_file(tmp_path: Path) -> None:
