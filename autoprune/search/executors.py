@@ -91,10 +91,14 @@ class ForkedProcesses:
 
 
 def _begin(problem: SearchProblem, parent: int) -> None:
-    """Make a forked process a worker. It ends with its parent, even a killed one: it holds the run's lock too. An
-    interrupt is the parent's to handle."""
     global _problem
     _problem = problem
+    become_worker(parent)
+
+
+def become_worker(parent: int) -> None:
+    """Make a forked process a worker. It ends with its parent, even a killed one: it holds the run's lock too. An
+    interrupt is the parent's to handle."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that
         os._exit(1)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -219,14 +219,14 @@ class SearchProblem:
         side. What is evaluated comes out the same."""
         if self._executor is None:
             return
-        known = {policy: self._known_scores(policy) for policy in policies}
+        known = {policy: self.known_scores(policy) for policy in policies}
         asked = {
             policy: scores[-1].look if scores else NOT_SEEN
             for policy, scores in known.items()
-            if not any(self._is_settled(policy, score, bars) for score in scores)
+            if not any(self.is_settled(policy, score, bars) for score in scores)
         }
         for looked in self._executor.look(asked, bars):
-            self._remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
+            self.remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
 
     def evaluate(self, policy: Policy, *, bars: Bars = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
@@ -235,29 +235,31 @@ class SearchProblem:
         is below the bar's. Its reward is then taken to be as far from the rival's as it was at that look, where both
         saw the same images. The outcome is the same whether scores are remembered or not.
         """
-        known = self._known_scores(policy)
+        known = self.known_scores(policy)
         for score in known:
-            if self._is_settled(policy, score, bars):
-                return self._outcome(policy, score, bars)
+            if self.is_settled(policy, score, bars):
+                return self.outcome_of(policy, score, bars)
         started = time.perf_counter()
         fresh = self.look(policy, known[-1].look if known else NOT_SEEN, bars)
-        self._remember(policy, known, fresh, wall_s=time.perf_counter() - started)
-        return self._outcome(policy, fresh[-1], bars)
+        self.remember(policy, known, fresh, wall_s=time.perf_counter() - started)
+        return self.outcome_of(policy, fresh[-1], bars)
 
     def look(self, policy: Policy, seen: int, bars: Bars) -> list[Score]:
         """The scores of looks after number `seen`, up to the first that settles it; nothing is remembered."""
         fresh: list[Score] = []
-        for score in self._looks(self.pruning_of(policy)):
-            if score.look <= seen:
-                continue
+        for score in self.looks_after(policy, seen):
             fresh.append(score)
-            if self._is_settled(policy, score, bars):
+            if self.is_settled(policy, score, bars):
                 break
         return fresh
 
+    def looks_after(self, policy: Policy, seen: int) -> Iterator[Score]:
+        """The scores of all looks after number `seen`; each is worked out when it is asked for."""
+        return (score for score in self._looks(self.pruning_of(policy)) if score.look > seen)
+
     def reward_at(self, policy: Policy, look: int) -> float:
         """The reward of a policy as one look at it tells; `LookupError` if there was no such look."""
-        for score in self._known_scores(policy):
+        for score in self.known_scores(policy):
             if score.look == look:
                 return self._reward(policy, score)
         raise LookupError(f"{self.pruning_of(policy).key} was not evaluated at look {look}")
@@ -274,20 +276,23 @@ class SearchProblem:
                     + (" or lower search.min_keep" if helps else "")
                 )
 
-    def _known_scores(self, policy: Policy) -> tuple[Score, ...]:
+    def known_scores(self, policy: Policy) -> tuple[Score, ...]:
+        """What is remembered of a policy, by look."""
         key = self.pruning_of(policy).key
         known = self._scores.get(key, ())
         if not known and self.store is not None:
             known = self._scores[key] = self.store.scores(self.fingerprint, key)
         return known
 
-    def _remember(self, policy: Policy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float) -> None:
+    def remember(self, policy: Policy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float) -> None:
+        """Scores that follow those `known`, found in `wall_s`; they are in the store before this returns."""
         key = self.pruning_of(policy).key
         if self.store is not None:
             self.store.add_trial(self.fingerprint, key, fresh, wall_s=wall_s)
         self._scores[key] = (*known, *fresh)
 
-    def _is_settled(self, policy: Policy, score: Score, bars: Bars) -> bool:
+    def is_settled(self, policy: Policy, score: Score, bars: Bars) -> bool:
+        """Whether nothing after this look can tell more of a candidate than that it is complete, or behind."""
         bar = bars.get(score.look)
         if score.complete or bar is None:
             return score.complete
@@ -304,7 +309,8 @@ class SearchProblem:
             )
         return best
 
-    def _outcome(self, policy: Policy, score: Score, bars: Bars) -> Outcome:
+    def outcome_of(self, policy: Policy, score: Score, bars: Bars = NO_BARS) -> Outcome:
+        """What a candidate comes to that was looked at as closely as `score`."""
         found = self._reward(policy, score)
         bar = bars.get(score.look)
         if not score.complete and bar is not None and bar != NOTHING_RIVALS:
