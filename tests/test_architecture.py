@@ -24,7 +24,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("prediction", "search"),
     ("envs",),
     ("policies",),
-    ("results", "reports", "inspection", "steps", "adaptive", "jobs", "api", "testing", "cli"),
+    ("results", "reports", "inspection", "steps", "adaptive", "nni", "jobs", "api", "testing", "cli"),
 )
 RANK = {part: (level, place) for level, parts in enumerate(LEVELS) for place, part in enumerate(parts)}
 TOP_LEVEL = len(LEVELS) - 1

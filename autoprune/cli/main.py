@@ -1,28 +1,34 @@
 """The command line. Exit codes: 0 done, 1 failed midway, 2 bad input."""
 
 import errno
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from autoprune import __version__
-from autoprune.cli import bench, compare, evaluate, front, inspect
-from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
+from autoprune.cli import bench, compare, evaluate, front, inspect, nni
+from autoprune.cli.options import (
+    ConfigArgument,
+    Overrides,
+    Quiet,
+    Resume,
+    RunDirOption,
+    Seed,
+    output_of,
+    path_of,
+    settings_of,
+)
 from autoprune.cli.process import process_of_a_job
+from autoprune.cli.summary import summarise, summarise_adaptive, summarise_search
 from autoprune.compute.openmp import share_cores
 from autoprune.errors import AutopruneError, InputError
 from autoprune.foundation import progress
 from autoprune.foundation.bounds import shown
 from autoprune.foundation.factories import short_name, users_errors
 from autoprune.foundation.plain import open_streams, print_plainly
-
-if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
-    from autoprune.config import RunConfig
-    from autoprune.results.run import RunResult
 
 NO_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)  # a name that no rights and no waiting would mend
 INTERRUPTED = 130  # what Typer ends with on Ctrl-C
@@ -74,7 +80,7 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
-    settings = _settings(config, override, {"seed": seed})
+    settings = settings_of(config, override, {"seed": seed})
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune.jobs.run import run as run_job
@@ -82,9 +88,9 @@ def run(
     folder = run_dir or Path("runs") / Path(config).stem
     with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume)
-    _summarise(result, folder)
+    summarise(result, folder)
     if settings.adaptive.enabled:
-        _summarise_adaptive(folder)
+        summarise_adaptive(folder)
 
 
 @app.command(
@@ -101,7 +107,7 @@ def adapt(
     quiet: Quiet = False,
 ) -> None:
     """An input-adaptive model: easy inputs run a smaller level than hard ones, for real, in one ONNX file."""
-    settings = _settings(config, override, {"seed": seed})
+    settings = settings_of(config, override, {"seed": seed})
     if settings.problem == "toy":
         raise InputError("problem: toy has no model to adapt")
     from autoprune.adaptive.job import adapt as adapt_alone
@@ -109,7 +115,7 @@ def adapt(
     folder = run_dir or Path("runs") / f"{Path(config).stem}-adaptive"
     with process_of_a_job(quiet):
         adapt_alone(settings, folder, resume=resume)
-    _summarise_adaptive(folder)
+    summarise_adaptive(folder)
 
 
 @app.command(
@@ -133,15 +139,13 @@ def search(
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
-    settings = _settings(config, override, {"search.agent": agent, "seed": seed})
+    settings = settings_of(config, override, {"search.agent": agent, "seed": seed})
     from autoprune.jobs.search import search as search_alone
 
     folder = run_dir or Path("runs") / f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}"
     with process_of_a_job(quiet):
         outcome = search_alone(settings, folder, resume=resume)
-    kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.pruning.channels)
-    progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
-    typer.echo(folder / "policy.json")
+    summarise_search(outcome, folder)
 
 
 @app.command(
@@ -177,15 +181,15 @@ def apply(
     is scored beside them too, but applied whatever comes out.
     """
     named = {"model.name": model, "model.checkpoint": checkpoint, "model.checkpoint_key": checkpoint_key}
-    settings = _settings(config, override, {**named, "seed": seed})
+    settings = settings_of(config, override, {**named, "seed": seed})
     from autoprune.jobs.apply import applied_choice
     from autoprune.jobs.run import run as run_job
 
     choose = applied_choice(settings, agent=agent, policy=policy)
     folder = run_dir or Path("runs") / f"{Path(config).stem}-applied"
     with process_of_a_job(quiet):
-        result = run_job(settings, folder, resume=resume, choose=choose)
-    _summarise(result, folder)
+        result = run_job(settings, folder, resume=resume, choose=choose, command="apply")
+    summarise(result, folder)
 
 
 @app.command(
@@ -202,7 +206,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a baseline model and write its weights."""
-    settings = _settings(config, override, {"seed": seed})
+    settings = settings_of(config, override, {"seed": seed})
     from autoprune.jobs.train import train as train_alone
 
     with process_of_a_job(quiet):
@@ -237,6 +241,7 @@ app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.command(epilog=front.EPILOG)(front.front)
+app.add_typer(nni.app)
 
 
 @app.callback(invoke_without_command=True)
@@ -246,38 +251,6 @@ def version(
     if show:
         typer.echo(__version__)
         raise typer.Exit
-
-
-def _settings(config: str, overrides: list[str] | None, options: Mapping[str, str | int | None]) -> "RunConfig":
-    """The configuration. `options` hold what the command line says of single keys, which is refused where `overrides`
-    say otherwise."""
-    from autoprune.config.file import find_config, load_config
-
-    # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
-    chosen = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
-    return load_config(find_config(config), [*(overrides or []), *chosen])
-
-
-def _summarise(result: "RunResult", folder: Path) -> None:
-    from autoprune.reports.proposals import proposals_table
-    from autoprune.reports.run import summary_table, unmet_drop
-
-    progress.console.print(summary_table(result))
-    if (proposals := proposals_table(result.search)) is not None:
-        progress.console.print(proposals)
-    if (unmet := unmet_drop(result)) is not None:
-        progress.console.print(f"{unmet}; see the report", style="yellow", markup=False, soft_wrap=True)
-    elif not result.checks.target_met:
-        progress.console.print("the target is not met as measured; see the report", style="yellow", soft_wrap=True)
-    typer.echo(folder / "report.html")
-
-
-def _summarise_adaptive(folder: Path) -> None:
-    from autoprune.adaptive.report.page import adaptive_table, read_adaptive
-    from autoprune.store.run_dir import RunDir
-
-    progress.console.print(adaptive_table(read_adaptive(RunDir(folder))))
-    typer.echo(folder / "adaptive.html")
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

@@ -1,13 +1,17 @@
 """Arguments and options that several commands have in common."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoprune.errors import InputError
 from autoprune.foundation.paths import require_writable_file, user_path
+
+if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
+    from autoprune.config import RunConfig
 
 STDOUT = "-"  # in place of a file's name
 PICTURES = (".png", ".svg")
@@ -59,3 +63,13 @@ JsonTo = Annotated[
     str | None,
     typer.Option("--json", parser=json_target, help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-"),
 ]
+
+
+def settings_of(config: str, overrides: list[str] | None, options: Mapping[str, str | int | None]) -> "RunConfig":
+    """The configuration. `options` hold what the command line says of single keys, which is refused where `overrides`
+    say otherwise."""
+    from autoprune.config.file import find_config, load_config
+
+    # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
+    chosen = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
+    return load_config(find_config(config), [*(overrides or []), *chosen])

@@ -2,6 +2,7 @@
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import CostName, RewardConfig, TargetConfig
+from autoprune.config.nni import NniConfig
 from autoprune.config.run import (
     CLASSIFICATION_NAME,
     ROUTES_BY_CLASS,
@@ -27,6 +28,7 @@ __all__ = [
     "FinetuneConfig",
     "MeasureConfig",
     "ModelConfig",
+    "NniConfig",
     "RewardConfig",
     "RunConfig",
     "SearchConfig",

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from autoprune.config.adaptive import AdaptiveConfig
 from autoprune.config.goals import TargetConfig
+from autoprune.config.nni import NniConfig
 from autoprune.config.presets import Preset, with_preset
 from autoprune.config.search import SearchConfig
 from autoprune.config.section import FileName, Section, built_in_or_own
@@ -50,6 +51,7 @@ class RunConfig(Section):
     finetune: FinetuneConfig = FinetuneConfig()
     adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
+    nni: NniConfig = NniConfig()
     own_kernels: bool = Field(
         True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
     )

@@ -9,24 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from autoprune.config.nni import AGENT_TUNER
 from autoprune.config.run import RunConfig
 from autoprune.config.section import Section
 from autoprune.foundation.progress import say
 
 MOST_TOLD = 3  # keys of one section
+Command = Literal["run", "apply", "adapt", "search", "compare", "nni"]
 
 
 @dataclass(frozen=True)
 class Job:
     """What a configuration is used for."""
 
-    command: Literal["run", "apply", "adapt", "search", "compare"]
+    command: Command
     is_trained: bool = True  # the model, before the job
 
     @property
     def is_whole(self) -> bool:
         """Whether it ends in a pruned model that is measured."""
-        return self.command in ("run", "apply")
+        return self.command in ("run", "apply", "nni")
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,12 @@ RULES = (
         "finetune.cut_per_step",
         lambda config, job: job.command == "compare",
         "autoprune compare takes --searchers and --seeds, and each winner as its search found it",
+    ),
+    Rule("nni", lambda config, job: job.command != "nni", "`autoprune nni` alone starts experiments of NNI"),
+    Rule(
+        "search.racing",
+        lambda config, job: job.command == "nni" and config.nni.tuner != AGENT_TUNER,
+        "NNI's tuners want whole scores; nni.assessor ends trials early",
     ),
     Rule("search.max_drop_trials", lambda config, job: config.drop_target is None, "no target has a max_drop"),
     Rule(

@@ -12,9 +12,9 @@ from autoprune.steps.choice import Choose
 def applied_choice(config: RunConfig, *, agent: Path | None, policy: Path | None) -> Choose:
     """A choice without a search: the best of what an agent and the heuristics propose, or a stored policy as it is.
 
-    For `autoprune apply demo --agent runs/demo/agent`: `jobs.run.run(config, run_dir, choose=applied_choice(config,
-    agent=Path("runs/demo/agent"), policy=None))`. Raises `InputError` unless exactly one readable source is given, and
-    a target that needs no search.
+    For `autoprune apply demo --agent runs/demo/agent`: `jobs.run.run(config, run_dir, command="apply",
+    choose=applied_choice(config, agent=Path("runs/demo/agent"), policy=None))`. Raises `InputError` unless exactly one
+    readable source is given, and a target that needs no search.
     """
     check_bounds(config)
     if (agent is None) == (policy is None):

@@ -1,7 +1,9 @@
 """The whole job, from the baseline to the reports; each stage goes on where it was."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -11,7 +13,7 @@ from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
 from autoprune.adaptive.steps import PrunedModel, adaptive_model
 from autoprune.compute.compute import this_compute
 from autoprune.config import RunConfig, check_bounds, check_options
-from autoprune.config.unused import Job
+from autoprune.config.unused import Command, Job
 from autoprune.data import normalise
 from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.files import read_json, write_json
@@ -39,6 +41,7 @@ from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
 from autoprune.steps.narrowing import NARROWED, Measured, measured_within_target
 from autoprune.steps.subject import Subject
+from autoprune.store.kept import Kept
 from autoprune.store.run_dir import check_run_dir, clean_finished
 from autoprune.training.train import train_baseline
 
@@ -46,7 +49,7 @@ PARITY_IMAGES = 256
 BASELINE, SEARCHING = "training a baseline", "search"
 FINE_TUNING, MEASURING = "fine-tuning", "exporting and measuring"
 # In order, what each step keeps; a resumed run does those that have left nothing yet.
-STEPS = (
+STEPS: tuple[Kept[Any], ...] = (
     *PREPARED,
     SOURCE,
     FILES_TIMED,
@@ -69,10 +72,13 @@ def run(
     resume: bool = False,
     subject: Subject | None = None,
     choose: Choose | None = None,
+    command: Command = "run",
+    also_keeps: Sequence[Kept[Any]] = (),
 ) -> RunResult:
     """Do the whole job in `root` and return the contents of `result.json`; a finished run is only read back.
 
-    `subject` replaces the model and data of the configuration, `choose` its search.
+    `subject` replaces the model and data of the configuration, `choose` its search, as `command` has it; that may keep
+    more than the steps of a run do.
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
@@ -83,14 +89,15 @@ def run(
     if choose is not None:
         check_bounds(config)
         check_scoring(config)
-    if choose is None or config.adaptive.enabled:  # levels are searched in any case
+    if command != "apply" or config.adaptive.enabled:  # levels are searched in any case
         check_search(config)
     check_options(config, adapts=config.adaptive.enabled)
     if config.adaptive.enabled:
         check_earlier_levels(config)
     job = checked(config, subject=subject)
-    kind = Job("run" if choose is None else "apply", is_trained=job.subject.is_trained)
-    with workspace(config, run_dir, kind, STEPS) as place, stages(_stages(config, job.subject)) as stage:
+    kind = Job(command, is_trained=job.subject.is_trained)
+    steps, ahead = (*STEPS, *also_keeps), _stages(config, job.subject)
+    with workspace(config, run_dir, kind, steps) as place, stages(ahead) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)
         model = _baseline(place, job.subject)

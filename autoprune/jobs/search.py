@@ -5,10 +5,10 @@ from pathlib import Path
 from autoprune.config import RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.foundation.seeding import derive_seed, seed_everything
-from autoprune.search.problem import Outcome
+from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.space.policy import save_policy
 from autoprune.steps.choice import check_search, search_only
-from autoprune.steps.context import problem_of
+from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.run_dir import check_run_dir
 
 
@@ -24,7 +24,13 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
     ):
         seed_everything(derive_seed(config.seed, "search"))
         best = search_only(problem, place).best
-        model = config.model.name if config.problem == "model" else config.problem
-        original = problem.pruning_of(problem.full_policy).as_dict()
-        save_policy(run_dir.policy, best.pruning, model=model, original=original)
+        save_best(problem, best, place)
     return best
+
+
+def save_best(problem: SearchProblem, best: Outcome, place: Workspace) -> None:
+    """Write what a search has found to `policy.json`."""
+    config = place.config
+    model = config.model.name if config.problem == "model" else config.problem
+    original = problem.pruning_of(problem.full_policy).as_dict()
+    save_policy(place.run_dir.policy, best.pruning, model=model, original=original)

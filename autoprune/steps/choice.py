@@ -23,7 +23,7 @@ from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
-from autoprune.search.executors import usual
+from autoprune.search.executors import Execute, usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
@@ -57,6 +57,7 @@ class Chosen:
 
 # From the problem to a policy: a search, a trained agent, or a policy from a file.
 Choose = Callable[[Context], Chosen]
+Search = Callable[[SearchProblem, Workspace], SearchResult]
 # What goes on under other limits.
 SearchOn = Callable[[SearchProblem], SearchResult]
 
@@ -84,10 +85,10 @@ def check_scoring(config: RunConfig) -> None:
     check_start(config.search.trials_from)
 
 
-def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
+def search_only(problem: SearchProblem, place: Workspace, *, execute: Execute | None = None) -> SearchResult:
     """Search with the configured agent; its trained actor, if it has one, is written to `agent/`."""
     config = place.config
-    result = searched(problem, place, max_evaluations=config.search.evaluations)
+    result = searched(problem, place, max_evaluations=config.search.evaluations, execute=execute)
     if result.agent is not None:
         info = Training(
             model=config.model.name if config.problem == "model" else config.problem,
@@ -101,8 +102,16 @@ def search_only(problem: SearchProblem, place: Workspace) -> SearchResult:
     return result
 
 
-def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, first_episode: int = 1) -> SearchResult:
-    """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on."""
+def searched(
+    problem: SearchProblem,
+    place: Workspace,
+    *,
+    max_evaluations: int,
+    first_episode: int = 1,
+    execute: Execute | None = None,
+) -> SearchResult:
+    """The configured searcher's search, shown as it goes; its episodes are logged from number `first_episode` on.
+    Without `execute` candidates are scored by the usual processes of this machine."""
     config = place.config
     episode = first_episode - 1
     original_ms = problem.original_cost.predicted_latency_ms
@@ -131,20 +140,20 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,
-            execute=usual(),
+            execute=execute or usual(),
             on_outcome=on_outcome,
             races=config.search.racing,
         )
 
 
-def search_choice(context: Context) -> Chosen:
+def search_choice(context: Context, *, search: Search = search_only) -> Chosen:
     """Search, then time the best candidates' exported files and take the best that meets the target as measured."""
     run_dir, store = context.run_dir, context.store
     if store.kept(SOURCE) is not None:
         raise InputError(f"{run_dir.root}: `autoprune apply` works there; resume it, or choose another --run-dir")
     if (done := stored_choice(run_dir, store)) is not None:
         return done
-    result = search_only(context.prepared.problem, context)
+    result = search(context.prepared.problem, context)
 
     def search_on(problem: SearchProblem) -> SearchResult:
         evaluations = context.config.search.evaluations_from_known

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ def opened(run_dir: RunDir, config: RunConfig) -> Iterator[None]:
             raise InputError(
                 f"{run_dir.root}: another process is running there; wait for it, or choose another --run-dir"
             ) from None
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
         is_fresh = not run_dir.config.is_file()
         remove_orphans(run_dir.root)
         try:
@@ -166,6 +169,19 @@ def opened(run_dir: RunDir, config: RunConfig) -> Iterator[None]:
             if is_fresh and not run_dir.holds_work:
                 _remove_all(run_dir)
             raise
+
+
+def holder_of(run_dir: RunDir) -> int | None:
+    """The process that works there; None if none does."""
+    try:
+        with run_dir.lock.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = run_dir.lock.read_text().strip()
+        return int(text) if text.isdecimal() else None
+    except OSError:
+        pass
+    return None
 
 
 def clean_finished(run_dir: RunDir) -> None:

@@ -1,0 +1,162 @@
+"""`autoprune nni`: a run whose search is an NNI experiment, and what goes on with it, shows it, or ends it."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from autoprune.config import RunConfig, check_bounds
+from autoprune.config.file import load_config
+from autoprune.config.unused import Job
+from autoprune.errors import InputError
+from autoprune.foundation.progress import say
+from autoprune.foundation.seeding import derive_seed, seed_everything
+from autoprune.jobs.run import run
+from autoprune.jobs.search import save_best
+from autoprune.nni.algorithms import TUNERS, require_nni
+from autoprune.nni.client import EXPERIMENT
+from autoprune.nni.manager import Experiment, Server, managed, trial_command
+from autoprune.nni.processes import end_all, marked
+from autoprune.nni.search import ID, OWN_SPACE, STEPS, NniSearch, check_nni
+from autoprune.nni.serve import served
+from autoprune.nni.space import SearchSpace, search_space
+from autoprune.results.run import RunResult
+from autoprune.search.prepare import PREPARED
+from autoprune.search.problem import Outcome
+from autoprune.steps.choice import check_search, search_choice
+from autoprune.steps.context import problem_of
+from autoprune.store.run_dir import RunDir, check_run_dir, holder_of
+from autoprune.store.trials import TrialStore
+
+END_S = 30.0
+NEEDS_WEIGHTS = "a search needs a trained model"
+
+
+def nni_run(config: RunConfig, root: Path, *, resume: bool, server: Server) -> RunResult | Outcome:
+    """The whole job, its search an NNI experiment; the best outcome of a problem that has no model to go on with."""
+    check_nni(config)
+    search = NniSearch(server)
+    if config.problem == "model":
+        choose = partial(search_choice, search=search)
+        return run(config, root, resume=resume, choose=choose, command="nni", also_keeps=STEPS)
+    check_bounds(config)
+    run_dir = check_run_dir(root, config, resume=resume)
+    check_search(config)
+    steps = (*PREPARED, *STEPS)
+    with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=steps) as (place, problem, _):
+        seed_everything(derive_seed(config.seed, "search"))
+        best = search(problem, place).best
+        save_best(problem, best, place)
+    return best
+
+
+def resumed(root: Path, *, server: Server) -> tuple[RunConfig, RunResult | Outcome]:
+    """Go on with the experiment of a run, by its own configuration."""
+    config = load_config(_experiment_of(root).config)
+    return config, nni_run(config, root, resume=True, server=server)
+
+
+def space_of(config: RunConfig, root: Path) -> SearchSpace:
+    """What NNI searches, for an experiment of the user's own; the model is timed in the folder that will score."""
+    check_bounds(config)
+    run_dir = check_run_dir(root, config, resume=True)
+    check_search(config)
+    with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=STEPS) as (_, problem, _context):
+        kind = TUNERS[config.nni.tuner].space if config.nni.tuner in TUNERS else OWN_SPACE
+        return search_space(problem.decisions, kind)
+
+
+def serve(config: RunConfig, root: Path, *, idle_minutes: float) -> None:
+    """Score trials of the user's own experiment, until nobody has asked for so long."""
+    check_bounds(config)
+    run_dir = check_run_dir(root, config, resume=True)
+    check_search(config)
+    steps = (*PREPARED, *STEPS)
+    with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=steps) as (place, problem, _):
+        seed_everything(derive_seed(config.seed, "search"))
+        served(problem, place, idle_s=60.0 * idle_minutes)
+
+
+@contextlib.contextmanager
+def viewed(root: Path, *, server: Server) -> Iterator[str]:
+    """The web page of an experiment that has ended, to look at while the block runs; its address."""
+    run_dir = _experiment_of(root)
+    require_nni()
+    config = load_config(run_dir.config)
+    if is_running(root):
+        raise InputError(f"{root}: its experiment is running, with a page of its own; stop it first")
+    folder = (root / EXPERIMENT).resolve()
+    name = TrialStore(run_dir.trials).kept(ID)
+    if name is None:
+        raise InputError(f"{root}: its experiment has not begun; go on with `autoprune nni resume {root}`")
+    experiment = Experiment(folder, name, root.name, {}, trial_command(folder), 1, config.seed, config.nni)
+    with managed(experiment, server, goes_on=True, views=True) as manager:
+        yield manager.url
+
+
+def stop(root: Path) -> int:
+    """End the experiment of a run and all that belongs to it, as an interrupt would; how many processes that were."""
+    _experiment_of(root)
+    folder = (root / EXPERIMENT).resolve()
+    owner = holder_of(RunDir(root))
+    found = len(list(marked(folder))) + (owner is not None)
+    if owner is not None:
+        os.kill(owner, signal.SIGINT)
+        deadline = time.monotonic() + END_S
+        while holder_of(RunDir(root)) is not None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if holder_of(RunDir(root)) is not None:
+            say(f"process {owner} does not end; it is killed")
+            os.kill(owner, signal.SIGKILL)
+    end_all(folder)
+    return found
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An experiment that a run in a folder has begun."""
+
+    folder: Path
+    id: str
+    tuner: str
+    trials: int  # that are finished
+    of: int
+    is_running: bool
+
+
+def listed(roots: list[Path]) -> list[Listed]:
+    """The experiments of the runs in these folders, and in the folders below."""
+    found = []
+    for root in sorted({path for folder in roots for path in (folder, *folder.glob("*"))}):
+        run_dir = RunDir(root)
+        if not (root / EXPERIMENT).is_dir() or not run_dir.config.is_file() or not run_dir.trials.is_file():
+            continue
+        config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
+        found.append(
+            Listed(
+                root,
+                store.kept(ID) or "",
+                config.nni.tuner,
+                len(store.episodes()),
+                config.search.evaluations,
+                is_running(root),
+            )
+        )
+    return found
+
+
+def is_running(root: Path) -> bool:
+    return holder_of(RunDir(root)) is not None or any(True for _ in marked((root / EXPERIMENT).resolve()))
+
+
+def _experiment_of(root: Path) -> RunDir:
+    run_dir = RunDir(root)
+    if not run_dir.config.is_file():
+        raise InputError(f"{root}: holds no run; `autoprune nni run CONFIG --run-dir {root}` begins one")
+    if not (root / EXPERIMENT).is_dir():
+        raise InputError(f"{root}: that run has no NNI experiment; go on with `autoprune run ... --resume`")
+    return run_dir

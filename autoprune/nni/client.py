@@ -1,0 +1,74 @@
+"""How trials and our tuner find the service of an experiment, and start it where nobody has."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoprune.nni.wire import Message, ServiceGone, connected
+
+EXPERIMENT = "nni"  # the experiment's folder in that of a run
+LOG = "service.log"
+START_S = 1800.0  # a model is read and timed first
+WAIT_S = 0.1
+
+
+class NotStarted(Exception):
+    """The service ended at once; the message is what it said last."""
+
+
+def ask(folder: Path, message: Message) -> Message:
+    """One question, one answer. Raises `ServiceGone` if there is no service."""
+    with connected(folder) as line:
+        line.send(message)
+        return line.receive()
+
+
+def folder_of(config: str, run_dir: str | None) -> Path:
+    return Path(run_dir or f"runs/{Path(config).stem}-nni") / EXPERIMENT
+
+
+def ensure_service(config: str, run_dir: str | None, overrides: Sequence[str]) -> Path:
+    """The folder of an experiment of the user's own, where a service scores trials of `config`.
+
+    The first who asks starts it, as `autoprune nni serve`; the others wait. Raises `NotStarted` if it cannot be.
+    """
+    folder = folder_of(config, run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "starting.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_served(folder):
+            _start(config, folder, overrides)
+    return folder
+
+
+def is_served(folder: Path) -> bool:
+    try:
+        ask(folder, {"ask": "alive"})
+    except ServiceGone:
+        return False
+    return True
+
+
+def _start(config: str, folder: Path, overrides: Sequence[str]) -> None:
+    said = [argument for override in overrides for argument in ("-o", override)]
+    command = [sys.executable, "-m", "autoprune.cli", "nni", "serve", config, "--run-dir", str(folder.parent), *said]
+    with (folder / LOG).open("ab") as log:
+        begin = log.tell()
+        # It outlives the trial that starts it; what marks processes of an experiment is not passed on.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+        )
+    deadline = time.monotonic() + START_S
+    while not is_served(folder):
+        if process.poll() is not None or time.monotonic() > deadline:
+            text = (folder / LOG).read_bytes()[begin:].decode(errors="replace").strip()
+            raise NotStarted(text.splitlines()[-1] if text else f"the service ended ({process.returncode})")
+        time.sleep(WAIT_S)
+
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "NODE_OPTIONS"}

@@ -1,0 +1,108 @@
+"""Trials that carry what one of our own searchers asks for: NNI is an executor, and the loop in this process goes on as
+with any other."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoprune.nni.service import Booking
+from autoprune.nni.space import parameters_of, proposed_options
+from autoprune.search.problem import Looked, SearchProblem
+from autoprune.search.racing import NO_BARS, Bars
+from autoprune.space.decision import Policy
+from autoprune.store.score import Score
+
+WAKE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A policy that the loop waits for, seen at look `seen` before."""
+
+    policy: Policy
+    seen: int
+    bars: Bars
+    since: float = field(default_factory=time.perf_counter)
+
+
+class Errands:
+    """The desk of an experiment with our tuner, and the executor of its search (`search.problem.Executor`)."""
+
+    def __init__(self, problem: SearchProblem, workers: int) -> None:
+        self.workers = workers
+        self.scored = 0
+        self._problem = problem
+        self._changed = threading.Condition()
+        self._waiting: list[Errand] = []  # that no trial has yet
+        self._out: dict[Policy, Errand] = {}
+        self._found: queue.Queue[Looked | BaseException] = queue.Queue()
+        self._is_over = False
+
+    def execute(self, problem: SearchProblem) -> AbstractContextManager[SearchProblem]:
+        """As `search.executors.Execute`."""
+        return nullcontext(problem.looked_at_by(self))
+
+    def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
+        with self._changed:
+            self._waiting += [Errand(policy, seen, bars) for policy, seen in asked.items()]
+            self._changed.notify_all()
+        for _ in asked:
+            found = self._found.get()
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+
+    def fail(self, error: BaseException) -> None:
+        """The loop that waits is told so."""
+        self._found.put(error)
+        self.end()
+
+    def end(self) -> None:
+        """The search is over: our tuner has nothing more to propose."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def next_parameters(self) -> Mapping[str, Any] | None:
+        with self._changed:
+            while not self._waiting and not self._is_over:
+                self._changed.wait(WAKE_S)
+            if not self._waiting:
+                return None
+            errand = self._waiting.pop(0)
+            self._out[errand.policy] = errand
+            return parameters_of(self._problem.decisions, errand.policy)
+
+    def lose(self, parameters: Mapping[str, Any]) -> None:
+        policy = proposed_options(self._problem.decisions, parameters)
+        with self._changed:
+            if (errand := self._out.pop(policy, None)) is not None:
+                self._waiting.insert(0, errand)
+                self._changed.notify_all()
+
+    def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
+        """A trial that NNI has begun again after a kill may bring what the loop has not asked for yet; it is scored all
+        the same, and the loop finds it in the store."""
+        policy = proposed_options(self._problem.decisions, parameters)
+        with self._changed:
+            for waiting in [each for each in self._waiting if each.policy == policy]:
+                self._waiting.remove(waiting)
+                self._out[policy] = waiting
+            errand = self._out.get(policy)
+        return Booking(trial, policy, NO_BARS if errand is None else errand.bars)
+
+    def finish(self, booking: Booking, score: Score) -> float:
+        with self._changed:
+            errand = self._out.pop(booking.policy, None)
+            if errand is not None:
+                scores = [each for each in self._problem.known_scores(booking.policy) if each.look > errand.seen]
+                self._found.put(Looked(booking.policy, scores, time.perf_counter() - errand.since))
+            self.scored += 1
+        return self._problem.outcome_of(booking.policy, score, booking.bars).reward
+
+    def leave(self, booking: Booking, score: Score | None) -> None:
+        """NNI tells our tuner that the trial has failed, which hands the errand out again."""

@@ -1,0 +1,29 @@
+// Loaded into NNI's manager before its own code (node --require). NNI 3.0 listens on all interfaces, without a login:
+// here it listens on AUTOPRUNE_NNI_HOST. It ends with the process that started it, AUTOPRUNE_NNI_OWNER, even a killed one.
+'use strict';
+const net = require('net');
+
+const host = process.env.AUTOPRUNE_NNI_HOST || '127.0.0.1';
+const listen = net.Server.prototype.listen;
+net.Server.prototype.listen = function (...args) {
+    const [first, second] = args;
+    const isPort = typeof first === 'number' || (typeof first === 'string' && /^\d+$/.test(first));
+    if (isPort && typeof second !== 'string') {
+        args.splice(1, typeof second === 'undefined' && args.length > 1 ? 1 : 0, host);
+    } else if (first !== null && typeof first === 'object' && first.port !== undefined && !first.host) {
+        args[0] = { ...first, host };
+    }
+    return listen.apply(this, args);
+};
+
+const owner = Number(process.env.AUTOPRUNE_NNI_OWNER || 0);
+const isManager = (process.argv[1] || '').endsWith('main.js');
+if (owner > 0 && isManager) {
+    setInterval(() => {
+        try {
+            process.kill(owner, 0);
+        } catch (error) {
+            process.kill(process.pid, 'SIGTERM');
+        }
+    }, 500).unref();
+}

@@ -1,0 +1,240 @@
+"""NNI's manager (a process of node with its web page), its dispatcher and trials: begun, watched and ended."""
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.config import NniConfig
+from autoprune.config.nni import AGENT_TUNER
+from autoprune.errors import ConfigError, InputError, RunError
+from autoprune.nni.algorithms import ASSESSORS, SEEDED, require_nni, tuner_named
+from autoprune.nni.processes import MARK, end_all
+from autoprune.nni.space import SearchSpace
+
+LOOPBACK = "127.0.0.1"
+FIRST_PORT, PORTS = 8080, 100
+PRELOAD = Path(__file__).with_name("loopback.js")
+ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
+LAST_LINES = 3  # of what a failed trial or manager has said
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where the web page is served. `port` None: the first that is free from 8080 on."""
+
+    port: int | None = None
+    host: str = LOOPBACK
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What NNI is told of an experiment."""
+
+    folder: Path
+    id: str
+    name: str
+    space: SearchSpace
+    trial_command: str
+    trials: int
+    seed: int
+    nni: NniConfig
+
+    def config(self) -> Any:
+        """As NNI's `ExperimentConfig`. Raises `ConfigError` for what NNI does not take."""
+        nni = require_nni()
+        code = self.folder / "code"
+        code.mkdir(parents=True, exist_ok=True)
+        remote = {"trainingService": self._remote()} if self.nni.platform == "remote" else {}
+        given: dict[str, Any] = {
+            "experimentName": self.name,
+            "searchSpace": self.space,
+            "trialCommand": self.trial_command,
+            "trialCodeDirectory": str(code),
+            "trialConcurrency": self.nni.concurrency,
+            "maxTrialNumber": self.trials,
+            "experimentWorkingDirectory": str(self.folder),
+            "tuner": self._tuner(),
+            "trainingService": {"platform": "local", "useActiveGpu": False},
+            **({} if self.nni.assessor is None else {"assessor": self._assessor(self.nni.assessor)}),
+            **remote,
+        }
+        try:
+            with _quietly():
+                config = nni.experiment.ExperimentConfig(**given)
+                config.validate()
+        except Exception as error:  # NNI raises whatever it likes
+            raise ConfigError(f"nni: NNI does not take this experiment: {' '.join(str(error).split())}") from None
+        return config
+
+    def _tuner(self) -> Mapping[str, Any]:
+        name = self.nni.tuner
+        if name == AGENT_TUNER:
+            return {
+                "className": "autoprune.nni.tuner.AgentTuner",
+                "codeDirectory": str(self.folder / "code"),
+                "classArgs": {"folder": str(self.folder)},
+            }
+        if ":" in name:
+            file, _, factory = name.rpartition(":")
+            path = Path(file).resolve()
+            return {
+                "className": f"{path.stem}.{factory}",
+                "codeDirectory": str(path.parent),
+                "classArgs": dict(self.nni.settings),
+            }
+        seed = {"seed": self.seed} if name in SEEDED else {}
+        return {"name": name, "classArgs": {**tuner_named(name).settings, **seed, **self.nni.settings}}
+
+    def _assessor(self, name: str) -> Mapping[str, Any]:
+        return {"name": name, "classArgs": {**ASSESSORS[name], **self.nni.assessor_settings}}
+
+    def _remote(self) -> Mapping[str, Any]:
+        return {"platform": "remote", "machineList": [dict(machine) for machine in self.nni.machines]}
+
+
+class Manager:
+    """A manager that runs. NNI's own client is asked: its messages are not ours to know."""
+
+    def __init__(self, experiment: Any, folder: Path, server: Server) -> None:
+        self._experiment, self._folder = experiment, folder
+        self.url = f"http://{server.host}:{experiment.port}"
+
+    def status(self) -> str:
+        """As NNI calls it. Raises `RunError` once the manager is gone, or does not know how to go on."""
+        try:
+            with _quietly():
+                status = str(self._experiment.get_status())
+                errors = self._rest("/check-status").get("errors", []) if status == "ERROR" else []
+        except Exception:  # it does not answer
+            process = self._experiment._proc
+            if process is not None and process.poll() is None:
+                return "BUSY"
+            raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
+        if status == "ERROR":
+            raise RunError(f"NNI: {self._why(errors)}; go on with `autoprune nni resume`")
+        return status
+
+    def trials(self) -> dict[str, str]:
+        """The state of each trial that NNI has begun, by its name."""
+        with _quietly():
+            return {str(job["trialJobId"]): str(job["status"]) for job in self._rest("/trial-jobs")}
+
+    def allow(self, trials: int) -> None:
+        """So many trials may be begun, those before counted."""
+        with _quietly():
+            self._experiment.update_max_trial_number(trials)
+
+    def said_by(self, trial: str) -> str:
+        """The last words of a trial that failed."""
+        for file in sorted(self._folder.glob(f"*/environments/*/trials/{trial}/trial.stderr")):
+            return " / ".join(file.read_text(errors="replace").strip().splitlines()[-LAST_LINES:])
+        return ""
+
+    def _rest(self, path: str) -> Any:
+        from nni.experiment import rest
+
+        return rest.get(self._experiment.port, path, self._experiment.url_prefix)
+
+    def _why(self, errors: list[str]) -> str:
+        logs = sorted(self._folder.glob("*/log/dispatcher.log"))
+        lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
+        told = [line for line in lines if "Error" in line]
+        return told[-1] if told else "; ".join(map(str, errors)) or "its manager has failed"
+
+
+@contextlib.contextmanager
+def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: bool = False) -> Iterator[Manager]:
+    """A manager of the experiment runs while the block does; it is ended however the block ends, and ends itself with
+    this process. Whatever an earlier one has left is ended first.
+
+    Raises `InputError` for a port that is in use, `RunError` if the manager does not start.
+    """
+    nni = require_nni()
+    config = experiment.config()
+    end_all(experiment.folder)
+    port = free_port(server)
+    has_begun = (experiment.folder / experiment.id / "db" / "nni.sqlite").is_file()
+    with _quietly():
+        run = nni.experiment.Experiment(config, id=experiment.id)
+        run._action = "view" if views else "resume" if goes_on and has_begun else "create"
+    try:
+        with _environment(experiment.folder, server), _quietly():
+            try:
+                run.start(port, run_mode=nni.experiment.RunMode.Detach)
+            except Exception as error:
+                raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
+        yield Manager(run, experiment.folder, server)
+    finally:
+        with contextlib.suppress(Exception), _quietly():
+            if run._proc is not None and run._proc.poll() is None:
+                nni.experiment.rest.delete(run.port, "/experiment", run.url_prefix)
+                run._proc.wait(timeout=10)
+        end_all(experiment.folder)
+
+
+def free_port(server: Server) -> int:
+    """Raises `InputError` if the port, or every one of a hundred, is in use."""
+    wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if server.port is None else (server.port,)
+    for port in wanted:
+        with socket.socket() as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((server.host, port))
+            except OSError as error:
+                if server.port is not None:
+                    raise InputError(
+                        f"--port {port}: cannot be served on {server.host} ({error.strerror}); choose another"
+                    ) from None
+                continue
+            return port
+    raise InputError(f"--port: none is free from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}; give one")
+
+
+@contextlib.contextmanager
+def _environment(folder: Path, server: Server) -> Iterator[None]:
+    """What the manager, and what it starts, inherit."""
+    options = os.environ.get("NODE_OPTIONS", "")
+    given = {
+        "NODE_OPTIONS": f'{options} --require "{PRELOAD}"'.strip(),
+        "AUTOPRUNE_NNI_HOST": server.host,
+        "AUTOPRUNE_NNI_OWNER": str(os.getpid()),
+        MARK: str(folder.resolve()),
+    }
+    before = {name: os.environ.get(name) for name in given}
+    os.environ.update(given)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """NNI logs to stdout, and warns of what is none of the user's business."""
+    logger = logging.getLogger("nni")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def trial_command(folder: Path) -> str:
+    """What NNI starts for each trial of a run."""
+    import shlex
+
+    return shlex.join([sys.executable, "-m", "autoprune.nni.trial", str(folder)])

@@ -1,0 +1,62 @@
+"""The processes of an experiment, however they began: each carries the folder's mark in its environment."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = "AUTOPRUNE_NNI_RUN"
+GRACE_S = 5.0
+
+
+def marked(folder: Path) -> Iterator[int]:
+    """Of this user, but for this process: the manager, the dispatcher and trials of the experiment in `folder`."""
+    wanted = f"{MARK}={folder.resolve()}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+            is_dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:  # another user's, or gone meanwhile
+            continue
+        if wanted in environment.split(b"\0") and not is_dead:
+            yield int(entry.name)
+
+
+def end_all(folder: Path) -> int:
+    """End whatever is left of an experiment; how many processes that were."""
+    ended: set[int] = set()
+    for _ in range(3):  # a process that ends may have begun another
+        found = list(marked(folder))
+        if not found:
+            break
+        ended |= set(found)
+        for process in found:
+            _signal(process, signal.SIGKILL)
+        deadline = time.monotonic() + GRACE_S
+        while time.monotonic() < deadline and any(_is_alive(process) for process in found):
+            _reap(found)
+            time.sleep(0.02)
+    return len(ended)
+
+
+def _signal(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(process, number)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _reap(processes: list[int]) -> None:
+    """Our own children leave the list of processes."""
+    for process in processes:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, os.WNOHANG)

@@ -1,0 +1,139 @@
+"""Trials whose parameters one of NNI's tuners proposes: each is an episode of the run, in the order in which they
+finish."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autoprune.nni.service import Booking, Refused
+from autoprune.nni.space import proposed_options, within_limits
+from autoprune.search.loop import SearchResult
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.search.racing import NO_BARS
+from autoprune.space.policy import PruningPolicy
+from autoprune.store.kept import Count, Kept, PolicyKey, closed
+from autoprune.store.score import Score
+from autoprune.store.trials import Episode, TrialStore
+
+ENOUGH = "as many trials as were asked for are scored, or being scored"
+
+
+@closed
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A trial of NNI's that is scored."""
+
+    episode: Count  # its number, from 1
+    policy: PolicyKey  # what was scored
+    look: Count  # how closely
+    was_clipped: bool  # whether the tuner had proposed a wider one, that misses the target
+    was_stopped: bool  # whether an assessor ended it
+
+
+TRIALS = Kept("nni_trials", TypeAdapter(dict[str, FinishedTrial]))
+
+
+@dataclass
+class Proposals:
+    """The desk of an experiment of `max_trials`, by a tuner of NNI's that the store calls `searcher`."""
+
+    problem: SearchProblem
+    store: TrialStore
+    searcher: str
+    seed: int
+    max_trials: int
+    on_outcome: Callable[[Outcome], None] | None = None
+    finished: dict[str, FinishedTrial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[str, bool] = {}  # by trial, whether it was clipped
+        self._left: dict[str, tuple[Booking, Score, bool]] = {}  # those that somebody ended
+        if (kept := self.store.kept(TRIALS)) is not None:
+            self.finished = kept
+
+    def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
+        if (done := self.finished.get(trial)) is not None:  # NNI did not see it finish, and has begun it again
+            return Booking(trial, self.problem.policy_of(done.policy), NO_BARS)
+        proposed = proposed_options(self.problem.decisions, parameters)
+        policy = within_limits(self.problem, proposed)
+        with self._lock:
+            if len(self.finished) + len(self._running) >= self.max_trials:
+                raise Refused(ENOUGH)
+            self._running[trial] = policy != proposed
+        return Booking(trial, policy, NO_BARS)
+
+    def finish(self, booking: Booking, score: Score) -> float:
+        with self._lock:
+            was_clipped = self._running.pop(booking.trial, False)
+            return self._noted(booking, score, was_clipped=was_clipped, was_stopped=False).reward
+
+    def leave(self, booking: Booking, score: Score | None) -> None:
+        with self._lock:
+            was_clipped = self._running.pop(booking.trial, False)
+            if score is not None and booking.trial not in self.finished:
+                self._left[booking.trial] = (booking, score, was_clipped)
+
+    def stopped_by_assessor(self, trial: str) -> None:
+        """Of those that somebody ended, this one was judged: it is finished, as closely as it was looked at."""
+        with self._lock:
+            if trial in self._left:
+                booking, score, was_clipped = self._left.pop(trial)
+                self._noted(booking, score, was_clipped=was_clipped, was_stopped=True)
+
+    def next_parameters(self) -> None:
+        raise Refused("the tuner of this experiment is not AgentTuner")
+
+    def lose(self, parameters: Mapping[str, Any]) -> None:
+        raise Refused("the tuner of this experiment is not AgentTuner")
+
+    @property
+    def clipped(self) -> int:
+        return sum(trial.was_clipped for trial in self.finished.values())
+
+    def result(self, *, wall_s: float) -> SearchResult:
+        """Of the trials that are finished; at least one is."""
+        outcomes = tuple(map(self._outcome, sorted(self.finished.values(), key=lambda trial: trial.episode)))
+        return SearchResult(
+            searcher=self.searcher,
+            seed=self.seed,
+            best=max(outcomes, key=lambda outcome: outcome.reward),
+            outcomes=outcomes,
+            evaluations=len({outcome.policy for outcome in outcomes}),
+            wall_s=wall_s,
+            agent=None,
+        )
+
+    def _noted(self, booking: Booking, score: Score, *, was_clipped: bool, was_stopped: bool) -> Outcome:
+        """The episode is stored before the trial is known to be finished: one that is killed between is begun again,
+        and gets its number again."""
+        outcome = self.problem.outcome_of(booking.policy, score)
+        if booking.trial in self.finished:
+            return outcome
+        number, cost = len(self.finished) + 1, outcome.cost
+        episode = Episode(
+            self.searcher,
+            self.seed,
+            number,
+            outcome.reward,
+            predicted_latency_ms=cost.predicted_latency_ms,
+            estimated_energy_mj=cost.estimated_energy_mj,
+            macs=cost.macs,
+            params=cost.params,
+        )
+        self.store.add_episode(self.problem.fingerprint, outcome.pruning.key, episode, look=score.look)
+        done = FinishedTrial(number, outcome.pruning, score.look, was_clipped, was_stopped)
+        self.store.keep(TRIALS, {**self.finished, booking.trial: done})
+        self.finished[booking.trial] = done
+        if self.on_outcome is not None:
+            self.on_outcome(outcome)
+        return outcome
+
+    def _outcome(self, trial: FinishedTrial) -> Outcome:
+        pruning: PruningPolicy = trial.policy
+        policy = self.problem.policy_of(pruning)
+        score = next(score for score in self.problem.known_scores(policy) if score.look == trial.look)
+        return self.problem.outcome_of(policy, score)

@@ -1,0 +1,179 @@
+"""A search as an experiment of NNI's, in the place of a search in this process: what it leaves is the same."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
+
+from autoprune.config import RunConfig
+from autoprune.config.nni import AGENT_TUNER
+from autoprune.errors import RunError
+from autoprune.foundation.progress import bar, say
+from autoprune.nni.algorithms import TUNERS, SpaceType, require_nni, tuner_named
+from autoprune.nni.client import EXPERIMENT
+from autoprune.nni.errands import Errands
+from autoprune.nni.manager import Experiment, Manager, Server, managed, trial_command
+from autoprune.nni.proposals import TRIALS, Proposals
+from autoprune.nni.service import Desk, Service, serving
+from autoprune.nni.space import search_space
+from autoprune.nni.workers import Workers
+from autoprune.search.loop import SearchResult
+from autoprune.search.problem import Outcome, SearchProblem
+from autoprune.steps.choice import search_only
+from autoprune.steps.context import Workspace
+from autoprune.store.kept import Kept
+from autoprune.store.score import shown_metric
+
+POLL_S = 0.5
+FAILURES = 5  # trials in a row
+OWN_SPACE: SpaceType = "quniform"
+ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
+STEPS = (ID, TRIALS)
+
+
+def check_nni(config: RunConfig) -> None:
+    """Raises `ConfigError` for a tuner that is broken or unknown, and if NNI is not installed."""
+    require_nni()
+    if config.nni.tuner != AGENT_TUNER and ":" not in config.nni.tuner:
+        tuner_named(config.nni.tuner)
+
+
+@dataclass(frozen=True)
+class NniSearch:
+    """In the place of `steps.choice.search_only`."""
+
+    server: Server
+
+    def __call__(self, problem: SearchProblem, place: Workspace) -> SearchResult:
+        by_agent = place.config.nni.tuner == AGENT_TUNER
+        return self._by_agent(problem, place) if by_agent else self._by_tuner(problem, place)
+
+    def _by_tuner(self, problem: SearchProblem, place: Workspace) -> SearchResult:
+        """NNI's tuner proposes, and each trial is an episode."""
+        config, trials = place.config, place.config.search.evaluations
+        started = time.perf_counter()
+        with bar(f"search (NNI's {config.nni.tuner})", trials) as progress:
+            best: list[Outcome] = []
+
+            def on_outcome(outcome: Outcome) -> None:
+                if not best or outcome.reward > best[0].reward:
+                    best[:] = [outcome]
+                place.logger.search_outcome(len(desk.finished), outcome)
+                progress.advance(1, _told(best[0], problem))
+
+            searcher = f"nni: {config.nni.tuner}"
+            desk = Proposals(problem, place.store, searcher, config.seed, trials, on_outcome)
+            progress.advance(len(desk.finished))
+            if len(desk.finished) < trials:
+                with _running(problem, place, desk, self.server, trials) as (service, manager):
+                    _watch(manager, service, desk)
+        if desk.clipped:
+            say(
+                f"{desk.clipped} of {trials} proposals of {config.nni.tuner}, which knows no target, missed it and "
+                "were brought within it"
+            )
+        return desk.result(wall_s=time.perf_counter() - started)
+
+    def _by_agent(self, problem: SearchProblem, place: Workspace) -> SearchResult:
+        """Our searcher asks, and each trial is an errand of its loop."""
+        trials = place.config.search.evaluations
+        errands = Errands(problem, place.config.nni.concurrency)
+        with _running(problem, place, errands, self.server, trials) as (service, manager):
+            over = threading.Event()
+
+            def watch() -> None:
+                try:
+                    _watch_failures(manager, service, lambda: errands.scored, over.is_set)
+                except BaseException as error:
+                    errands.fail(error)
+
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            try:
+                return search_only(problem, place, execute=errands.execute)
+            finally:
+                over.set()
+                errands.end()
+                watcher.join()
+
+
+@contextmanager
+def _running(
+    problem: SearchProblem, place: Workspace, desk: Desk, server: Server, trials: int
+) -> Iterator[tuple[Service, Manager]]:
+    """Workers, service and NNI's manager, the last of which is ended first."""
+    config, store = place.config, place.store
+    folder = (place.run_dir.root / EXPERIMENT).resolve()
+    goes_on = store.kept(ID) is not None
+    kind = TUNERS[config.nni.tuner].space if config.nni.tuner in TUNERS else OWN_SPACE
+    experiment = Experiment(
+        folder=folder,
+        id=store.once(ID, lambda: str(require_nni().experiment.Experiment(None).id)),
+        name=place.run_dir.root.name,
+        space=search_space(problem.decisions, kind),
+        trial_command=trial_command(folder),
+        trials=trials,
+        seed=config.seed,
+        nni=config.nni,
+    )
+    workers = Workers(problem, config.nni.concurrency)
+    try:
+        service = Service(desk, problem, workers)
+        with serving(service, folder), managed(experiment, server, goes_on=goes_on) as manager:
+            say(f"NNI's web page: {manager.url} (experiment {experiment.id})")
+            yield service, manager
+    finally:
+        workers.close()
+
+
+def _watch(manager: Manager, service: Service, desk: Proposals) -> None:
+    """Until as many trials as were asked for are finished: NNI counts those that fail, too."""
+
+    def is_over() -> bool:
+        return len(desk.finished) >= desk.max_trials
+
+    def settle(trials: dict[str, str]) -> None:
+        for trial, status in trials.items():
+            if status == "EARLY_STOPPED":
+                desk.stopped_by_assessor(trial)
+
+    _watch_failures(manager, service, lambda: len(desk.finished), is_over, settle)
+
+
+def _watch_failures(
+    manager: Manager,
+    service: Service,
+    finished: Callable[[], int],
+    is_over: Callable[[], bool],
+    settle: Callable[[dict[str, str]], None] = lambda trials: None,
+) -> None:
+    """Raises `RunError` if NNI, the service or trial after trial fails."""
+    failed_before, finished_before = 0, finished()
+    while not is_over():
+        if service.failure is not None:
+            raise service.failure
+        status = manager.status()
+        if status == "BUSY":
+            time.sleep(POLL_S)
+            continue
+        trials = manager.trials()
+        settle(trials)
+        failed = [trial for trial, state in trials.items() if state == "FAILED"]
+        if finished() > finished_before:
+            failed_before, finished_before = len(failed), finished()
+        elif len(failed) - failed_before >= FAILURES:
+            raise RunError(f"{FAILURES} trials in a row have failed: {manager.said_by(failed[-1])}")
+        if status == "DONE" and not is_over():
+            manager.allow(len(trials) + 1)
+        time.sleep(POLL_S)
+
+
+def _told(best: Outcome, problem: SearchProblem) -> str:
+    name, metric = best.score.main
+    share = best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms
+    reached = f"{name} {shown_metric(metric.value, is_share=metric.is_share, digits=1)}"
+    return f"best reward {best.reward:.4f}: {reached} at {share:.2f} of the original's latency"

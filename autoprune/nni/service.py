@@ -1,0 +1,174 @@
+"""The service of an experiment: it scores what trials bring, in workers that have the problem already, and tells them
+what each look found. It listens on a socket in the run's folder, that its user alone may open."""
+
+import socketserver
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoprune.errors import AutopruneError, InputError
+from autoprune.nni.wire import SOCKET, Line, Message, ServiceGone, address_in
+from autoprune.nni.workers import Workers
+from autoprune.search.problem import NOT_SEEN, SearchProblem
+from autoprune.search.racing import Bars
+from autoprune.space.decision import Policy
+from autoprune.store.score import Score
+
+PRIVATE = 0o700
+
+
+@dataclass(frozen=True)
+class Booking:
+    """A trial that is scored: `trial` is NNI's name of it."""
+
+    trial: str
+    policy: Policy
+    bars: Bars
+
+
+class Refused(Exception):
+    """A trial that is not wanted; the message says why."""
+
+
+class Desk(Protocol):
+    """Who knows what trials are about; it is called by several threads at once."""
+
+    def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
+        """Raises `Refused`, or `InputError` for parameters that are no policy."""
+        ...
+
+    def finish(self, booking: Booking, score: Score) -> float:
+        """The trial was looked at as closely as it will be; its reward. It is in the store before this returns."""
+        ...
+
+    def leave(self, booking: Booking, score: Score | None) -> None:
+        """The trial was ended by somebody else, after this look."""
+        ...
+
+    def next_parameters(self) -> Mapping[str, Any] | None:
+        """For our tuner: what NNI should try next, waited for; None: there is nothing more."""
+        ...
+
+    def lose(self, parameters: Mapping[str, Any]) -> None:
+        """For our tuner: a trial failed before it was scored."""
+        ...
+
+
+class Service:
+    """Answers trials and our tuner, each in a thread of its own, until it is closed. The first error of ours or of the
+    user's code is kept in `failure`: from then on nobody is answered."""
+
+    def __init__(self, desk: Desk, problem: SearchProblem, workers: Workers) -> None:
+        self.failure: BaseException | None = None
+        self.last_asked = time.monotonic()
+        self._desk, self._problem, self._workers = desk, problem, workers
+        self._storing = threading.Lock()
+
+    def answer(self, line: Line) -> None:
+        self.last_asked = time.monotonic()
+        try:
+            asked = line.receive()
+            if asked.get("ask") == "trial":
+                self._trial(line, str(asked["trial"]), asked["parameters"])
+            elif asked.get("ask") == "next":
+                parameters = self._desk.next_parameters()
+                line.send({"nothing": True} if parameters is None else {"parameters": dict(parameters)})
+            elif asked.get("ask") == "lost":
+                self._desk.lose(asked["parameters"])
+                line.send({})
+            elif asked.get("ask") == "alive":
+                line.send({})
+        except ServiceGone:  # whoever asked has ended
+            pass
+        except (Refused, InputError) as error:
+            self._tell(line, {"refused": str(error)})
+        except BaseException as error:
+            self.failure = self.failure or error
+            self._tell(line, {"refused": str(error) or type(error).__name__})
+            if not isinstance(error, AutopruneError):
+                raise
+        finally:
+            self.last_asked = time.monotonic()
+
+    def _trial(self, line: Line, trial: str, parameters: Mapping[str, Any]) -> None:
+        if self.failure is not None:
+            raise Refused(f"the search has failed: {self.failure}")
+        booking = self._desk.book(trial, parameters)
+        score: Score | None = None
+        try:
+            for score in self._scores(line, booking):
+                figures = self._figures(booking, score)
+                if self._problem.is_settled(booking.policy, score, booking.bars):
+                    break
+                line.send({"look": figures})
+            assert score is not None
+            if not line.is_open():
+                raise ServiceGone
+        except BaseException:
+            self._desk.leave(booking, score)
+            raise
+        reward = self._desk.finish(booking, score)
+        line.send({"final": {**self._figures(booking, score), "default": reward}})
+
+    def _scores(self, line: Line, booking: Booking) -> Iterator[Score]:
+        """Those that are known, then those of closer looks; each new one is stored before the next look begins."""
+        policy, problem = booking.policy, self._problem
+        known = problem.known_scores(policy)
+        yield from known
+        if any(problem.is_settled(policy, score, booking.bars) for score in known):
+            return
+        started = time.perf_counter()
+        with self._workers.looks(policy, known[-1].look if known else NOT_SEEN) as looks:
+            for score in looks:
+                with self._storing:
+                    found = tuple(each for each in problem.known_scores(policy) if each.look < score.look)
+                    problem.remember(policy, found, [score], wall_s=time.perf_counter() - started)
+                yield score
+                if not line.is_open():
+                    raise ServiceGone
+
+    def _figures(self, booking: Booking, score: Score) -> dict[str, float]:
+        """What NNI shows of a trial: `default` is the reward, by which it judges."""
+        outcome = self._problem.outcome_of(booking.policy, score, booking.bars)
+        original_ms = self._problem.original_cost.predicted_latency_ms
+        return {
+            "default": outcome.reward,
+            **{name: metric.value for name, metric in score.metrics.items()},
+            "predicted_latency_ratio": outcome.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0,
+            "params": outcome.cost.params,
+        }
+
+    def _tell(self, line: Line, message: Message) -> None:
+        with suppress(ServiceGone):
+            line.send(message)
+
+
+@contextmanager
+def serving(service: Service, folder: Path) -> Iterator[None]:
+    """The service listens in `folder` while the block runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(PRIVATE)
+    (folder / SOCKET).unlink(missing_ok=True)  # of one that was killed
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            service.answer(Line(self.request))
+
+    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    with address_in(folder) as address, Server(address, Handler) as server:
+        (folder / SOCKET).chmod(0o600)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+            (folder / SOCKET).unlink(missing_ok=True)

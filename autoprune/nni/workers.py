@@ -1,0 +1,98 @@
+"""Forked processes that score one policy each, look by look, and can be told to stop between two looks."""
+
+import multiprocessing
+import os
+import queue
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+from autoprune.errors import AutopruneError, RunError
+from autoprune.foundation.factories import users_errors
+from autoprune.search.executors import become_worker
+from autoprune.search.problem import SearchProblem
+from autoprune.space.decision import Policy
+from autoprune.store.score import Score
+
+KILLED = (
+    "a process that scores candidates was killed, perhaps for want of memory; go on with `autoprune nni resume`, with "
+    "nni.concurrency=1"
+)
+END_S = 5.0
+
+
+class Workers:
+    """So many forked processes of one thread each, which share the model, images and tables of a problem.
+
+    They are made before any thread is: a process that forks has one.
+    """
+
+    def __init__(self, problem: SearchProblem, count: int) -> None:
+        context: Any = multiprocessing.get_context("fork")
+        self._free: queue.Queue[Connection] = queue.Queue()
+        self._processes = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(problem, theirs, os.getpid()), daemon=True)
+            with warnings.catch_warnings():  # that threads are not forked along: none of them is needed
+                warnings.simplefilter("ignore", DeprecationWarning)
+                process.start()
+            theirs.close()
+            self._free.put(ours)
+            self._processes.append(process)
+
+    @contextmanager
+    def looks(self, policy: Policy, seen: int) -> Iterator[Iterator[Score]]:
+        """The scores of looks after number `seen` (-1: all), by a worker that is waited for; no more than are taken."""
+        worker = self._free.get()
+        scores = _looks(worker, policy, seen)
+        try:
+            yield scores
+        finally:
+            with suppress(OSError, EOFError):
+                scores.close()
+            self._free.put(worker)
+
+    def close(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(END_S)
+
+
+def _looks(worker: Connection, policy: Policy, seen: int) -> Generator[Score, None, None]:
+    """Raises `RunError` if the worker has died, and what a user's own code in it raised."""
+    goes_on = False
+    try:
+        worker.send((policy, seen))
+        while (found := worker.recv()) is not None:
+            if isinstance(found, AutopruneError):
+                raise found
+            goes_on = False
+            try:
+                yield found
+                goes_on = True
+            finally:
+                worker.send(goes_on)
+                if not goes_on:
+                    worker.recv()
+    except (OSError, EOFError):
+        raise RunError(KILLED) from None
+
+
+def _work(problem: SearchProblem, pipe: Connection, parent: int) -> None:
+    become_worker(parent)
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
+            policy, seen = pipe.recv()
+            try:
+                with users_errors():
+                    for score in problem.looks_after(policy, seen):
+                        pipe.send(score)
+                        if not pipe.recv():
+                            break
+                pipe.send(None)
+            except AutopruneError as error:
+                pipe.send(error)
