@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import socket
 import sys
 import warnings
@@ -15,13 +16,15 @@ from autoprune.config import NniConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.nni.algorithms import ASSESSORS, SEEDED, require_nni, tuner_named
-from autoprune.nni.processes import MARK, end_all
+from autoprune.nni.processes import MARK, command_of, end_all, marked
 from autoprune.nni.space import SearchSpace
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS = 8080, 100
 PRELOAD = Path(__file__).with_name("loopback.js")
 ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
+DISPATCHER = "-m nni --exp_params"
+ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 LAST_LINES = 3  # of what a failed trial or manager has said
 
 
@@ -90,7 +93,11 @@ class Experiment:
                 "classArgs": dict(self.nni.settings),
             }
         seed = {"seed": self.seed} if name in SEEDED else {}
-        return {"name": name, "classArgs": {**tuner_named(name).settings, **seed, **self.nni.settings}}
+        return {
+            "className": "autoprune.nni.tuner.OrderedTuner",
+            "codeDirectory": str(self.folder / "code"),
+            "classArgs": {"name": name, "settings": {**tuner_named(name).settings, **seed, **self.nni.settings}},
+        }
 
     def _assessor(self, name: str) -> Mapping[str, Any]:
         return {"name": name, "classArgs": {**ASSESSORS[name], **self.nni.assessor_settings}}
@@ -104,6 +111,7 @@ class Manager:
 
     def __init__(self, experiment: Any, folder: Path, server: Server) -> None:
         self._experiment, self._folder = experiment, folder
+        self._had_tuner = False
         self.url = f"http://{server.host}:{experiment.port}"
 
     def status(self) -> str:
@@ -117,8 +125,8 @@ class Manager:
             if process is not None and process.poll() is None:
                 return "BUSY"
             raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
-        if status == "ERROR":
-            raise RunError(f"NNI: {self._why(errors)}; go on with `autoprune nni resume`")
+        if status == "ERROR" or self._has_lost_its_tuner():
+            raise RunError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
 
     def trials(self) -> dict[str, str]:
@@ -137,6 +145,12 @@ class Manager:
             return " / ".join(file.read_text(errors="replace").strip().splitlines()[-LAST_LINES:])
         return ""
 
+    def _has_lost_its_tuner(self) -> bool:
+        """Its process has ended, which the manager may not notice."""
+        runs = any(DISPATCHER in command_of(process) for process in marked(self._folder))
+        self._had_tuner |= runs
+        return self._had_tuner and not runs
+
     def _rest(self, path: str) -> Any:
         from nni.experiment import rest
 
@@ -145,7 +159,7 @@ class Manager:
     def _why(self, errors: list[str]) -> str:
         logs = sorted(self._folder.glob("*/log/dispatcher.log"))
         lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
-        told = [line for line in lines if "Error" in line]
+        told = [line for line in lines if ERROR.match(line)]
         return told[-1] if told else "; ".join(map(str, errors)) or "its manager has failed"
 
 

@@ -43,6 +43,14 @@ def end_all(folder: Path) -> int:
     return len(ended)
 
 
+def command_of(process: int) -> str:
+    """What a process was begun as; nothing of one that has ended."""
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def _signal(process: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process, number)

@@ -1,14 +1,56 @@
-"""A tuner of NNI's around our searchers: `autoprune.nni.tuner.AgentTuner`. It runs in NNI's dispatcher and holds
-nothing: what to try next, the experiment's service says, where the search itself goes on."""
+"""What runs in NNI's dispatcher: `AgentTuner`, a tuner around our searchers, and NNI's own, kept in order."""
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nni import NoMoreTrialError
+from nni.tools.package_utils import create_builtin_class_instance
 from nni.tuner import Tuner
 
 from autoprune.nni.client import ask, ensure_service
+
+
+class OrderedTuner(Tuner):  # type: ignore[misc]
+    """A tuner of NNI's own, told one thing at a time and the end of a trial after its result.
+
+    NNI 3.0 tells both in threads of their own, and the end of a short trial may overtake its result, of which TPE dies.
+    """
+
+    def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
+        super().__init__()
+        self._tuner: Any = create_builtin_class_instance(name, dict(settings), "tuners")
+        self._lock = threading.RLock()
+        self._told: set[int] = set()  # trials that have a result
+        self._ended: set[int] = set()  # those that ended well before it
+
+    def update_search_space(self, search_space: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._tuner.update_search_space(search_space)
+
+    def generate_multiple_parameters(self, parameter_id_list: Sequence[int], **kwargs: Any) -> list[Any]:
+        with self._lock:
+            found: list[Any] = self._tuner.generate_multiple_parameters(parameter_id_list, **kwargs)
+            return found
+
+    def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
+        with self._lock:
+            self._told.add(parameter_id)
+            self._tuner.receive_trial_result(parameter_id, parameters, value, **kwargs)
+            if parameter_id in self._ended:
+                self._tuner.trial_end(parameter_id, True)
+
+    def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
+        with self._lock:
+            if success and parameter_id not in self._told:
+                self._ended.add(parameter_id)
+            else:
+                self._tuner.trial_end(parameter_id, success, **kwargs)
+
+    def import_data(self, data: Any) -> None:
+        with self._lock:
+            self._tuner.import_data(data)
 
 
 class AlreadyBegun(list[int]):
@@ -19,7 +61,8 @@ class AlreadyBegun(list[int]):
 
 
 class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
-    """Any of autoprune's searchers (ddpg, evolution, knapsack, ...: `search.agent`) as a custom tuner of NNI.
+    """Any of autoprune's searchers (ddpg, evolution, knapsack, ...: `search.agent`) as a custom tuner of NNI. It holds
+    nothing: what to try next, the experiment's service says, where the search itself goes on.
 
     `folder` is the experiment's in a run that `autoprune nni run` has started. In an experiment of your own give
     `config`, `run_dir` and, where needed, `overrides`, the same as the trials have.
