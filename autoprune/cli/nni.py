@@ -42,8 +42,12 @@ Host = Annotated[
     str,
     typer.Option(help="Address of the web page. NNI has no login: any other is at your risk."),
 ]
+SearchOnly = Annotated[
+    bool, typer.Option("--search-only", help="End after the search, as `autoprune search` does: leaves `policy.json`.")
+]
 RunDirArgument = Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="The run's folder.", metavar="RUN_DIR")]
 LOOPBACK = "127.0.0.1"
+LINGER_S = 1.0  # TPE dies of a trial whose end NNI hears of before its result
 
 
 @app.command(epilog="Example: `autoprune nni run nni_fashion_mnist --tuner TPE --run-dir runs/tpe`")
@@ -53,6 +57,7 @@ def run(
     override: Overrides = None,
     run_dir: RunDirOption = None,
     resume: Resume = False,
+    search_only: SearchOnly = False,
     port: Port = None,
     host: Host = LOOPBACK,
     seed: Seed = None,
@@ -64,17 +69,24 @@ def run(
     from autoprune.jobs.nni import nni_run
 
     with process_of_a_job(quiet):
-        _told(settings, folder, nni_run(settings, folder, resume=resume, server=_server(port, host)))
+        found = nni_run(settings, folder, resume=resume, server=_server(port, host), search_only=search_only)
+    _told(settings, folder, found)
 
 
 @app.command(epilog="Example: `autoprune nni resume runs/tpe`")
-def resume(run_dir: RunDirArgument, port: Port = None, host: Host = LOOPBACK, quiet: Quiet = False) -> None:
+def resume(
+    run_dir: RunDirArgument,
+    search_only: SearchOnly = False,
+    port: Port = None,
+    host: Host = LOOPBACK,
+    quiet: Quiet = False,
+) -> None:
     """Go on with an experiment that was stopped or killed: no finished trial is lost or repeated."""
     from autoprune.jobs.nni import resumed
 
     with process_of_a_job(quiet):
-        settings, found = resumed(run_dir, server=_server(port, host))
-        _told(settings, run_dir, found)
+        settings, found = resumed(run_dir, server=_server(port, host), search_only=search_only)
+    _told(settings, run_dir, found)
 
 
 @app.command(epilog="Example: `autoprune nni view runs/tpe --port 8090`")
@@ -143,12 +155,13 @@ def space(
     quiet: Quiet = False,
 ) -> None:
     """Write NNI's `search_space.json` for an experiment of your own: the options of each decision on this machine."""
-    settings = settings_of(config, override, {"nni.tuner": tuner})
+    settings = settings_of(config, override, {})
     from autoprune.foundation.files import write_json
     from autoprune.jobs.nni import space_of
 
+    folder = _own_folder(config, run_dir)
     with process_of_a_job(quiet):
-        write_json(out, space_of(settings, _own_folder(config, run_dir)))
+        write_json(out, space_of(settings, folder, tuner=tuner or settings.nni.tuner))
     typer.echo(out)
 
 
@@ -165,6 +178,7 @@ def trial(config: ConfigArgument, override: Overrides = None, run_dir: RunDirOpt
     try:
         folder = ensure_service(config, None if run_dir is None else str(run_dir), override or [])
         refused = serve_trial(folder, channel_to_nni())
+        time.sleep(LINGER_S)
     except NotStarted as error:
         raise InputError(str(error).removeprefix("error: ")) from None
     except ServiceGone:
@@ -187,6 +201,16 @@ def serve(
 
     with process_of_a_job(quiet):
         serve_trials(settings, _own_folder(config, run_dir), idle_minutes=idle_minutes)
+
+
+@app.command(
+    epilog='Example, before `nnictl create`: `export NODE_OPTIONS="--require $(autoprune nni loopback)"`',
+)
+def loopback() -> None:
+    """Print the file that keeps NNI's web page on 127.0.0.1, for experiments that NNI itself begins."""
+    from autoprune.nni.manager import PRELOAD
+
+    typer.echo(PRELOAD)
 
 
 def _own_folder(config: str, run_dir: Path | None) -> Path:

@@ -16,18 +16,17 @@ from autoprune.errors import InputError
 from autoprune.foundation.progress import say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.jobs.run import run
-from autoprune.jobs.search import save_best
-from autoprune.nni.algorithms import TUNERS, require_nni
+from autoprune.nni.algorithms import require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.manager import Experiment, Server, managed, trial_command
 from autoprune.nni.processes import end_all, marked
-from autoprune.nni.search import ID, OWN_SPACE, STEPS, NniSearch, check_nni
+from autoprune.nni.search import ID, STEPS, NniSearch, check_nni
 from autoprune.nni.serve import served
 from autoprune.nni.space import SearchSpace, search_space
 from autoprune.results.run import RunResult
 from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome
-from autoprune.steps.choice import check_search, search_choice
+from autoprune.steps.choice import check_search, save_best, search_choice
 from autoprune.steps.context import problem_of
 from autoprune.store.run_dir import RunDir, check_run_dir, holder_of
 from autoprune.store.trials import TrialStore
@@ -36,11 +35,14 @@ END_S = 30.0
 NEEDS_WEIGHTS = "a search needs a trained model"
 
 
-def nni_run(config: RunConfig, root: Path, *, resume: bool, server: Server) -> RunResult | Outcome:
-    """The whole job, its search an NNI experiment; the best outcome of a problem that has no model to go on with."""
+def nni_run(
+    config: RunConfig, root: Path, *, resume: bool, server: Server, search_only: bool = False
+) -> RunResult | Outcome:
+    """The whole job, its search an NNI experiment. With `search_only`, and of a problem that has no model to go on
+    with, the best outcome: `policy.json` holds it."""
     check_nni(config)
     search = NniSearch(server)
-    if config.problem == "model":
+    if config.problem == "model" and not search_only:
         choose = partial(search_choice, search=search)
         return run(config, root, resume=resume, choose=choose, command="nni", also_keeps=STEPS)
     check_bounds(config)
@@ -54,19 +56,19 @@ def nni_run(config: RunConfig, root: Path, *, resume: bool, server: Server) -> R
     return best
 
 
-def resumed(root: Path, *, server: Server) -> tuple[RunConfig, RunResult | Outcome]:
+def resumed(root: Path, *, server: Server, search_only: bool) -> tuple[RunConfig, RunResult | Outcome]:
     """Go on with the experiment of a run, by its own configuration."""
-    config = load_config(_experiment_of(root).config)
-    return config, nni_run(config, root, resume=True, server=server)
+    config = load_config(_run_of(root).config)
+    return config, nni_run(config, root, resume=True, server=server, search_only=search_only)
 
 
-def space_of(config: RunConfig, root: Path) -> SearchSpace:
+def space_of(config: RunConfig, root: Path, *, tuner: str) -> SearchSpace:
     """What NNI searches, for an experiment of the user's own; the model is timed in the folder that will score."""
+    kind = space_type(tuner)
     check_bounds(config)
     run_dir = check_run_dir(root, config, resume=True)
     check_search(config)
     with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=STEPS) as (_, problem, _context):
-        kind = TUNERS[config.nni.tuner].space if config.nni.tuner in TUNERS else OWN_SPACE
         return search_space(problem.decisions, kind)
 
 
@@ -84,7 +86,7 @@ def serve(config: RunConfig, root: Path, *, idle_minutes: float) -> None:
 @contextlib.contextmanager
 def viewed(root: Path, *, server: Server) -> Iterator[str]:
     """The web page of an experiment that has ended, to look at while the block runs; its address."""
-    run_dir = _experiment_of(root)
+    run_dir = _run_of(root)
     require_nni()
     config = load_config(run_dir.config)
     if is_running(root):
@@ -100,7 +102,7 @@ def viewed(root: Path, *, server: Server) -> Iterator[str]:
 
 def stop(root: Path) -> int:
     """End the experiment of a run and all that belongs to it, as an interrupt would; how many processes that were."""
-    _experiment_of(root)
+    _run_of(root)
     folder = (root / EXPERIMENT).resolve()
     owner = holder_of(RunDir(root))
     found = len(list(marked(folder))) + (owner is not None)
@@ -153,10 +155,15 @@ def is_running(root: Path) -> bool:
     return holder_of(RunDir(root)) is not None or any(True for _ in marked((root / EXPERIMENT).resolve()))
 
 
-def _experiment_of(root: Path) -> RunDir:
+def _run_of(root: Path) -> RunDir:
     run_dir = RunDir(root)
     if not run_dir.config.is_file():
         raise InputError(f"{root}: holds no run; `autoprune nni run CONFIG --run-dir {root}` begins one")
-    if not (root / EXPERIMENT).is_dir():
+    if not (root / EXPERIMENT).is_dir() and not _is_at_its_beginning(run_dir):
         raise InputError(f"{root}: that run has no NNI experiment; go on with `autoprune run ... --resume`")
     return run_dir
+
+
+def _is_at_its_beginning(run_dir: RunDir) -> bool:
+    """Whether nothing has been searched there yet, so that NNI may still do it."""
+    return not run_dir.trials.is_file() or TrialStore(run_dir.trials).count() == 0

@@ -5,10 +5,9 @@ from pathlib import Path
 from autoprune.config import RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.foundation.seeding import derive_seed, seed_everything
-from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.space.policy import save_policy
-from autoprune.steps.choice import check_search, search_only
-from autoprune.steps.context import Workspace, problem_of
+from autoprune.search.problem import Outcome
+from autoprune.steps.choice import check_search, save_best, search_only
+from autoprune.steps.context import problem_of
 from autoprune.store.run_dir import check_run_dir
 
 
@@ -26,11 +25,3 @@ def search(config: RunConfig, root: Path, *, resume: bool) -> Outcome:
         best = search_only(problem, place).best
         save_best(problem, best, place)
     return best
-
-
-def save_best(problem: SearchProblem, best: Outcome, place: Workspace) -> None:
-    """Write what a search has found to `policy.json`."""
-    config = place.config
-    model = config.model.name if config.problem == "model" else config.problem
-    original = problem.pruning_of(problem.full_policy).as_dict()
-    save_policy(place.run_dir.policy, best.pruning, model=model, original=original)

@@ -59,6 +59,12 @@ def tuner_named(name: str) -> Tuner:
     return TUNERS[name]
 
 
+def space_type(name: str) -> SpaceType:
+    """In what form a tuner gets the numbers of options: ordered, where it can make use of that. Raises `ConfigError` as
+    `tuner_named` does."""
+    return "quniform" if name == AGENT_TUNER or ":" in name else tuner_named(name).space
+
+
 def require_nni() -> Any:
     """The module `nni`. Raises `ConfigError` that names the extra if it is not installed."""
     try:

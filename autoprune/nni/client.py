@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from autoprune.nni.wire import Message, ServiceGone, connected
 
 EXPERIMENT = "nni"  # the experiment's folder in that of a run
-LOG = "service.log"
+LOG = ".service.log"
 START_S = 1800.0  # a model is read and timed first
 WAIT_S = 0.1
 
@@ -37,11 +38,12 @@ def ensure_service(config: str, run_dir: str | None, overrides: Sequence[str]) -
     The first who asks starts it, as `autoprune nni serve`; the others wait. Raises `NotStarted` if it cannot be.
     """
     folder = folder_of(config, run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "starting.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    log_file = folder.parent.with_name(f"{folder.parent.name}{LOG}")  # beside the run's folder, which is not there yet
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    with log_file.open("a+b") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
         if not is_served(folder):
-            _start(config, folder, overrides)
+            _start(config, folder, overrides, log)
     return folder
 
 
@@ -53,19 +55,19 @@ def is_served(folder: Path) -> bool:
     return True
 
 
-def _start(config: str, folder: Path, overrides: Sequence[str]) -> None:
+def _start(config: str, folder: Path, overrides: Sequence[str], log: IO[bytes]) -> None:
     said = [argument for override in overrides for argument in ("-o", override)]
     command = [sys.executable, "-m", "autoprune.cli", "nni", "serve", config, "--run-dir", str(folder.parent), *said]
-    with (folder / LOG).open("ab") as log:
-        begin = log.tell()
-        # It outlives the trial that starts it; what marks processes of an experiment is not passed on.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
-        )
+    begin = log.seek(0, os.SEEK_END)
+    # It outlives the trial that starts it, and needs nothing of NNI's.
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+    )
     deadline = time.monotonic() + START_S
     while not is_served(folder):
         if process.poll() is not None or time.monotonic() > deadline:
-            text = (folder / LOG).read_bytes()[begin:].decode(errors="replace").strip()
+            log.seek(begin)
+            text = log.read().decode(errors="replace").strip()
             raise NotStarted(text.splitlines()[-1] if text else f"the service ended ({process.returncode})")
         time.sleep(WAIT_S)
 

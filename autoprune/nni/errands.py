@@ -4,7 +4,7 @@ with any other."""
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,10 +30,12 @@ class Errand:
 
 
 class Errands:
-    """The desk of an experiment with our tuner, and the executor of its search (`search.problem.Executor`)."""
+    """The desk of an experiment with our tuner, and the executor of its search (`search.problem.Executor`). Before the
+    first policy is looked at, `begin` is called."""
 
-    def __init__(self, problem: SearchProblem, workers: int) -> None:
+    def __init__(self, problem: SearchProblem, workers: int, begin: Callable[[], None] = lambda: None) -> None:
         self.workers = workers
+        self._begin: Callable[[], None] | None = begin
         self.scored = 0
         self._problem = problem
         self._changed = threading.Condition()
@@ -47,6 +49,10 @@ class Errands:
         return nullcontext(problem.looked_at_by(self))
 
     def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
+        begin = self._begin
+        if begin is not None and asked:  # a search that goes on may know all it asks for
+            self._begin = None
+            begin()
         with self._changed:
             self._waiting += [Errand(policy, seen, bars) for policy, seen in asked.items()]
             self._changed.notify_all()

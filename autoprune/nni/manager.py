@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 import socket
+import sqlite3
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -174,7 +176,7 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     config = experiment.config()
     end_all(experiment.folder)
     port = free_port(server)
-    has_begun = (experiment.folder / experiment.id / "db" / "nni.sqlite").is_file()
+    has_begun = _has_profile(experiment.folder / experiment.id)
     with _quietly():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
@@ -191,6 +193,18 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
                 nni.experiment.rest.delete(run.port, "/experiment", run.url_prefix)
                 run._proc.wait(timeout=10)
         end_all(experiment.folder)
+
+
+def _has_profile(folder: Path) -> bool:
+    """Whether NNI has noted the experiment: a manager that is killed before leaves a folder that is in the way."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{folder / 'db' / 'nni.sqlite'}?mode=ro", uri=True)) as database:
+            if database.execute("SELECT count(*) FROM ExperimentProfile").fetchone()[0]:
+                return True
+    except sqlite3.Error:
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 def free_port(server: Server) -> int:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from autoprune.config import RunConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import RunError
 from autoprune.foundation.progress import bar, say
-from autoprune.nni.algorithms import TUNERS, SpaceType, require_nni, tuner_named
+from autoprune.nni.algorithms import require_nni, space_type, tuner_named
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Experiment, Manager, Server, managed, trial_command
@@ -30,7 +30,6 @@ from autoprune.store.score import shown_metric
 
 POLL_S = 0.5
 FAILURES = 5  # trials in a row
-OWN_SPACE: SpaceType = "quniform"
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
 STEPS = (ID, TRIALS)
 
@@ -80,10 +79,10 @@ class NniSearch:
 
     def _by_agent(self, problem: SearchProblem, place: Workspace) -> SearchResult:
         """Our searcher asks, and each trial is an errand of its loop."""
-        trials = place.config.search.evaluations
-        errands = Errands(problem, place.config.nni.concurrency)
-        with _running(problem, place, errands, self.server, trials) as (service, manager):
-            over = threading.Event()
+        trials, over = place.config.search.evaluations, threading.Event()
+
+        def begin() -> None:
+            service, manager = stack.enter_context(_running(problem, place, errands, self.server, trials))
 
             def watch() -> None:
                 try:
@@ -93,12 +92,13 @@ class NniSearch:
 
             watcher = threading.Thread(target=watch, daemon=True)
             watcher.start()
-            try:
-                return search_only(problem, place, execute=errands.execute)
-            finally:
-                over.set()
-                errands.end()
-                watcher.join()
+            stack.callback(watcher.join)
+            stack.callback(errands.end)
+            stack.callback(over.set)
+
+        errands = Errands(problem, place.config.nni.concurrency, begin)
+        with ExitStack() as stack:
+            return search_only(problem, place, execute=errands.execute)
 
 
 @contextmanager
@@ -109,12 +109,11 @@ def _running(
     config, store = place.config, place.store
     folder = (place.run_dir.root / EXPERIMENT).resolve()
     goes_on = store.kept(ID) is not None
-    kind = TUNERS[config.nni.tuner].space if config.nni.tuner in TUNERS else OWN_SPACE
     experiment = Experiment(
         folder=folder,
         id=store.once(ID, lambda: str(require_nni().experiment.Experiment(None).id)),
         name=place.run_dir.root.name,
-        space=search_space(problem.decisions, kind),
+        space=search_space(problem.decisions, space_type(config.nni.tuner)),
         trial_command=trial_command(folder),
         trials=trials,
         seed=config.seed,

@@ -2,47 +2,83 @@
 
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from autoprune.config.nni import AGENT_TUNER
 from autoprune.foundation.progress import say
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.proposals import Proposals
-from autoprune.nni.service import Desk, Service, serving
+from autoprune.nni.service import Booking, Service, serving
 from autoprune.nni.workers import Workers
 from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.space.policy import save_policy
-from autoprune.steps.choice import search_only
+from autoprune.steps.choice import save_best, search_only
 from autoprune.steps.context import Workspace
+from autoprune.store.score import Score
 
 POLL_S = 0.5
 UNBOUNDED = 2**31  # it is NNI that says how many trials there are
+SEARCHER = "nni"  # whichever of its tuners it is
+
+
+class OwnExperiment:
+    """The desk of an experiment that is not begun here: whichever tuner it has proposes, and once `AgentTuner` has
+    asked, our searcher does."""
+
+    def __init__(self, proposals: Proposals, errands: Errands, search: Callable[[], None]) -> None:
+        self._proposals, self._errands, self._search = proposals, errands, search
+        self._lock = threading.Lock()
+        self._searching: threading.Thread | None = None
+
+    def next_parameters(self) -> Mapping[str, Any] | None:
+        with self._lock:
+            if self._searching is None:
+                self._searching = threading.Thread(target=self._search, daemon=True)
+                self._searching.start()
+        return self._errands.next_parameters()
+
+    def lose(self, parameters: Mapping[str, Any]) -> None:
+        self._errands.lose(parameters)
+
+    def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
+        return self._desk.book(trial, parameters)
+
+    def finish(self, booking: Booking, score: Score) -> float:
+        return self._desk.finish(booking, score)
+
+    def leave(self, booking: Booking, score: Score | None) -> None:
+        self._desk.leave(booking, score)
+
+    @property
+    def _desk(self) -> Proposals | Errands:
+        return self._proposals if self._searching is None else self._errands
 
 
 def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
-    """Score what comes until nobody has asked for `idle_s`; `policy.json` is the best so far.
-
-    With `nni.tuner=agent` the searcher of `search.agent` proposes, through `AgentTuner`; otherwise whoever does.
-    """
-    config, by_agent = place.config, place.config.nni.tuner == AGENT_TUNER
+    """Score what comes until nobody has asked for `idle_s`; `policy.json` is the best so far."""
+    config = place.config
     workers = Workers(problem, config.nni.concurrency)
     best: list[Outcome] = []
 
     def on_outcome(outcome: Outcome) -> None:
         if not best or outcome.reward > best[0].reward:
             best[:] = [outcome]
-            _save(problem, outcome, place)
+            save_best(problem, outcome, place)
+
+    def search() -> None:
+        try:
+            save_best(problem, search_only(problem, place, execute=errands.execute).best, place)
+        except BaseException as error:
+            service.failure = service.failure or error
+        finally:
+            errands.end()
 
     errands = Errands(problem, config.nni.concurrency)
-    searcher = f"nni: {config.nni.tuner}"
-    desk: Desk = errands if by_agent else Proposals(problem, place.store, searcher, config.seed, UNBOUNDED, on_outcome)
+    proposals = Proposals(problem, place.store, SEARCHER, config.seed, UNBOUNDED, on_outcome)
+    service = Service(OwnExperiment(proposals, errands, search), problem, workers)
     try:
-        service = Service(desk, problem, workers)
         with serving(service, place.run_dir.root / EXPERIMENT):
             say(f"scoring trials of {place.run_dir.root / EXPERIMENT}")
-            if by_agent:
-                searching = threading.Thread(target=_search, args=(problem, place, errands, service), daemon=True)
-                searching.start()
             while time.monotonic() - service.last_asked < idle_s:
                 if service.failure is not None:
                     raise service.failure
@@ -50,19 +86,3 @@ def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
     finally:
         errands.end()
         workers.close()
-
-
-def _search(problem: SearchProblem, place: Workspace, errands: Errands, service: Service) -> None:
-    try:
-        _save(problem, search_only(problem, place, execute=errands.execute).best, place)
-    except BaseException as error:
-        service.failure = service.failure or error
-    finally:
-        errands.end()
-
-
-def _save(problem: SearchProblem, best: Outcome, place: Workspace) -> None:
-    config = place.config
-    model = config.model.name if config.problem == "model" else config.problem
-    original = problem.pruning_of(problem.full_policy).as_dict()
-    save_policy(place.run_dir.policy, best.pruning, model=model, original=original)

@@ -78,7 +78,8 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         super().__init__()
         if folder is None and config is None:
             raise ValueError("AgentTuner: classArgs: give config, as the trials have it")
-        self._folder = Path(folder) if folder is not None else ensure_service(str(config), run_dir, overrides or [])
+        self._folder = None if folder is None else Path(folder)
+        self._own = (str(config), run_dir, tuple(overrides or ()))
         self._proposed: dict[int, Mapping[str, Any]] = {}
 
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
@@ -97,7 +98,7 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
 
     def generate_parameters(self, parameter_id: int, **kwargs: Any) -> Mapping[str, Any]:
         """Waits until the searcher has something to try."""
-        told = ask(self._folder, {"ask": "next"})
+        told = ask(self._served(), {"ask": "next"})
         if "parameters" not in told:
             raise NoMoreTrialError(str(told.get("refused", "the search is over")))
         parameters: Mapping[str, Any] = told["parameters"]
@@ -111,4 +112,8 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
         proposed = self._proposed.pop(parameter_id, None)
         if not success and proposed is not None:
-            ask(self._folder, {"ask": "lost", "parameters": dict(proposed)})
+            ask(self._served(), {"ask": "lost", "parameters": dict(proposed)})
+
+    def _served(self) -> Path:
+        """Where the service is; it may have to read and time a model first, and NNI waits ten seconds for a tuner."""
+        return ensure_service(*self._own) if self._folder is None else self._folder

@@ -66,7 +66,7 @@ def connected(folder: Path) -> Iterator[Line]:
         try:
             with address_in(folder) as address:
                 connection.connect(address)
-        except OSError:
+        except OSError:  # no folder, no socket, or nobody behind it
             raise ServiceGone from None
         line = Line(connection)
         try:

@@ -29,7 +29,7 @@ from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, lim
 from autoprune.search.reward import make_reward
 from autoprune.space.decision import Policy
 from autoprune.space.layer_option import find_option_kinds
-from autoprune.space.policy import PruningPolicy, load_policy
+from autoprune.space.policy import PruningPolicy, load_policy, save_policy
 from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import Finalists, corrected_limits, kept_finalists
 from autoprune.steps.finetune import finalist_s, finalist_training
@@ -100,6 +100,14 @@ def search_only(problem: SearchProblem, place: Workspace, *, execute: Execute | 
         )
         save_actor(place.run_dir.agent, result.agent, info, searcher=result.searcher)
     return result
+
+
+def save_best(problem: SearchProblem, best: Outcome, place: Workspace) -> None:
+    """Write what a search has found to `policy.json`."""
+    config = place.config
+    model = config.model.name if config.problem == "model" else config.problem
+    original = problem.pruning_of(problem.full_policy).as_dict()
+    save_policy(place.run_dir.policy, best.pruning, model=model, original=original)
 
 
 def searched(
