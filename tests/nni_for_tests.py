@@ -63,7 +63,7 @@ class NniRun:
 
     def finished_in_nni(self) -> list[str]:
         """The trials that NNI has a final result of, once for each."""
-        (database,) = self.folder.glob("*/db/nni.sqlite")
+        (database,) = self.folder.glob("[!_]*/db/nni.sqlite")  # NNI links the latest experiment beside it
         with contextlib.closing(sqlite3.connect(database)) as connection:
             rows = connection.execute("SELECT trialJobId FROM MetricData WHERE type = 'FINAL'").fetchall()
         return sorted({trial for (trial,) in rows})

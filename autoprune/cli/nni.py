@@ -176,7 +176,7 @@ def trial(config: ConfigArgument, override: Overrides = None, run_dir: RunDirOpt
     from autoprune.nni.wire import ServiceGone
 
     try:
-        folder = ensure_service(config, None if run_dir is None else str(run_dir), override or [])
+        folder = ensure_service(config, None if run_dir is None else str(run_dir), override or [], within=Path.cwd())
         refused = serve_trial(folder, channel_to_nni())
         time.sleep(LINGER_S)
     except NotStarted as error:

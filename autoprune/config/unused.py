@@ -91,6 +91,11 @@ RULES = (
     ),
     Rule("nni", lambda config, job: job.command != "nni", "`autoprune nni` alone starts experiments of NNI"),
     Rule(
+        "nni.settings nni.assessor_settings",
+        lambda config, job: job.command == "nni" and config.nni.tuner == AGENT_TUNER,
+        "nni.tuner is agent, whose settings are search.settings",
+    ),
+    Rule(
         "search.racing",
         lambda config, job: job.command == "nni" and config.nni.tuner != AGENT_TUNER,
         "NNI's tuners want whole scores; nni.assessor ends trials early",

@@ -18,7 +18,7 @@ from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.jobs.run import run
 from autoprune.nni.algorithms import require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
-from autoprune.nni.manager import Experiment, Server, managed, trial_command
+from autoprune.nni.manager import Experiment, Server, free_port, managed, trial_command
 from autoprune.nni.processes import end_all, marked
 from autoprune.nni.search import ID, STEPS, NniSearch, check_nni
 from autoprune.nni.serve import served
@@ -41,6 +41,7 @@ def nni_run(
     """The whole job, its search an NNI experiment. With `search_only`, and of a problem that has no model to go on
     with, the best outcome: `policy.json` holds it."""
     check_nni(config)
+    free_port(server)
     search = NniSearch(server)
     if config.problem == "model" and not search_only:
         choose = partial(search_choice, search=search)

@@ -1,15 +1,22 @@
 """The tuners and assessors of NNI 3.0: which work, what space each takes, and why the others are refused."""
 
+import contextlib
 import importlib
-from collections.abc import Mapping
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from autoprune.config.nni import AGENT_TUNER
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, shown
+from autoprune.foundation.factories import check_call, load_factory
 
 SpaceType = Literal["choice", "quniform", "randint"]
 OWN = "path/file.py:Class"
+SEVERAL = 8  # options of a decision that a tuner is tried on
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ TUNERS: Mapping[str, Tuner] = {
     "Random": Tuner("randint", {}),
     "GridSearch": Tuner("choice", {}),
     "GP": Tuner("quniform", MAXIMIZE),
-    "Metis": Tuner("quniform", MAXIMIZE),
+    "Metis": Tuner("choice", MAXIMIZE),
     "PBT": Tuner("quniform", MAXIMIZE, remembers=False),
 }
 ASSESSORS: Mapping[str, Mapping[str, Any]] = {
@@ -57,6 +64,51 @@ def tuner_named(name: str) -> Tuner:
     if name not in TUNERS:
         raise ConfigError(f"nni.tuner={name}: unknown; choose {', '.join((AGENT_TUNER, *TUNERS))}, or {OWN}")
     return TUNERS[name]
+
+
+def check_tuner(name: str, settings: Mapping[str, Any]) -> None:
+    """Make a tuner as NNI's dispatcher will, and show it a space. Raises `ConfigError` for one that is broken or
+    unknown, or takes neither these settings nor such a space, `InputError` for a file that does not give a class."""
+    require_nni()
+    if ":" in name:
+        check_call(load_factory(name, field="nni.tuner"), field=f"nni.tuner={name}", **settings)
+        return
+    from nni.tools.package_utils import create_builtin_class_instance
+
+    known = tuner_named(name)
+    with silenced(), tempfile.TemporaryDirectory() as folder:
+        try:
+            given = {**known.settings, **own_settings(name, Path(folder)), **settings}
+            tuner = create_builtin_class_instance(name, given, "tuners")
+            tuner.update_search_space({"width": option_space(SEVERAL, known.space)})
+        except Exception as error:  # NNI raises whatever it likes
+            raise ConfigError(f"nni.settings: {name} does not take {shown(dict(settings))} ({error})") from None
+
+
+def own_settings(name: str, folder: Path) -> Mapping[str, Any]:
+    """What a tuner needs beside the user's settings: PBT a folder, for states that pruning has none of."""
+    return {"all_checkpoint_dir": str(folder / "checkpoints")} if name == "PBT" else {}
+
+
+def option_space(options: int, kind: SpaceType) -> dict[str, Any]:
+    """The numbers 0 to `options` - 1, as NNI's search space has them."""
+    if kind == "choice":
+        return {"_type": kind, "_value": list(range(options))}
+    return {"_type": kind, "_value": [0, options] if kind == "randint" else [0, options - 1, 1]}
+
+
+@contextlib.contextmanager
+def silenced() -> Iterator[None]:
+    """NNI logs to stdout, and warns of what is none of the user's business."""
+    logger = logging.getLogger("nni")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def space_type(name: str) -> SpaceType:

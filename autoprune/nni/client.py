@@ -32,18 +32,20 @@ def folder_of(config: str, run_dir: str | None) -> Path:
     return Path(run_dir or f"runs/{Path(config).stem}-nni") / EXPERIMENT
 
 
-def ensure_service(config: str, run_dir: str | None, overrides: Sequence[str]) -> Path:
-    """The folder of an experiment of the user's own, where a service scores trials of `config`.
+def ensure_service(config: str, run_dir: str | None, overrides: Sequence[str], *, within: Path) -> Path:
+    """The folder of an experiment of the user's own, where a service scores trials of `config`; names of files are
+    those of the folder `within`.
 
     The first who asks starts it, as `autoprune nni serve`; the others wait. Raises `NotStarted` if it cannot be.
     """
-    folder = folder_of(config, run_dir)
+    folder = within / folder_of(config, run_dir)
     log_file = folder.parent.with_name(f"{folder.parent.name}{LOG}")  # beside the run's folder, which is not there yet
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("a+b") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)
+    with log_file.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_served(folder):
-            _start(config, folder, overrides, log)
+            with log_file.open("a+b") as log:  # opened anew: what a process inherits would hold the lock for good
+                _start(config, folder, overrides, log, within)
     return folder
 
 
@@ -55,13 +57,19 @@ def is_served(folder: Path) -> bool:
     return True
 
 
-def _start(config: str, folder: Path, overrides: Sequence[str], log: IO[bytes]) -> None:
+def _start(config: str, folder: Path, overrides: Sequence[str], log: IO[bytes], within: Path) -> None:
     said = [argument for override in overrides for argument in ("-o", override)]
     command = [sys.executable, "-m", "autoprune.cli", "nni", "serve", config, "--run-dir", str(folder.parent), *said]
     begin = log.seek(0, os.SEEK_END)
     # It outlives the trial that starts it, and needs nothing of NNI's.
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+        command,
+        cwd=within,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=_environment(),
     )
     deadline = time.monotonic() + START_S
     while not is_served(folder):

@@ -1,14 +1,12 @@
 """NNI's manager (a process of node with its web page), its dispatcher and trials: begun, watched and ended."""
 
 import contextlib
-import logging
 import os
 import re
 import shutil
 import socket
 import sqlite3
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +15,41 @@ from typing import Any
 from autoprune.config import NniConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
-from autoprune.nni.algorithms import ASSESSORS, SEEDED, require_nni, tuner_named
+from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
 from autoprune.nni.processes import MARK, command_of, end_all, marked
 from autoprune.nni.space import SearchSpace
 
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS = 8080, 100
-PRELOAD = Path(__file__).with_name("loopback.js")
+PRELOAD = Path(__file__).with_name("preload.js")
 ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
 DISPATCHER = "-m nni --exp_params"
+RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before a traceback
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 LAST_LINES = 3  # of what a failed trial or manager has said
+
+
+class TunerError(RunError):
+    """NNI's dispatcher, in which its tuner runs, has ended."""
+
+
+@dataclass(frozen=True)
+class TunerLog:
+    """What the tuner's process writes, from `begin` on: it is appended to."""
+
+    path: Path
+    begin: int
+
+    @classmethod
+    def of(cls, path: Path) -> "TunerLog":
+        return cls(path, path.stat().st_size if path.is_file() else 0)
+
+    def since(self) -> str:
+        if not self.path.is_file():
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(self.begin)
+            return file.read().decode(errors="replace")
 
 
 @dataclass(frozen=True)
@@ -71,7 +93,7 @@ class Experiment:
             **remote,
         }
         try:
-            with _quietly():
+            with silenced():
                 config = nni.experiment.ExperimentConfig(**given)
                 config.validate()
         except Exception as error:  # NNI raises whatever it likes
@@ -95,10 +117,12 @@ class Experiment:
                 "classArgs": dict(self.nni.settings),
             }
         seed = {"seed": self.seed} if name in SEEDED else {}
+        own = own_settings(name, self.folder)
+        settings = {**tuner_named(name).settings, **own, **seed, **self.nni.settings}
         return {
             "className": "autoprune.nni.tuner.OrderedTuner",
             "codeDirectory": str(self.folder / "code"),
-            "classArgs": {"name": name, "settings": {**tuner_named(name).settings, **seed, **self.nni.settings}},
+            "classArgs": {"name": name, "settings": settings},
         }
 
     def _assessor(self, name: str) -> Mapping[str, Any]:
@@ -111,15 +135,14 @@ class Experiment:
 class Manager:
     """A manager that runs. NNI's own client is asked: its messages are not ours to know."""
 
-    def __init__(self, experiment: Any, folder: Path, server: Server) -> None:
-        self._experiment, self._folder = experiment, folder
-        self._had_tuner = False
+    def __init__(self, experiment: Any, folder: Path, server: Server, log: "TunerLog") -> None:
+        self._experiment, self._folder, self._log = experiment, folder, log
         self.url = f"http://{server.host}:{experiment.port}"
 
     def status(self) -> str:
         """As NNI calls it. Raises `RunError` once the manager is gone, or does not know how to go on."""
         try:
-            with _quietly():
+            with silenced():
                 status = str(self._experiment.get_status())
                 errors = self._rest("/check-status").get("errors", []) if status == "ERROR" else []
         except Exception:  # it does not answer
@@ -128,17 +151,17 @@ class Manager:
                 return "BUSY"
             raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
         if status == "ERROR" or self._has_lost_its_tuner():
-            raise RunError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
+            raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
 
     def trials(self) -> dict[str, str]:
         """The state of each trial that NNI has begun, by its name."""
-        with _quietly():
+        with silenced():
             return {str(job["trialJobId"]): str(job["status"]) for job in self._rest("/trial-jobs")}
 
     def allow(self, trials: int) -> None:
         """So many trials may be begun, those before counted."""
-        with _quietly():
+        with silenced():
             self._experiment.update_max_trial_number(trials)
 
     def said_by(self, trial: str) -> str:
@@ -148,10 +171,10 @@ class Manager:
         return ""
 
     def _has_lost_its_tuner(self) -> bool:
-        """Its process has ended, which the manager may not notice."""
-        runs = any(DISPATCHER in command_of(process) for process in marked(self._folder))
-        self._had_tuner |= runs
-        return self._had_tuner and not runs
+        """Its process has ended, or has stopped working: the manager may notice neither."""
+        return RAISED in self._log.since() or not any(
+            DISPATCHER in command_of(process) for process in marked(self._folder)
+        )
 
     def _rest(self, path: str) -> Any:
         from nni.experiment import rest
@@ -159,9 +182,7 @@ class Manager:
         return rest.get(self._experiment.port, path, self._experiment.url_prefix)
 
     def _why(self, errors: list[str]) -> str:
-        logs = sorted(self._folder.glob("*/log/dispatcher.log"))
-        lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
-        told = [line for line in lines if ERROR.match(line)]
+        told = [line for line in self._log.since().splitlines() if ERROR.match(line)]
         return told[-1] if told else "; ".join(map(str, errors)) or "its manager has failed"
 
 
@@ -177,18 +198,19 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     end_all(experiment.folder)
     port = free_port(server)
     has_begun = _has_profile(experiment.folder / experiment.id)
-    with _quietly():
+    with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
+    log = TunerLog.of(experiment.folder / experiment.id / "log" / "dispatcher.log")
     try:
-        with _environment(experiment.folder, server), _quietly():
+        with _environment(experiment.folder, server), silenced():
             try:
                 run.start(port, run_mode=nni.experiment.RunMode.Detach)
             except Exception as error:
                 raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
-        yield Manager(run, experiment.folder, server)
+        yield Manager(run, experiment.folder, server, log)
     finally:
-        with contextlib.suppress(Exception), _quietly():
+        with contextlib.suppress(Exception), silenced():
             if run._proc is not None and run._proc.poll() is None:
                 nni.experiment.rest.delete(run.port, "/experiment", run.url_prefix)
                 run._proc.wait(timeout=10)
@@ -245,20 +267,6 @@ def _environment(folder: Path, server: Server) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """NNI logs to stdout, and warns of what is none of the user's business."""
-    logger = logging.getLogger("nni")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def trial_command(folder: Path) -> str:

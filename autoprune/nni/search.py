@@ -11,12 +11,12 @@ from pydantic import Field, TypeAdapter
 
 from autoprune.config import RunConfig
 from autoprune.config.nni import AGENT_TUNER
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 from autoprune.foundation.progress import bar, say
-from autoprune.nni.algorithms import require_nni, space_type, tuner_named
+from autoprune.nni.algorithms import check_tuner, require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
-from autoprune.nni.manager import Experiment, Manager, Server, managed, trial_command
+from autoprune.nni.manager import Experiment, Manager, Server, TunerError, managed, trial_command
 from autoprune.nni.proposals import TRIALS, Proposals
 from autoprune.nni.service import Desk, Service, serving
 from autoprune.nni.space import search_space
@@ -35,10 +35,14 @@ STEPS = (ID, TRIALS)
 
 
 def check_nni(config: RunConfig) -> None:
-    """Raises `ConfigError` for a tuner that is broken or unknown, and if NNI is not installed."""
+    """Raises `ConfigError` for a tuner or assessor that cannot be had, and if NNI is not installed."""
     require_nni()
-    if config.nni.tuner != AGENT_TUNER and ":" not in config.nni.tuner:
-        tuner_named(config.nni.tuner)
+    if config.nni.tuner != AGENT_TUNER:
+        check_tuner(config.nni.tuner, config.nni.settings)
+    elif config.nni.assessor is not None:
+        raise ConfigError(
+            "nni.assessor: goes with NNI's tuners; autoprune's own searchers race (search.racing): leave it out"
+        )
 
 
 @dataclass(frozen=True)
@@ -150,12 +154,17 @@ def _watch_failures(
     is_over: Callable[[], bool],
     settle: Callable[[dict[str, str]], None] = lambda trials: None,
 ) -> None:
-    """Raises `RunError` if NNI, the service or trial after trial fails."""
+    """Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner does not begin."""
     failed_before, finished_before = 0, finished()
     while not is_over():
         if service.failure is not None:
             raise service.failure
-        status = manager.status()
+        try:
+            status = manager.status()
+        except TunerError as error:
+            if finished() == 0:  # it cannot even begin
+                raise ConfigError(f"nni.tuner: {error}") from None
+            raise
         if status == "BUSY":
             time.sleep(POLL_S)
             continue

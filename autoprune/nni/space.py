@@ -5,7 +5,7 @@ from typing import Any
 
 from autoprune.envs.action import clip_option
 from autoprune.errors import InputError, shown
-from autoprune.nni.algorithms import SpaceType
+from autoprune.nni.algorithms import SpaceType, option_space
 from autoprune.search.problem import PredictedProblem
 from autoprune.space.decision import Decision, Policy
 
@@ -15,9 +15,7 @@ SearchSpace = dict[str, dict[str, Any]]
 def search_space(decisions: Sequence[Decision], kind: SpaceType) -> SearchSpace:
     """As NNI's `search_space.json` has it; a decision that has one option is none of NNI's."""
     return {
-        decision.name: {"_type": kind, "_value": _values(len(decision.ladder), kind)}
-        for decision in decisions
-        if len(decision.ladder) > 1
+        decision.name: option_space(len(decision.ladder), kind) for decision in decisions if len(decision.ladder) > 1
     }
 
 
@@ -43,12 +41,6 @@ def within_limits(problem: PredictedProblem, proposed: Policy) -> Policy:
     for asked in proposed:
         decided = (*decided, clip_option(problem, decided, asked))
     return decided
-
-
-def _values(options: int, kind: SpaceType) -> list[int]:
-    if kind == "choice":
-        return list(range(options))
-    return [0, options] if kind == "randint" else [0, options - 1, 1]
 
 
 def _option(decision: Decision, parameters: Mapping[str, Any]) -> int:

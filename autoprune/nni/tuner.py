@@ -1,5 +1,8 @@
 """What runs in NNI's dispatcher: `AgentTuner`, a tuner around our searchers, and NNI's own, kept in order."""
 
+import base64
+import json
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -116,4 +119,13 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
 
     def _served(self) -> Path:
         """Where the service is; it may have to read and time a model first, and NNI waits ten seconds for a tuner."""
-        return ensure_service(*self._own) if self._folder is None else self._folder
+        if self._folder is not None:
+            return self._folder
+        config, run_dir, overrides = self._own
+        return ensure_service(config, run_dir, overrides, within=trial_code_directory())
+
+
+def trial_code_directory() -> Path:
+    """Where the trials of this experiment start: NNI's dispatcher is told on its command line, and starts elsewhere."""
+    given = sys.argv[sys.argv.index("--exp_params") + 1]
+    return Path(json.loads(base64.b64decode(given))["trialCodeDirectory"])

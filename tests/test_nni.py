@@ -1,0 +1,393 @@
+"""Searches as experiments of NNI: its space, its tuners and ours, real experiments, and what is refused."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nni_for_tests import NniRun, kill, nni_run
+
+from autoprune.errors import ConfigError, InputError
+from autoprune.nni.algorithms import REFUSED, TUNERS, check_tuner, space_type
+from autoprune.nni.errands import Errands
+from autoprune.nni.manager import Server, free_port
+from autoprune.nni.proposals import TRIALS, Proposals
+from autoprune.nni.service import Refused, Service, serving
+from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
+from autoprune.nni.trial import serve_trial
+from autoprune.nni.wire import ServiceGone, connected
+from autoprune.nni.workers import Workers
+from autoprune.policies.table import searcher_maker
+from autoprune.search.loop import run_search
+from autoprune.search.racing import NO_BARS
+from autoprune.search.toy import toy_problem
+from autoprune.store.trials import TrialStore
+
+pytest.importorskip("nni")
+
+PROBLEM = toy_problem()
+POLICIES = st.tuples(*(st.integers(0, len(decision.ladder) - 1) for decision in PROBLEM.decisions))
+
+
+class Told:
+    """A channel to nowhere: what a trial would have told NNI."""
+
+    def __init__(self, parameters: dict[str, object]) -> None:
+        self._parameters, self.reports = parameters, []
+
+    def parameters(self) -> dict[str, object]:
+        return self._parameters
+
+    def report(self, figures: dict[str, float], *, is_final: bool) -> None:
+        self.reports.append((is_final, figures))
+
+
+# What NNI is told, and what it asks for
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [("choice", [0, 1, 2, 3, 4]), ("randint", [0, 5]), ("quniform", [0, 4, 1])]
+)
+def test_a_space_holds_the_options_of_each_decision(kind: str, values: list[int]) -> None:
+    space = search_space(PROBLEM.decisions, kind)
+    assert space == {f"conv{number}": {"_type": kind, "_value": values} for number in (1, 2, 3, 4)}
+
+
+@given(POLICIES)
+def test_parameters_are_read_as_they_were_written(policy: tuple[int, ...]) -> None:
+    parameters = json.loads(json.dumps(parameters_of(PROBLEM.decisions, policy)))
+    assert proposed_options(PROBLEM.decisions, parameters) == policy
+    as_floats = {name: float(option) for name, option in parameters.items()} | {"load_checkpoint_dir": "x"}
+    assert proposed_options(PROBLEM.decisions, as_floats) == policy
+
+
+@given(POLICIES)
+def test_a_proposal_is_lowered_until_it_meets_the_target_and_no_further(policy: tuple[int, ...]) -> None:
+    within = within_limits(PROBLEM, policy)
+    assert PROBLEM.is_feasible(within)
+    assert all(kept <= asked for kept, asked in zip(within, policy, strict=True))
+    if PROBLEM.is_feasible(policy):
+        assert within == policy
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"conv2": 5}, r"conv2: has the options 0 to 4, got 5"),
+        ({"conv2": 1.5}, r"conv2: must be a whole number, got 1.5"),
+        ({"conv2": "wide"}, r"conv2: must be a whole number, got 'wide'"),
+        ({"conv2": None}, r"conv2: must be a whole number, got None"),
+    ],
+)
+def test_what_is_no_option_is_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        proposed_options(PROBLEM.decisions, {"conv1": 0, "conv2": 0, "conv3": 0, "conv4": 0, **changed})
+    with pytest.raises(InputError, match=r"conv4 is missing; write the space with `autoprune nni space`"):
+        proposed_options(PROBLEM.decisions, {"conv1": 0, "conv2": 0, "conv3": 0})
+
+
+# The desks: which trial is what
+
+
+def proposals(folder: Path, trials: int) -> Proposals:
+    store = TrialStore(folder / "trials.sqlite")
+    return Proposals(toy_problem(store), store, "nni: TPE", 0, trials)
+
+
+def score_trial(desk: Proposals, trial: str, policy: tuple[int, ...]) -> float:
+    booking = desk.book(trial, parameters_of(PROBLEM.decisions, policy))
+    score = desk.problem.evaluate(booking.policy).score
+    return desk.finish(booking, score)
+
+
+def test_trials_are_episodes_in_the_order_in_which_they_finish(tmp_path: Path) -> None:
+    desk = proposals(tmp_path, 3)
+    rewards = [score_trial(desk, trial, policy) for trial, policy in (("b", (4, 4, 4, 4)), ("a", (0, 0, 0, 0)))]
+    again = proposals(tmp_path, 3)
+    assert {trial: (done.episode, done.was_clipped) for trial, done in again.finished.items()} == {
+        "b": (1, True),
+        "a": (2, False),
+    }
+    assert [(row.episode, row.reward) for row in again.store.episodes()] == list(enumerate(rewards, 1))
+    result = again.result(wall_s=1.0)
+    assert (result.evaluations, result.best.reward) == (2, max(rewards))
+
+
+def test_a_trial_that_nni_begins_again_is_no_other(tmp_path: Path) -> None:
+    score_trial(proposals(tmp_path, 2), "a", (1, 1, 1, 1))
+    again = proposals(tmp_path, 2)
+    score_trial(again, "a", (1, 1, 1, 1))
+    assert len(again.finished) == len(again.store.episodes()) == 1
+
+
+def test_no_more_trials_than_were_asked_for(tmp_path: Path) -> None:
+    desk = proposals(tmp_path, 2)
+    score_trial(desk, "a", (0, 0, 0, 1))
+    desk.book("b", parameters_of(PROBLEM.decisions, (0, 0, 1, 0)))
+    with pytest.raises(Refused, match="as many trials as were asked for"):
+        desk.book("c", parameters_of(PROBLEM.decisions, (0, 1, 0, 0)))
+
+
+def test_a_trial_that_an_assessor_ends_counts_as_far_as_it_was_looked_at(tmp_path: Path) -> None:
+    desk = proposals(tmp_path, 2)
+    booking = desk.book("a", parameters_of(PROBLEM.decisions, (0, 0, 0, 0)))
+    desk.leave(booking, desk.problem.evaluate(booking.policy).score)
+    assert desk.finished == {}  # nobody knows yet who ended it
+    desk.stopped_by_assessor("a")
+    desk.stopped_by_assessor("never heard of")
+    assert [(trial, done.was_stopped) for trial, done in desk.finished.items()] == [("a", True)]
+    assert (desk.store.kept(TRIALS) or {}).keys() == {"a"}
+
+
+def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
+    """In a thread a carrier that takes what there is, the second time only after it has lost it."""
+    make, problem = searcher_maker("evolution"), toy_problem()
+    expected = run_search(make, toy_problem(), max_evaluations=20, seed=3)
+    errands = Errands(problem, workers=2)
+
+    def carry() -> None:
+        for number in itertools.count():
+            if (parameters := errands.next_parameters()) is None:
+                return
+            if number % 5 == 0:
+                errands.lose(parameters)
+                continue
+            booking = errands.book(f"trial {number}", parameters)
+            (score,) = problem.look(booking.policy, -1, NO_BARS)
+            problem.remember(booking.policy, (), [score], wall_s=0.0)
+            errands.finish(booking, score)
+
+    carrier = threading.Thread(target=carry)
+    carrier.start()
+    found = run_search(make, problem, max_evaluations=20, seed=3, execute=errands.execute)
+    errands.end()
+    carrier.join()
+    assert [outcome.policy for outcome in found.outcomes] == [outcome.policy for outcome in expected.outcomes]
+
+
+# The service
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Proposals, Path]]:
+    desk = proposals(tmp_path, 3)
+    workers = Workers(desk.problem, 1)
+    folder = tmp_path / ("long " * 30) / "nni"  # longer than an address of a socket can be
+    try:
+        with serving(Service(desk, desk.problem, workers), folder):
+            yield desk, folder
+    finally:
+        workers.close()
+
+
+def test_a_trial_is_scored_by_the_service(served: tuple[Proposals, Path]) -> None:
+    desk, folder = served
+    channel = Told(parameters_of(PROBLEM.decisions, (1, 1, 1, 1)))
+    assert serve_trial(folder, channel) is None
+    ((is_final, figures),) = channel.reports
+    expected = toy_problem().evaluate((1, 1, 1, 1))
+    assert is_final
+    assert figures["default"] == expected.reward
+    assert figures["top1"] == expected.score.top1
+    assert [done.policy for done in desk.finished.values()] == [expected.pruning]
+
+
+def test_the_socket_is_its_users_alone(served: tuple[Proposals, Path]) -> None:
+    _, folder = served
+    assert oct(folder.stat().st_mode)[-3:] == "700"
+    assert oct((folder / "service.sock").stat().st_mode)[-3:] == "600"
+
+
+def test_a_trial_is_told_what_it_is_refused_for(served: tuple[Proposals, Path]) -> None:
+    _, folder = served
+    assert serve_trial(folder, Told({"conv1": 9})) == "search space: conv1: has the options 0 to 4, got 9"
+    with connected(folder) as line:
+        line.send({"ask": "next"})
+        assert line.receive() == {"refused": "the tuner of this experiment is not AgentTuner"}
+
+
+def test_nobody_serves_where_there_is_no_service(tmp_path: Path) -> None:
+    with pytest.raises(ServiceGone), connected(tmp_path):
+        pass
+    with pytest.raises(ServiceGone), connected(tmp_path / "nowhere"):
+        pass
+
+
+def test_a_trial_starts_without_torch_and_nni() -> None:
+    code = "import sys, autoprune.nni.trial; print({'torch', 'nni', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+# Tuners
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_each_tuner_takes_the_space_that_it_is_given(name: str) -> None:
+    check_tuner(name, {})
+    assert space_type(name) == TUNERS[name].space
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_broken_tuners_are_refused_with_the_reason(name: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"nni.tuner={name}: {REFUSED[name]}; choose agent, TPE")):
+        check_tuner(name, {})
+
+
+def test_settings_that_a_tuner_does_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"nni.settings: TPE does not take \{'optimize_mode': 'up'\}"):
+        check_tuner("TPE", {"optimize_mode": "up"})
+    with pytest.raises(ConfigError, match=r"nni\.tuner=Nothing: unknown"):
+        check_tuner("Nothing", {})
+
+
+def test_a_port_that_is_in_use_is_refused_and_otherwise_the_next_one_taken() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=rf"--port {port}: cannot be served on 127\.0\.0\.1"):
+            free_port(Server(port))
+    assert free_port(Server()) >= 8080
+
+
+# Real experiments, on the toy
+
+
+def listening_elsewhere(processes: set[int]) -> set[str]:
+    """The addresses, but for loopback, on which these processes listen."""
+    inodes = set()
+    for process in processes:
+        for entry in Path(f"/proc/{process}/fd").iterdir():
+            link = str(entry.readlink())
+            if link.startswith("socket:["):
+                inodes.add(link[8:-1])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.add(fields[1].partition(":")[0])
+    assert found, "nothing listens"
+    return found - {"0100007F"}
+
+
+def test_an_experiment_ends_by_itself_and_serves_loopback_alone(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        process = run.begin("TPE", 5)
+        manager = run.manager()
+        run.wait_for(1)
+        assert listening_elsewhere({manager}) == set()
+        said, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        assert [(searcher, number) for searcher, number, *_ in run.episodes()] == [
+            ("nni: TPE", number) for number in range(1, 6)
+        ]
+        assert run.finished_in_nni() == sorted(run.trials())
+        assert (run.root / "policy.json").is_file()
+        assert run.left() == []
+        assert "5 of 5" in run.done("list", str(tmp_path))
+        before = run.episodes()
+        run.done("resume", str(run.root))  # there is nothing left to do
+        assert run.episodes() == before
+
+
+def test_an_agent_finds_through_nni_what_it_finds_without(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        run.done(
+            "run", "toy", "--run-dir", str(run.root), "-o", "search.agent=evolution", "-o", "search.max_evaluations=8"
+        )
+        expected = run_search(searcher_maker("evolution"), toy_problem(), max_evaluations=8, seed=0)
+        assert [reward for *_, reward in run.episodes()] == [outcome.reward for outcome in expected.outcomes]
+        assert run.left() == []
+
+
+def test_killed_with_its_manager_it_goes_on(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        process = run.begin("TPE", 6)
+        run.wait_for(2)
+        kill([run.manager(), process.pid])
+        process.communicate(timeout=60)
+        before = run.episodes()
+        run.done("resume", str(run.root))
+        after = run.episodes()
+        assert [number for _, number, *_ in after] == list(range(1, 7))
+        assert after[: len(before)] == before
+        assert run.left() == []
+
+
+def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        process = run.begin("Random", 40)
+        run.wait_for(1)
+        assert "processes ended" in run.done("stop", str(run.root))
+        process.communicate(timeout=60)
+        assert run.left() == []
+        assert "nothing was running" in run.done("stop", str(run.root))
+
+
+# Bad input: one message, and nothing is begun
+
+
+def refused(run: NniRun, *arguments: str) -> str:
+    process = run.start(*arguments)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert run.left() == []
+    (line,) = said.strip().splitlines()
+    return line
+
+
+def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shadow" / "nni").mkdir(parents=True)
+    (tmp_path / "shadow" / "nni" / "__init__.py").write_text("raise ImportError('No module named nni')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "shadow"))
+    with nni_run(tmp_path) as run:
+        line = refused(run, "run", "toy", "--run-dir", str(run.root))
+        assert "install it with `pip install autoprune[nni]`" in line
+        assert not run.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "toy", "--tuner", "BOHB"), "nni.tuner=BOHB: is broken in NNI 3.0"),
+        (("run", "toy", "-o", "nni.assessor=Medianstop"), "nni.assessor: goes with NNI's tuners"),
+        (("run", "toy", "--port", "70000"), "65535"),
+        (("resume", "{root}"), "holds no run; `autoprune nni run CONFIG"),
+        (("view", "{root}"), "holds no run"),
+        (("stop", "{root}"), "holds no run"),
+    ],
+)
+def test_bad_input_is_told_at_once(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    with nni_run(tmp_path) as run:
+        given = [argument.format(root=run.root) for argument in arguments]
+        more = ["--run-dir", str(run.root)] if given[0] == "run" else []
+        process = run.start(*given, *more)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert message in said
+        assert run.left() == []
+        assert not run.root.exists()
+
+
+def test_a_tuner_of_ones_own_that_cannot_begin_is_told(tmp_path: Path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from nni.tuner import Tuner\n\n\nclass Picky(Tuner):\n    def update_search_space(self, space):\n"
+        "        raise ValueError('wants no whole numbers')\n"
+    )
+    with nni_run(tmp_path) as run:
+        process = run.begin(f"{own}:Picky", 3)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 2, said
+        assert "nni.tuner: NNI's tuner has failed: ValueError: wants no whole numbers" in said
+        assert run.left() == []
