@@ -9,6 +9,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"
 DISPATCHER = "-m nni --exp_params"
 RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before a traceback
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
+START_TRIES = 60  # of a second each
 LAST_LINES = 3  # of what a failed trial or manager has said
 
 
@@ -205,6 +207,7 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     try:
         with _environment(experiment.folder, server), silenced():
             try:
+                _wait_for_it(nni.experiment.launcher)
                 run.start(port, run_mode=nni.experiment.RunMode.Detach)
             except Exception as error:
                 raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
@@ -215,6 +218,12 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
                 nni.experiment.rest.delete(run.port, "/experiment", run.url_prefix)
                 run._proc.wait(timeout=10)
         end_all(experiment.folder)
+
+
+def _wait_for_it(launcher: Any) -> None:
+    """NNI gives its manager three seconds to answer, too few on a busy machine."""
+    if not isinstance(launcher._check_rest_server, partial):
+        launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_TRIES)
 
 
 def _has_profile(folder: Path) -> bool:
