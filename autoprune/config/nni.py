@@ -25,3 +25,8 @@ class NniConfig(Section):
     machines: tuple[dict[str, Any], ...] = Field(
         (), description="with platform remote: a list as NNI's machineList has it (host, user, sshKeyFile, pythonPath)"
     )
+
+    @property
+    def searcher(self) -> str:
+        """What the trials of a tuner of NNI's are stored under."""
+        return f"nni: {self.tuner}"

@@ -34,8 +34,8 @@ def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
             _save(problem, outcome, place)
 
     errands = Errands(problem, config.nni.concurrency)
-    searcher = f"nni: {config.nni.tuner}"
-    desk: Desk = errands if by_agent else Proposals(problem, place.store, searcher, config.seed, UNBOUNDED, on_outcome)
+    proposals = Proposals(problem, place.store, config.nni.searcher, config.seed, UNBOUNDED, on_outcome)
+    desk: Desk = errands if by_agent else proposals
     try:
         service = Service(desk, problem, workers)
         with serving(service, place.run_dir.root / EXPERIMENT):
