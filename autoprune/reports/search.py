@@ -87,7 +87,7 @@ def search_charts(search: SearchRecord) -> dict[str, str]:
 
 
 def _headline(search: SearchRecord) -> str:
-    """In a line: "Best reward −0.0921 of 40 trials: accuracy 90.6% (the original: 90.9%) at 0.45 of its predicted latency"."""
+    """The best reward of all trials, and that cut's metric and predicted latency beside the original's."""
     best, original = max(search.episodes, key=lambda row: row.reward), search.original
     name, metric = best.score.main
     trials = len(_trials(search.episodes))
@@ -119,7 +119,7 @@ def _targets(search: SearchRecord) -> list[str]:
 
 def _note(trial: FinishedTrial) -> str:
     """Of a proposal, in a table."""
-    return ", ".join(["clipped"] * trial.was_clipped + ["stopped"] * trial.was_stopped) or "–"
+    return ", ".join(["brought within"] * trial.was_clipped + ["ended early"] * trial.was_stopped) or "–"
 
 
 def _reward_in_words(reward: RewardConfig) -> str:
