@@ -103,14 +103,14 @@ def test_what_a_tuner_proposed_beyond_the_target_is_told(tmp_path: Path) -> None
     assert "of 3 trials: " in page.text
     assert "searched with nni: TPE, seed 0" in page.text
     assert (
-        "2 of 4 proposals of TPE, which knows no target, missed it and were brought within it; an assessor ended 2 "
-        "trials early."
+        "2 of 4 proposals of TPE, which knows no target, missed it and were brought within it (clipped); an assessor "
+        "ended 2 trials early (stopped)."
     ) in page.text
     cells = dict(re.findall(r"(\d)(?: \(chosen\))? −\d\.\d+ \d+\.\d+% 0\.\d+ ms ([a-z ,]+|–)", page.text))
     assert {episode: note.strip() for episode, note in cells.items()} == {
         "1": "–",
-        "2": "brought within",
-        "3": "ended early",
+        "2": "clipped",
+        "3": "stopped",
     }
 
 
@@ -122,10 +122,10 @@ def trial(episode: int, *, was_clipped: bool, was_stopped: bool = False) -> Fini
     ("clipped", "stopped", "told"),
     [
         (0, 0, "None of 3 proposals of GP, which knows no target, missed it; an assessor ended no trial early"),
-        (1, 1, "1 of 3 proposals of GP, which knows no target, missed it and was brought within it; an assessor ended "
-               "1 trial early"),
-        (3, 2, "3 of 3 proposals of GP, which knows no target, missed it and were brought within it; an assessor ended "
-               "2 trials early"),
+        (1, 1, "1 of 3 proposals of GP, which knows no target, missed it and was brought within it (clipped); "
+               "an assessor ended 1 trial early (stopped)"),
+        (3, 2, "3 of 3 proposals of GP, which knows no target, missed it and were brought within it (clipped); "
+               "an assessor ended 2 trials early (stopped)"),
     ],
 )  # fmt: skip
 def test_proposals_in_words(clipped: int, stopped: int, told: str) -> None:
@@ -140,8 +140,8 @@ def test_a_finished_run_whose_search_was_of_nni_says_so(tmp_path: Path) -> None:
     trials = {"a": trial(1, was_clipped=True), "b": trial(2, was_clipped=False)}
     TrialStore(run_dir / "trials.sqlite").keep(NNI_TRIALS, trials)
     text = report_of(run_dir).text
-    assert "1 of 2 proposals of TPE, which knows no target, missed it and was brought within it; an assessor" in text
-    assert "predicted latency proposal 2 −0.2000 70.00% 0.080 ms – 1 −0.3000 60.00% 0.040 ms brought within" in text
+    assert "1 of 2 proposals of TPE, which knows no target, missed it and was brought within it (clipped);" in text
+    assert "predicted latency proposal 2 −0.2000 70.00% 0.080 ms – 1 −0.3000 60.00% 0.040 ms clipped" in text
     assert "dropped after fewer" not in text
 
 

@@ -119,7 +119,7 @@ def _targets(search: SearchRecord) -> list[str]:
 
 def _note(trial: FinishedTrial) -> str:
     """Of a proposal, in a table."""
-    return ", ".join(["brought within"] * trial.was_clipped + ["ended early"] * trial.was_stopped) or "–"
+    return ", ".join(["clipped"] * trial.was_clipped + ["stopped"] * trial.was_stopped) or "–"
 
 
 def _reward_in_words(reward: RewardConfig) -> str:

@@ -47,8 +47,9 @@ def unit_of(target: TargetConfig) -> str:
 def told_proposals(trials: Collection[FinishedTrial], tuner: str) -> str:
     """How many of a tuner's proposals missed the target, and how many trials were ended early."""
     clipped, stopped = sum(trial.was_clipped for trial in trials), sum(trial.was_stopped for trial in trials)
-    within = f" and {'was' if clipped == 1 else 'were'} brought within it" if clipped else ""
+    within = f" and {'was' if clipped == 1 else 'were'} brought within it (clipped)" if clipped else ""
+    ended = f"{stopped} trial{'' if stopped == 1 else 's'} early (stopped)" if stopped else "no trial early"
     return (
-        f"{clipped or 'None'} of {len(trials)} proposals of {tuner}, which knows no target, missed it{within}; an "
-        f"assessor ended {stopped or 'no'} trial{'' if stopped in (0, 1) else 's'} early"
+        f"{clipped or 'None'} of {len(trials)} proposals of {tuner}, which knows no target, missed it{within}; "
+        f"an assessor ended {ended}"
     )
