@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.processes import end_all, marked
-from autoprune.nni.proposals import TRIALS
+from autoprune.results.kept import NNI_TRIALS
 from autoprune.store.trials import TrialStore
 
 PATIENCE_S = 240.0
@@ -69,7 +69,7 @@ class NniRun:
         return sorted({trial for (trial,) in rows})
 
     def trials(self) -> dict[str, object]:
-        return dict(TrialStore(self.root / "trials.sqlite").kept(TRIALS) or {})
+        return dict(TrialStore(self.root / "trials.sqlite").kept(NNI_TRIALS) or {})
 
     def wait_for(self, trials: int) -> None:
         """Until so many are finished."""

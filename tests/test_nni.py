@@ -18,13 +18,14 @@ from autoprune.errors import ConfigError, InputError
 from autoprune.nni.algorithms import REFUSED, TUNERS, check_tuner, space_type
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Server, free_port
-from autoprune.nni.proposals import TRIALS, Proposals
+from autoprune.nni.proposals import Proposals
 from autoprune.nni.service import Refused, Service, serving
 from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
 from autoprune.nni.trial import serve_trial
 from autoprune.nni.wire import ServiceGone, connected
 from autoprune.nni.workers import Workers
 from autoprune.policies.table import searcher_maker
+from autoprune.results.kept import NNI_TRIALS
 from autoprune.search.loop import run_search
 from autoprune.search.racing import NO_BARS
 from autoprune.search.toy import toy_problem
@@ -143,7 +144,7 @@ def test_a_trial_that_an_assessor_ends_counts_as_far_as_it_was_looked_at(tmp_pat
     desk.stopped_by_assessor("a")
     desk.stopped_by_assessor("never heard of")
     assert [(trial, done.was_stopped) for trial, done in desk.finished.items()] == [("a", True)]
-    assert (desk.store.kept(TRIALS) or {}).keys() == {"a"}
+    assert (desk.store.kept(NNI_TRIALS) or {}).keys() == {"a"}
 
 
 def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:

@@ -609,13 +609,6 @@ def test_a_missing_or_corrupt_file_is_named(tmp_path: Path, name: str, content: 
     assert (run_dir / name).exists() == (content is not None)
 
 
-def test_a_search_alone_has_no_report_and_the_way_on_is_told(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path)
-    (run_dir / "result.json").unlink()
-    with pytest.raises(InputError, match=r"holds a search alone; see .*`autoprune apply CONFIG --policy "):
-        write_report(run_dir)
-
-
 def test_a_run_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such run directory"):
         write_report(tmp_path / "nowhere")

@@ -49,13 +49,14 @@ from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export.onnx_file import ONNX_RUNTIME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
+from autoprune.measure.device import environment
 from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
 from autoprune.search.prepare import Prepared
 from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
-from autoprune.steps.final import energies, environment, input_figures
+from autoprune.steps.final import energies, input_figures
 from autoprune.store.run_dir import RunDir
 from autoprune.training.scores import outputs_of
 

@@ -219,19 +219,27 @@ def train(
     typer.echo(out)
 
 
-@app.command(epilog="Example: `autoprune report runs/demo`")
+@app.command(
+    epilog="Example: `autoprune report runs/demo`, or of a search alone `autoprune report runs/td3`, then open "
+    "`runs/td3/search.html`",
+)
 def report(
-    run_dir: Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="A finished run.", metavar="RUN_DIR")],
+    run_dir: Annotated[
+        Path, typer.Argument(parser=path_of("RUN_DIR"), help="A finished run, or a search.", metavar="RUN_DIR")
+    ],
 ) -> None:
-    """Write the HTML report of a finished run again, and that of its input-adaptive model."""
+    """Write the HTML report of a finished run again, and that of its input-adaptive model; of a search, its page."""
     from autoprune.adaptive.report.page import write_adaptive_report
     from autoprune.reports.run import write_report
+    from autoprune.reports.search import write_search_page
     from autoprune.store.run_dir import RunDir
 
     progress.show(True)
     folder = RunDir(run_dir)
-    if folder.finished or not folder.adaptive.is_file():
+    if folder.result.exists():
         typer.echo(write_report(run_dir))
+    elif not folder.adaptive.is_file():
+        typer.echo(write_search_page(run_dir))
     if folder.adaptive.is_file():
         typer.echo(write_adaptive_report(folder))
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from autoprune.config.section import FileName, Section
 
+OF_NNI = "nni: "  # begins the names of searchers that are tuners of NNI's
 AGENT_TUNER = "agent"  # ours: the searcher of search.agent, carried by NNI
 NniPlatform = Literal["local", "remote"]
 
@@ -25,3 +26,8 @@ class NniConfig(Section):
     machines: tuple[dict[str, Any], ...] = Field(
         (), description="with platform remote: a list as NNI's machineList has it (host, user, sshKeyFile, pythonPath)"
     )
+
+    @property
+    def searcher(self) -> str:
+        """What the trials of a tuner of NNI's are stored under."""
+        return f"{OF_NNI}{self.tuner}"

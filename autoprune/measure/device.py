@@ -6,6 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from autoprune import __version__
+from autoprune.runtimes.onnxruntime import onnxruntime
 from autoprune.runtimes.runtime import Runtime
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -50,6 +54,19 @@ def this_device(runtime: Runtime, *, threads: int, batch_size: int) -> Device:
         threads=threads,
         batch_size=batch_size,
     )
+
+
+def environment(runtime: Runtime) -> dict[str, str]:
+    """Versions and machine: what a figure depends on beside the model."""
+    return {
+        "autoprune": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "runtime": f"{runtime.key}, {runtime.device}",
+        "cpu": cpu_name(),
+        "system": platform.platform(terse=True),
+    }
 
 
 def cpu_name() -> str:

@@ -6,34 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from autoprune.nni.service import Booking, Refused
 from autoprune.nni.space import proposed_options, within_limits
+from autoprune.results.kept import NNI_TRIALS, FinishedTrial
 from autoprune.search.loop import SearchResult
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import NO_BARS
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.kept import Count, Kept, PolicyKey, closed
 from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
 
 ENOUGH = "as many trials as were asked for are scored, or being scored"
-
-
-@closed
-@dataclass(frozen=True)
-class FinishedTrial:
-    """A trial of NNI's that is scored."""
-
-    episode: Count  # its number, from 1
-    policy: PolicyKey  # what was scored
-    look: Count  # how closely
-    was_clipped: bool  # whether the tuner had proposed a wider one, that misses the target
-    was_stopped: bool  # whether an assessor ended it
-
-
-TRIALS = Kept("nni_trials", TypeAdapter(dict[str, FinishedTrial]))
 
 
 @dataclass
@@ -52,7 +35,7 @@ class Proposals:
         self._lock = threading.Lock()
         self._running: dict[str, bool] = {}  # by trial, whether it was clipped
         self._left: dict[str, tuple[Booking, Score, bool]] = {}  # those that somebody ended
-        if (kept := self.store.kept(TRIALS)) is not None:
+        if (kept := self.store.kept(NNI_TRIALS)) is not None:
             self.finished = kept
 
     def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
@@ -126,7 +109,7 @@ class Proposals:
         )
         self.store.add_episode(self.problem.fingerprint, outcome.pruning.key, episode, look=score.look)
         done = FinishedTrial(number, outcome.pruning, score.look, was_clipped, was_stopped)
-        self.store.keep(TRIALS, {**self.finished, booking.trial: done})
+        self.store.keep(NNI_TRIALS, {**self.finished, booking.trial: done})
         self.finished[booking.trial] = done
         if self.on_outcome is not None:
             self.on_outcome(outcome)

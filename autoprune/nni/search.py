@@ -17,10 +17,12 @@ from autoprune.nni.algorithms import check_tuner, require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Experiment, Manager, Server, TunerError, managed, trial_command
-from autoprune.nni.proposals import TRIALS, Proposals
+from autoprune.nni.proposals import Proposals
 from autoprune.nni.service import Desk, Service, serving
 from autoprune.nni.space import search_space
 from autoprune.nni.workers import Workers
+from autoprune.reports.words import told_proposals
+from autoprune.results.kept import NNI_TRIALS
 from autoprune.search.loop import SearchResult
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.steps.choice import search_only
@@ -31,7 +33,7 @@ from autoprune.store.score import shown_metric
 POLL_S = 0.5
 FAILURES = 5  # trials in a row
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
-STEPS = (ID, TRIALS)
+STEPS = (ID, NNI_TRIALS)
 
 
 def check_nni(config: RunConfig) -> None:
@@ -68,17 +70,13 @@ class NniSearch:
                 place.logger.search_outcome(len(desk.finished), outcome)
                 progress.advance(1, _told(best[0], problem))
 
-            searcher = f"nni: {config.nni.tuner}"
-            desk = Proposals(problem, place.store, searcher, config.seed, trials, on_outcome)
+            desk = Proposals(problem, place.store, config.nni.searcher, config.seed, trials, on_outcome)
             progress.advance(len(desk.finished))
             if len(desk.finished) < trials:
                 with _running(problem, place, desk, self.server, trials) as (service, manager):
                     _watch(manager, service, desk)
         if desk.clipped:
-            say(
-                f"{desk.clipped} of {trials} proposals of {config.nni.tuner}, which knows no target, missed it and "
-                "were brought within it"
-            )
+            say(told_proposals(desk.finished.values(), config.nni.tuner))
         return desk.result(wall_s=time.perf_counter() - started)
 
     def _by_agent(self, problem: SearchProblem, place: Workspace) -> SearchResult:

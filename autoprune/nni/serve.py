@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autoprune.config.nni import OF_NNI
 from autoprune.foundation.progress import say
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
@@ -18,7 +19,7 @@ from autoprune.store.score import Score
 
 POLL_S = 0.5
 UNBOUNDED = 2**31  # it is NNI that says how many trials there are
-SEARCHER = "nni"  # whichever of its tuners it is
+SEARCHER = f"{OF_NNI}the tuner"  # of the user's experiment
 
 
 class OwnExperiment:
@@ -58,11 +59,9 @@ def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
     """Score what comes until nobody has asked for `idle_s`; `policy.json` is the best so far."""
     config = place.config
     workers = Workers(problem, config.nni.concurrency)
-    best: list[Outcome] = []
 
     def on_outcome(outcome: Outcome) -> None:
-        if not best or outcome.reward > best[0].reward:
-            best[:] = [outcome]
+        if outcome.reward >= proposals.result(wall_s=0.0).best.reward:
             save_best(problem, outcome, place)
 
     def search() -> None:

@@ -1,6 +1,5 @@
-"""What a finished run left in its directory, read back and checked."""
+"""What a finished run, or a search alone, left in its directory, read back and checked."""
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,63 +9,90 @@ from autoprune.errors import InputError
 from autoprune.foundation.files import read_json
 from autoprune.prediction.latency_model import LATENCY
 from autoprune.reports.charts import GroupWidths
-from autoprune.results.kept import FINETUNE, FRAME, FinetuneFrame
+from autoprune.results.kept import FINETUNE, FRAME, NNI_TRIALS, SEARCH, FinetuneFrame, FinishedTrial
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
-from autoprune.search.prepare import ORIGINAL, OriginalPoint
+from autoprune.search.prepare import ENVIRONMENT, ORIGINAL, OriginalPoint
 from autoprune.space.policy import load_policy
+from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import EpisodeRow, TrialStore
 from autoprune.training.train import EpochLog
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """All that a run directory holds about a finished run; of several searches, the one whose policy was taken."""
+class SearchRecord:
+    """What a run directory holds about a search; of several, the one whose policy was taken."""
 
     config: RunConfig
     config_text: str
-    result: RunResult
     groups: tuple[GroupWidths, ...]
     chosen: dict[str, int]
     episodes: tuple[EpisodeRow, ...]
+    original: OriginalPoint | None  # None: of an earlier version
+    proposed: dict[str, FinishedTrial]  # by a tuner of NNI's
+    environment: dict[str, str]  # empty: of an earlier version
+    is_of_a_run: bool  # which has decided, and goes on from there
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """All that a run directory holds about a finished run."""
+
+    search: SearchRecord
+    result: RunResult
     finetune: tuple[EpochLog, ...]
-    frame: FinetuneFrame | None = None  # None: of an earlier version
-    original: OriginalPoint | None = None
+    frame: FinetuneFrame | None  # None: of an earlier version
 
 
-def read_run(run_dir: Path) -> RunRecord:
+def read_run(root: Path) -> RunRecord:
     """Read a run directory whole; `InputError` names the file that is missing or broken."""
-    if not run_dir.is_dir():
-        raise InputError(f"{run_dir}: no such run directory")
-    config_path, store_path = run_dir / "config.yaml", run_dir / "trials.sqlite"
-    config = load_config(config_path)
-    if not (run_dir / "result.json").exists() and (policy := run_dir / "policy.json").is_file():
-        raise InputError(
-            f"{run_dir / 'result.json'}: no such file, so {run_dir} holds a search alone; see `autoprune front "
-            f"{run_dir}`, or make a run of it with `autoprune apply CONFIG --policy {policy}`"
-        )
-    result = parse_result(read_json(run_dir / "result.json"), where=str(run_dir / "result.json"))
-    if not store_path.exists():  # opening it would make an empty one
-        raise InputError(f"{store_path}: no such file")
-    try:
-        store = TrialStore(store_path)
-        part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
-        searched = store if part is None else store.part(part_name(part))
-        episodes, latency = searched.episodes(), store.kept(LATENCY)
-        finetune, frame, original = store.kept(FINETUNE), store.kept(FRAME), store.kept(ORIGINAL)
-    except sqlite3.DatabaseError as error:
-        raise InputError(f"{store_path}: not a trials database ({error})") from None
-    chosen, groups = _read_groups(run_dir / "policy.json", {} if latency is None else latency.ladders)
-    return RunRecord(
+    run_dir, config = _checked(root)
+    result = parse_result(read_json(run_dir.result), where=str(run_dir.result))
+    store = _store(run_dir)
+    part = next((number for number, trial in enumerate(result.search.max_drop_trials, 1) if trial.kept), None)
+    search = _search(run_dir, config, store, store if part is None else store.part(part_name(part)))
+    return RunRecord(search, result, store.kept(FINETUNE) or (), store.kept(FRAME))
+
+
+def read_search(root: Path) -> SearchRecord:
+    """Read the directory of a search alone; `InputError` names the file that is missing or broken."""
+    run_dir, config = _checked(root)
+    store = _store(run_dir)
+    if not run_dir.policy.exists():
+        raise InputError(f"{run_dir.policy}: no such file: the search there is not over; go on with --resume")
+    search = _search(run_dir, config, store, store)
+    if not search.episodes:
+        raise InputError(f"{run_dir.trials}: holds no trial of a search")
+    return search
+
+
+def _checked(root: Path) -> tuple[RunDir, RunConfig]:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such run directory")
+    run_dir = RunDir(root)
+    return run_dir, load_config(run_dir.config)
+
+
+def _store(run_dir: RunDir) -> TrialStore:
+    if not run_dir.trials.exists():  # opening it would make an empty one
+        raise InputError(f"{run_dir.trials}: no such file")
+    return TrialStore(run_dir.trials)
+
+
+def _search(run_dir: RunDir, config: RunConfig, store: TrialStore, searched: TrialStore) -> SearchRecord:
+    """What is in `searched`, which is `store` or a part of it."""
+    latency = store.kept(LATENCY)
+    chosen, groups = _read_groups(run_dir.policy, {} if latency is None else latency.ladders)
+    return SearchRecord(
         config=config,
-        config_text=config_path.read_text(encoding="utf-8"),
-        result=result,
+        config_text=run_dir.config.read_text(encoding="utf-8"),
         groups=groups,
         chosen=chosen,
-        episodes=tuple(episodes),
-        finetune=finetune or (),
-        frame=frame,
-        original=original,
+        episodes=tuple(searched.episodes()),
+        original=store.kept(ORIGINAL),
+        proposed=store.kept(NNI_TRIALS) or {},
+        environment=store.kept(ENVIRONMENT) or {},
+        is_of_a_run=store.kept(SEARCH) is not None,
     )
 
 

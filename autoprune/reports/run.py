@@ -1,8 +1,6 @@
 """The report of a run: one HTML page that needs nothing else, and the closing table in the terminal."""
 
-import json
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,21 +8,21 @@ from markupsafe import Markup
 from rich.console import Group
 from rich.text import Text
 
-from autoprune.config import RewardConfig, TargetConfig
+from autoprune.config import TargetConfig
 from autoprune.foundation.progress import duration
 from autoprune.foundation.terminal import figures, titled
-from autoprune.reports.charts import Series, episode_chart, epoch_chart, keep_chart, scatter_chart
+from autoprune.reports.charts import epoch_chart
 from autoprune.reports.headline import accuracy_in_words, changed, headline, points, slow_calls, verdict
 from autoprune.reports.pages import write_page
 from autoprune.reports.proposals import COLUMNS, proposal_cells
 from autoprune.reports.record import RunRecord, read_run
-from autoprune.reports.words import signed
+from autoprune.reports.search import on_search_split, search_charts, search_parts
+from autoprune.reports.words import signed, target_in_words, unit_of
 from autoprune.results.run import DropTrial, Figures, MetricFigures, RunResult
-from autoprune.store.score import Metric, called, direction, shown_metric
-from autoprune.store.trials import EpisodeRow
+from autoprune.store.run_dir import RunDir
+from autoprune.store.score import called, direction
 
 TEMPLATE = "report.html.j2"
-TRIALS_LISTED = 7
 
 
 class Row(NamedTuple):
@@ -39,36 +37,29 @@ class Row(NamedTuple):
 def write_report(run_dir: Path) -> Path:
     """Write `run_dir/report.html` and return its path; `InputError` names the file that is missing or broken."""
     record = read_run(run_dir)
-    trials = _trials(record.episodes)
-    path = run_dir / "report.html"
+    path = RunDir(run_dir).report
     write_page(
         path,
         TEMPLATE,
         {
+            **search_parts(record.search),
             "record": record,
             "result": record.result,
+            "environment": record.result.environment,
             "headline": headline(record.result),
             "verdict": verdict(record.result),
             "slow_calls": slow_calls(record.result),
             "accuracy_in_words": accuracy_in_words(record.result),
-            "timed": any(target.metric == "latency" for target in record.config.target),
+            "timed": any(target.metric == "latency" for target in record.search.config.target),
             "adaptive_points": _adaptive_points(record.result),
-            "reward_in_words": reward_in_words(record.config.search.reward),
-            "gone": [group.name for group in record.groups if not group.kept],
             "wall": duration(record.result.search.wall_s),
-            "targets": [_target_line(target, record.result) for target in record.config.target],
+            "targets": [_target_line(target, record.result) for target in record.search.config.target],
             "rows": list(comparison_rows(record.result)),
             "proposals": [(proposal, proposal_cells(proposal)) for proposal in record.result.search.proposals],
             "proposal_columns": COLUMNS,
             "drop_lines": [_drop_cells(trial, record.result.metric) for trial in record.result.search.max_drop_trials],
             "charts": {name: Markup(svg) for name, svg in _charts(record).items()},
-            "searches": len({(row.searcher, row.seed) for row in record.episodes}),
-            "trials": len(trials),
-            "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],
-            "chosen": _chosen_trial(record),
             "called": called(record.result.metric.name),
-            "metric_name": record.episodes[0].score.main[0] if record.episodes else record.result.metric.name,
-            "shown_metric": _shown_metric,
         },
     )
     return path
@@ -118,24 +109,6 @@ def _adaptive_points(result: RunResult) -> str:
     if result.adaptive is None:
         return ""
     return signed(100 * (result.adaptive.test_accuracy - result.original.quality), digits=2)
-
-
-def reward_in_words(reward: RewardConfig) -> str:
-    """What a search was after, for people who know no configuration."""
-    if reward.form == "amc":
-        return f"The reward is minus the share of wrong answers times the logarithm of the {reward.cost}."
-    if ":" in reward.form:
-        return f"The reward is {reward.form}, of a candidate's score and {reward.cost}."
-    by_name = {
-        "divergence": "minus the divergence of the cut's answers from the original's",
-        "top1": "the share of right answers",
-    }
-    accuracy = by_name.get(reward.accuracy, f"{reward.accuracy}, minus it where lower values are better")
-    if reward.form == "weighted":
-        return (
-            f"The reward is {accuracy}, less {reward.cost_weight:g} times the share of the {reward.cost} that is left."
-        )
-    return f"The reward is {accuracy}."
 
 
 def _interval(metric: MetricFigures, ends: tuple[float, float]) -> str:
@@ -193,49 +166,25 @@ def _inpoints(drop: float) -> str:
 
 def _target_line(target: TargetConfig, result: RunResult) -> tuple[str, str]:
     """A target in words and what the run reached, in the target's own unit."""
-    metric = f"energy ({_energy_source(result)})" if target.metric == "energy" else target.metric
+    metric, energy = result.metric, _energy_source(result)
+    told = target_in_words(target, called(metric.name), higher_is_better=metric.higher_is_better, energy=energy)
     ratio: float | None = getattr(result.ratios, target.metric)
     if target.max_ratio is not None:
-        reached = "not measured" if ratio is None else f"{ratio:.2f}"
-        return f"{metric} at most {target.max_ratio:.2f} of the original", reached
+        return told, "not measured" if ratio is None else f"{ratio:.2f}"
     if target.max_drop is not None:
         kept = result.search.kept_trial
-        return (
-            f"least {metric} at which the search split's {called(result.metric.name)} "
-            f"{'falls' if result.metric.higher_is_better else 'rises'} by at most {100 * target.max_drop:.4g} points",
-            ("not measured" if ratio is None else f"{ratio:.2f} of the original")
-            + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there"),
-        )
+        reached = "not measured" if ratio is None else f"{ratio:.2f} of the original"
+        return told, reached + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there")
     named = {"latency": "latency_ms_p50", "energy": "energy_mj"}.get(target.metric, target.metric)
     value: float | None = getattr(result.pruned, named)
     if value is not None and target.unit == "us":
         value *= 1e3
-    unit = "" if target.unit == "count" else f" {target.unit}"
-    reached = "not measured" if value is None else f"{value:,.6g}{unit}"
-    return f"{metric} at most {target.max_value:,.6g}{unit}", reached
+    return told, "not measured" if value is None else f"{value:,.6g}{unit_of(target)}"
 
 
 def _charts(record: RunRecord) -> dict[str, str]:
     """The charts that the run has data for, by name."""
-    charts = {}
-    if record.groups:
-        charts["keep"] = keep_chart(record.groups)
-    if record.episodes:
-        rewards, accuracies = zip(*_episode_series(record.episodes), strict=True)
-        charts["reward"] = episode_chart(rewards, name="reward", ylabel="reward", best_label="best so far")
-        name, metric = record.episodes[0].score.main
-        charted = _on_search_split(name, metric)
-        charts["metric"] = episode_chart(accuracies, name="metric", ylabel=charted, best_label="best reward so far")
-        chosen = _chosen_trial(record)
-        original = record.original
-        charts["trials"] = scatter_chart(
-            {label: [_point(row) for row in _trials(rows)] for label, rows in _searches(record.episodes).items()},
-            chosen=_point(chosen) if chosen else None,
-            original=(original.predicted_latency_ms, (100 if metric.is_share else 1) * original.metric)
-            if original
-            else None,
-            ylabel=charted,
-        )
+    charts = search_charts(record.search)
     if record.finetune:
         shown = record.result.metric
         scale = shown.sign * (100 if shown.is_share else 1)
@@ -245,63 +194,9 @@ def _charts(record: RunRecord) -> dict[str, str]:
         charts["finetune_accuracy"] = epoch_chart(
             accuracy,
             name="finetune-accuracy",
-            ylabel=_on_search_split(called(shown.name), shown),
+            ylabel=on_search_split(called(shown.name), shown),
             before=scale * frame.before if frame else None,
             original=scale * frame.original if frame else None,
         )
         charts["finetune_loss"] = epoch_chart(loss, name="finetune-loss", ylabel="training loss")
     return charts
-
-
-def _on_search_split(name: str, metric: Metric | MetricFigures) -> str:
-    """What stands at an axis."""
-    return f"{name} on the search split{' (%)' if metric.is_share else ''}{direction(metric.higher_is_better)}"
-
-
-def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:
-    """(reward, main metric) of each search; the metric's line follows the policy of the best reward so far."""
-    pairs = []
-    for label, values in _searches(episodes).items():
-        best = list(accumulate(values, _better))
-        pairs.append(
-            (
-                Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
-                Series(label, tuple(map(_charted, values)), tuple(map(_charted, best))),
-            )
-        )
-    return pairs
-
-
-def _searches(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
-    """The episodes of each search, by what it is called in a legend."""
-    by_search = groupby(episodes, key=lambda row: (row.searcher, row.seed))
-    return {f"{searcher}, seed {seed}": list(rows) for (searcher, seed), rows in by_search}
-
-
-def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
-    return row if row.reward > best.reward else best
-
-
-def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:
-    """The first episode of each policy: one that is asked for again is the same trial."""
-    return list({row.policy: row for row in reversed(episodes)}.values())[::-1]
-
-
-def _chosen_trial(record: RunRecord) -> EpisodeRow | None:
-    """The first episode that asked for the chosen policy, if one did."""
-    return next((row for row in record.episodes if json.loads(row.policy) == record.chosen), None)
-
-
-def _point(row: EpisodeRow) -> tuple[float, float]:
-    return row.predicted_latency_ms, _charted(row)
-
-
-def _charted(row: EpisodeRow) -> float:
-    """The main metric, a share in percent."""
-    metric = row.score.main[1]
-    return 100 * metric.value if metric.is_share else metric.value
-
-
-def _shown_metric(row: EpisodeRow) -> str:
-    metric = row.score.main[1]
-    return shown_metric(metric.value, is_share=metric.is_share)

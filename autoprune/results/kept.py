@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from autoprune.results.run import DropTrial, SearchFigures
-from autoprune.store.kept import Count, Finite, Kept, closed
+from autoprune.store.kept import Count, Finite, Kept, PolicyKey, closed
 from autoprune.training.train import EpochLog
 
 
@@ -19,7 +19,20 @@ class FinetuneFrame:
     epochs: Count
 
 
+@closed
+@dataclass(frozen=True)
+class FinishedTrial:
+    """A trial that one of NNI's tuners proposed, scored."""
+
+    episode: Count  # its number, from 1
+    policy: PolicyKey  # what was scored
+    look: Count  # how closely
+    was_clipped: bool  # whether the tuner had proposed a wider one, that misses the target
+    was_stopped: bool  # whether an assessor ended it
+
+
 SEARCH = Kept("search", TypeAdapter(SearchFigures))
 VERDICT = Kept("verdict", TypeAdapter(DropTrial))  # of one trial for `target.max_drop`
 FRAME = Kept("finetune_frame", TypeAdapter(FinetuneFrame))
 FINETUNE = Kept("finetune_log", TypeAdapter(tuple[EpochLog, ...]))
+NNI_TRIALS = Kept("nni_trials", TypeAdapter(dict[str, FinishedTrial]))  # by NNI's name

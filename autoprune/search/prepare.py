@@ -11,6 +11,7 @@ from autoprune.compute.compute import this_compute
 from autoprune.config import RunConfig, TargetConfig, check_bounds
 from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
+from autoprune.measure.device import environment
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj, work_of
 from autoprune.prediction.energy_model import ENERGY, energy_constants
@@ -27,6 +28,7 @@ from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.groups import ModelGroups, PrunableGroup
 from autoprune.pruning.importance import ranking_of, score_channels
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.decisions import decision_of, layer_decision
 from autoprune.search.earlier_run import earlier_policies
 from autoprune.search.evaluate import Evaluator
@@ -58,7 +60,8 @@ class OriginalPoint:
 
 
 ORIGINAL = Kept("original", TypeAdapter(OriginalPoint))
-PREPARED = (LATENCY, ENERGY, ORIGINAL, FINGERPRINT)  # what making the problem keeps
+ENVIRONMENT = Kept("environment", TypeAdapter(dict[str, str]))
+PREPARED = (LATENCY, ENERGY, ORIGINAL, ENVIRONMENT, FINGERPRINT)  # what making the problem keeps
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,7 @@ def prepare(
         compute=compute,
     )
     if store is not None:
-        store.keep(ORIGINAL, OriginalPoint(original_cost.predicted_latency_ms, evaluator.original_metric[1].value))
+        keep_setting(store, config, original_cost, evaluator.original_metric[1].value)
     problem = SearchProblem(
         (
             *(decision_of(group, scored[group.name], shapes, latency, elastic.full_policy) for group in elastic.groups),
@@ -176,6 +179,12 @@ def prepare(
         problem=problem.knowing(measured.decisions),
         measured=measured,
     )
+
+
+def keep_setting(store: TrialStore, config: RunConfig, original: PredictedCost, metric: float) -> None:
+    """What the candidates of a search stand beside, and where they are judged; `metric` is the original's."""
+    store.keep(ORIGINAL, OriginalPoint(original.predicted_latency_ms, metric))
+    store.keep(ENVIRONMENT, environment(find_runtime(config.measure.runtime)))
 
 
 def channel_scores(

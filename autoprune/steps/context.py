@@ -14,8 +14,9 @@ from autoprune.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
-from autoprune.search.prepare import PREPARED, Prepared, prepare
-from autoprune.search.problem import SearchProblem
+from autoprune.search.prepare import PREPARED, Prepared, keep_setting, prepare
+from autoprune.search.problem import NOT_SEEN, SearchProblem
+from autoprune.search.racing import NO_BARS
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
@@ -108,7 +109,10 @@ def problem_of(
     if config.problem == "toy":
         check_machine(config)
         with workspace(config, run_dir, kind, steps) as place:
-            yield place, toy_problem(place.store, config.search.reward), None
+            problem = toy_problem(place.store, config.search.reward)
+            [score] = problem.look(problem.full_policy, NOT_SEEN, NO_BARS)
+            keep_setting(place.store, config, problem.original_cost, score.main[1].value)
+            yield place, problem, None
         return
     job = checked(config, needs_weights=needs_weights)
     with workspace(config, run_dir, kind, steps) as place:

@@ -1,6 +1,5 @@
 """The last step of a run: the exported files, original and pruned, scored on the test split and timed side by side."""
 
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune import __version__
 from autoprune.config import AugmentConfig, MeasureConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, normalise, views
 from autoprune.foundation.progress import say
-from autoprune.measure.device import cpu_name
+from autoprune.measure.device import environment
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.latency import Latency, measure_interleaved, speedup
@@ -34,7 +32,6 @@ from autoprune.results.run import (
     SearchFigures,
 )
 from autoprune.runtimes.find import find_runtime
-from autoprune.runtimes.onnxruntime import onnxruntime
 from autoprune.runtimes.runtime import Runtime
 from autoprune.search.problem import PredictedCost
 from autoprune.tasks.classification import CLASSIFICATION
@@ -223,19 +220,6 @@ def run_result(
 
 def input_figures(info: DataInfo) -> InputFigures:
     return InputFigures(shape=info.input_shape, mean=info.mean, std=info.std, classes=info.classes)
-
-
-def environment(runtime: Runtime) -> dict[str, str]:
-    """Versions and machine: what a figure depends on beside the model."""
-    return {
-        "autoprune": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "runtime": f"{runtime.key}, {runtime.device}",
-        "cpu": cpu_name(),
-        "system": platform.platform(terse=True),
-    }
 
 
 def energies(

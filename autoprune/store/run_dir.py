@@ -43,6 +43,11 @@ class RunDir:
         return self.root / "report.html"
 
     @property
+    def search_page(self) -> Path:
+        """Of a run that holds a search alone."""
+        return self.root / "search.html"
+
+    @property
     def agent(self) -> Path:
         return self.root / "agent"
 
