@@ -1,29 +1,34 @@
-"""Searchers inside NNI and in this process at equal evaluations: best reward and seconds, over seeds.
+"""Searchers inside NNI and in this process at equal evaluations of one problem: best reward and seconds, over seeds.
 
     python benchmarks/nni_equal_budget.py demo --evaluations 60 --seeds 3
-    python benchmarks/nni_equal_budget.py cifar10_vgg16_3x -o data.name=imagefolder:DIR
+    python benchmarks/nni_equal_budget.py cifar10_vgg16_3x -o data.name=imagefolder:DIR --out runs/vgg
 
-Each is a search alone, of the same problem: the first measures it, the others start from its latency table. Trials of
-NNI are two at a time, as the processes of a search are.
+The problem is measured once. Each search has a store of its own, so that none knows what another has found. Two
+candidates are scored at a time, in NNI and without.
 """
 
 import argparse
 import json
-import sqlite3
 import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-SEARCHES = {
-    "NNI, TPE": ("nni", "run", "--search-only", "--tuner", "TPE"),
-    "NNI, Evolution": ("nni", "run", "--search-only", "--tuner", "Evolution"),
-    "NNI, agent (ddpg)": ("nni", "run", "--search-only", "--tuner", "agent"),
-    "ddpg": ("search", "--agent", "ddpg"),
-    "evolution": ("search", "--agent", "evolution"),
-    "knapsack": ("search", "--agent", "knapsack"),
-}
+from autoprune.config import RunConfig
+from autoprune.config.file import find_config, load_config
+from autoprune.config.unused import Job
+from autoprune.foundation import progress
+from autoprune.foundation.scratch import scratch_for_all
+from autoprune.foundation.seeding import derive_seed, seed_everything
+from autoprune.nni.manager import Server
+from autoprune.nni.search import NniSearch
+from autoprune.reports.tensorboard import RunLogger
+from autoprune.search.problem import SearchProblem
+from autoprune.steps.choice import search_only
+from autoprune.steps.context import Workspace, problem_of
+from autoprune.store.run_dir import RunDir, check_run_dir
+from autoprune.store.trials import TrialStore
+
+IN_NNI = {"NNI, TPE": "TPE", "NNI, Evolution": "Evolution", "NNI, agent (ddpg)": "agent"}
+IN_PROCESS = {"ddpg": "ddpg", "evolution": "evolution", "knapsack": "knapsack"}
 
 
 def main() -> None:
@@ -34,36 +39,41 @@ def main() -> None:
     parser.add_argument("-o", "--override", action="append", default=[])
     parser.add_argument("--out", type=Path, default=Path("runs/nni_equal_budget"), help="a search done is not repeated")
     arguments = parser.parse_args()
+    progress.show(True)
     overrides = [f"search.max_evaluations={arguments.evaluations}", *arguments.override]
-    rows: dict[str, list[tuple[float, int, float]]] = {name: [] for name in SEARCHES}
-    for seed in range(arguments.seeds):
-        for name, command in SEARCHES.items():
-            folder = arguments.out / f"{name.replace(' ', '_')}-{seed}"
-            rows[name].append(searched(command, arguments.config, [*overrides, f"seed={seed}"], folder))
-    print(f"{'':20} {'best reward':>24} {'evaluations':>12} {'of search, s':>13}")
+    config = load_config(find_config(arguments.config), overrides)
+    run_dir = check_run_dir(arguments.out / "problem", config, resume=True)
+    rows: dict[str, list[tuple[float, int, float]]] = {name: [] for name in (*IN_NNI, *IN_PROCESS)}
+    with scratch_for_all(), problem_of(config, run_dir, Job("search"), needs_weights="it searches") as (_, problem, _c):
+        for seed in range(arguments.seeds):
+            for name in rows:
+                folder = arguments.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"
+                rows[name].append(searched(problem, config, name, seed, folder))
+                print(f"{name}, seed {seed}: {rows[name][-1]}", flush=True)
+    print(f"{'':20} {'best reward':>28} {'evaluations':>12} {'seconds':>8}")
     for name, found in rows.items():
         rewards = [reward for reward, _, _ in found]
         spread = f"{statistics.mean(rewards):.4f} ({min(rewards):.4f} to {max(rewards):.4f})"
         evaluations = statistics.mean(count for _, count, _ in found)
-        print(f"{name:20} {spread:>24} {evaluations:12.0f} {statistics.mean(wall for *_, wall in found):13.0f}")
+        print(f"{name:20} {spread:>28} {evaluations:12.0f} {statistics.mean(wall for *_, wall in found):8.0f}")
 
 
-def searched(command: tuple[str, ...], config: str, overrides: list[str], folder: Path) -> tuple[float, int, float]:
-    """Best reward, distinct candidates, and seconds from the first trial to the last."""
-    noted = folder / "wall.json"
+def searched(problem: SearchProblem, config: RunConfig, name: str, seed: int, folder: Path) -> tuple[float, int, float]:
+    """Best reward, distinct candidates, and seconds."""
+    noted = folder / "found.json"
     if not noted.is_file():
-        verbs = command[:2] if command[0] == "nni" else command[:1]
-        given = [argument for override in overrides for argument in ("-o", override)]
-        run = [sys.executable, "-m", "autoprune.cli", *verbs, config, *command[len(verbs) :], *given]
-        started = time.perf_counter()
-        subprocess.run([*run, "--run-dir", str(folder), "--quiet"], check=True)
-        noted.write_text(json.dumps({"all_s": time.perf_counter() - started}))
-    database = sqlite3.connect(folder / "trials.sqlite")
-    query = (
-        "SELECT max(reward), count(DISTINCT policy), (julianday(max(created_at)) - julianday(min(created_at))) * 86400 "
-        "FROM episodes JOIN trials ON trials.id = trial_id"
-    )
-    reward, count, wall = database.execute(query).fetchone()
+        nni = config.nni.model_copy(update={"tuner": IN_NNI.get(name, "agent")})
+        search = config.search.model_copy(update={"agent": IN_PROCESS.get(name, "ddpg")})
+        config = config.model_copy(update={"seed": seed, "nni": nni, "search": search})
+        folder.mkdir(parents=True, exist_ok=True)
+        seed_everything(derive_seed(seed, "search"))
+        store = TrialStore(folder / "trials.sqlite")
+        with RunLogger(folder / "logs") as logger:
+            place = Workspace(config, RunDir(folder), store, logger)
+            own = problem.stored_in(store)
+            result = NniSearch(Server())(own, place) if name in IN_NNI else search_only(own, place)
+        noted.write_text(json.dumps([result.best.reward, result.evaluations, result.wall_s]))
+    reward, count, wall = json.loads(noted.read_text())
     return reward, count, wall
 
 

@@ -23,7 +23,7 @@ SDIST_FILES = {
 LEFT_OVERS = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs")
 # Folder of the checkout, the kinds of file in it that are installed, and where they go.
 INSTALLED = (
-    ("autoprune", {".py", ".j2", ".css", ".json", ".safetensors", ".typed"}, "autoprune"),
+    ("autoprune", {".py", ".j2", ".css", ".js", ".json", ".safetensors", ".typed"}, "autoprune"),
     ("envs", {".py"}, "autoprune/envs"),
     ("policies", {".py"}, "autoprune/policies"),
     ("configs", {".yaml"}, "autoprune/configs"),

@@ -21,7 +21,7 @@ BASIC: Mapping[str, tuple[str, ...]] = {
     "finetune": ("epochs", "max_minutes", "learning_rate"),
     "adaptive": ("enabled", "max_ratios", "max_drop"),
     "measure": ("threads",),
-    "nni": ("tuner", "concurrency"),
+    "nni": ("tuner",),
 }
 Key = tuple[str, ...]
 
