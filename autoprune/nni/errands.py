@@ -84,26 +84,21 @@ class Errands:
             return parameters_of(self._problem.decisions, errand.policy)
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
-        policy = proposed_options(self._problem.decisions, parameters)
-        with self._changed:
-            if (errand := self._out.pop(policy, None)) is not None:
-                self._waiting.insert(0, errand)
-                self._changed.notify_all()
+        self._again(proposed_options(self._problem.decisions, parameters))
 
     def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
         """A trial that NNI has begun again after a kill may bring what the loop has not asked for yet; it is scored all
         the same, and the loop finds it in the store."""
         policy = proposed_options(self._problem.decisions, parameters)
         with self._changed:
-            for waiting in [each for each in self._waiting if each.policy == policy]:
-                self._waiting.remove(waiting)
+            if (waiting := self._taken(policy)) is not None:
                 self._out[policy] = waiting
             errand = self._out.get(policy)
         return Booking(trial, policy, NO_BARS if errand is None else errand.bars)
 
     def finish(self, booking: Booking, score: Score) -> float:
         with self._changed:
-            errand = self._out.pop(booking.policy, None)
+            errand = self._out.pop(booking.policy, None) or self._taken(booking.policy)
             if errand is not None:
                 scores = [each for each in self._problem.known_scores(booking.policy) if each.look > errand.seen]
                 self._found.put(Looked(booking.policy, scores, time.perf_counter() - errand.since))
@@ -111,4 +106,18 @@ class Errands:
         return self._problem.outcome_of(booking.policy, score, booking.bars).reward
 
     def leave(self, booking: Booking, score: Score | None) -> None:
-        """NNI tells our tuner that the trial has failed, which hands the errand out again."""
+        """Another trial gets the errand; that this one has failed, NNI may tell our tuner, too."""
+        self._again(booking.policy)
+
+    def _again(self, policy: Policy) -> None:
+        with self._changed:
+            if (errand := self._out.pop(policy, None)) is not None:
+                self._waiting.insert(0, errand)
+                self._changed.notify_all()
+
+    def _taken(self, policy: Policy) -> Errand | None:
+        """The errand that waits with this policy, which then waits no more."""
+        errand = next((each for each in self._waiting if each.policy == policy), None)
+        if errand is not None:
+            self._waiting.remove(errand)
+        return errand

@@ -1,6 +1,7 @@
 """NNI's manager (a process of node with its web page), its dispatcher and trials: begun, watched and ended."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 from autoprune.config import NniConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
+from autoprune.foundation.progress import say
 from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
 from autoprune.nni.processes import MARK, command_of, end_all, marked
 from autoprune.nni.space import SearchSpace
@@ -27,6 +29,7 @@ ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED"
 DISPATCHER = "-m nni --exp_params"
 RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before a traceback
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
+BUSY = "BUSY"  # it does not answer, but runs
 START_TRIES = 60  # of a second each
 LAST_LINES = 3  # of what a failed trial or manager has said
 
@@ -150,20 +153,21 @@ class Manager:
         except Exception:  # it does not answer
             process = self._experiment._proc
             if process is not None and process.poll() is None:
-                return "BUSY"
+                return BUSY
             raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
         if status == "ERROR" or self._has_lost_its_tuner():
             raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
 
-    def trials(self) -> dict[str, str]:
-        """The state of each trial that NNI has begun, by its name."""
-        with silenced():
+    def trials(self) -> dict[str, str] | None:
+        """The state of each trial that NNI has begun, by its name; None if it does not answer now."""
+        with silenced(), contextlib.suppress(Exception):
             return {str(job["trialJobId"]): str(job["status"]) for job in self._rest("/trial-jobs")}
+        return None
 
     def allow(self, trials: int) -> None:
         """So many trials may be begun, those before counted."""
-        with silenced():
+        with silenced(), contextlib.suppress(Exception):  # it is asked again
             self._experiment.update_max_trial_number(trials)
 
     def said_by(self, trial: str) -> str:
@@ -199,7 +203,7 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     config = experiment.config()
     end_all(experiment.folder)
     port = free_port(server)
-    has_begun = _has_profile(experiment.folder / experiment.id)
+    has_begun = _has_profile(experiment.folder / experiment.id, experiment.trial_command)
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
@@ -226,14 +230,16 @@ def _wait_for_it(launcher: Any) -> None:
         launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_TRIES)
 
 
-def _has_profile(folder: Path) -> bool:
-    """Whether NNI has noted the experiment: a manager that is killed before leaves a folder that is in the way."""
-    try:
+def _has_profile(folder: Path, trial_command: str) -> bool:
+    """Whether NNI has noted this experiment. A manager that is killed before leaves a folder that is in the way; in a
+    run that was moved, what NNI has noted leads elsewhere."""
+    query = "SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1"
+    with contextlib.suppress(sqlite3.Error, TypeError):
         with contextlib.closing(sqlite3.connect(f"file:{folder / 'db' / 'nni.sqlite'}?mode=ro", uri=True)) as database:
-            if database.execute("SELECT count(*) FROM ExperimentProfile").fetchone()[0]:
-                return True
-    except sqlite3.Error:
-        pass
+            (params,) = database.execute(query).fetchone()
+        if json.loads(params)["trialCommand"] == trial_command:
+            return True
+        say("the run was moved: NNI begins anew, with what is in trials.sqlite")
     shutil.rmtree(folder, ignore_errors=True)
     return False
 

@@ -16,7 +16,7 @@ from autoprune.foundation.progress import bar, say
 from autoprune.nni.algorithms import check_tuner, require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
-from autoprune.nni.manager import Experiment, Manager, Server, TunerError, managed, trial_command
+from autoprune.nni.manager import BUSY, Experiment, Manager, Server, TunerError, managed, trial_command
 from autoprune.nni.proposals import Proposals
 from autoprune.nni.service import Desk, Service, serving
 from autoprune.nni.space import search_space
@@ -163,10 +163,10 @@ def _watch_failures(
             if finished() == 0:  # it cannot even begin
                 raise ConfigError(f"nni.tuner: {error}") from None
             raise
-        if status == "BUSY":
+        trials = None if status == BUSY else manager.trials()
+        if trials is None:
             time.sleep(POLL_S)
             continue
-        trials = manager.trials()
         settle(trials)
         failed = [trial for trial, state in trials.items() if state == "FAILED"]
         if finished() > finished_before:
