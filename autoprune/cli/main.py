@@ -11,7 +11,20 @@ import typer
 
 from autoprune import __version__
 from autoprune.cli import bench, compare, evaluate, front, inspect
-from autoprune.cli.options import ConfigArgument, Overrides, Quiet, Resume, RunDirOption, Seed, output_of, path_of
+from autoprune.cli.options import (
+    PROCESSES,
+    Address,
+    ConfigArgument,
+    OnExecutor,
+    Overrides,
+    Quiet,
+    Resume,
+    RunDirOption,
+    Seed,
+    cluster_of,
+    output_of,
+    path_of,
+)
 from autoprune.cli.process import process_of_a_job
 from autoprune.compute.openmp import share_cores
 from autoprune.errors import AutopruneError, InputError
@@ -71,6 +84,8 @@ def run(
     run_dir: RunDirOption = None,
     resume: Resume = False,
     seed: Seed = None,
+    executor: OnExecutor = PROCESSES,
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
@@ -79,9 +94,10 @@ def run(
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune.jobs.run import run as run_job
 
+    cluster = cluster_of(executor, address, settings)
     folder = run_dir or Path("runs") / Path(config).stem
     with process_of_a_job(quiet):
-        result = run_job(settings, folder, resume=resume)
+        result = run_job(settings, folder, resume=resume, cluster=cluster)
     _summarise(result, folder)
     if settings.adaptive.enabled:
         _summarise_adaptive(folder)
@@ -130,15 +146,18 @@ def search(
     run_dir: RunDirOption = None,
     resume: Resume = False,
     seed: Seed = None,
+    executor: OnExecutor = PROCESSES,
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
     settings = _settings(config, override, {"search.agent": agent, "seed": seed})
     from autoprune.jobs.search import search as search_alone
 
+    cluster = cluster_of(executor, address, settings)
     folder = run_dir or Path("runs") / f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}"
     with process_of_a_job(quiet):
-        outcome = search_alone(settings, folder, resume=resume)
+        outcome = search_alone(settings, folder, resume=resume, cluster=cluster)
     kept = ", ".join(f"{name}: {channels}" for name, channels in outcome.pruning.channels)
     progress.console.print(f"best reward {outcome.reward:.6g} with {kept}", markup=False, soft_wrap=True)
     typer.echo(folder / "policy.json")

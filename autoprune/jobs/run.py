@@ -1,6 +1,7 @@
 """The whole job, from the baseline to the reports; each stage goes on where it was."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -22,6 +23,7 @@ from autoprune.results.kept import FINETUNE, FRAME, SEARCH, VERDICT
 from autoprune.results.run import RunResult, SearchFigures, parse_result
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import PREPARED, SETTING_UP
+from autoprune.search.ray_cluster import Cluster, check_cluster
 from autoprune.steps.applied import STORED_POLICY
 from autoprune.steps.choice import (
     FINALISTS,
@@ -38,6 +40,7 @@ from autoprune.steps.finalists import FILES_TIMED
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
 from autoprune.steps.narrowing import NARROWED, Measured, measured_within_target
+from autoprune.steps.recipe import check_importable
 from autoprune.steps.subject import Subject
 from autoprune.store.run_dir import check_run_dir, clean_finished
 from autoprune.training.train import train_baseline
@@ -69,10 +72,12 @@ def run(
     resume: bool = False,
     subject: Subject | None = None,
     choose: Choose | None = None,
+    cluster: Cluster | None = None,
 ) -> RunResult:
     """Do the whole job in `root` and return the contents of `result.json`; a finished run is only read back.
 
-    `subject` replaces the model and data of the configuration, `choose` its search.
+    `subject` replaces the model and data of the configuration, `choose` its search. Candidates are scored by `cluster`,
+    if there is one.
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
@@ -88,9 +93,12 @@ def run(
     check_options(config, adapts=config.adaptive.enabled)
     if config.adaptive.enabled:
         check_earlier_levels(config)
+    if cluster is not None:
+        check_cluster(cluster, partial(check_importable, config))
     job = checked(config, subject=subject)
     kind = Job("run" if choose is None else "apply", is_trained=job.subject.is_trained)
-    with workspace(config, run_dir, kind, STEPS) as place, stages(_stages(config, job.subject)) as stage:
+    ahead = _stages(config, job.subject)
+    with workspace(config, run_dir, kind, STEPS, cluster=cluster) as place, stages(ahead) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)
         model = _baseline(place, job.subject)

@@ -23,7 +23,6 @@ from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
-from autoprune.search.executors import usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
@@ -131,7 +130,7 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,
-            execute=usual(),
+            execute=place.execute(),
             on_outcome=on_outcome,
             races=config.search.racing,
         )
