@@ -19,6 +19,7 @@ import torch
 from autoprune import __version__
 from autoprune.config import WorkersConfig
 from autoprune.errors import AutopruneError, ConfigError, InputError, RunError
+from autoprune.foundation.guard import guarded, processes_below
 from autoprune.search.executors import usual_workers
 
 SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on any system: machines beside this one are not expected
@@ -66,23 +67,27 @@ class Cluster:
 
 def require_ray() -> None:
     """Raises `ConfigError` that names the extra if it is not installed; nothing is imported yet."""
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--executor ray: needs Ray; install it with `pip install autoprune[ray]`")
+    with contextlib.suppress(ValueError):  # one that was put out of reach
+        if importlib.util.find_spec("ray") is not None:
+            return
+    raise ConfigError("--executor ray: needs Ray; install it with `pip install autoprune[ray]`")
 
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Any]:
     """The module `ray`, connected to the cluster while the block runs. One of this process alone listens on the
     loopback address only, asks for a token of its own, and ends with the block, or with this process."""
-    if cluster.address is None:
-        ray = _started(cluster)
-    else:
-        ray = importlib.import_module("ray")
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    try:
+    with contextlib.ExitStack() as stack:
+        if cluster.address is None:
+            others = processes_below(os.getpid())
+            ray = _started(cluster)
+            # Most of its processes end with this one; two try to reach the others for a minute.
+            stack.enter_context(guarded(processes_below(os.getpid()) - others))
+        else:
+            ray = importlib.import_module("ray")
+            ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        stack.callback(ray.shutdown)
         yield ray
-    finally:
-        ray.shutdown()
 
 
 def _started(cluster: Cluster) -> Any:

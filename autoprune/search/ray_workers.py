@@ -35,7 +35,11 @@ def on_ray(cluster: Cluster, make: Make) -> Execute:
 @contextmanager
 def _on_ray(problem: SearchProblem, *, cluster: Cluster, make: Make) -> Iterator[SearchProblem]:
     with connected(cluster) as ray:
-        yield problem.looked_at_by(RayWorkers(ray, cluster, make))
+        workers = RayWorkers(ray, cluster, make, told=lambda policy: problem.pruning_of(policy).key)
+        try:
+            yield problem.looked_at_by(workers)
+        finally:
+            workers.end()
 
 
 class Worker:
@@ -57,12 +61,13 @@ class Worker:
 class RayWorkers:
     """Candidates go to whichever worker is free. One that dies is replaced, and its candidate goes to another."""
 
-    def __init__(self, ray: Any, cluster: Cluster, make: Make) -> None:
+    def __init__(self, ray: Any, cluster: Cluster, make: Make, *, told: Callable[[Policy], str]) -> None:
         self.workers = cluster.count(ray)
-        self._ray = ray
+        self._ray, self._told = ray, told
         self._actor = ray.remote(**cluster.needs, max_restarts=0, max_task_retries=0)(Worker)
         self._make = ray.put(make)  # once for all: images are shared by the workers of a machine
         self._threads, self._worker = max(1, int(cluster.workers.cpus)), cluster.worker
+        self._all: list[Any] = []
         self._free: list[Any] = []
         self._starting: dict[Any, Any] = {}  # by what will be there when they have begun
         self._died_starting = 0
@@ -88,15 +93,21 @@ class RayWorkers:
             deaths[policy] += 1
             if deaths[policy] == MOST_DEATHS:
                 raise RunError(
-                    f"{MOST_DEATHS} workers died while they scored the candidate {policy}, perhaps for want of memory: "
-                    "give them more, or fewer on a machine (workers.count, workers.cpus), and go on with --resume"
+                    f"{MOST_DEATHS} workers died while they scored the candidate {self._told(policy)}, perhaps for "
+                    "want of memory: have fewer on a machine (workers.count, workers.cpus), and go on with --resume"
                 )
             say("a worker of Ray died; another scores its candidate")
             waiting.appendleft(policy)
             self._start()
 
+    def end(self) -> None:
+        """Whatever they are at."""
+        for worker in self._all:
+            self._ray.kill(worker)
+
     def _start(self) -> None:
         worker = self._actor.remote()
+        self._all.append(worker)
         self._starting[worker.begin.remote(self._make, self._threads)] = worker
 
     def _begun(self, ready: Any) -> None:
@@ -129,6 +140,8 @@ class RayWorkers:
         except errors.RayTaskError as error:
             if isinstance(error.cause, AutopruneError):
                 raise error.cause from None
+            if isinstance(error.cause, errors.RayError):  # what was sent cannot be read there
+                raise RunError(f"a worker of Ray cannot begin: {str(error).strip().splitlines()[-1]}") from None
             raise
         except errors.RayError:
             return None
