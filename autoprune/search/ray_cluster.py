@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,6 +112,7 @@ def _started(cluster: Cluster) -> Any:
         include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
+        _system_config={"worker_niceness": 0},  # not 15 more than this process: they are what it waits for
         _node_ip_address=LOOPBACK,
         _temp_dir=tempfile.gettempdir(),  # of jobs, a folder that goes with them
     )
@@ -175,7 +177,7 @@ def _try(told: Connection, cluster: Cluster, check: Callable[[], None]) -> None:
                 return
             on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
             task = ray.remote(num_cpus=0, max_retries=0)(_fault)
-            asked = (check, __version__)
+            asked = (check, __version__, Path.cwd())
             refs = [task.options(scheduling_strategy=on(name, soft=False)).remote(*asked) for name in machines]
             faults = [fault for fault in ray.get(refs) if fault is not None]
             told.send(InputError(faults[0]) if faults else None)
@@ -183,8 +185,15 @@ def _try(told: Connection, cluster: Cluster, check: Callable[[], None]) -> None:
         told.send(" ".join((type(error).__name__, *str(error).split()))[-LONGEST_REASON:])
 
 
-def _fault(check: Callable[[], None], version: str) -> str | None:
+def go_to(folder: Path) -> None:
+    """Where it is there, relative names mean what they mean to whoever began the search."""
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+
+
+def _fault(check: Callable[[], None], version: str, folder: Path) -> str | None:
     """What is wrong on the machine that runs this."""
+    go_to(folder)
     fault = None if version == __version__ else f"autoprune is {__version__} there, and {version} here"
     try:
         check()

@@ -5,6 +5,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from autoprune.foundation.progress import say
 from autoprune.search.executors import Execute, keep_freed_memory
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
-from autoprune.search.ray_cluster import Cluster, connected
+from autoprune.search.ray_cluster import Cluster, connected, go_to
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 
@@ -45,7 +46,8 @@ def _on_ray(problem: SearchProblem, *, cluster: Cluster, make: Make) -> Iterator
 class Worker:
     """What runs in a worker's process."""
 
-    def begin(self, make: Make, threads: int) -> None:
+    def begin(self, make: Make, threads: int, folder: Path) -> None:
+        go_to(folder)
         torch.set_num_threads(threads)
         torch.set_flush_denormal(True)  # as in every job
         keep_freed_memory()
@@ -108,7 +110,7 @@ class RayWorkers:
     def _start(self) -> None:
         worker = self._actor.remote()
         self._all.append(worker)
-        self._starting[worker.begin.remote(self._make, self._threads)] = worker
+        self._starting[worker.begin.remote(self._make, self._threads, Path.cwd())] = worker
 
     def _begun(self, ready: Any) -> None:
         worker = self._starting.pop(ready)
