@@ -235,7 +235,7 @@ def read(path: Path) -> str | None:
         return None
 
 
-def wait_until(holds: Callable[[], bool], *, patience_s: float = 60) -> None:
+def wait_until(holds: Callable[[], bool], *, patience_s: float = 200) -> None:
     deadline = time.monotonic() + patience_s
     while not holds():
         assert time.monotonic() < deadline
