@@ -78,7 +78,7 @@ def test_a_bound_that_is_to_be_found() -> None:
             [
                 "unknown key serch (did you mean search?); ",
                 "allowed are preset, problem, seed, task, model",
-                "measure, nni, own_kernels, advanced",
+                "measure, nni, workers, own_kernels, advanced",
             ],
         ),
         ({"model": {"name": "timm:x", "width": 0.5}}, ["model.width is of built-in models", "timm:x takes none"]),

@@ -106,6 +106,7 @@ CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
         "compare",
         {"seed", "search.agent", "search.finalists", "finetune.cut_per_step"},
     ),
+    ({"workers": {"count": 3}}, "run", {"workers.count"}),
     ({"measure": {"allow_estimated_energy": True}}, "run", {"measure.allow_estimated_energy"}),
     (
         {"measure": {"allow_estimated_energy": True}, "target": {"metric": "energy", "max_ratio": 0.5}},

@@ -11,12 +11,16 @@ import typer
 from autoprune import __version__
 from autoprune.cli import bench, compare, evaluate, front, inspect, nni
 from autoprune.cli.options import (
+    PROCESSES,
+    Address,
     ConfigArgument,
+    OnExecutor,
     Overrides,
     Quiet,
     Resume,
     RunDirOption,
     Seed,
+    cluster_of,
     output_of,
     path_of,
     settings_of,
@@ -77,6 +81,8 @@ def run(
     run_dir: RunDirOption = None,
     resume: Resume = False,
     seed: Seed = None,
+    executor: OnExecutor = PROCESSES,
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """The whole job: baseline, search, apply, fine-tune, export, measure, report."""
@@ -85,9 +91,10 @@ def run(
         raise InputError("problem: toy has no model to prune; use `autoprune search toy`")
     from autoprune.jobs.run import run as run_job
 
+    cluster = cluster_of(executor, address, settings)
     folder = run_dir or Path("runs") / Path(config).stem
     with process_of_a_job(quiet):
-        result = run_job(settings, folder, resume=resume)
+        result = run_job(settings, folder, resume=resume, cluster=cluster)
     summarise(result, folder)
     if settings.adaptive.enabled:
         summarise_adaptive(folder)
@@ -136,15 +143,18 @@ def search(
     run_dir: RunDirOption = None,
     resume: Resume = False,
     seed: Seed = None,
+    executor: OnExecutor = PROCESSES,
+    address: Address = None,
     quiet: Quiet = False,
 ) -> None:
     """Policy search alone: leaves `policy.json`, `trials.sqlite` and the trained agent."""
     settings = settings_of(config, override, {"search.agent": agent, "seed": seed})
     from autoprune.jobs.search import search as search_alone
 
+    cluster = cluster_of(executor, address, settings)
     folder = run_dir or Path("runs") / f"{Path(config).stem}-{short_name(settings.search.agent)}-seed{settings.seed}"
     with process_of_a_job(quiet):
-        outcome = search_alone(settings, folder, resume=resume)
+        outcome = search_alone(settings, folder, resume=resume, cluster=cluster)
     summarise_search(outcome, folder)
 
 

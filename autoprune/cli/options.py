@@ -12,8 +12,10 @@ from autoprune.foundation.paths import require_writable_file, user_path
 
 if TYPE_CHECKING:  # the commands import what they need: --help and bad usage answer without torch
     from autoprune.config import RunConfig
+    from autoprune.search.ray_cluster import Cluster
 
 STDOUT = "-"  # in place of a file's name
+PROCESSES, RAY = EXECUTORS = ("processes", "ray")
 PICTURES = (".png", ".svg")
 
 
@@ -59,6 +61,16 @@ RunDirOption = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where a killed run was; repeats no evaluated trial.")]
 Seed = Annotated[int | None, typer.Option(help="Overrides the configuration's seed.", min=0)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the summary.")]
+OnExecutor = Annotated[
+    str,
+    typer.Option(
+        "--executor", help="Who scores candidates: processes of this machine, or workers of `ray`.", metavar="NAME"
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Of a Ray cluster that is there. Default: one of this machine.", metavar="HOST:PORT"),
+]
 JsonTo = Annotated[
     str | None,
     typer.Option("--json", parser=json_target, help="Write the figures as JSON; `-` for stdout.", metavar="FILE|-"),
@@ -73,3 +85,16 @@ def settings_of(config: str, overrides: list[str] | None, options: Mapping[str, 
     # As YAML text, whatever a name would mean unquoted (`null`, `[`, `1e3`).
     chosen = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in options.items() if value is not None]
     return load_config(find_config(config), [*(overrides or []), *chosen])
+
+
+def cluster_of(executor: str, address: str | None, config: "RunConfig") -> "Cluster | None":
+    """Who is to score candidates; `None`: the usual processes."""
+    if executor not in EXECUTORS:
+        raise InputError(f"--executor {executor}: must be one of {', '.join(EXECUTORS)}")
+    if executor == RAY:
+        from autoprune.search.ray_cluster import Cluster
+
+        return Cluster(config.workers, address)
+    if address is not None:
+        raise InputError(f"--address {address}: is of a Ray cluster; add --executor ray")
+    return None

@@ -32,6 +32,15 @@ class MeasureConfig(Section):
     allow_estimated_energy: bool = Field(False, description="let a target or reward use estimates without a sensor")
 
 
+class WorkersConfig(Section):
+    """Who scores candidates with `--executor ray`. It is no part of what a run is: it may go on with other workers."""
+
+    count: int | None = Field(None, gt=0, le=4096, description="how many; null: as many as there are processors for")
+    cpus: float = Field(1.0, gt=0, le=4096, description="processors of each, and threads, of which it has at least one")
+    gpus: float = Field(0.0, ge=0, le=64, description="set aside for each; a share, such as 0.25, for four on one")
+    resource: str | None = Field(None, min_length=1, description="a resource of Ray's that its machine has to have")
+
+
 class RunConfig(Section):
     """A whole run. `problem: toy` replaces model and data by a small problem with a known optimum."""
 
@@ -52,6 +61,7 @@ class RunConfig(Section):
     adaptive: AdaptiveConfig = AdaptiveConfig()
     measure: MeasureConfig = MeasureConfig()
     nni: NniConfig = NniConfig()
+    workers: WorkersConfig = WorkersConfig()
     own_kernels: bool = Field(
         True, description="train with kernels of autoprune's own; PyTorch's are slower and on some CPUs crash"
     )

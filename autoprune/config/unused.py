@@ -24,6 +24,7 @@ class Job:
 
     command: Command
     is_trained: bool = True  # the model, before the job
+    on_ray: bool = False  # candidates are scored there
 
     @property
     def is_whole(self) -> bool:
@@ -138,6 +139,11 @@ RULES = (
         "adaptive.trial_epochs",
         lambda config, job: sum(ratio < 1 for ratio in config.adaptive.max_ratios) == 1,
         "adaptive.max_ratios has but one level to train, so none is chosen on trial",
+    ),
+    Rule(
+        "workers",
+        lambda config, job: not job.on_ray,
+        "candidates are scored by processes of this machine; --executor ray is not given",
     ),
     Rule(
         "measure.allow_estimated_energy",

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +46,21 @@ class ImageSplit:
                 f"labels must be ({len(self.images)},) int64, got {tuple(self.labels.shape)} {self.labels.dtype}"
             )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As arrays, which can be pickled without being copied: processes may share them."""
+        return _split_of_arrays, (self.images.numpy(), self.labels.numpy())
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, indices: Tensor) -> "ImageSplit":
         return ImageSplit(self.images[indices], self.labels[indices])
+
+
+def _split_of_arrays(images: np.ndarray, labels: np.ndarray) -> ImageSplit:
+    with warnings.catch_warnings():  # that shared ones must not be written to; nobody does
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return ImageSplit(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from autoprune.results.kept import FINETUNE, FRAME, SEARCH, VERDICT
 from autoprune.results.run import RunResult, SearchFigures, parse_result
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import PREPARED, SETTING_UP
+from autoprune.search.ray_cluster import Cluster, check_cluster
 from autoprune.steps.applied import STORED_POLICY
 from autoprune.steps.choice import (
     FINALISTS,
@@ -40,6 +42,7 @@ from autoprune.steps.finalists import FILES_TIMED
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
 from autoprune.steps.narrowing import NARROWED, Measured, measured_within_target
+from autoprune.steps.recipe import check_importable
 from autoprune.steps.subject import Subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import check_run_dir, clean_finished
@@ -74,11 +77,12 @@ def run(
     choose: Choose | None = None,
     command: Command = "run",
     also_keeps: Sequence[Kept[Any]] = (),
+    cluster: Cluster | None = None,
 ) -> RunResult:
     """Do the whole job in `root` and return the contents of `result.json`; a finished run is only read back.
 
     `subject` replaces the model and data of the configuration, `choose` its search, as `command` has it; that may keep
-    more than the steps of a run do.
+    more than the steps of a run do. Candidates are scored by `cluster`, if there is one.
     """
     run_dir = check_run_dir(root, config, resume=resume)
     if run_dir.finished:
@@ -94,10 +98,12 @@ def run(
     check_options(config, adapts=config.adaptive.enabled)
     if config.adaptive.enabled:
         check_earlier_levels(config)
+    if cluster is not None:
+        check_cluster(cluster, partial(check_importable, config))
     job = checked(config, subject=subject)
     kind = Job(command, is_trained=job.subject.is_trained)
     steps, ahead = (*STEPS, *also_keeps), _stages(config, job.subject)
-    with workspace(config, run_dir, kind, steps) as place, stages(ahead) as stage:
+    with workspace(config, run_dir, kind, steps, cluster=cluster) as place, stages(ahead) as stage:
         if not job.subject.is_trained:
             stage.begin(BASELINE)
         model = _baseline(place, job.subject)

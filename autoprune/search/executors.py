@@ -104,10 +104,10 @@ def become_worker(parent: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    _keep_freed_memory()
+    keep_freed_memory()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let the C library keep what is freed: activations of a thousand images are else given back to the system and
     fetched again, page by page, at each layer. A candidate of a MobileNetV2 takes 4.5 s instead of 6.5 (one thread,
     AVX2). Only here: a worker scores one kind of network, again and again, and ends with its search."""

@@ -23,7 +23,7 @@ from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.runtimes.find import find_runtime
 from autoprune.search.earlier_run import check_start
-from autoprune.search.executors import Execute, usual
+from autoprune.search.executors import Execute
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
@@ -148,7 +148,7 @@ def searched(
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,
-            execute=execute or usual(),
+            execute=execute or place.execute(),
             on_outcome=on_outcome,
             races=config.search.racing,
         )

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -14,13 +15,17 @@ from autoprune.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
 from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
+from autoprune.search.executors import Execute, usual
 from autoprune.search.prepare import PREPARED, Prepared, keep_setting, prepare
 from autoprune.search.problem import NOT_SEEN, SearchProblem
 from autoprune.search.racing import NO_BARS
+from autoprune.search.ray_cluster import Cluster
+from autoprune.search.ray_workers import Make, on_ray
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.gate import check_runtime
+from autoprune.steps.recipe import Recipe
 from autoprune.steps.subject import Subject, load_subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir, opened
@@ -43,6 +48,14 @@ class Workspace:
     run_dir: RunDir
     store: TrialStore
     logger: RunLogger
+    cluster: Cluster | None = field(default=None, kw_only=True)  # scores candidates; None: this machine's processes
+
+    def execute(self) -> Execute:
+        """Who scores the candidates of a search."""
+        return usual() if self.cluster is None else on_ray(self.cluster, self._make())
+
+    def _make(self) -> Make:
+        return partial(toy_problem, reward_config=self.config.search.reward)
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,10 @@ class Context(Workspace):
     subject: Subject
     sensor: Sensor | None
     prepared: Prepared
+
+    def _make(self) -> Make:
+        recipe = Recipe.of(self.config.at_ratio(1.0), self.subject, self.prepared)
+        return replace(recipe, data=self.prepared.data).make  # other machines need not have them
 
     def save_policy(self, policy: PruningPolicy) -> None:
         original = self.prepared.elastic.full_policy.as_dict()
@@ -76,7 +93,12 @@ def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights:
 
 @contextmanager
 def workspace(
-    config: RunConfig, run_dir: RunDir, job: Job, steps: Sequence[Kept[Any]] = PREPARED
+    config: RunConfig,
+    run_dir: RunDir,
+    job: Job,
+    steps: Sequence[Kept[Any]] = PREPARED,
+    *,
+    cluster: Cluster | None = None,
 ) -> Iterator[Workspace]:
     """The run folder, held against other processes while the block runs, with its store and its log.
 
@@ -84,10 +106,10 @@ def workspace(
     left there and cannot be as it is.
     """
     with opened(run_dir, config), RunLogger(run_dir.logs) as logger:
-        say_unused(config, job)
+        say_unused(config, replace(job, on_ray=cluster is not None))
         store = TrialStore(run_dir.trials)
         store.check(steps)
-        yield Workspace(config, run_dir, store, logger)
+        yield Workspace(config, run_dir, store, logger, cluster=cluster)
 
 
 def context_of(
@@ -98,23 +120,30 @@ def context_of(
     subject = job.subject
     model = subject.model if model is None else model
     prepared = prepare(at or place.config, model, subject.data, store=place.store, sensor=job.sensor)
-    return Context(place.config, place.run_dir, place.store, place.logger, subject, job.sensor, prepared)
+    kept = place.config, place.run_dir, place.store, place.logger
+    return Context(*kept, subject, job.sensor, prepared, cluster=place.cluster)
 
 
 @contextmanager
 def problem_of(
-    config: RunConfig, run_dir: RunDir, kind: Job, *, needs_weights: str, steps: Sequence[Kept[Any]] = PREPARED
+    config: RunConfig,
+    run_dir: RunDir,
+    kind: Job,
+    *,
+    needs_weights: str,
+    steps: Sequence[Kept[Any]] = PREPARED,
+    cluster: Cluster | None = None,
 ) -> Iterator[tuple[Workspace, SearchProblem, Context | None]]:
     """What a job that only searches works with: the configuration's model, or the toy problem, which has no context."""
     if config.problem == "toy":
         check_machine(config)
-        with workspace(config, run_dir, kind, steps) as place:
+        with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
             problem = toy_problem(place.store, config.search.reward)
             [score] = problem.look(problem.full_policy, NOT_SEEN, NO_BARS)
             keep_setting(place.store, config, problem.original_cost, score.main[1].value)
             yield place, problem, None
         return
     job = checked(config, needs_weights=needs_weights)
-    with workspace(config, run_dir, kind, steps) as place:
+    with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
         context = context_of(place, job)
         yield context, context.prepared.problem, context

@@ -7,12 +7,17 @@ from torch import Tensor, nn
 
 from autoprune.config import RunConfig
 from autoprune.data import SearchData, load_search_data
+from autoprune.foundation.factories import load_factory
 from autoprune.models import ModelSpec, build_model
 from autoprune.models.checkpoint import load_tensor_state, tensor_state
+from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import Measured, Prepared, prepare
 from autoprune.search.problem import SearchProblem
+from autoprune.search.reward import make_reward
+from autoprune.space.layer_option import find_option_kinds
 from autoprune.steps.gate import keep_its_format, made_plain
 from autoprune.steps.subject import Subject
+from autoprune.tasks.judging import make_task
 
 
 @dataclass(frozen=True)
@@ -47,3 +52,13 @@ class Recipe:
             load_tensor_state(model, dict(self.weights))
         keep_its_format(model, data)
         return prepare(self.config, model, data, measured=self.measured).problem
+
+
+def check_importable(config: RunConfig) -> None:
+    """Raises `InputError` unless what `Recipe.make` takes from files of the user's own can be imported here."""
+    make_task(config.task)
+    find_runtime(config.measure.runtime)
+    find_option_kinds(config.search.options)
+    make_reward(config.search.reward)
+    if ":" in config.model.name:
+        load_factory(config.model.name, field="model.name")

@@ -129,8 +129,8 @@ def check_run_dir(root: Path, config: RunConfig, *, resume: bool, field: str = "
     if run_dir.config.is_file():
         if not resume:
             raise InputError(f"{root}: holds a run already; go on with {resuming}, or choose another {field}")
-        theirs, ours = (one.model_dump(exclude={"preset"}) for one in (load_config(run_dir.config), config))
-        differing = _differing_keys(theirs, ours)  # of values: it does not matter where they come from
+        theirs, ours = (one.model_dump(exclude={"preset", "workers"}) for one in (load_config(run_dir.config), config))
+        differing = _differing_keys(theirs, ours)  # where values come from, and who scores, do not matter
         if differing:
             raise ConfigError(
                 f"{run_dir.config}: the run there has another configuration ({', '.join(differing)}); "
