@@ -16,8 +16,10 @@ from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
 from autoprune.policies.actor import Training
+from autoprune.policies.shared import shared
 from autoprune.policies.table import searcher_maker
 from autoprune.policies.trained import save_actor
+from autoprune.policies.tuners import DIRECTIONS
 from autoprune.pruning.importance import find_importance
 from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
@@ -27,6 +29,7 @@ from autoprune.search.executors import usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
+from autoprune.search.study import WATCHED, check_study, study_of
 from autoprune.space.decision import Policy
 from autoprune.space.layer_option import find_option_kinds
 from autoprune.space.policy import PruningPolicy, load_policy
@@ -64,6 +67,7 @@ SearchOn = Callable[[SearchProblem], SearchResult]
 def check_search(config: RunConfig) -> None:
     """Raises `ConfigError` if the search needs an extra that is not installed, and what `check_scoring` raises."""
     searcher_maker(config.search.agent, config.search.settings)
+    check_study(config)
     check_scoring(config)
 
 
@@ -107,11 +111,18 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
     episode = first_episode - 1
     original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
-    with bar(f"search ({config.search.agent})", max_evaluations) as progress:
+    make = searcher_maker(config.search.agent, config.search.settings)
+    directions = DIRECTIONS.get(config.search.agent)  # of searchers that share their study
+    with (
+        study_of(problem, config, directions or WATCHED) as study,
+        bar(f"search ({config.search.agent})", max_evaluations) as progress,
+    ):
 
         def on_outcome(outcome: Outcome) -> None:
             nonlocal episode, best
             episode += 1
+            if study is not None and directions is None:
+                study.add(outcome, [outcome.reward])
             place.logger.search_outcome(episode, outcome)
             is_new = outcome.policy not in seen
             seen.add(outcome.policy)
@@ -127,7 +138,7 @@ def searched(problem: SearchProblem, place: Workspace, *, max_evaluations: int, 
 
         seen: set[Policy] = set()
         return run_search(
-            searcher_maker(config.search.agent, config.search.settings),
+            make if study is None or directions is None else shared(make, study),
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,

@@ -16,6 +16,7 @@ from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.prepare import PREPARED, Prepared, prepare
 from autoprune.search.problem import SearchProblem
+from autoprune.search.study import take_measured
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
@@ -112,5 +113,7 @@ def problem_of(
         return
     job = checked(config, needs_weights=needs_weights)
     with workspace(config, run_dir, kind, steps) as place:
+        if kind.command == "search":  # other jobs time files here in the end
+            take_measured(config, place.store)
         context = context_of(place, job)
         yield context, context.prepared.problem, context

@@ -1,0 +1,347 @@
+"""A search's trials as a study of Optuna's: to watch while it goes on, and for several workers to share.
+
+The store of a run stays its own truth. A study holds each evaluated candidate once: the options of its decisions as
+parameters, its reward as value, its looks as intermediate values, and its scores, which others take over.
+"""
+
+import base64
+import hashlib
+import itertools
+import json
+import platform
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from autoprune.config import RunConfig
+from autoprune.errors import ConfigError, InputError
+from autoprune.foundation.progress import say
+from autoprune.prediction.energy_model import ENERGY
+from autoprune.prediction.latency_model import LATENCY
+from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem
+from autoprune.space.decision import Policy, is_policy
+from autoprune.store.kept import Kept
+from autoprune.store.score import Score
+from autoprune.store.studies import FIELD, opened_storage, require_optuna, storage_errors
+from autoprune.store.trials import TrialStore
+
+PROBLEM, MEASURED = "problem", "measured"  # of a study: what it searches, and what its first worker had measured
+WORKER, BEAT, NOTES, WITHDRAWN, SCORES = "worker", "beat", "notes", "withdrawn", "scores"  # of a trial
+BEAT_S, GRACE_S = 10.0, 60.0  # a worker shows that it lives; one that does not for so long is dead
+JOIN_S, POLL_S = 10.0, 1.0
+WATCHED = ("maximize",)  # the reward, of searchers that do not share
+MOST_LOSSES = 3  # of workers, at one candidate
+ANOTHER_NAME = "choose another search.study_name"
+LOOKS = Kept(SCORES, TypeAdapter(tuple[Score, ...]))
+
+
+def named(problem: PredictedProblem, policy: Sequence[int]) -> dict[str, int]:
+    """The parameters of a trial."""
+    return dict(zip((decision.name for decision in problem.decisions), policy, strict=True))
+
+
+def distributions(problem: PredictedProblem) -> dict[str, Any]:
+    kind = require_optuna(FIELD).distributions.IntDistribution
+    return {decision.name: kind(0, len(decision.ladder) - 1) for decision in problem.decisions}
+
+
+def check_study(config: RunConfig) -> None:
+    """Raises `InputError` for a storage that cannot be opened, and for a study there that is of another problem, as far
+    as the configuration tells."""
+    if config.search.study is not None:
+        with opened_storage(config.search.study) as storage:
+            attributes = _attributes_of(storage, config.search.study_name)
+            if attributes is not None and PROBLEM in attributes:
+                _refuse_another(attributes[PROBLEM], _told_by(config), config.search.study_name)
+
+
+def take_measured(config: RunConfig, store: TrialStore) -> None:
+    """What the first worker of the study measured goes into `store`, as if this run had: all search one problem."""
+    if config.search.study is None:
+        return
+    with opened_storage(config.search.study) as storage, storage_errors():
+        attributes = _attributes_of(storage, config.search.study_name) or {}
+    if MEASURED not in attributes:
+        return
+    try:
+        found = json.loads(zlib.decompress(base64.b64decode(attributes[MEASURED])))
+        steps = [(step, step.read(found[step.name])) for step in (LATENCY, ENERGY) if step.name in found]
+    except (ValueError, TypeError, zlib.error) as error:
+        raise InputError(f"{FIELD}: {config.search.study_name}: {MEASURED}: {error}; {ANOTHER_NAME}") from None
+    for step, value in steps:
+        store.keep(step, value)
+    say(f"{config.search.study_name}: ladders and latency are those that the study's first worker measured")
+
+
+@contextmanager
+def study_of(problem: SearchProblem, config: RunConfig, directions: Sequence[str]) -> Iterator["Study | None"]:
+    """The study of a problem, if there is to be one; what it holds of scores is known to the problem.
+
+    Raises `ConfigError` if there is a study of that name which is of another problem.
+    """
+    if config.search.study is None:
+        yield None
+        return
+    with opened_storage(config.search.study) as storage:
+        with storage_errors():
+            study = Study(storage, problem, config, directions)
+        try:
+            yield study
+        finally:
+            study.release()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A candidate that this worker evaluates for all."""
+
+    policy: Policy
+    trial_id: int
+    number: int
+    ended: threading.Event
+    beating: threading.Thread
+
+
+class Study:
+    """A study under way: what is `finished` in it, who is at work, and what dead workers have left behind."""
+
+    def __init__(self, storage: Any, problem: SearchProblem, config: RunConfig, directions: Sequence[str]) -> None:
+        self._optuna = require_optuna(FIELD)
+        self._states = self._optuna.trial.TrialState
+        self._storage, self._problem, self._config = storage, problem, config
+        self._distributions = distributions(problem)
+        self._mine: Claim | None = None
+        self._beats: dict[int, tuple[int, float]] = {}  # by trial: the last one, and when it was first seen
+        self.finished: dict[Policy, Any] = {}  # trials by policy, in the order in which they ended
+        self.running: set[Policy] = set()  # of other workers
+        self.lost: dict[Policy, Mapping[str, Any]] = {}  # what a worker left that is dead, with its notes
+        folder = problem.store.path.parent.absolute() if problem.store is not None else ""
+        self._worker = f"{platform.node()}:{folder}"
+        self._study = self._joined(directions)
+        self.look()
+
+    @storage_errors()
+    def look(self) -> None:
+        """Read what has changed. Trials of dead workers fail; scores that others found are taken over."""
+        self.running, losses, notes = set(), Counter[Policy](), {}
+        ended = []
+        for trial in self._study.get_trials(deepcopy=False):
+            policy = self._policy_of(trial)
+            if policy is None or (self._mine is not None and trial.number == self._mine.number):
+                continue
+            notes[policy] = trial.user_attrs.get(NOTES, {})
+            if trial.state == self._states.COMPLETE and policy not in self.finished:
+                ended.append((trial.datetime_complete, trial.number, policy, trial))
+            elif trial.state == self._states.RUNNING and not self._is_dead(trial):
+                self.running.add(policy)
+            elif trial.state in (self._states.RUNNING, self._states.FAIL) and WITHDRAWN not in trial.user_attrs:
+                losses[policy] += 1
+                if trial.state == self._states.RUNNING:
+                    self._study.tell(trial.number, state=self._states.FAIL, skip_if_finished=True)
+        for *_, policy, trial in sorted(ended, key=lambda each: each[:2]):
+            if policy not in self.finished:
+                self._take_over(policy, trial)
+                self.finished[policy] = trial
+        self.lost = {
+            policy: notes[policy]
+            for policy, count in losses.items()
+            if count < MOST_LOSSES and policy not in self.finished and policy not in self.running
+        }
+
+    @storage_errors()
+    def add(self, outcome: Outcome, values: Sequence[float]) -> None:
+        """A candidate that was evaluated, unless it is there."""
+        self.look()
+        if outcome.policy not in self.finished:
+            self._study.add_trial(
+                self._optuna.trial.create_trial(
+                    params=named(self._problem, outcome.policy),
+                    distributions=self._distributions,
+                    values=list(values),
+                    user_attrs={WORKER: self._worker, **self._told_of(outcome)},
+                    intermediate_values=self._rewards_by_look(outcome),
+                )
+            )
+            self.look()
+
+    @storage_errors()
+    def claim(self, policy: Policy, notes: Mapping[str, Any], *, max_evaluations: int) -> bool:
+        """Whether this worker is the one that evaluates `policy` now: no other was first, and the budget has room."""
+        trial = self._optuna.trial.create_trial(
+            state=self._states.RUNNING,
+            params=named(self._problem, policy),
+            distributions=self._distributions,
+            user_attrs={WORKER: self._worker, BEAT: 0, NOTES: dict(notes)},
+        )
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        trial_id = self._storage.create_new_trial(study_id, trial)
+        number = self._storage.get_trial_number_from_id(trial_id)
+        taken = self._study.get_trials(deepcopy=False, states=(self._states.RUNNING, self._states.COMPLETE))
+        before = {self._policy_of(trial) for trial in taken if trial.number < number}
+        if policy in before or len(before) >= max_evaluations:
+            self._storage.set_trial_user_attr(trial_id, WITHDRAWN, True)
+            self._study.tell(number, state=self._states.FAIL)
+            return False
+        ended = threading.Event()
+        beating = threading.Thread(target=self._beat, args=(trial_id, ended), daemon=True)
+        beating.start()
+        self._mine = Claim(policy, trial_id, number, ended, beating)
+        return True
+
+    @storage_errors()
+    def finish(self, outcome: Outcome, values: Sequence[float]) -> None:
+        """What a claimed policy came to."""
+        mine = self._no_longer_mine()
+        try:
+            for look, reward in self._rewards_by_look(outcome).items():
+                self._storage.set_trial_intermediate_value(mine.trial_id, look, reward)
+            for name, value in self._told_of(outcome).items():
+                self._storage.set_trial_user_attr(mine.trial_id, name, value)
+            self._storage.set_trial_state_values(mine.trial_id, self._states.COMPLETE, list(values))
+        except self._optuna.exceptions.UpdateFinishedTrialError:  # this process slept, and was taken for dead
+            self.add(outcome, values)
+        self.look()
+
+    def release(self) -> None:
+        """Leave what was claimed and not finished to others."""
+        if self._mine is not None:
+            mine = self._no_longer_mine()
+            with suppress(Exception):  # what ended the search is to be told; without beats others find out, too
+                self._study.tell(mine.number, state=self._states.FAIL, skip_if_finished=True)
+
+    def _no_longer_mine(self) -> Claim:
+        assert self._mine is not None, "nothing is claimed"
+        mine, self._mine = self._mine, None
+        mine.ended.set()
+        mine.beating.join()
+        return mine
+
+    def _beat(self, trial_id: int, ended: threading.Event) -> None:
+        for beat in itertools.count(1):
+            if ended.wait(BEAT_S):
+                return
+            with suppress(Exception):  # the next one will do
+                self._storage.set_trial_user_attr(trial_id, BEAT, beat)
+
+    def _is_dead(self, trial: Any) -> bool:
+        """Whether its worker has shown no life for as long as this one has looked; clocks may differ."""
+        beat, now = trial.user_attrs.get(BEAT, 0), time.monotonic()
+        last, since = self._beats.get(trial.number, (None, now))
+        self._beats[trial.number] = (beat, since if beat == last else now)
+        return trial.user_attrs.get(WORKER) == self._worker or (beat == last and now - since > GRACE_S)
+
+    def _policy_of(self, trial: Any) -> Policy | None:
+        """None for a trial that is not of this search, such as one that was added by hand."""
+        policy = tuple(trial.params.get(decision.name) for decision in self._problem.decisions)
+        is_told = trial.state != self._states.COMPLETE or SCORES in trial.user_attrs
+        return policy if is_told and is_policy(self._problem.decisions, policy) else None
+
+    def _take_over(self, policy: Policy, trial: Any) -> None:
+        try:
+            scores = LOOKS.read(trial.user_attrs[SCORES])
+        except ValueError as error:
+            name = self._study.study_name
+            raise InputError(f"{FIELD}: {name}: trial {trial.number}: {SCORES}: {error}; {ANOTHER_NAME}") from None
+        known = self._problem.known_scores(policy)
+        fresh = [score for score in scores if not known or score.look > known[-1].look]
+        if fresh:
+            self._problem.remember(policy, known, fresh, wall_s=trial.duration.total_seconds())
+
+    def _rewards_by_look(self, outcome: Outcome) -> dict[int, float]:
+        return {score.look: self._problem.reward_at(outcome.policy, score.look) for score in self._looks(outcome)}
+
+    def _looks(self, outcome: Outcome) -> tuple[Score, ...]:
+        known = self._problem.known_scores(outcome.policy)
+        return tuple(score for score in known if score.look <= outcome.score.look)
+
+    def _told_of(self, outcome: Outcome) -> dict[str, Any]:
+        original = self._problem.original_cost
+        return {
+            **{name: metric.value for name, metric in outcome.score.metrics.items()},
+            "predicted_latency_share": outcome.cost.predicted_latency_ms / original.predicted_latency_ms,
+            "widths": outcome.pruning.as_dict(),
+            "searcher": self._config.search.agent,
+            "seed": self._config.seed,
+            SCORES: LOOKS.text(self._looks(outcome)),
+        }
+
+    def _joined(self, directions: Sequence[str]) -> Any:
+        """The study, made if there is none; whoever makes it says what problem it is of.
+
+        A part of a run, such as a search under corrected limits, has a study of its own, by its problem's name.
+        """
+        name, store = self._config.search.study_name, self._problem.store
+        identity = {**_told_by(self._config), **_told_of(self._problem), "directions": list(directions)}
+        if store is not None and store.suffix:
+            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+            name += f"{store.suffix} {digest[:6]}"
+        try:
+            study = self._optuna.create_study(storage=self._storage, study_name=name, directions=list(directions))
+        except self._optuna.exceptions.DuplicatedStudyError:
+            self._check_same(name, identity)
+            return self._optuna.load_study(study_name=name, storage=self._storage)
+        if store is not None and not store.suffix:
+            kept = {step.name: (step, value) for step in (LATENCY, ENERGY) if (value := store.kept(step)) is not None}
+            texts = json.dumps({step.name: step.text(value) for step, value in kept.values()})
+            study.set_user_attr(MEASURED, base64.b64encode(zlib.compress(texts.encode())).decode())
+        study.set_user_attr(PROBLEM, identity)
+        return study
+
+    def _check_same(self, name: str, identity: Mapping[str, Any]) -> None:
+        until = time.monotonic() + JOIN_S
+        while PROBLEM not in (attributes := _attributes_of(self._storage, name) or {}):  # it is being made
+            if time.monotonic() > until:
+                raise ConfigError(f"{FIELD}: the study {name!r} there is none of autoprune's; {ANOTHER_NAME}")
+            time.sleep(POLL_S / 10)
+        _refuse_another(attributes[PROBLEM], identity, name)
+
+
+def _attributes_of(storage: Any, name: str) -> dict[str, Any] | None:
+    """What is said of a study; None if there is none of that name."""
+    for study in storage.get_all_studies():
+        if study.study_name == name:
+            return dict(study.user_attrs)
+    return None
+
+
+def _told_by(config: RunConfig) -> dict[str, Any]:
+    """What must be the same for all who share a study, as far as a configuration tells it."""
+    if config.problem == "toy":
+        return {"problem": "toy", "search.reward": config.search.reward.model_dump(mode="json")}
+    return {
+        "problem": "model",
+        "task": config.task,
+        "model.name": config.model.name,
+        "model.width": config.model.width,
+        "data.name": config.data.name,
+        "search.reward": config.search.reward.model_dump(mode="json"),
+    }
+
+
+def _told_of(problem: SearchProblem) -> dict[str, Any]:
+    """The rest, as the problem has it. Predictions of two machines may differ in their last bits."""
+    return {
+        "weights, data or scoring": problem.fingerprint,
+        "options": {decision.name: list(decision.ladder) for decision in problem.decisions},
+        "limits": {limit.metric: f"{limit.max_value:.6g}" for limit in problem.limits},
+    }
+
+
+def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> None:
+    if differing := [key for key, value in ours.items() if theirs.get(key) != value]:
+        measured = {"options", "limits"} & set(differing)
+        helps = (
+            "; if another worker had measured first, go on with --resume: `autoprune search` takes over what that one "
+            "measured"
+        )
+        raise ConfigError(
+            f"{FIELD}: the study {name!r} there is of another problem ({', '.join(differing)} differ); {ANOTHER_NAME}"
+            + (helps if measured else "")
+        )
