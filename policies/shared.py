@@ -7,8 +7,10 @@ from autoprune.foundation.progress import say
 from autoprune.policies.tuners import OptunaSearcher
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
-from autoprune.search.study import NOTES, POLL_S, Study
 from autoprune.space.decision import Policy
+from autoprune.studies.study import NOTES, Study
+
+POLL_S = 1.0  # while others are at the last candidates
 
 
 class SharedSearcher:

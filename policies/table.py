@@ -17,7 +17,7 @@ from autoprune.policies.tuners import DIRECTIONS, Nsga2, Tpe, nsga2, tpe
 from autoprune.search.problem import PredictedProblem
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
 from autoprune.space.decision import Policy
-from autoprune.store.studies import require_optuna
+from autoprune.studies.storage import require_optuna
 
 FIELD = "search.settings"
 

@@ -13,9 +13,9 @@ from autoprune.policies.heuristics import demonstrations
 from autoprune.policies.settings import Count
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, SearcherState
-from autoprune.search.study import distributions, named
 from autoprune.space.decision import Policy
-from autoprune.store.studies import require_optuna
+from autoprune.studies.storage import require_optuna
+from autoprune.studies.study import distributions, named
 
 DIRECTIONS = {"tpe": ("maximize",), "nsga2": ("maximize", "minimize")}  # of all that need Optuna
 REDRAWS = 16  # of a suggestion that was evaluated before: so many of the sampler, and then by chance

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 from autoprune.cli.main import main
-from autoprune.search import study
+from autoprune.policies import shared
 from autoprune.search.problem import SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
+from autoprune.studies import study
 
 
 def slow_down(log: Path, seconds: float, kill_at: int) -> None:
@@ -34,6 +35,6 @@ def slow_down(log: Path, seconds: float, kill_at: int) -> None:
 
 
 if __name__ == "__main__":
-    study.BEAT_S, study.GRACE_S, study.POLL_S = 0.2, 1.5, 0.1
+    study.BEAT_S, study.GRACE_S, shared.POLL_S = 0.2, 1.5, 0.1
     slow_down(Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
     main(sys.argv[4:])

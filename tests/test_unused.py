@@ -106,6 +106,8 @@ CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
         "compare",
         {"seed", "search.agent", "search.finalists", "finetune.cut_per_step"},
     ),
+    ({"search": {"study": "journal:study", "study_name": "a"}}, "compare", {"search.study", "search.study_name"}),
+    ({"search": {"study_name": "a"}}, "run", {"search.study_name"}),
     ({"measure": {"allow_estimated_energy": True}}, "run", {"measure.allow_estimated_energy"}),
     (
         {"measure": {"allow_estimated_energy": True}, "target": {"metric": "energy", "max_ratio": 0.5}},

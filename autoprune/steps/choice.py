@@ -29,7 +29,6 @@ from autoprune.search.executors import usual
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.problem import KNOWN_POLICIES, Outcome, SearchProblem, limit_ratios, meets
 from autoprune.search.reward import make_reward
-from autoprune.search.study import WATCHED, check_study, study_of
 from autoprune.space.decision import Policy
 from autoprune.space.layer_option import find_option_kinds
 from autoprune.space.policy import PruningPolicy, load_policy
@@ -40,6 +39,8 @@ from autoprune.store.kept import Finite, Kept, PolicyKey
 from autoprune.store.run_dir import RunDir
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
+from autoprune.studies.identity import check_study
+from autoprune.studies.study import WATCHED, study_of
 from autoprune.tasks.judging import make_task
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance

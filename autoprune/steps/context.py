@@ -16,7 +16,6 @@ from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.prepare import PREPARED, Prepared, prepare
 from autoprune.search.problem import SearchProblem
-from autoprune.search.study import take_measured
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
@@ -25,6 +24,7 @@ from autoprune.steps.subject import Subject, load_subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir, opened
 from autoprune.store.trials import TrialStore
+from autoprune.studies.identity import take_measured
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,13 @@
-"""A search's trials as a study of Optuna's: to watch while it goes on, and for several workers to share.
+"""The trials of a study.
 
 The store of a run stays its own truth. A study holds each evaluated candidate once: the options of its decisions as
 parameters, its reward as value, its looks as intermediate values, and its scores, which others take over.
 """
 
-import base64
-import hashlib
 import itertools
-import json
 import platform
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,24 +17,18 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from autoprune.config import RunConfig
-from autoprune.errors import ConfigError, InputError
-from autoprune.foundation.progress import say
-from autoprune.prediction.energy_model import ENERGY
-from autoprune.prediction.latency_model import LATENCY
+from autoprune.errors import InputError
 from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem
 from autoprune.space.decision import Policy, is_policy
 from autoprune.store.kept import Kept
 from autoprune.store.score import Score
-from autoprune.store.studies import FIELD, opened_storage, require_optuna, storage_errors
-from autoprune.store.trials import TrialStore
+from autoprune.studies.identity import ANOTHER_NAME, joined_study
+from autoprune.studies.storage import FIELD, opened_storage, require_optuna, storage_errors
 
-PROBLEM, MEASURED = "problem", "measured"  # of a study: what it searches, and what its first worker had measured
 WORKER, BEAT, NOTES, WITHDRAWN, SCORES = "worker", "beat", "notes", "withdrawn", "scores"  # of a trial
 BEAT_S, GRACE_S = 10.0, 60.0  # a worker shows that it lives; one that does not for so long is dead
-JOIN_S, POLL_S = 10.0, 1.0
 WATCHED = ("maximize",)  # the reward, of searchers that do not share
 MOST_LOSSES = 3  # of workers, at one candidate
-ANOTHER_NAME = "choose another search.study_name"
 LOOKS = Kept(SCORES, TypeAdapter(tuple[Score, ...]))
 
 
@@ -50,34 +40,6 @@ def named(problem: PredictedProblem, policy: Sequence[int]) -> dict[str, int]:
 def distributions(problem: PredictedProblem) -> dict[str, Any]:
     kind = require_optuna(FIELD).distributions.IntDistribution
     return {decision.name: kind(0, len(decision.ladder) - 1) for decision in problem.decisions}
-
-
-def check_study(config: RunConfig) -> None:
-    """Raises `InputError` for a storage that cannot be opened, and for a study there that is of another problem, as far
-    as the configuration tells."""
-    if config.search.study is not None:
-        with opened_storage(config.search.study) as storage:
-            attributes = _attributes_of(storage, config.search.study_name)
-            if attributes is not None and PROBLEM in attributes:
-                _refuse_another(attributes[PROBLEM], _told_by(config), config.search.study_name)
-
-
-def take_measured(config: RunConfig, store: TrialStore) -> None:
-    """What the first worker of the study measured goes into `store`, as if this run had: all search one problem."""
-    if config.search.study is None:
-        return
-    with opened_storage(config.search.study) as storage, storage_errors():
-        attributes = _attributes_of(storage, config.search.study_name) or {}
-    if MEASURED not in attributes:
-        return
-    try:
-        found = json.loads(zlib.decompress(base64.b64decode(attributes[MEASURED])))
-        steps = [(step, step.read(found[step.name])) for step in (LATENCY, ENERGY) if step.name in found]
-    except (ValueError, TypeError, zlib.error) as error:
-        raise InputError(f"{FIELD}: {config.search.study_name}: {MEASURED}: {error}; {ANOTHER_NAME}") from None
-    for step, value in steps:
-        store.keep(step, value)
-    say(f"{config.search.study_name}: ladders and latency are those that the study's first worker measured")
 
 
 @contextmanager
@@ -124,7 +86,7 @@ class Study:
         self.lost: dict[Policy, Mapping[str, Any]] = {}  # what a worker left that is dead, with its notes
         folder = problem.store.path.parent.absolute() if problem.store is not None else ""
         self._worker = f"{platform.node()}:{folder}"
-        self._study = self._joined(directions)
+        self._study = joined_study(storage, problem, config, directions)
         self.look()
 
     @storage_errors()
@@ -165,7 +127,7 @@ class Study:
                     params=named(self._problem, outcome.policy),
                     distributions=self._distributions,
                     values=list(values),
-                    user_attrs={WORKER: self._worker, **self._told_of(outcome)},
+                    user_attrs={**self._known_of(outcome.policy), **self._found_of(outcome)},
                     intermediate_values=self._rewards_by_look(outcome),
                 )
             )
@@ -178,7 +140,7 @@ class Study:
             state=self._states.RUNNING,
             params=named(self._problem, policy),
             distributions=self._distributions,
-            user_attrs={WORKER: self._worker, BEAT: 0, NOTES: dict(notes)},
+            user_attrs={**self._known_of(policy), BEAT: 0, NOTES: dict(notes)},
         )
         study_id = self._storage.get_study_id_from_name(self._study.study_name)
         trial_id = self._storage.create_new_trial(study_id, trial)
@@ -202,7 +164,7 @@ class Study:
         try:
             for look, reward in self._rewards_by_look(outcome).items():
                 self._storage.set_trial_intermediate_value(mine.trial_id, look, reward)
-            for name, value in self._told_of(outcome).items():
+            for name, value in self._found_of(outcome).items():
                 self._storage.set_trial_user_attr(mine.trial_id, name, value)
             self._storage.set_trial_state_values(mine.trial_id, self._states.COMPLETE, list(values))
         except self._optuna.exceptions.UpdateFinishedTrialError:  # this process slept, and was taken for dead
@@ -261,87 +223,17 @@ class Study:
         known = self._problem.known_scores(outcome.policy)
         return tuple(score for score in known if score.look <= outcome.score.look)
 
-    def _told_of(self, outcome: Outcome) -> dict[str, Any]:
-        original = self._problem.original_cost
+    def _known_of(self, policy: Policy) -> dict[str, Any]:
+        problem = self._problem
+        original_ms = problem.original_cost.predicted_latency_ms
         return {
-            **{name: metric.value for name, metric in outcome.score.metrics.items()},
-            "predicted_latency_share": outcome.cost.predicted_latency_ms / original.predicted_latency_ms,
-            "widths": outcome.pruning.as_dict(),
+            WORKER: self._worker,
             "searcher": self._config.search.agent,
             "seed": self._config.seed,
-            SCORES: LOOKS.text(self._looks(outcome)),
+            "widths": problem.pruning_of(policy).as_dict(),
+            "predicted_latency_share": problem.predict(policy).predicted_latency_ms / original_ms,
         }
 
-    def _joined(self, directions: Sequence[str]) -> Any:
-        """The study, made if there is none; whoever makes it says what problem it is of.
-
-        A part of a run, such as a search under corrected limits, has a study of its own, by its problem's name.
-        """
-        name, store = self._config.search.study_name, self._problem.store
-        identity = {**_told_by(self._config), **_told_of(self._problem), "directions": list(directions)}
-        if store is not None and store.suffix:
-            digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-            name += f"{store.suffix} {digest[:6]}"
-        try:
-            study = self._optuna.create_study(storage=self._storage, study_name=name, directions=list(directions))
-        except self._optuna.exceptions.DuplicatedStudyError:
-            self._check_same(name, identity)
-            return self._optuna.load_study(study_name=name, storage=self._storage)
-        if store is not None and not store.suffix:
-            kept = {step.name: (step, value) for step in (LATENCY, ENERGY) if (value := store.kept(step)) is not None}
-            texts = json.dumps({step.name: step.text(value) for step, value in kept.values()})
-            study.set_user_attr(MEASURED, base64.b64encode(zlib.compress(texts.encode())).decode())
-        study.set_user_attr(PROBLEM, identity)
-        return study
-
-    def _check_same(self, name: str, identity: Mapping[str, Any]) -> None:
-        until = time.monotonic() + JOIN_S
-        while PROBLEM not in (attributes := _attributes_of(self._storage, name) or {}):  # it is being made
-            if time.monotonic() > until:
-                raise ConfigError(f"{FIELD}: the study {name!r} there is none of autoprune's; {ANOTHER_NAME}")
-            time.sleep(POLL_S / 10)
-        _refuse_another(attributes[PROBLEM], identity, name)
-
-
-def _attributes_of(storage: Any, name: str) -> dict[str, Any] | None:
-    """What is said of a study; None if there is none of that name."""
-    for study in storage.get_all_studies():
-        if study.study_name == name:
-            return dict(study.user_attrs)
-    return None
-
-
-def _told_by(config: RunConfig) -> dict[str, Any]:
-    """What must be the same for all who share a study, as far as a configuration tells it."""
-    if config.problem == "toy":
-        return {"problem": "toy", "search.reward": config.search.reward.model_dump(mode="json")}
-    return {
-        "problem": "model",
-        "task": config.task,
-        "model.name": config.model.name,
-        "model.width": config.model.width,
-        "data.name": config.data.name,
-        "search.reward": config.search.reward.model_dump(mode="json"),
-    }
-
-
-def _told_of(problem: SearchProblem) -> dict[str, Any]:
-    """The rest, as the problem has it. Predictions of two machines may differ in their last bits."""
-    return {
-        "weights, data or scoring": problem.fingerprint,
-        "options": {decision.name: list(decision.ladder) for decision in problem.decisions},
-        "limits": {limit.metric: f"{limit.max_value:.6g}" for limit in problem.limits},
-    }
-
-
-def _refuse_another(theirs: Mapping[str, Any], ours: Mapping[str, Any], name: str) -> None:
-    if differing := [key for key, value in ours.items() if theirs.get(key) != value]:
-        measured = {"options", "limits"} & set(differing)
-        helps = (
-            "; if another worker had measured first, go on with --resume: `autoprune search` takes over what that one "
-            "measured"
-        )
-        raise ConfigError(
-            f"{FIELD}: the study {name!r} there is of another problem ({', '.join(differing)} differ); {ANOTHER_NAME}"
-            + (helps if measured else "")
-        )
+    def _found_of(self, outcome: Outcome) -> dict[str, Any]:
+        metrics = {name: metric.value for name, metric in outcome.score.metrics.items()}
+        return {**metrics, SCORES: LOOKS.text(self._looks(outcome))}

@@ -33,7 +33,7 @@ def without_password(url: str) -> str:
 def opened_storage(where: str) -> Iterator[Any]:
     """Optuna's storage at `search.study`. Raises `InputError` for one that cannot be opened."""
     optuna = require_optuna(f"{FIELD}={without_password(where)}")
-    storage = None
+    storage: Any = None
     for attempt in range(TRIES):
         try:
             if where.startswith(JOURNAL):
@@ -46,7 +46,8 @@ def opened_storage(where: str) -> Iterator[Any]:
         except AutopruneError:
             raise
         except Exception as error:  # drivers raise what they like
-            if attempt + 1 < TRIES and "already exists" in str(error):
+            is_made_now = "already exists" in str(error) or type(error).__name__ == "IntegrityError"
+            if attempt + 1 < TRIES and is_made_now:
                 time.sleep(TRY_AGAIN_S)
                 continue
             told = str(error).splitlines()[0] if str(error) else type(error).__name__
