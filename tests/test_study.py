@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 
 from autoprune.config import RunConfig, SearchConfig
+from autoprune.config.file import load_config
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.jobs.search import search
 from autoprune.policies.shared import SharedSearcher
 from autoprune.policies.table import searcher_maker
+from autoprune.prediction import latency_table
+from autoprune.prediction.latency_model import LATENCY
+from autoprune.prediction.table_store import TABLE_VARIABLE
 from autoprune.search.problem import SearchProblem
 from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_problem
@@ -237,6 +241,26 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path, monkeypatch: pyte
     optuna.create_study(study_name="mine", storage=optuna.storages.JournalStorage(backend))
     with pytest.raises(ConfigError, match=r"none of autoprune's; choose another search\.study_name"):
         search(config(where, "random"), tmp_path / "run", resume=False)
+
+
+def test_ladders_and_latency_are_the_first_workers(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others measure nothing, whatever device they are; what they ask for otherwise is refused before any work."""
+    words = ["target={metric: latency, max_ratio: 0.95}", "search.agent=tpe", "search.max_evaluations=6"]
+    words.append(f"search.study={place('journal', tmp_path)}")
+    search(load_config(small_config, words), tmp_path / "first", resume=False)
+    monkeypatch.setenv(TABLE_VARIABLE, os.devnull)
+    monkeypatch.setattr(latency_table, "measure_layers", lambda *_, **__: pytest.fail("a layer is timed"))
+    search(load_config(small_config, words), tmp_path / "second", resume=False)
+    stores = [TrialStore(tmp_path / run / "trials.sqlite") for run in ("first", "second")]
+    assert stores[0].kept(LATENCY) == stores[1].kept(LATENCY)
+    policies = [{row.policy: row.score for row in store.episodes()} for store in stores]
+    assert policies[0] == policies[1]
+    assert len(policies[0]) == 6
+    other = load_config(small_config, [*words, "search.min_keep=0.5"])
+    with pytest.raises(ConfigError, match=r"of another problem \(search\.min_keep differ"):
+        search(other, tmp_path / "third", resume=False)
 
 
 def test_scores_that_cannot_be_are_refused(tmp_path: Path) -> None:

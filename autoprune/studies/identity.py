@@ -20,6 +20,12 @@ from autoprune.studies.storage import FIELD, opened_storage, require_optuna, sto
 
 PROBLEM, MEASURED = "problem", "measured"  # attributes of a study
 STEPS: tuple[Kept[Any], ...] = (LATENCY, ENERGY)  # what of a problem is measured
+OF_THE_TOY = ("problem", "search.reward")
+OF_A_MODEL = (
+    *OF_THE_TOY,
+    *("task", "model.name", "model.width", "search.min_keep", "search.drop_branches", "search.max_rungs"),
+    *("measure.runtime", "measure.threads", "measure.batch_size"),
+)
 JOIN_S, LOOK_AGAIN_S = 10.0, 0.1  # until the one who makes a study has said what it is of
 ANOTHER_NAME = "choose another search.study_name"
 
@@ -99,17 +105,14 @@ def _attributes_of(storage: Any, name: str) -> dict[str, Any] | None:
 
 
 def _told_by(config: RunConfig) -> dict[str, Any]:
-    """What must be the same for all who share a study, as far as a configuration tells it."""
-    if config.problem == "toy":
-        return {"problem": "toy", "search.reward": config.search.reward.model_dump(mode="json")}
-    return {
-        "problem": "model",
-        "task": config.task,
-        "model.name": config.model.name,
-        "model.width": config.model.width,
-        "data.name": config.data.name,
-        "search.reward": config.search.reward.model_dump(mode="json"),
-    }
+    """What must be the same for all who share a study, as far as a configuration tells it, by key."""
+    found = {}
+    for key in OF_THE_TOY if config.problem == "toy" else OF_A_MODEL:
+        value: Any = config.model_dump(mode="json")
+        for part in key.split("."):
+            value = value[part]
+        found[key] = value
+    return found
 
 
 def _told_of(problem: SearchProblem) -> dict[str, Any]:
