@@ -13,10 +13,11 @@ from autoprune.policies.heuristics import knapsack_policies, magnitude_policies,
 from autoprune.policies.learners import Crossq, Ddpg, Ppo, Sac, Td3, Tqc
 from autoprune.policies.sensitivity import Sensitivity, SensitivitySearcher
 from autoprune.policies.settings import read_settings
-from autoprune.policies.tuners import Nsga2, Tpe, nsga2, require_optuna, tpe
+from autoprune.policies.tuners import DIRECTIONS, Nsga2, Tpe, nsga2, tpe
 from autoprune.search.problem import PredictedProblem
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
 from autoprune.space.decision import Policy
+from autoprune.studies.storage import require_optuna
 
 FIELD = "search.settings"
 
@@ -73,7 +74,6 @@ KINDS: dict[str, Kind] = {
     "global_magnitude": _listed("global_magnitude", magnitude_policies),
     "uniform": _listed("uniform", uniform_policies),
 }
-NEED_OPTUNA = ("tpe", "nsga2")
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -89,7 +89,7 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
         factory = load_factory(name, field="search.agent")
         check_call(factory, Brief, field=f"search.agent={name}", **settings)
         return partial(factory, **settings)
-    if name in NEED_OPTUNA:
-        require_optuna(name)
+    if name in DIRECTIONS:
+        require_optuna(f"search.agent: {name}")
     read = read_settings(kind.settings, settings, field=FIELD)
     return partial(_made, kind.make, read)

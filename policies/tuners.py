@@ -1,6 +1,5 @@
 """Optuna's samplers as searchers: an option for each decision, suggested by what earlier suggestions were told."""
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -8,14 +7,15 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from autoprune.envs.observation import tightest_limit
-from autoprune.errors import ConfigError
 from autoprune.foundation.seeding import derive_seed, rng
 from autoprune.policies.exploration import Disturbance, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.settings import Count
-from autoprune.search.problem import Outcome
+from autoprune.policies.settings import Count, read_settings
+from autoprune.search.problem import Outcome, PredictedProblem
 from autoprune.search.searcher import Ask, Brief, SearcherState
+from autoprune.studies.storage import require_optuna
 
+DIRECTIONS = {"tpe": ("maximize",), "nsga2": ("maximize", "minimize")}  # of all that need Optuna
 Goals = Mapping[str, Callable[[Outcome], float]]
 """A value of an outcome by the direction in which it should go."""
 
@@ -29,7 +29,7 @@ class OptunaSearcher:
     """
 
     def __init__(self, brief: Brief, *, name: str, sampler: Any, goals: Goals) -> None:
-        optuna = require_optuna(name)
+        optuna = require_optuna(f"search.agent: {name}")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.name, self._problem, self._goals = name, brief.problem, goals
         self._study = optuna.create_study(sampler=sampler, directions=list(goals))
@@ -89,28 +89,59 @@ class Nsga2:
     population: Annotated[int, Field(ge=2, le=10_000)] = 16
 
 
+@dataclass(frozen=True)
+class SamplerRecipe:
+    """A sampler of Optuna's, made with a seed, and the goals that it goes by in a problem."""
+
+    name: str
+    sampler: Callable[[int], Any]
+    goals: Callable[[PredictedProblem], Goals]
+
+
+def tpe_recipe(settings: Tpe) -> SamplerRecipe:
+    samplers = require_optuna("search.agent: tpe").samplers
+
+    def sampler(seed: int) -> Any:
+        return samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=settings.startup)
+
+    return SamplerRecipe("tpe", sampler, lambda problem: {"maximize": lambda outcome: outcome.reward})
+
+
+def nsga2_recipe(settings: Nsga2) -> SamplerRecipe:
+    """With two goals: a high reward, and a low cost of what the tightest limit limits."""
+    samplers = require_optuna("search.agent: nsga2").samplers
+
+    def sampler(seed: int) -> Any:
+        return samplers.NSGAIISampler(seed=seed, population_size=settings.population)
+
+    def goals(problem: PredictedProblem) -> Goals:
+        metric = tightest_limit(problem, problem.original_cost).metric
+        return {"maximize": lambda outcome: outcome.reward, "minimize": lambda outcome: outcome.cost.of(metric)}
+
+    return SamplerRecipe("nsga2", sampler, goals)
+
+
+def optuna_searcher(brief: Brief, recipe: SamplerRecipe) -> OptunaSearcher:
+    """One that searches alone."""
+    sampler = recipe.sampler(derive_seed(brief.seed, recipe.name))
+    return OptunaSearcher(brief, name=recipe.name, sampler=sampler, goals=recipe.goals(brief.problem))
+
+
 def tpe(brief: Brief, settings: Tpe) -> OptunaSearcher:
-    sampler = require_optuna("tpe").samplers.TPESampler(
-        seed=derive_seed(brief.seed, "tpe"), multivariate=True, n_startup_trials=settings.startup
-    )
-    return OptunaSearcher(brief, name="tpe", sampler=sampler, goals={"maximize": lambda outcome: outcome.reward})
+    return optuna_searcher(brief, tpe_recipe(settings))
 
 
 def nsga2(brief: Brief, settings: Nsga2) -> OptunaSearcher:
-    """With two goals: a high reward, and a low cost of what the tightest limit limits."""
-    sampler = require_optuna("nsga2").samplers.NSGAIISampler(
-        seed=derive_seed(brief.seed, "nsga2"), population_size=settings.population
-    )
-    metric = tightest_limit(brief.problem, brief.problem.original_cost).metric
-    goals: Goals = {"maximize": lambda outcome: outcome.reward, "minimize": lambda outcome: outcome.cost.of(metric)}
-    return OptunaSearcher(brief, name="nsga2", sampler=sampler, goals=goals)
+    return optuna_searcher(brief, nsga2_recipe(settings))
 
 
-def require_optuna(searcher: str) -> Any:
-    """The module `optuna`. Raises `ConfigError` that names the extra if it is not installed."""
-    try:
-        return importlib.import_module("optuna")
-    except ImportError:
-        raise ConfigError(
-            f"search.agent: {searcher} needs Optuna; install it with `pip install autoprune[optuna]`"
-        ) from None
+RECIPES: Mapping[str, tuple[type[Any], Callable[[Any], SamplerRecipe]]] = {
+    "tpe": (Tpe, tpe_recipe),
+    "nsga2": (Nsga2, nsga2_recipe),
+}
+
+
+def sampler_recipe(name: str, settings: Mapping[str, Any]) -> SamplerRecipe:
+    """Of one of `DIRECTIONS`, by the settings of a configuration."""
+    kind, recipe = RECIPES[name]
+    return recipe(read_settings(kind, settings, field="search.settings"))

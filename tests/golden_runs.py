@@ -17,6 +17,7 @@ from typing import Any
 
 from judging_for_tests import scored
 
+from autoprune.compute.processes import usual_workers
 from autoprune.config import MeasureConfig, RewardConfig, SearchConfig
 from autoprune.config.file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
@@ -27,7 +28,7 @@ from autoprune.prediction.latency_model import LATENCY, build_latency_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.search.executors import forked, usual_workers
+from autoprune.search.executors import forked
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem

@@ -21,7 +21,7 @@ LEVELS: tuple[tuple[str, ...], ...] = (
     ("tracing", "pruning"),
     ("runtimes", "measure", "export", "bench", "roofline"),
     ("training",),
-    ("prediction", "search"),
+    ("prediction", "search", "studies"),
     ("envs",),
     ("policies",),
     ("results", "reports", "inspection", "steps", "adaptive", "nni", "jobs", "api", "testing", "cli"),

@@ -15,10 +15,11 @@ from judging_for_tests import scored
 from problems_for_tests import ThreeLooks, policy, problem, pruning
 from small_job import HERE
 
+from autoprune.compute.processes import usual_workers
 from autoprune.errors import RunError
 from autoprune.policies.baselines import ListSearcher
 from autoprune.policies.table import searcher_maker
-from autoprune.search.executors import forked, usual_workers
+from autoprune.search.executors import forked
 from autoprune.search.loop import SearchResult, run_search
 from autoprune.search.prepare import measure_sensitivities
 from autoprune.search.racing import Bar

@@ -1,7 +1,9 @@
 """Folders of real PNG and JPEG files, grey and RGB, whole and broken."""
 
+import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from PIL import Image
 
 from autoprune.config import DataConfig
 from autoprune.data import imagefolder, load_search_data, load_test_split, pictures
-from autoprune.errors import DataError
+from autoprune.errors import DataError, RunError
+from autoprune.foundation import progress
 
 RNG = np.random.default_rng(0)
 
@@ -207,3 +210,58 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
 def test_image_size_is_refused_where_nothing_is_scaled() -> None:
     with pytest.raises(DataError, match=r"data\.image_size=32: only imagefolder:DIR scales"):
         load_search_data(DataConfig(image_size=32))
+
+
+def mixed_folder(root: Path) -> Path:
+    """Grey ones first, then coloured, transparent, deep and turned ones."""
+    grey_folder(root, per_class=40)
+    for index in range(30):
+        picture(root / "train" / "light" / f"c{index}.png", (index, 8, 7), mode="RGB")
+        picture(root / "train" / "light" / f"d{index}.png", (index, 8, 7, 9 * index % 256), mode="RGBA")
+        Image.fromarray(RNG.integers(0, 60_000, (6, 8), dtype=np.uint16)).save(
+            root / "train" / "dark" / f"e{index}.png"
+        )
+    turned = Image.Exif()
+    turned[pictures.ORIENTATION_TAG] = 3
+    Image.new("RGB", (8, 6), (9, 9, 1)).save(root / "train" / "dark" / "z.jpg", exif=turned)
+    return root
+
+
+def test_forked_processes_read_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    root = mixed_folder(tmp_path)
+    monkeypatch.setattr(progress, "_shown", True)
+    found, said = {}, {}
+    for workers in (1, 2):
+        monkeypatch.setattr(imagefolder, "usual_workers", lambda workers=workers: workers)
+        splits = [imagefolder.load(root, split, image_size=None) for split in ("train", "test")]
+        found[workers] = [split.images for split in splits]
+        said[workers] = capsys.readouterr().err
+    assert all(torch.equal(one, other) for one, other in zip(found[1], found[2], strict=True))
+    assert said[1] == said[2] != ""
+    assert len(found[1][0]) == 2 * 40 + 3 * 30 + 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_forked_processes_name_the_same_picture(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = mixed_folder(tmp_path)
+    monkeypatch.setattr(imagefolder, "usual_workers", lambda: workers)
+    whole = picture(root / "train" / "dark" / "x.png", 5, size=(80, 60)).read_bytes()
+    with pytest.raises(DataError, match=r"dark/x\.png: 80x60 pixels, but 0\.png has 8x6"):
+        imagefolder.load(root, "train", image_size=None)
+    (root / "train" / "dark" / "x.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"dark/x\.png: not a readable picture"):
+        imagefolder.load(root, "train", image_size=8)
+    (root / "train" / "light" / "10.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"light/10\.png: not a readable picture"):
+        imagefolder.load(root, "train", image_size=8)
+
+
+def test_a_process_that_is_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, here = mixed_folder(tmp_path), os.getpid()
+    monkeypatch.setattr(imagefolder, "usual_workers", lambda: 2)
+    looked = imagefolder.read
+    monkeypatch.setattr(
+        imagefolder, "read", lambda *args, **keys: looked(*args, **keys) if os.getpid() == here else os._exit(1)
+    )
+    with pytest.raises(RunError, match=r"a process that reads pictures was killed.*OMP_NUM_THREADS=1"):
+        imagefolder.load(root, "train", image_size=None)

@@ -23,6 +23,9 @@ ADAPTIVE = {"enabled": True, "max_ratios": [0.2, 0.35, 1.0]}
 CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
     ({"adaptive": {"max_drop": 0.01, "router_rounds": 3}}, "run", {"adaptive.max_drop", "adaptive.router_rounds"}),
     ({"adaptive": {"max_drop": 0.01}}, "adapt", set()),
+    ({"nni": {"concurrency": 3}}, "run", {"nni.concurrency"}),
+    ({"nni": {"concurrency": 3, "settings": {"seed": 1}}}, "nni", {"nni.settings"}),
+    ({"nni": {"tuner": "TPE"}, "search": {"racing": False}}, "nni", {"search.racing"}),
     ({"adaptive": {"enabled": True, "max_drop": 0.01}}, "run", set()),
     ({"train": {"epochs": 3, "augment": {"flip": False}}}, "run", set()),
     (
@@ -107,6 +110,8 @@ CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
         {"seed", "search.agent", "search.finalists", "finetune.cut_per_step"},
     ),
     ({"workers": {"count": 3}}, "run", {"workers.count"}),
+    ({"search": {"study": "journal:study", "study_name": "a"}}, "compare", {"search.study", "search.study_name"}),
+    ({"search": {"study_name": "a"}}, "run", {"search.study_name"}),
     ({"measure": {"allow_estimated_energy": True}}, "run", {"measure.allow_estimated_energy"}),
     (
         {"measure": {"allow_estimated_energy": True}, "target": {"metric": "energy", "max_ratio": 0.5}},
@@ -162,7 +167,8 @@ def test_nothing_is_said_of_defaults_presets_and_what_a_run_has_stored(command: 
 
 def test_shipped_configurations_say_nothing_of_themselves() -> None:
     for path in SHIPPED_CONFIGS.glob("*.yaml"):
-        command = "adapt" if "adaptive" in path.stem else "search" if path.stem == "toy" else "run"
+        commands = {"toy": "search", "nni_fashion_mnist": "nni"}
+        command = "adapt" if "adaptive" in path.stem else commands.get(path.stem, "run")
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
         assert told(raw, command) == {}, path.name
 

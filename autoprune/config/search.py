@@ -3,10 +3,11 @@
 import math
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from autoprune.config.goals import RewardConfig
 from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Several, Share, built_in_or_own
+from autoprune.errors import shown
 
 # fmt: off
 SEARCHERS = (
@@ -14,6 +15,7 @@ SEARCHERS = (
     "evolution", "tpe", "nsga2", "sensitivity", "knapsack", "global_magnitude", "random", "uniform",
 )
 # fmt: on
+JOURNAL, DATABASES = "journal:", ("sqlite", "mysql", "postgresql")
 IMPORTANCES = ("l2", "bn_scale", "taylor")
 AgentName = Annotated[FileName, built_in_or_own(SEARCHERS)]
 ImportanceName = Annotated[FileName, built_in_or_own(IMPORTANCES, "path/file.py:function")]
@@ -33,6 +35,12 @@ class SearchConfig(Section):
     trials_from: FileNameOrNone = Field(
         None, description="folder of an earlier run, of any target: its trials are remembered, its best policies tried"
     )
+    study: FileNameOrNone = Field(
+        None,
+        description="keep the trials as a study of Optuna's too, to watch and to share: a database such as "
+        f"sqlite:///study.db, or {JOURNAL}FILE",
+    )
+    study_name: FileName = Field("autoprune", description="of that study in there")
     start_share: Share = Field(
         0.25, description="of max_evaluations: so many where a search starts from what another has found"
     )
@@ -54,6 +62,17 @@ class SearchConfig(Section):
         description="with target.max_drop: so many searches, each with a whole fine-tuning, look for the limit",
     )
     reward: RewardConfig = RewardConfig()
+
+    @field_validator("study")
+    @classmethod
+    def _is_storage(cls, where: str | None) -> str | None:
+        scheme = where is not None and where.partition("://")[0].partition("+")[0]
+        if where is not None and not where.startswith(JOURNAL) and ("://" not in where or scheme not in DATABASES):
+            raise ValueError(
+                f"must be {JOURNAL}FILE or the URL of a database ({', '.join(DATABASES)}) such as sqlite:///study.db, "
+                f"got {shown(where)}"
+            )
+        return where
 
     @property
     def evaluations(self) -> int:

@@ -74,7 +74,7 @@ RULES = (
     ),
     Rule(
         "search.agent search.settings search.max_evaluations search.racing search.start_share search.finalists "
-        "search.finalist_epochs",
+        "search.finalist_epochs search.study search.study_name",
         lambda config, job: job.command == "apply" and not config.adaptive.enabled,
         "autoprune apply does not search: it is given an agent or a policy, and fine-tunes one cut",
     ),
@@ -101,6 +101,12 @@ RULES = (
         lambda config, job: job.command == "nni" and config.nni.tuner != AGENT_TUNER,
         "NNI's tuners want whole scores; nni.assessor ends trials early",
     ),
+    Rule(
+        "search.study search.study_name",
+        lambda config, job: job.command == "compare",
+        "autoprune compare keeps its searches apart",
+    ),
+    Rule("search.study_name", lambda config, job: config.search.study is None, "search.study is not given"),
     Rule("search.max_drop_trials", lambda config, job: config.drop_target is None, "no target has a max_drop"),
     Rule(
         "finetune.max_minutes finetune.batch_size finetune.learning_rate finetune.pruned_lr_factor finetune.muon_step "

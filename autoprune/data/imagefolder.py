@@ -1,21 +1,26 @@
 """Any folder of pictures: `DIR/train/CLASS/*`, `DIR/test/CLASS/*`, and `DIR/search/CLASS/*` if it is there."""
 
+import math
+import mmap
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from autoprune.compute.memory import free_bytes
+from autoprune.compute.processes import in_forks, usual_workers
 from autoprune.data.picture_files import PictureFiles, find_classes, find_pictures, tell
-from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, decode, peak, read_header
+from autoprune.data.pictures import LARGE_PIXELS, Deep, Header, Mode, Note, Picture, decode, peak, read, read_header
 from autoprune.data.splits import DataInfo, ImageSplit
-from autoprune.errors import DataError
+from autoprune.errors import DataError, RunError
 from autoprune.foundation.progress import say
 
 BLACK_SHARE = 0.5  # of the deep pictures of a split: where so many come out black, the scale is wrong
@@ -25,10 +30,11 @@ TOLD: dict[Note, str] = {
     "first": "hold several frames or pages, of which the first alone is read",
 }
 MEMORY_SHARE = 0.7  # of what is free, that the pictures of a split may take
-SMALL_PIXELS = 128 * 128  # up to which one thread decodes as fast as two: twice as fast at 32 pixels, 0.7 times at 192
+LEAST_EACH = 50  # pictures for a process: fewer are read before it has begun
 COPIES = 2  # of them while the search split is cut from train
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
@@ -44,7 +50,8 @@ def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
     tell(files, folder / split)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is refused by name
-        headers = _headers(files)
+        guessed: Mode = "L" if read_header(train.pictures[0][0]).is_grey else "RGB"
+        headers, ahead = _read(files, mode=guessed, image_size=image_size)
         is_grey = _is_grey(train) if files is not train else all(header.is_grey for header in headers.values())
         mode: Mode = "L" if is_grey else "RGB"
         is_deep = any(header.deep is not None for header in headers.values())
@@ -52,7 +59,9 @@ def load(folder: Path, split: str, *, image_size: int | None) -> ImageSplit:
         scales = _scales(judged, headers, folder / split)
         if image_size is not None:
             _tell_enlarged(headers, image_size, folder / split)
-        images, notes = _decoded(headers, mode=mode, image_size=image_size, scales=scales)
+        if mode != guessed:
+            ahead = None
+        images, notes = _decoded(headers, ahead, mode=mode, image_size=image_size, scales=scales)
         _tell_notes(notes, headers, scales, folder / split)
     labels = [label for label, found in enumerate(files.pictures) for _ in found]
     return ImageSplit(images, torch.tensor(labels))
@@ -78,7 +87,8 @@ def _is_grey(files: PictureFiles) -> bool:
 
 
 def _headers(files: PictureFiles) -> dict[Path, Header]:
-    return {path: read_header(path) for path in chain.from_iterable(files.pictures)}
+    paths = list(chain.from_iterable(files.pictures))
+    return dict(zip(paths, _side_by_side(read_header, paths), strict=True))
 
 
 def _scales(train: dict[Path, Header], headers: dict[Path, Header], where: Path) -> dict[str, Deep]:
@@ -98,37 +108,85 @@ def _scales(train: dict[Path, Header], headers: dict[Path, Header], where: Path)
     return scales
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """What was decoded while the headers were read, and what became of it; the pictures without notes are left."""
+
+    images: NDArray[np.uint8]  # (N, C, H, W)
+    notes: dict[Path, frozenset[Note]]
+
+
+def _read(files: PictureFiles, *, mode: Mode, image_size: int | None) -> tuple[dict[Path, Header], _Ahead | None]:
+    """All headers, and, in the same go, the pixels of the pictures that are like the first one, taken to be in `mode`:
+    to open a small picture takes nearly as long as to decode it."""
+    paths = list(chain.from_iterable(files.pictures))
+    _, first = read(paths[0], mode=mode, image_size=image_size)
+    if first is None:
+        return _headers(files), None
+    shape = _planes(first, mode).shape
+    try:
+        images = _shared_images(paths, shape)
+    except DataError:  # too little memory, which is told once it is known what is needed
+        return _headers(files), None
+
+    def look(placed: tuple[int, Path]) -> tuple[Header, frozenset[Note] | None]:
+        number, path = placed
+        header, made = read(path, mode=mode, image_size=image_size)
+        if made is None or (pixels := _planes(made, mode)).shape != shape:
+            return header, None
+        images[number] = pixels
+        return header, made.notes
+
+    found = dict(zip(paths, _side_by_side(look, list(enumerate(paths))), strict=True))
+    notes = {path: noted for path, (_, noted) in found.items() if noted is not None}
+    return {path: header for path, (header, _) in found.items()}, _Ahead(images, notes)
+
+
 def _decoded(
-    headers: dict[Path, Header], *, mode: Mode, image_size: int | None, scales: dict[str, Deep]
+    headers: dict[Path, Header],
+    ahead: _Ahead | None,
+    *,
+    mode: Mode,
+    image_size: int | None,
+    scales: dict[str, Deep],
 ) -> tuple[torch.Tensor, dict[Note, list[Path]]]:
     """(N, C, H, W) uint8, each picture written to its place as it is decoded, and the pictures of each note."""
     paths = list(headers)
-    notes: dict[Path, frozenset[Note]] = {}
 
-    def pixels(path: Path) -> np.ndarray:
+    def decoded(path: Path) -> tuple[NDArray[np.uint8], frozenset[Note]]:
         kind = headers[path].deep
         made = decode(path, mode=mode, image_size=image_size, deep=scales[kind] if kind is not None else None)
-        notes[path] = made.notes
-        return made.pixels[None] if mode == "L" else made.pixels.transpose(2, 0, 1)
+        return _planes(made, mode), made.notes
 
-    first = pixels(paths[0])
-    _check_memory(len(paths), first.shape, paths[0].parent)
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    if ahead is None:
+        ahead = _Ahead(_shared_images(paths, decoded(paths[0])[0].shape), {})
+    shape, places = ahead.images.shape[1:], {path: number for number, path in enumerate(paths)}
 
-    places = {path: number for number, path in enumerate(paths)}
-
-    def place(path: Path) -> None:
-        made = pixels(path)
-        if made.shape != first.shape:
+    def place(path: Path) -> tuple[Path, frozenset[Note]]:
+        made, noted = decoded(path)
+        if made.shape != shape:
             raise DataError(
-                f"{path}: {made.shape[2]}x{made.shape[1]} pixels, but {paths[0].name} has "
-                f"{first.shape[2]}x{first.shape[1]}; set data.image_size to bring all to one size"
+                f"{path}: {made.shape[2]}x{made.shape[1]} pixels, but {paths[0].name} has {shape[2]}x{shape[1]}; set "
+                f"data.image_size to bring all to one size"
             )
-        images[places[path]] = made
+        ahead.images[places[path]] = made
+        return path, noted
 
-    _each(place, paths, headers)
+    notes = ahead.notes | dict(_each(place, [path for path in paths if path not in ahead.notes], headers))
     by_note = {note: [path for path in paths if note in notes[path]] for note in get_args(Note)}
-    return torch.from_numpy(images), by_note
+    return torch.from_numpy(ahead.images), by_note
+
+
+def _planes(made: Picture, mode: Mode) -> NDArray[np.uint8]:
+    """(C, H, W)"""
+    return made.pixels[None] if mode == "L" else made.pixels.transpose(2, 0, 1)
+
+
+def _shared_images(paths: Sequence[Path], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """(N, C, H, W), which forked processes write to as well. Raises `DataError` if there is no room."""
+    _check_memory(len(paths), shape, paths[0].parent)
+    shared = mmap.mmap(-1, len(paths) * math.prod(shape))
+    return np.frombuffer(shared, dtype=np.uint8).reshape(len(paths), *shape)
 
 
 def _tell_enlarged(headers: dict[Path, Header], image_size: int, where: Path) -> None:
@@ -162,19 +220,24 @@ def _tell_notes(
 
 
 def _each(work: Callable[[Path], T], paths: Sequence[Path], headers: dict[Path, Header]) -> list[T]:
-    """In threads, as the decoders let go of Python's lock, but large pictures one by one, for their memory, and small
-    ones, over which threads would only wait for each other; the first error ends it."""
-    alone: list[Path] = []
-    together: list[Path] = []
-    for path in paths:
-        (together if SMALL_PIXELS < headers[path].pixels <= LARGE_PIXELS else alone).append(path)
-    done = [work(path) for path in alone]
-    with ThreadPoolExecutor() as pool:
-        try:
-            return done + list(pool.map(work, together))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    """Side by side, but large pictures one by one, for their memory; the first error ends it."""
+    large = [path for path in paths if headers[path].pixels > LARGE_PIXELS]
+    others = [path for path in paths if headers[path].pixels <= LARGE_PIXELS]
+    return [work(path) for path in large] + _side_by_side(work, others)
+
+
+def _side_by_side(work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    """In forked processes: threads would wait for each other over small pictures."""
+    workers = min(usual_workers(), len(items) // LEAST_EACH)
+    if workers < 2:
+        return [work(item) for item in items]
+    try:
+        return in_forks(work, items, workers=workers)
+    except BrokenProcessPool:
+        raise RunError(
+            "a process that reads pictures was killed, perhaps for want of memory; set OMP_NUM_THREADS=1 to read them "
+            "in one"
+        ) from None
 
 
 def _check_memory(count: int, shape: tuple[int, ...], where: Path) -> None:

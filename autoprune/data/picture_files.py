@@ -120,20 +120,23 @@ def _walk(folder: Path) -> tuple[tuple[Path, ...], Counter[str]]:
     for parent, folders, names in os.walk(folder, onerror=fail):
         folders[:] = [name for name in folders if not name.startswith(".")]
         others[LINKED_FOLDER] += sum((Path(parent) / name).is_symlink() for name in folders)  # it may lead in a circle
-        for path in (Path(parent) / name for name in names if not name.startswith(".")):
-            kind = _kind(path)
+        where = Path(parent)
+        for name in names:
+            if name.startswith("."):
+                continue
+            kind = _kind(os.path.join(parent, name))  # noqa: PTH118 - paths are slow, and there may be a million
             if kind is None:
-                found.append(path)
+                found.append(where / name)
             else:
                 others[kind] += 1
-    return tuple(sorted(found)), +others
+    return tuple(sorted(found, key=lambda path: path.parts)), +others
 
 
-def _kind(path: Path) -> str | None:
+def _kind(path: str) -> str | None:
     """Why a file is no picture; None: it is one, by its suffix."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         return NOT_A_FILE
-    suffix = path.suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
     return None if suffix in suffixes() else suffix or NO_SUFFIX
 
 

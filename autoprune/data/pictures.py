@@ -4,6 +4,7 @@ memory, deep pixels brought to 0..255."""
 import math
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,11 +95,27 @@ class _DeepPixels:
 def read_header(path: Path) -> Header:
     """Raises `DataError` naming the picture if it is none."""
     with _open(path) as picture:
-        raw = _raw_mode(picture)
-        is_grey = picture.mode in GREY_MODES or picture.mode.startswith("I;16") or raw.startswith("LA;")
-        is_whole = picture.mode.startswith("I") or _is_deep(raw)
-        kind: Literal["whole", "fraction"] | None = "fraction" if picture.mode == "F" else "whole" if is_whole else None
-        return Header(is_grey, kind, picture.width * picture.height, min(picture.size))
+        return _header(picture)
+
+
+def read(path: Path, *, mode: Mode, image_size: int | None) -> tuple[Header, Picture | None]:
+    """The header, and in the same go what `decode` makes of the picture; None if it is deep or large, or cannot be
+    decoded, which `decode` tells. Raises `DataError` as `read_header` does."""
+    with _open(path) as picture:
+        header = _header(picture)
+        made = None
+        if header.deep is None and header.pixels <= LARGE_PIXELS:
+            with suppress(Exception):  # the decoders raise almost anything on broken bytes
+                made = _made_of(picture, mode, image_size)
+        return header, made
+
+
+def _header(picture: ImageFile.ImageFile) -> Header:
+    raw = _raw_mode(picture)
+    is_grey = picture.mode in GREY_MODES or picture.mode.startswith("I;16") or raw.startswith("LA;")
+    is_whole = picture.mode.startswith("I") or _is_deep(raw)
+    kind: Literal["whole", "fraction"] | None = "fraction" if picture.mode == "F" else "whole" if is_whole else None
+    return Header(is_grey, kind, picture.width * picture.height, min(picture.size))
 
 
 def peak(path: Path) -> float:
@@ -124,10 +141,14 @@ def decode(path: Path, *, mode: Mode, image_size: int | None, deep: Deep | None 
             picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))  # JPEG alone
         _check_size(path, picture)
         try:
-            made, is_transparent = _fitted(picture, mode, image_size)
-            return _picture(made, _orientation(picture), transparent=is_transparent, first=_has_more(picture))
+            return _made_of(picture, mode, image_size)
         except Exception as error:  # the decoders raise almost anything on broken bytes
             raise _unreadable(path, error) from None
+
+
+def _made_of(picture: ImageFile.ImageFile, mode: Mode, image_size: int | None) -> Picture:
+    made, is_transparent = _fitted(picture, mode, image_size)
+    return _picture(made, _orientation(picture), transparent=is_transparent, first=_has_more(picture))
 
 
 def _picture(

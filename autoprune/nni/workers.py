@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
+from autoprune.compute.processes import become_worker
 from autoprune.errors import AutopruneError, RunError
 from autoprune.foundation.factories import users_errors
-from autoprune.search.executors import become_worker
+from autoprune.search.executors import keep_freed_memory
 from autoprune.search.problem import SearchProblem
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
@@ -84,6 +85,7 @@ def _looks(worker: Connection, policy: Policy, seen: int) -> Generator[Score, No
 
 def _work(problem: SearchProblem, pipe: Connection, parent: int) -> None:
     become_worker(parent)
+    keep_freed_memory()
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             policy, seen = pipe.recv()

@@ -6,12 +6,8 @@ Another kind is another `Execute`. Where the problem cannot be shared, `steps.re
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
-import signal
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,8 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
+from autoprune.compute.processes import become_worker, forked_pool, usual_workers
 from autoprune.errors import RunError
 from autoprune.foundation.factories import users_errors
 from autoprune.search.problem import Looked, SearchProblem
@@ -30,17 +25,11 @@ from autoprune.store.score import Score
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 2**30
-PR_SET_PDEATHSIG = 1  # of prctl(2): the signal that a process gets when its parent ends
 
 Execute = Callable[[SearchProblem], AbstractContextManager[SearchProblem]]
 """The same problem for a block, looked at by an executor meanwhile; what is evaluated comes out the same."""
 
 _problem: SearchProblem | None = None  # in a worker: what it scores
-
-
-def usual_workers() -> int:
-    """As many processes as this one would use threads: `OMP_NUM_THREADS` and the cores that it may run on count."""
-    return torch.get_num_threads() if sys.platform == "linux" else 1  # elsewhere forked processes are not safe
 
 
 @contextmanager
@@ -60,15 +49,8 @@ def usual() -> Execute:
 
 @contextmanager
 def _forked(problem: SearchProblem, *, workers: int) -> Iterator[SearchProblem]:
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(problem, os.getpid()))
-    with warnings.catch_warnings():  # that threads are not forked along: none of them is needed
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pool.submit(os.getpid)  # the first task starts all workers
-    try:
+    with forked_pool(workers, _begin, problem, os.getpid()) as pool:
         yield problem.looked_at_by(ForkedProcesses(pool, workers))
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -94,16 +76,6 @@ def _begin(problem: SearchProblem, parent: int) -> None:
     global _problem
     _problem = problem
     become_worker(parent)
-
-
-def become_worker(parent: int) -> None:
-    """Make a forked process a worker. It ends with its parent, even a killed one: it holds the run's lock too. An
-    interrupt is the parent's to handle."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before that
-        os._exit(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     keep_freed_memory()
 
 

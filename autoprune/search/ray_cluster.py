@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from autoprune import __version__
+from autoprune.compute.processes import usual_workers
 from autoprune.config import WorkersConfig
 from autoprune.errors import AutopruneError, ConfigError, InputError, RunError
 from autoprune.foundation.guard import guarded, processes_below
-from autoprune.search.executors import usual_workers
 
 SINGLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # 0, on any system: machines beside this one are not expected
 LOOPBACK = "127.0.0.1"

@@ -17,6 +17,7 @@ SHARES = (0.25, 0.375, 0.5, 0.75, 1.0)
 FRAGILITY = (0.10, 0.50, 0.15, 0.30)  # KL, in nats, for cutting a group by all its channels
 CONCENTRATION = (3.0, 1.5, 2.5, 2.0)  # of a group's importance in few channels: share cut to this power is lost
 CLASH = 1.5  # KL, in nats, per share cut of the first group times share cut of the third
+WHOLE = (1.0,) * len(CHANNELS)  # the shares of the original
 LATENCY_RATIO = 0.45  # the limit, of the original's latency
 
 
@@ -26,7 +27,7 @@ def toy_problem(store: TrialStore | None = None, reward_config: RewardConfig | N
     The first and third group each look cheap to cut and are ruinous to cut together, so that neither one keep ratio
     for all groups nor sensitivities or importance of single groups find the optimum.
     """
-    original = toy_cost((1.0,) * len(CHANNELS))
+    original = toy_cost(WHOLE)
     return SearchProblem(
         tuple(_decision(index) for index in range(len(CHANNELS))),
         (Limit("latency", LATENCY_RATIO * original.predicted_latency_ms),),
@@ -63,7 +64,7 @@ def toy_score(shares: tuple[float, ...]) -> Score:
 
 
 def _decision(index: int) -> Decision:
-    original = toy_cost((1.0,) * len(CHANNELS))
+    original = toy_cost(WHOLE)
     middle = tuple(SHARES[RUNGS // 2] if other == index else 1.0 for other in range(len(CHANNELS)))
     halved = toy_cost(middle)
     return Decision(

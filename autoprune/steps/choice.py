@@ -16,8 +16,10 @@ from autoprune.errors import ConfigError, InputError
 from autoprune.foundation.progress import bar, duration, say
 from autoprune.measure.stats import spearman
 from autoprune.policies.actor import Training
+from autoprune.policies.shared import shared
 from autoprune.policies.table import searcher_maker
 from autoprune.policies.trained import save_actor
+from autoprune.policies.tuners import DIRECTIONS
 from autoprune.pruning.importance import find_importance
 from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
@@ -37,6 +39,8 @@ from autoprune.store.kept import Finite, Kept, PolicyKey
 from autoprune.store.run_dir import RunDir
 from autoprune.store.score import shown_metric
 from autoprune.store.trials import TrialStore
+from autoprune.studies.identity import check_study
+from autoprune.studies.study import WATCHED, study_of
 from autoprune.tasks.judging import make_task
 
 LEAST_CORRELATED = 4  # candidates: fewer agree or disagree by chance
@@ -65,6 +69,7 @@ SearchOn = Callable[[SearchProblem], SearchResult]
 def check_search(config: RunConfig) -> None:
     """Raises `ConfigError` if the search needs an extra that is not installed, and what `check_scoring` raises."""
     searcher_maker(config.search.agent, config.search.settings)
+    check_study(config)
     check_scoring(config)
 
 
@@ -124,11 +129,18 @@ def searched(
     episode = first_episode - 1
     original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
-    with bar(f"search ({config.search.agent})", max_evaluations) as progress:
+    make = searcher_maker(config.search.agent, config.search.settings)
+    directions = DIRECTIONS.get(config.search.agent)  # of searchers that share their study
+    with (
+        study_of(problem, config, directions or WATCHED) as study,
+        bar(f"search ({config.search.agent})", max_evaluations) as progress,
+    ):
 
         def on_outcome(outcome: Outcome) -> None:
             nonlocal episode, best
             episode += 1
+            if study is not None and directions is None:
+                study.add(outcome, [outcome.reward])
             place.logger.search_outcome(episode, outcome)
             is_new = outcome.policy not in seen
             seen.add(outcome.policy)
@@ -144,7 +156,7 @@ def searched(
 
         seen: set[Policy] = set()
         return run_search(
-            searcher_maker(config.search.agent, config.search.settings),
+            make if study is None or directions is None else shared(config.search.agent, config.search.settings, study),
             problem,
             max_evaluations=max_evaluations,
             seed=config.seed,

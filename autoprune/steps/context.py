@@ -17,11 +17,10 @@ from autoprune.measure.energy_source import find_energy_source
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.executors import Execute, usual
 from autoprune.search.prepare import PREPARED, Prepared, keep_setting, prepare
-from autoprune.search.problem import NOT_SEEN, SearchProblem
-from autoprune.search.racing import NO_BARS
+from autoprune.search.problem import SearchProblem
 from autoprune.search.ray_cluster import Cluster
 from autoprune.search.ray_workers import Make, on_ray
-from autoprune.search.toy import toy_problem
+from autoprune.search.toy import WHOLE, toy_problem, toy_score
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.amounts import check_amounts
 from autoprune.steps.gate import check_runtime
@@ -30,6 +29,7 @@ from autoprune.steps.subject import Subject, load_subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import RunDir, opened
 from autoprune.store.trials import TrialStore
+from autoprune.studies.identity import take_measured
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,12 @@ def problem_of(
         check_machine(config)
         with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
             problem = toy_problem(place.store, config.search.reward)
-            [score] = problem.look(problem.full_policy, NOT_SEEN, NO_BARS)
-            keep_setting(place.store, config, problem.original_cost, score.main[1].value)
+            keep_setting(place.store, config, problem.original_cost, toy_score(WHOLE).main[1].value)
             yield place, problem, None
         return
     job = checked(config, needs_weights=needs_weights)
     with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
+        if kind.command == "search":  # other jobs time files here in the end
+            take_measured(config, place.store)
         context = context_of(place, job)
         yield context, context.prepared.problem, context

@@ -171,7 +171,7 @@ class TrialStore:
             "INSERT OR REPLACE INTO episodes "
             "SELECT ?, ?, ?, id, ?, ?, ?, ?, ? FROM trials WHERE fingerprint = ? AND policy = ? AND look = ?"
         )
-        named = replace(episode, searcher=episode.searcher + self._suffix)
+        named = replace(episode, searcher=episode.searcher + self.suffix)
         with self._connection() as connection:
             cursor = connection.execute(statement, (*astuple(named), fingerprint, policy, look))
         if cursor.rowcount != 1:
@@ -186,7 +186,7 @@ class TrialStore:
         with self._connection() as connection:
             scores = _scores(connection, "TRUE", ())
             rows = [EpisodeRow(*(*row, scores[number])) for number, *row in connection.execute(query)]
-        return [row for row in rows if f"{self._suffix}," in f"{row.searcher},"]
+        return [row for row in rows if f"{self.suffix}," in f"{row.searcher},"]
 
     def take_over(self, other: "TrialStore") -> None:
         """Copy all trials of `other` that are not here yet; its episodes and facts stay where they are."""
@@ -283,7 +283,7 @@ class TrialStore:
         return self.path if self._copy is None else self._copy.path
 
     @property
-    def _suffix(self) -> str:
+    def suffix(self) -> str:
         return "".join(f", {part}" for part in self._parts)
 
     def _fact_name(self, name: str) -> str:
