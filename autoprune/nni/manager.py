@@ -33,7 +33,7 @@ RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before 
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 BUSY = "BUSY"  # it does not answer, but runs
 START_TRIES = 60  # of a second each
-LOGGED_ERROR = re.compile(r"^\[[^]]*\] ERROR (.*)$", re.MULTILINE)  # of the manager
+NO_TRIALS = re.compile(r"Training srevice initialize failed: (.*)")  # in the manager's log, as NNI spells it
 LAST_LINES = 3  # of what a failed trial or manager has said
 
 
@@ -42,14 +42,14 @@ class TunerError(RunError):
 
 
 @dataclass(frozen=True)
-class TunerLog:
-    """What the tuner's process writes, from `begin` on: it is appended to."""
+class Log:
+    """What NNI's manager, or the tuner's process, writes from `begin` on: it is appended to."""
 
     path: Path
     begin: int
 
     @classmethod
-    def of(cls, path: Path) -> "TunerLog":
+    def of(cls, path: Path) -> "Log":
         return cls(path, path.stat().st_size if path.is_file() else 0)
 
     def since(self) -> str:
@@ -142,8 +142,8 @@ class Experiment:
 class Manager:
     """A manager that runs. NNI's own client is asked: its messages are not ours to know."""
 
-    def __init__(self, experiment: Any, folder: Path, server: Server, log: "TunerLog") -> None:
-        self._experiment, self._folder, self._log = experiment, folder, log
+    def __init__(self, experiment: Any, folder: Path, server: Server, log: Log, own_log: Log) -> None:
+        self._experiment, self._folder, self._log, self._own_log = experiment, folder, log, own_log
         self.url = f"http://{server.host}:{experiment.port}"
 
     def status(self) -> str:
@@ -156,8 +156,10 @@ class Manager:
             process = self._experiment._proc
             if process is not None and process.poll() is None:
                 return BUSY
-            raise RunError(f"NNI's manager has ended{self._last_error()}; go on with `autoprune nni resume`") from None
+            self._check_machines()
+            raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
         if status == "ERROR" or self._has_lost_its_tuner():
+            self._check_machines()
             raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
 
@@ -200,11 +202,10 @@ class Manager:
 
         return rest.get(self._experiment.port, path, self._experiment.url_prefix)
 
-    def _last_error(self) -> str:
-        """What the manager has logged last as an error."""
-        logs = sorted(self._folder.glob("*/log/nnimanager.log"))
-        found = LOGGED_ERROR.findall(logs[-1].read_text(errors="replace")) if logs else []
-        return f": {found[-1].strip()}" if found else ""
+    def _check_machines(self) -> None:
+        """The manager, and with it the tuner, ends if one of the machines cannot score trials: a `RunError`."""
+        if (found := NO_TRIALS.search(self._own_log.since())) is not None:
+            raise RunError(f"nni.machines: {found[1]}; go on with `autoprune nni resume`") from None
 
     def _why(self, errors: list[str]) -> str:
         told = [line for line in self._log.since().splitlines() if ERROR.match(line)]
@@ -226,7 +227,8 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
-    log = TunerLog.of(experiment.folder / experiment.id / "log" / "dispatcher.log")
+    logs = experiment.folder / experiment.id / "log"
+    log, own_log = Log.of(logs / "dispatcher.log"), Log.of(logs / "nnimanager.log")
     try:
         with _environment(experiment, server, port), silenced():
             try:
@@ -234,7 +236,7 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
                 run.start(port, run_mode=nni.experiment.RunMode.Detach)
             except Exception as error:
                 raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
-        yield Manager(run, experiment.folder, server, log)
+        yield Manager(run, experiment.folder, server, log, own_log)
     finally:
         with contextlib.suppress(Exception), silenced():
             if run._proc is not None and run._proc.poll() is None:
