@@ -24,7 +24,9 @@ class NniConfig(Section):
     concurrency: int = Field(2, gt=0, le=1024, description="trials that are scored at a time")
     platform: NniPlatform = Field("local", description="where trials run: local, or remote over SSH")
     machines: tuple[dict[str, Any], ...] = Field(
-        (), description="with platform remote: a list as NNI's machineList has it (host, user, sshKeyFile, pythonPath)"
+        (),
+        description="with platform remote: a list as NNI's machineList has it (host, user, sshKeyFile, pythonPath); "
+        "data: data.name on that machine",
     )
 
     @property

@@ -96,7 +96,7 @@ def viewed(root: Path, *, server: Server) -> Iterator[str]:
     name = TrialStore(run_dir.trials).kept(ID)
     if name is None:
         raise InputError(f"{root}: its experiment has not begun; go on with `autoprune nni resume {root}`")
-    experiment = Experiment(folder, name, root.name, {}, trial_command(folder), 1, config.seed, config.nni)
+    experiment = Experiment(folder, name, root.name, {}, trial_command(folder, config.nni), 1, config.seed, config.nni)
     with managed(experiment, server, goes_on=True, views=True) as manager:
         yield manager.url
 

@@ -40,13 +40,21 @@ def ensure_service(config: str, run_dir: str | None, overrides: Sequence[str], *
     """
     folder = within / folder_of(config, run_dir)
     log_file = folder.parent.with_name(f"{folder.parent.name}{LOG}")  # beside the run's folder, which is not there yet
+    said = [argument for override in overrides for argument in ("-o", override)]
+    command = ["autoprune.cli", "nni", "serve", config, "--run-dir", str(folder.parent), *said]
+    ensure(folder, command, log_file=log_file, within=within)
+    return folder
+
+
+def ensure(folder: Path, module: Sequence[str], *, log_file: Path, within: Path) -> None:
+    """Have a service listen in `folder`; if there is none, `python -m` with `module` and its arguments starts it in the
+    folder `within`. Raises `NotStarted` if it cannot be."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not is_served(folder):
             with log_file.open("a+b") as log:  # opened anew: what a process inherits would hold the lock for good
-                _start(config, folder, overrides, log, within)
-    return folder
+                _start(folder, module, log, within)
 
 
 def is_served(folder: Path) -> bool:
@@ -57,9 +65,8 @@ def is_served(folder: Path) -> bool:
     return True
 
 
-def _start(config: str, folder: Path, overrides: Sequence[str], log: IO[bytes], within: Path) -> None:
-    said = [argument for override in overrides for argument in ("-o", override)]
-    command = [sys.executable, "-m", "autoprune.cli", "nni", "serve", config, "--run-dir", str(folder.parent), *said]
+def _start(folder: Path, module: Sequence[str], log: IO[bytes], within: Path) -> None:
+    command = [sys.executable, "-m", *module]
     begin = log.seek(0, os.SEEK_END)
     # It outlives the trial that starts it, and needs nothing of NNI's.
     process = subprocess.Popen(

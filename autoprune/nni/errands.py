@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoprune.nni.remote.report import told_bars
 from autoprune.nni.service import Booking
 from autoprune.nni.space import parameters_of, proposed_options
 from autoprune.search.problem import Looked, SearchProblem
@@ -33,8 +34,16 @@ class Errands:
     """The desk of an experiment with our tuner, and the executor of its search (`search.problem.Executor`). Before the
     first policy is looked at, `begin` is called."""
 
-    def __init__(self, problem: SearchProblem, workers: int, begin: Callable[[], None] = lambda: None) -> None:
-        self.workers = workers
+    def __init__(
+        self,
+        problem: SearchProblem,
+        workers: int,
+        begin: Callable[[], None] = lambda: None,
+        *,
+        tells_bars: bool = False,
+    ) -> None:
+        """With `tells_bars` trials know how closely they are to look: those that are scored on another machine."""
+        self.workers, self._tells_bars = workers, tells_bars
         self._begin: Callable[[], None] | None = begin
         self.scored = 0
         self._problem = problem
@@ -81,7 +90,8 @@ class Errands:
                 return None
             errand = self._waiting.pop(0)
             self._out[errand.policy] = errand
-            return parameters_of(self._problem.decisions, errand.policy)
+            bars = told_bars(errand.bars) if self._tells_bars else {}
+            return {**parameters_of(self._problem.decisions, errand.policy), **bars}
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
         self._again(proposed_options(self._problem.decisions, parameters))

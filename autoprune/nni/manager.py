@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import sys
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.foundation.progress import say
 from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
 from autoprune.nni.processes import MARK, command_of, end_all, marked
+from autoprune.nni.remote import machines
 from autoprune.nni.space import SearchSpace
 
 LOOPBACK = "127.0.0.1"
@@ -31,6 +33,7 @@ RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before 
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 BUSY = "BUSY"  # it does not answer, but runs
 START_TRIES = 60  # of a second each
+NO_TRIALS = re.compile(r"Training srevice initialize failed: (.*)")  # in the manager's log, as NNI spells it
 LAST_LINES = 3  # of what a failed trial or manager has said
 
 
@@ -39,14 +42,14 @@ class TunerError(RunError):
 
 
 @dataclass(frozen=True)
-class TunerLog:
-    """What the tuner's process writes, from `begin` on: it is appended to."""
+class Log:
+    """What NNI's manager, or the tuner's process, writes from `begin` on: it is appended to."""
 
     path: Path
     begin: int
 
     @classmethod
-    def of(cls, path: Path) -> "TunerLog":
+    def of(cls, path: Path) -> "Log":
         return cls(path, path.stat().st_size if path.is_file() else 0)
 
     def since(self) -> str:
@@ -78,24 +81,26 @@ class Experiment:
     seed: int
     nni: NniConfig
 
+    @property
+    def code(self) -> Path:
+        """What NNI uploads with trials."""
+        return self.folder / "code"
+
     def config(self) -> Any:
         """As NNI's `ExperimentConfig`. Raises `ConfigError` for what NNI does not take."""
         nni = require_nni()
-        code = self.folder / "code"
-        code.mkdir(parents=True, exist_ok=True)
-        remote = {"trainingService": self._remote()} if self.nni.platform == "remote" else {}
+        self.code.mkdir(parents=True, exist_ok=True)
         given: dict[str, Any] = {
             "experimentName": self.name,
             "searchSpace": self.space,
             "trialCommand": self.trial_command,
-            "trialCodeDirectory": str(code),
+            "trialCodeDirectory": str(self.code),
             "trialConcurrency": self.nni.concurrency,
             "maxTrialNumber": self.trials,
             "experimentWorkingDirectory": str(self.folder),
             "tuner": self._tuner(),
-            "trainingService": {"platform": "local", "useActiveGpu": False},
+            "trainingService": machines.training_service(self.nni),
             **({} if self.nni.assessor is None else {"assessor": self._assessor(self.nni.assessor)}),
-            **remote,
         }
         try:
             with silenced():
@@ -110,7 +115,7 @@ class Experiment:
         if name == AGENT_TUNER:
             return {
                 "className": "autoprune.nni.tuner.AgentTuner",
-                "codeDirectory": str(self.folder / "code"),
+                "codeDirectory": str(self.code),
                 "classArgs": {"folder": str(self.folder)},
             }
         if ":" in name:
@@ -126,22 +131,19 @@ class Experiment:
         settings = {**tuner_named(name).settings, **own, **seed, **self.nni.settings}
         return {
             "className": "autoprune.nni.tuner.OrderedTuner",
-            "codeDirectory": str(self.folder / "code"),
+            "codeDirectory": str(self.code),
             "classArgs": {"name": name, "settings": settings},
         }
 
     def _assessor(self, name: str) -> Mapping[str, Any]:
         return {"name": name, "classArgs": {**ASSESSORS[name], **self.nni.assessor_settings}}
 
-    def _remote(self) -> Mapping[str, Any]:
-        return {"platform": "remote", "machineList": [dict(machine) for machine in self.nni.machines]}
-
 
 class Manager:
     """A manager that runs. NNI's own client is asked: its messages are not ours to know."""
 
-    def __init__(self, experiment: Any, folder: Path, server: Server, log: "TunerLog") -> None:
-        self._experiment, self._folder, self._log = experiment, folder, log
+    def __init__(self, experiment: Any, folder: Path, server: Server, log: Log, own_log: Log) -> None:
+        self._experiment, self._folder, self._log, self._own_log = experiment, folder, log, own_log
         self.url = f"http://{server.host}:{experiment.port}"
 
     def status(self) -> str:
@@ -154,8 +156,10 @@ class Manager:
             process = self._experiment._proc
             if process is not None and process.poll() is None:
                 return BUSY
+            self._check_machines()
             raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
         if status == "ERROR" or self._has_lost_its_tuner():
+            self._check_machines()
             raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
 
@@ -165,6 +169,12 @@ class Manager:
             return {str(job["trialJobId"]): str(job["status"]) for job in self._rest("/trial-jobs")}
         return None
 
+    def metrics(self, of: str) -> list[Mapping[str, Any]]:
+        """What trials have reported, in NNI's form: `of` /TRIAL or ?type=FINAL. Nothing if it does not answer now."""
+        with silenced(), contextlib.suppress(Exception):
+            return list(self._rest(f"/metric-data{of}"))
+        return []
+
     def allow(self, trials: int) -> None:
         """So many trials may be begun, those before counted."""
         with silenced(), contextlib.suppress(Exception):  # it is asked again
@@ -173,7 +183,12 @@ class Manager:
     def said_by(self, trial: str) -> str:
         """The last words of a trial that failed."""
         for file in sorted(self._folder.glob(f"*/environments/*/trials/{trial}/trial.stderr")):
-            return " / ".join(file.read_text(errors="replace").strip().splitlines()[-LAST_LINES:])
+            return _last_of(file.read_text(errors="replace"))
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{self.url}/api/v1/nni/trial-file/{trial}/stderr") as said,
+        ):
+            return _last_of(said.read().decode(errors="replace"))  # fetched from another machine
         return ""
 
     def _has_lost_its_tuner(self) -> bool:
@@ -186,6 +201,11 @@ class Manager:
         from nni.experiment import rest
 
         return rest.get(self._experiment.port, path, self._experiment.url_prefix)
+
+    def _check_machines(self) -> None:
+        """The manager, and with it the tuner, ends if one of the machines cannot score trials: a `RunError`."""
+        if (found := NO_TRIALS.search(self._own_log.since())) is not None:
+            raise RunError(f"nni.machines: {found[1]}; go on with `autoprune nni resume`") from None
 
     def _why(self, errors: list[str]) -> str:
         told = [line for line in self._log.since().splitlines() if ERROR.match(line)]
@@ -202,20 +222,21 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     nni = require_nni()
     config = experiment.config()
     end_all(experiment.folder)
-    port = free_port(server)
+    port = free_port(server, with_next=experiment.nni.platform == "remote" and not views)
     has_begun = _has_profile(experiment.folder / experiment.id, experiment.trial_command)
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
-    log = TunerLog.of(experiment.folder / experiment.id / "log" / "dispatcher.log")
+    logs = experiment.folder / experiment.id / "log"
+    log, own_log = Log.of(logs / "dispatcher.log"), Log.of(logs / "nnimanager.log")
     try:
-        with _environment(experiment.folder, server), silenced():
+        with _environment(experiment, server, port), silenced():
             try:
                 _wait_for_it(nni.experiment.launcher)
                 run.start(port, run_mode=nni.experiment.RunMode.Detach)
             except Exception as error:
                 raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
-        yield Manager(run, experiment.folder, server, log)
+        yield Manager(run, experiment.folder, server, log, own_log)
     finally:
         with contextlib.suppress(Exception), silenced():
             if run._proc is not None and run._proc.poll() is None:
@@ -244,33 +265,38 @@ def _has_profile(folder: Path, trial_command: str) -> bool:
     return False
 
 
-def free_port(server: Server) -> int:
-    """Raises `InputError` if the port, or every one of a hundred, is in use."""
+def free_port(server: Server, *, with_next: bool = False) -> int:
+    """Raises `InputError` if the port, or every one of a hundred, is in use. Where trials run on other machines, NNI
+    wants the one after it free too, though nothing listens there any more."""
     wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if server.port is None else (server.port,)
     for port in wanted:
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind((server.host, port))
-            except OSError as error:
-                if server.port is not None:
-                    raise InputError(
-                        f"--port {port}: cannot be served on {server.host} ({error.strerror}); choose another"
-                    ) from None
-                continue
-            return port
+        try:
+            for tried_port in (port, port + 1) if with_next else (port,):
+                with socket.socket() as tried:
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    tried.bind((server.host, tried_port))
+        except OSError as error:
+            if server.port is not None:
+                raise InputError(
+                    f"--port {port}: cannot be served on {server.host} ({error.strerror}; {tried_port}); choose another"
+                ) from None
+            continue
+        return port
     raise InputError(f"--port: none is free from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}; give one")
 
 
 @contextlib.contextmanager
-def _environment(folder: Path, server: Server) -> Iterator[None]:
+def _environment(experiment: Experiment, server: Server, port: int) -> Iterator[None]:
     """What the manager, and what it starts, inherit."""
-    options = os.environ.get("NODE_OPTIONS", "")
+    remote = machines.environment(experiment.nni, port)
+    preloads = (PRELOAD, machines.PRELOAD) if remote else (PRELOAD,)
+    options = [os.environ.get("NODE_OPTIONS", ""), *(f'--require "{preload}"' for preload in preloads)]
     given = {
-        "NODE_OPTIONS": f'{options} --require "{PRELOAD}"'.strip(),
+        "NODE_OPTIONS": " ".join(options).strip(),
         "AUTOPRUNE_NNI_HOST": server.host,
         "AUTOPRUNE_NNI_OWNER": str(os.getpid()),
-        MARK: str(folder.resolve()),
+        MARK: str(experiment.folder.resolve()),
+        **remote,
     }
     before = {name: os.environ.get(name) for name in given}
     os.environ.update(given)
@@ -284,8 +310,14 @@ def _environment(folder: Path, server: Server) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def trial_command(folder: Path) -> str:
-    """What NNI starts for each trial of a run."""
+def _last_of(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-LAST_LINES:])
+
+
+def trial_command(folder: Path, nni: NniConfig) -> str:
+    """What NNI starts for each trial of a run; it names the folder, by which a run that was moved is known."""
     import shlex
 
+    if nni.platform == "remote":
+        return f"{machines.TRIAL_COMMAND} # of {folder}"
     return shlex.join([sys.executable, "-m", "autoprune.nni.trial", str(folder)])

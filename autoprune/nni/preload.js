@@ -1,6 +1,7 @@
 // Loaded into NNI's manager before its own code (node --require). NNI 3.0 listens on all interfaces, without a login:
 // here it listens on AUTOPRUNE_NNI_HOST. It ends with the process that started it, AUTOPRUNE_NNI_OWNER, even a killed one.
 'use strict';
+const fs = require('fs');
 const net = require('net');
 
 const host = process.env.AUTOPRUNE_NNI_HOST || '127.0.0.1';
@@ -33,4 +34,11 @@ if (owner > 0 && isManager) {
             process.kill(process.pid, 'SIGTERM');
         }
     }, 500).unref();
+}
+
+// In a trial keeper on another machine (autoprune.nni.remote.keeper).
+const socket = process.env.AUTOPRUNE_NNI_SOCKET;
+if (socket && isManager) {
+    process.env.AUTOPRUNE_NNI_KEEPER = String(process.pid);
+    process.on('exit', () => fs.rmSync(socket, { force: true }));
 }

@@ -37,7 +37,7 @@ def end_all(folder: Path) -> int:
         for process in found:
             _signal(process, signal.SIGKILL)
         deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline and any(_is_alive(process) for process in found):
+        while time.monotonic() < deadline and any(is_alive(process) for process in found):
             _reap(found)
             time.sleep(0.02)
     return len(ended)
@@ -56,7 +56,8 @@ def _signal(process: int, number: int) -> None:
         os.kill(process, number)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Not one that has ended and that its parent does not look after."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -18,6 +18,9 @@ from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import BUSY, Experiment, Manager, Server, TunerError, managed, trial_command
 from autoprune.nni.proposals import Proposals
+from autoprune.nni.remote.collector import Collector
+from autoprune.nni.remote.machines import check_machines
+from autoprune.nni.remote.recipe import write_recipe
 from autoprune.nni.service import Desk, Service, serving
 from autoprune.nni.space import search_space
 from autoprune.nni.workers import Workers
@@ -34,11 +37,13 @@ POLL_S = 0.5
 FAILURES = 5  # trials in a row
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
 STEPS = (ID, NNI_TRIALS)
+Settle = Callable[[dict[str, str]], None]  # takes the states of trials, by their names
 
 
 def check_nni(config: RunConfig) -> None:
     """Raises `ConfigError` for a tuner or assessor that cannot be had, and if NNI is not installed."""
     require_nni()
+    check_machines(config.nni)
     if config.nni.tuner != AGENT_TUNER:
         check_tuner(config.nni.tuner, config.nni.settings)
     elif config.nni.assessor is not None:
@@ -73,8 +78,8 @@ class NniSearch:
             desk = Proposals(problem, place.store, config.nni.searcher, config.seed, trials, on_outcome)
             progress.advance(len(desk.finished))
             if len(desk.finished) < trials:
-                with _running(problem, place, desk, self.server, trials) as (service, manager):
-                    _watch(manager, service, desk)
+                with _running(problem, place, desk, self.server, trials) as (service, manager, collect):
+                    _watch(manager, service, desk, collect)
         if desk.clipped:
             say(told_proposals(desk.finished.values(), config.nni.tuner))
         return desk.result(wall_s=time.perf_counter() - started)
@@ -84,11 +89,12 @@ class NniSearch:
         trials, over = place.config.search.evaluations, threading.Event()
 
         def begin() -> None:
-            service, manager = stack.enter_context(_running(problem, place, errands, self.server, trials))
+            running = _running(problem, place, errands, self.server, trials)
+            service, manager, collect = stack.enter_context(running)
 
             def watch() -> None:
                 try:
-                    _watch_failures(manager, service, lambda: errands.scored, over.is_set)
+                    _watch_failures(manager, service, lambda: errands.scored, over.is_set, collect)
                 except BaseException as error:
                     errands.fail(error)
 
@@ -98,7 +104,8 @@ class NniSearch:
             stack.callback(errands.end)
             stack.callback(over.set)
 
-        errands = Errands(problem, place.config.nni.concurrency, begin)
+        nni = place.config.nni
+        errands = Errands(problem, nni.concurrency, begin, tells_bars=nni.platform == "remote")
         with ExitStack() as stack:
             return search_only(problem, place, execute=errands.execute)
 
@@ -106,9 +113,10 @@ class NniSearch:
 @contextmanager
 def _running(
     problem: SearchProblem, place: Workspace, desk: Desk, server: Server, trials: int
-) -> Iterator[tuple[Service, Manager]]:
-    """Workers, service and NNI's manager, the last of which is ended first."""
-    config, store = place.config, place.store
+) -> Iterator[tuple[Service, Manager, Settle]]:
+    """Workers, service and NNI's manager, the last of which is ended first; and what is called with the states of
+    trials. Those that run on other machines are scored there; our tuner asks the service all the same."""
+    config, store, is_remote = place.config, place.store, place.config.nni.platform == "remote"
     folder = (place.run_dir.root / EXPERIMENT).resolve()
     goes_on = store.kept(ID) is not None
     experiment = Experiment(
@@ -116,28 +124,35 @@ def _running(
         id=store.once(ID, lambda: str(require_nni().experiment.Experiment(None).id)),
         name=place.run_dir.root.name,
         space=search_space(problem.decisions, space_type(config.nni.tuner)),
-        trial_command=trial_command(folder),
+        trial_command=trial_command(folder, config.nni),
         trials=trials,
         seed=config.seed,
         nni=config.nni,
     )
-    workers = Workers(problem, config.nni.concurrency)
+    if is_remote:
+        write_recipe(place, experiment.code)
+    workers = Workers(problem, 0 if is_remote else config.nni.concurrency)
     try:
         service = Service(desk, problem, workers)
         with serving(service, folder), managed(experiment, server, goes_on=goes_on) as manager:
             say(f"NNI's web page: {manager.url} (experiment {experiment.id})")
-            yield service, manager
+            yield service, manager, Collector(manager, desk, problem) if is_remote else _nothing
     finally:
         workers.close()
 
 
-def _watch(manager: Manager, service: Service, desk: Proposals) -> None:
+def _nothing(states: dict[str, str]) -> None:
+    """Trials of this machine are told of by the service."""
+
+
+def _watch(manager: Manager, service: Service, desk: Proposals, collect: Settle) -> None:
     """Until as many trials as were asked for are finished: NNI counts those that fail, too."""
 
     def is_over() -> bool:
         return len(desk.finished) >= desk.max_trials
 
     def settle(trials: dict[str, str]) -> None:
+        collect(trials)
         for trial, status in trials.items():
             if status == "EARLY_STOPPED":
                 desk.stopped_by_assessor(trial)
@@ -150,7 +165,7 @@ def _watch_failures(
     service: Service,
     finished: Callable[[], int],
     is_over: Callable[[], bool],
-    settle: Callable[[dict[str, str]], None] = lambda trials: None,
+    settle: Settle,
 ) -> None:
     """Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner does not begin."""
     failed_before, finished_before = 0, finished()

@@ -4,7 +4,7 @@ what each look found. It listens on a socket in the run's folder, that its user 
 import socketserver
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,10 +62,18 @@ class Service:
     """Answers trials and our tuner, each in a thread of its own, until it is closed. The first error of ours or of the
     user's code is kept in `failure`: from then on nobody is answered."""
 
-    def __init__(self, desk: Desk, problem: SearchProblem, workers: Workers) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        problem: SearchProblem,
+        workers: Workers,
+        *,
+        also: Callable[[Booking, Score], Mapping[str, str]] = lambda booking, score: {},
+    ) -> None:
+        """`also` is reported of each look, beside its figures."""
         self.failure: BaseException | None = None
         self.last_asked = time.monotonic()
-        self._desk, self._problem, self._workers = desk, problem, workers
+        self._desk, self._problem, self._workers, self._also = desk, problem, workers, also
         self._storing = threading.Lock()
 
     def answer(self, line: Line) -> None:
@@ -131,7 +139,7 @@ class Service:
                 if not line.is_open():
                     raise ServiceGone
 
-    def _figures(self, booking: Booking, score: Score) -> dict[str, float]:
+    def _figures(self, booking: Booking, score: Score) -> dict[str, float | str]:
         """What NNI shows of a trial: `default` is the reward, by which it judges."""
         outcome = self._problem.outcome_of(booking.policy, score, booking.bars)
         original_ms = self._problem.original_cost.predicted_latency_ms
@@ -140,6 +148,7 @@ class Service:
             **{name: metric.value for name, metric in score.metrics.items()},
             "predicted_latency_ratio": outcome.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0,
             "params": outcome.cost.params,
+            **self._also(booking, score),
         }
 
     def _tell(self, line: Line, message: Message) -> None:

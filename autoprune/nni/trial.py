@@ -1,18 +1,24 @@
 """What NNI starts for each trial: it asks the experiment's service for a score and tells NNI. `python -m
-autoprune.nni.trial FOLDER` imports neither torch nor NNI, and so takes a tenth of a second."""
+autoprune.nni.trial FOLDER` imports neither torch nor NNI, and so takes a tenth of a second. With `--recipe FOLDER`, on
+another machine, the service is one of that machine, which the first trial starts."""
 
 import json
 import os
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from autoprune.nni.client import NotStarted
+from autoprune.nni.remote.keeper import scoring_folder, start_scorer
 from autoprune.nni.wire import Message, ServiceGone, connected
 
 FINAL, INTERMEDIATE = "FINAL", "PERIODICAL"
 ANSWER_S = 600.0  # how long NNI may take to answer
+NOTHING_YET = 408  # its answer when it has waited for a second
 
 
 class Channel(Protocol):
@@ -32,11 +38,14 @@ class HttpChannel:
     def parameters(self) -> Mapping[str, Any]:
         self._put({"type": "request_parameter"})
         while True:
-            with urllib.request.urlopen(self._url, timeout=ANSWER_S) as answer:
-                if answer.status == 200:
+            try:
+                with urllib.request.urlopen(self._url, timeout=ANSWER_S) as answer:
                     self._record = json.loads(json.load(answer)["parameter"])
                     parameters: Mapping[str, Any] = self._record["parameters"]
                     return parameters
+            except urllib.error.HTTPError as error:
+                if error.code != NOTHING_YET:
+                    raise
 
     def report(self, figures: Mapping[str, float], *, is_final: bool) -> None:
         metric = {
@@ -104,9 +113,13 @@ def serve_trial(folder: Path, channel: Channel, *, starting: Callable[[], None] 
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
+    folder, starting = Path(sys.argv[-1]).resolve(), None
+    if sys.argv[1] == "--recipe":
+        starting, folder = partial(start_scorer, folder), scoring_folder(folder)
     try:
-        refused = serve_trial(folder, channel_to_nni())
+        refused = serve_trial(folder, channel_to_nni(), starting=starting)
+    except NotStarted as error:
+        sys.exit(str(error))
     except ServiceGone:
         sys.exit(f"{folder}: no service scores trials there any more; go on with `autoprune nni resume`")
     if refused is not None:

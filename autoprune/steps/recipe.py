@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from autoprune.config import RunConfig
 from autoprune.data import SearchData, load_search_data
+from autoprune.errors import RunError
 from autoprune.foundation.factories import load_factory
 from autoprune.models import ModelSpec, build_model
 from autoprune.models.checkpoint import load_tensor_state, tensor_state
 from autoprune.runtimes.find import find_runtime
+from autoprune.search.fingerprint import WHAT, fingerprint
 from autoprune.search.prepare import Measured, Prepared, prepare
 from autoprune.search.problem import SearchProblem
 from autoprune.search.reward import make_reward
@@ -43,7 +45,8 @@ class Recipe:
 
     def make(self) -> SearchProblem:
         """Raises what building a model and loading data raise, where those of the configuration are not there, and
-        `RunError` if the problem asks for the time of a layer that was not measured."""
+        `RunError` if they are others than where the search runs, or the problem asks for the time of a layer that was
+        not measured."""
         data = load_search_data(self.config.data) if self.data is None else self.data
         model = self.model
         if isinstance(model, ModelSpec):
@@ -51,7 +54,10 @@ class Recipe:
             made_plain(model)
             load_tensor_state(model, dict(self.weights))
         keep_its_format(model, data)
-        return prepare(self.config, model, data, measured=self.measured).problem
+        made = prepare(self.config, model, data, measured=self.measured)
+        if fingerprint(self.config, made.elastic, made.evaluator.seen()) != self.measured.fingerprint:
+            raise RunError(f"{WHAT} is another here than where the search runs: scores would not compare")
+        return made.problem
 
 
 def check_importable(config: RunConfig) -> None:
