@@ -42,6 +42,8 @@ def unknown_in(command: str) -> list[str]:
     name, _, rest = command.partition(" ")
     if name.startswith("-"):
         return []
+    if rest and hasattr(known.get(name), "commands"):  # a group of them
+        known, (name, _, rest) = known[name].commands, rest.partition(" ")
     if name not in known:
         return [name]
     options = {option for parameter in known[name].params for option in parameter.opts} | {"--help"}
