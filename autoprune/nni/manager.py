@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before 
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
 BUSY = "BUSY"  # it does not answer, but runs
 START_TRIES = 60  # of a second each
+TUNER_S = 120.0  # in which the tuner's process is there
 NO_TRIALS = re.compile(r"Training srevice initialize failed: (.*)")  # in the manager's log, as NNI spells it
 LAST_LINES = 3  # of what a failed trial or manager has said
 
@@ -145,6 +147,7 @@ class Manager:
     def __init__(self, experiment: Any, folder: Path, server: Server, log: Log, own_log: Log) -> None:
         self._experiment, self._folder, self._log, self._own_log = experiment, folder, log, own_log
         self.url = f"http://{server.host}:{experiment.port}"
+        self._had_tuner, self._since = False, time.monotonic()
 
     def status(self) -> str:
         """As NNI calls it. Raises `RunError` once the manager is gone, or does not know how to go on."""
@@ -193,9 +196,10 @@ class Manager:
 
     def _has_lost_its_tuner(self) -> bool:
         """Its process has ended, or has stopped working: the manager may notice neither."""
-        return RAISED in self._log.since() or not any(
-            DISPATCHER in command_of(process) for process in marked(self._folder)
-        )
+        runs = any(DISPATCHER in command_of(process) for process in marked(self._folder))
+        self._had_tuner |= runs  # one that goes on begins its tuner after it has answered
+        is_late = time.monotonic() - self._since > TUNER_S
+        return RAISED in self._log.since() or (not runs and (self._had_tuner or is_late))
 
     def _rest(self, path: str) -> Any:
         from nni.experiment import rest

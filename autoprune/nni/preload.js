@@ -1,7 +1,9 @@
 // Loaded into NNI's manager before its own code (node --require). NNI 3.0 listens on all interfaces, without a login:
 // here it listens on AUTOPRUNE_NNI_HOST. It ends with the process that started it, AUTOPRUNE_NNI_OWNER, even a killed one.
 'use strict';
+const crypto = require('crypto');
 const fs = require('fs');
+const Module = require('module');
 const net = require('net');
 
 const host = process.env.AUTOPRUNE_NNI_HOST || '127.0.0.1';
@@ -23,6 +25,33 @@ const patient = (callback, milliseconds, ...args) =>
     wait(callback, milliseconds === 10000 ? 120000 : milliseconds, ...args);
 Object.defineProperties(patient, Object.getOwnPropertyDescriptors(wait)); // promisified, too
 global.setTimeout = patient;
+
+// It gives out parameters in the order in which trials ask, not by trial: what it notes of one is then another's, and
+// when one fails its tuner is told of the other. Here each trial gets its own.
+function adapt(V3asV1) {
+    const submit = V3asV1.prototype.submitTrialJob;
+    V3asV1.prototype.submitTrialJob = async function (form) {
+        await this.startDeferred.promise;
+        const envId = form.id ? form.envId : this.schedule();
+        if (!form.id && envId !== null) {
+            const id = crypto.randomBytes(5).toString('hex').slice(0, 8);
+            form = { ...form, id, envId };
+            this.allocatedParameters.set(id, form.hyperParameters.value);
+        }
+        return submit.call(this, form);
+    };
+}
+
+const load = Module._load;
+let isAdapted = false;
+Module._load = function (request, ...rest) {
+    const loaded = load.call(this, request, ...rest);
+    if (!isAdapted && request.endsWith('training_service/v3/compat')) {
+        isAdapted = true;
+        adapt(loaded.V3asV1);
+    }
+    return loaded;
+};
 
 const owner = Number(process.env.AUTOPRUNE_NNI_OWNER || 0);
 const isManager = (process.argv[1] || '').endsWith('main.js');

@@ -27,6 +27,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
         self._ended: set[int] = set()  # those that ended well before it
+        self._failed: set[int] = set()
 
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
         with self._lock:
@@ -39,6 +40,8 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
         with self._lock:
+            if parameter_id in self._failed:  # it has been counted already
+                return
             self._told.add(parameter_id)
             self._tuner.receive_trial_result(parameter_id, parameters, value, **kwargs)
             if parameter_id in self._ended:
@@ -48,12 +51,16 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
         with self._lock:
             if success and parameter_id not in self._told:
                 self._ended.add(parameter_id)
-            else:
-                self._tuner.trial_end(parameter_id, success, **kwargs)
+                return
+            if not success:
+                self._failed.add(parameter_id)
+            self._tuner.trial_end(parameter_id, success, **kwargs)
 
     def import_data(self, data: Any) -> None:
+        """What was found before; of a trial whose beginning NNI was killed over it knows no parameters."""
+        known = [each for each in data if each.get("parameter") is not None and each.get("value") is not None]
         with self._lock:
-            self._tuner.import_data(data)
+            self._tuner.import_data(known)
 
 
 class AlreadyBegun(list[int]):
