@@ -41,7 +41,8 @@ def nni_run(
     """The whole job, its search an NNI experiment. With `search_only`, and of a problem that has no model to go on
     with, the best outcome: `policy.json` holds it."""
     check_nni(config)
-    free_port(server)
+    with free_port(server):
+        pass  # told at once if there is none
     search = NniSearch(server)
     if config.problem == "model" and not search_only:
         choose = partial(search_choice, search=search)

@@ -73,9 +73,9 @@ class Errands:
             self._is_over = True
             self._changed.notify_all()
 
-    def next_parameters(self) -> Mapping[str, Any] | None:
+    def next_parameters(self, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
         with self._changed:
-            while not self._waiting and not self._is_over:
+            while not self._waiting and not self._is_over and is_wanted():
                 self._changed.wait(WAKE_S)
             if not self._waiting:
                 return None

@@ -25,7 +25,7 @@ from autoprune.nni.space import SearchSpace
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS = 8080, 100
 PRELOAD = Path(__file__).with_name("preload.js")
-ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
+UNDER_WAY = frozenset({"WAITING", "RUNNING", "UNKNOWN"})  # states of trials
 DISPATCHER = "-m nni --exp_params"
 RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before a traceback
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
@@ -202,20 +202,21 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     nni = require_nni()
     config = experiment.config()
     end_all(experiment.folder)
-    port = free_port(server)
-    has_begun = _has_profile(experiment.folder / experiment.id, experiment.trial_command)
+    has_begun = views or _has_profile(experiment.folder / experiment.id, experiment.trial_command)
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
     log = TunerLog.of(experiment.folder / experiment.id / "log" / "dispatcher.log")
+    _reach_it_directly()
     try:
-        with _environment(experiment.folder, server), silenced():
-            try:
-                _wait_for_it(nni.experiment.launcher)
-                run.start(port, run_mode=nni.experiment.RunMode.Detach)
-            except Exception as error:
-                raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
-        yield Manager(run, experiment.folder, server, log)
+        with free_port(server) as port:
+            with _environment(experiment.folder, server), silenced():
+                try:
+                    _wait_for_it(nni.experiment.launcher)
+                    run.start(port, run_mode=nni.experiment.RunMode.Detach)
+                except Exception as error:
+                    raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
+            yield Manager(run, experiment.folder, server, log)
     finally:
         with contextlib.suppress(Exception), silenced():
             if run._proc is not None and run._proc.poll() is None:
@@ -230,44 +231,57 @@ def _wait_for_it(launcher: Any) -> None:
         launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_TRIES)
 
 
+def _reach_it_directly() -> None:
+    """Trials, the dispatcher and this process talk to the manager as localhost: never through a proxy."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "localhost", LOOPBACK]))
+
+
 def _has_profile(folder: Path, trial_command: str) -> bool:
     """Whether NNI has noted this experiment. A manager that is killed before leaves a folder that is in the way; in a
-    run that was moved, what NNI has noted leads elsewhere."""
+    run that was moved, what NNI has noted leads elsewhere. It is written to: a kill may have left a journal."""
     query = "SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1"
     with contextlib.suppress(sqlite3.Error, TypeError):
-        with contextlib.closing(sqlite3.connect(f"file:{folder / 'db' / 'nni.sqlite'}?mode=ro", uri=True)) as database:
+        file = f"{(folder / 'db' / 'nni.sqlite').as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(file, uri=True)) as database:
             (params,) = database.execute(query).fetchone()
         if json.loads(params)["trialCommand"] == trial_command:
             return True
-        say("the run was moved: NNI begins anew, with what is in trials.sqlite")
+        say("the run, or its Python, was moved: NNI begins anew, with what is in trials.sqlite")
     shutil.rmtree(folder, ignore_errors=True)
     return False
 
 
-def free_port(server: Server) -> int:
-    """Raises `InputError` if the port, or every one of a hundred, is in use."""
+@contextlib.contextmanager
+def free_port(server: Server) -> Iterator[int]:
+    """It is kept from other experiments that begin while the block runs: a manager that finds its port taken ends, and
+    NNI would take the other's for it. Raises `InputError` if the port, or every one of a hundred, is in use."""
     wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if server.port is None else (server.port,)
     for port in wanted:
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket(socket.AF_UNIX) as claim:
             try:
-                tried.bind((server.host, port))
+                claim.bind(f"\0autoprune-nni-{port}")  # a name that goes with its process
+                with socket.socket() as tried:
+                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    tried.bind((server.host, port))
             except OSError as error:
                 if server.port is not None:
                     raise InputError(
                         f"--port {port}: cannot be served on {server.host} ({error.strerror}); choose another"
                     ) from None
                 continue
-            return port
+            yield port
+            return
     raise InputError(f"--port: none is free from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}; give one")
 
 
 @contextlib.contextmanager
 def _environment(folder: Path, server: Server) -> Iterator[None]:
     """What the manager, and what it starts, inherit."""
-    options = os.environ.get("NODE_OPTIONS", "")
+    options, preload = os.environ.get("NODE_OPTIONS", ""), re.sub(r'(["\\])', r"\\\1", str(PRELOAD))
     given = {
-        "NODE_OPTIONS": f'{options} --require "{PRELOAD}"'.strip(),
+        "NODE_OPTIONS": f'{options} --require "{preload}"'.strip(),
         "AUTOPRUNE_NNI_HOST": server.host,
         "AUTOPRUNE_NNI_OWNER": str(os.getpid()),
         MARK: str(folder.resolve()),

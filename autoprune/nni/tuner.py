@@ -26,7 +26,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
         self._tuner: Any = create_builtin_class_instance(name, dict(settings), "tuners")
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
-        self._ended: set[int] = set()  # those that ended well before it
+        self._ended: dict[int, bool] = {}  # trials that have ended, and whether well
 
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
         with self._lock:
@@ -39,6 +39,8 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
         with self._lock:
+            if self._ended.get(parameter_id) is False:  # its tuner has given it up
+                return
             self._told.add(parameter_id)
             self._tuner.receive_trial_result(parameter_id, parameters, value, **kwargs)
             if parameter_id in self._ended:
@@ -46,9 +48,8 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
         with self._lock:
-            if success and parameter_id not in self._told:
-                self._ended.add(parameter_id)
-            else:
+            self._ended[parameter_id] = success
+            if not success or parameter_id in self._told:
                 self._tuner.trial_end(parameter_id, success, **kwargs)
 
     def import_data(self, data: Any) -> None:
