@@ -160,7 +160,7 @@ def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
 
     def carry() -> None:
         for number in itertools.count():
-            if (parameters := errands.next_parameters(lambda: True)) is None:
+            if (parameters := errands.next_parameters("carrier", lambda: True)) is None:
                 return
             if number % 5 == 0:
                 errands.lose(parameters)
@@ -178,7 +178,7 @@ def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
     assert [outcome.policy for outcome in found.outcomes] == [outcome.policy for outcome in expected.outcomes]
 
 
-def test_an_errand_that_a_killed_dispatcher_was_to_get_goes_to_the_next(tmp_path: Path) -> None:
+def test_what_a_killed_dispatcher_was_told_or_was_to_be_told_goes_to_the_next(tmp_path: Path) -> None:
     problem = toy_problem()
     errands, workers = Errands(problem, 1), Workers(problem, 1)
     try:
@@ -190,6 +190,8 @@ def test_an_errand_that_a_killed_dispatcher_was_to_get_goes_to_the_next(tmp_path
             with connected(tmp_path) as line:
                 line.send({"ask": "next"})
                 assert line.receive() == {"parameters": parameters_of(problem.decisions, (1, 1, 1, 1))}
+            assert errands.next_parameters("of NNI that was resumed", lambda: False) is not None
+            assert errands.next_parameters("of NNI that was resumed", lambda: False) is None
     finally:
         workers.close()
 
@@ -465,6 +467,7 @@ def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         (("run", "toy", "--tuner", "BOHB"), "nni.tuner=BOHB: is broken in NNI 3.0"),
         (("run", "toy", "-o", "nni.assessor=Medianstop"), "nni.assessor: goes with NNI's tuners"),
         (("run", "toy", "--port", "70000"), "65535"),
+        (("run", "toy", "--host", "192.0.2.1"), "give 127.0.0.1 or 0.0.0.0"),
         (("resume", "{root}"), "holds no run; `autoprune nni run CONFIG"),
         (("view", "{root}"), "holds no run"),
         (("stop", "{root}"), "holds no run"),

@@ -166,9 +166,13 @@ class Manager:
         return None
 
     def allow(self, trials: int) -> None:
-        """So many trials may be begun, those before counted."""
+        """So many trials may be begun, those before counted. NNI does not ask its tuner for another when the last has
+        ended: it does so when more may run at a time."""
         with silenced(), contextlib.suppress(Exception):  # it is asked again
-            self._experiment.update_max_trial_number(trials)
+            params = self._experiment.get_experiment_profile()["params"]
+            if params["maxTrialNumber"] < trials:
+                self._experiment.update_trial_concurrency(params["trialConcurrency"] + 1)
+                self._experiment.update_max_trial_number(trials)
 
     def said_by(self, trial: str) -> str:
         """The last words of a trial that failed."""

@@ -31,12 +31,12 @@ class OwnExperiment:
         self._lock = threading.Lock()
         self._searching: threading.Thread | None = None
 
-    def next_parameters(self, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
         with self._lock:
             if self._searching is None:
                 self._searching = threading.Thread(target=self._search, daemon=True)
                 self._searching.start()
-        return self._errands.next_parameters(is_wanted)
+        return self._errands.next_parameters(tuner, is_wanted)
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
         self._errands.lose(parameters)

@@ -49,8 +49,9 @@ class Desk(Protocol):
         """The trial was ended by somebody else, after this look."""
         ...
 
-    def next_parameters(self, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
-        """For our tuner: what NNI should try next, waited for while it `is_wanted`; None: there is nothing more."""
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
+        """For our tuner, by a name of its process: what NNI should try next, waited for while it `is_wanted`; None:
+        there is nothing more."""
         ...
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
@@ -83,7 +84,7 @@ class Service:
             if question == "trial":
                 self._trial(line, str(asked.get("trial")), parameters)
             elif question == "next":
-                self._next(line)
+                self._next(line, str(asked.get("tuner")))
             elif question == "lost":
                 with _refusing(InputError):
                     self._desk.lose(parameters)
@@ -101,8 +102,8 @@ class Service:
             self._last_asked = time.monotonic()
             self._open.discard(line)
 
-    def _next(self, line: Line) -> None:
-        parameters = self._desk.next_parameters(line.is_open)
+    def _next(self, line: Line, tuner: str) -> None:
+        parameters = self._desk.next_parameters(tuner, line.is_open)
         try:
             line.send({"nothing": True} if parameters is None else {"parameters": dict(parameters)})
         except ServiceGone:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
 
     def generate_parameters(self, parameter_id: int, **kwargs: Any) -> Mapping[str, Any]:
         """Waits until the searcher has something to try."""
-        told = ask(self._served(), {"ask": "next"})
+        told = ask(self._served(), {"ask": "next", "tuner": str(os.getpid())})
         if "parameters" not in told:
             raise NoMoreTrialError(str(told.get("refused", "the search is over")))
         parameters: Mapping[str, Any] = told["parameters"]
