@@ -204,13 +204,13 @@ def serve(
 
 
 @app.command(
-    epilog='Example, before `nnictl create`: `export NODE_OPTIONS="--require $(autoprune nni loopback)"`',
+    epilog='Example, before `nnictl create`: `export NODE_OPTIONS="$(autoprune nni loopback)"`',
 )
 def loopback() -> None:
-    """Print the file that keeps NNI's web page on 127.0.0.1, for experiments that NNI itself begins."""
-    from autoprune.nni.manager import PRELOAD
+    """Print the option that keeps NNI's web page on 127.0.0.1, for experiments that NNI itself begins."""
+    from autoprune.nni.manager import loopback_option
 
-    typer.echo(PRELOAD)
+    typer.echo(loopback_option())
 
 
 def _own_folder(config: str, run_dir: Path | None) -> Path:

@@ -280,12 +280,17 @@ def free_port(server: Server) -> Iterator[int]:
     raise InputError(f"--port: none is free from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}; give one")
 
 
+def loopback_option() -> str:
+    """For `NODE_OPTIONS`, which a manager of NNI's inherits."""
+    preload = re.sub(r'(["\\])', r"\\\1", str(PRELOAD))
+    return f'--require "{preload}"'
+
+
 @contextlib.contextmanager
 def _environment(folder: Path, server: Server) -> Iterator[None]:
     """What the manager, and what it starts, inherit."""
-    options, preload = os.environ.get("NODE_OPTIONS", ""), re.sub(r'(["\\])', r"\\\1", str(PRELOAD))
     given = {
-        "NODE_OPTIONS": f'{options} --require "{preload}"'.strip(),
+        "NODE_OPTIONS": f"{os.environ.get('NODE_OPTIONS', '')} {loopback_option()}".strip(),
         "AUTOPRUNE_NNI_HOST": server.host,
         "AUTOPRUNE_NNI_OWNER": str(os.getpid()),
         MARK: str(folder.resolve()),
