@@ -9,6 +9,7 @@ medians: the bare evaluation, what a trial's process takes beside it, and from o
 
 import argparse
 import json
+import os
 import sqlite3
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.nni.client import EXPERIMENT
+from autoprune.nni.manager import loopback_option
 
 ALONE = Path(__file__).with_name("nni_trial_alone.py")
 
@@ -85,6 +87,7 @@ def loading_everything(config: str, trials: int, folder: Path) -> Times:
     settings.max_trial_number = trials
     settings.experiment_working_directory = folder
     settings.tuner.name = "Random"
+    os.environ["NODE_OPTIONS"] = loopback_option()
     experiment = Experiment(settings)
     experiment.start(8199, run_mode=RunMode.Detach)
     try:

@@ -1,12 +1,16 @@
 """Searches as experiments of NNI: its space, its tuners and ours, real experiments, and what is refused."""
 
+import errno
 import itertools
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,21 +18,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nni_for_tests import NniRun, kill, nni_run
 
-from autoprune.errors import ConfigError, InputError
+from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.nni.algorithms import REFUSED, TUNERS, check_tuner, space_type
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Server, free_port
 from autoprune.nni.proposals import Proposals
-from autoprune.nni.service import Refused, Service, serving
+from autoprune.nni.service import Booking, Refused, Service, serving
 from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
 from autoprune.nni.trial import serve_trial
-from autoprune.nni.wire import ServiceGone, connected
+from autoprune.nni.wire import Line, ServiceGone, connected
 from autoprune.nni.workers import Workers
 from autoprune.policies.table import searcher_maker
 from autoprune.results.kept import NNI_TRIALS
 from autoprune.search.loop import run_search
 from autoprune.search.racing import NO_BARS
 from autoprune.search.toy import toy_problem
+from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
 
 pytest.importorskip("nni")
@@ -155,7 +160,7 @@ def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
 
     def carry() -> None:
         for number in itertools.count():
-            if (parameters := errands.next_parameters()) is None:
+            if (parameters := errands.next_parameters("carrier", lambda: True)) is None:
                 return
             if number % 5 == 0:
                 errands.lose(parameters)
@@ -171,6 +176,24 @@ def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
     errands.end()
     carrier.join()
     assert [outcome.policy for outcome in found.outcomes] == [outcome.policy for outcome in expected.outcomes]
+
+
+def test_what_a_killed_dispatcher_was_told_or_was_to_be_told_goes_to_the_next(tmp_path: Path) -> None:
+    problem = toy_problem()
+    errands, workers = Errands(problem, 1), Workers(problem, 1)
+    try:
+        with serving(Service(errands, problem, workers), tmp_path):
+            with connected(tmp_path) as killed:
+                killed.send({"ask": "next"})
+            asker = threading.Thread(target=lambda: next(iter(errands.look({(1, 1, 1, 1): -1}, NO_BARS))), daemon=True)
+            asker.start()
+            with connected(tmp_path) as line:
+                line.send({"ask": "next"})
+                assert line.receive() == {"parameters": parameters_of(problem.decisions, (1, 1, 1, 1))}
+            assert errands.next_parameters("of NNI that was resumed", lambda: False) is not None
+            assert errands.next_parameters("of NNI that was resumed", lambda: False) is None
+    finally:
+        workers.close()
 
 
 # The service
@@ -214,6 +237,74 @@ def test_a_trial_is_told_what_it_is_refused_for(served: tuple[Proposals, Path]) 
         assert line.receive() == {"refused": "the tuner of this experiment is not AgentTuner"}
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (b"hello\n", "no message"),
+        (b"[" * 100_000 + b"\n", "no message"),
+        (b'{"ask": "trial", "parameters": 3}\n', "not iterable"),
+        (b'{"ask": "trial", "parameters": {"conv1": Infinity}}\n', "must be a whole number, got inf"),
+    ],
+)
+def test_what_is_no_question_is_refused_and_ends_no_search(tmp_path: Path, said: bytes, reason: str) -> None:
+    desk = proposals(tmp_path, 3)
+    workers = Workers(desk.problem, 1)
+    service = Service(desk, desk.problem, workers)
+    try:
+        with serving(service, tmp_path / "nni"), connected(tmp_path / "nni") as line:
+            line._connection.sendall(said)
+            assert reason in line.receive()["refused"]
+            assert service.failure is None
+    finally:
+        workers.close()
+
+
+def test_two_trials_of_one_policy_one_of_them_ended_lose_no_look(tmp_path: Path) -> None:
+    desk = proposals(tmp_path, 3)
+    (final,) = desk.problem.looks_after((1, 1, 1, 1), -1)
+    looks = [replace(final, look=number, complete=number == 2) for number in range(3)]
+    desk.problem._looks = lambda pruning: iter(looks)
+    workers = Workers(desk.problem, 2)
+    service = Service(desk, desk.problem, workers)
+    first, second = (Booking(trial, (1, 1, 1, 1), NO_BARS) for trial in "ab")
+    try:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, closing(service._scores(Line(ours), second)) as ended:
+            next(ended)
+            *_, score = service._scores(Line(ours), first)
+            desk.finish(first, score)
+            next(ended)
+        assert desk.problem.known_scores((1, 1, 1, 1)) == tuple(looks)
+        assert desk.result(wall_s=1.0).best.score == looks[-1]
+    finally:
+        workers.close()
+
+
+def test_a_worker_that_is_killed_after_its_last_look_is_told_by_the_next_trial(tmp_path: Path) -> None:
+    workers = Workers(toy_problem(), 1)
+    with workers.looks((0, 0, 0, 0), -1) as looks:
+        next(looks)
+        kill([workers._processes[0].pid])
+        workers._processes[0].join()
+    with pytest.raises(RunError, match="was killed"), workers.looks((0, 0, 0, 0), -1) as looks:
+        next(looks)
+
+
+def test_what_is_raised_in_a_worker_is_raised_here() -> None:
+    problem = toy_problem()
+
+    def full(pruning: object) -> Iterator[Score]:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    problem._looks = full
+    workers = Workers(problem, 1)
+    try:
+        with pytest.raises(OSError, match="No space left"), workers.looks((0, 0, 0, 0), -1) as looks:
+            next(looks)
+    finally:
+        workers.close()
+
+
 def test_nobody_serves_where_there_is_no_service(tmp_path: Path) -> None:
     with pytest.raises(ServiceGone), connected(tmp_path):
         pass
@@ -248,16 +339,29 @@ def test_settings_that_a_tuner_does_not_have_are_refused() -> None:
         check_tuner("Nothing", {})
 
 
-def test_a_port_that_is_in_use_is_refused_and_otherwise_the_next_one_taken() -> None:
-    import socket
+@pytest.mark.filterwarnings("ignore")
+def test_a_result_that_comes_after_its_trial_has_failed_kills_no_tuner() -> None:
+    from autoprune.nni.tuner import OrderedTuner
 
+    tuner = OrderedTuner("TPE", {"optimize_mode": "maximize"})
+    tuner.update_search_space({"width": {"_type": "quniform", "_value": [0, 4, 1]}})
+    (parameters,) = tuner.generate_multiple_parameters([0])
+    tuner.trial_end(0, False)
+    tuner.receive_trial_result(0, parameters, {"default": 1.0})
+
+
+def test_a_port_that_is_in_use_is_refused_and_otherwise_the_next_one_taken() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=rf"--port {port}: cannot be served on 127\.0\.0\.1"):
-            free_port(Server(port))
-    assert free_port(Server()) >= 8080
+        with (
+            pytest.raises(InputError, match=rf"--port {port}: cannot be served on 127\.0\.0\.1"),
+            free_port(Server(port)),
+        ):
+            pass
+    with free_port(Server()) as first, free_port(Server()) as second:  # of two that begin at once
+        assert 8080 <= first < second
 
 
 # Real experiments, on the toy
@@ -363,6 +467,7 @@ def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
         (("run", "toy", "--tuner", "BOHB"), "nni.tuner=BOHB: is broken in NNI 3.0"),
         (("run", "toy", "-o", "nni.assessor=Medianstop"), "nni.assessor: goes with NNI's tuners"),
         (("run", "toy", "--port", "70000"), "65535"),
+        (("run", "toy", "--host", "192.0.2.1"), "give 127.0.0.1 or 0.0.0.0"),
         (("resume", "{root}"), "holds no run; `autoprune nni run CONFIG"),
         (("view", "{root}"), "holds no run"),
         (("stop", "{root}"), "holds no run"),

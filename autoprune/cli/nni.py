@@ -21,6 +21,7 @@ from autoprune.cli.options import (
 )
 from autoprune.cli.process import process_of_a_job
 from autoprune.cli.summary import summarise, summarise_adaptive, summarise_search
+from autoprune.errors import InputError
 from autoprune.foundation import progress, terminal
 
 if TYPE_CHECKING:
@@ -40,13 +41,13 @@ Port = Annotated[
 ]
 Host = Annotated[
     str,
-    typer.Option(help="Address of the web page. NNI has no login: any other is at your risk."),
+    typer.Option(help="Of the web page; or 0.0.0.0, all addresses of this machine: NNI has no login."),
 ]
 SearchOnly = Annotated[
     bool, typer.Option("--search-only", help="End after the search, as `autoprune search` does: leaves `policy.json`.")
 ]
 RunDirArgument = Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="The run's folder.", metavar="RUN_DIR")]
-LOOPBACK = "127.0.0.1"
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 LINGER_S = 1.0  # TPE dies of a trial whose end NNI hears of before its result
 
 
@@ -170,7 +171,6 @@ def space(
 )
 def trial(config: ConfigArgument, override: Overrides = None, run_dir: RunDirOption = None) -> None:
     """One trial of an experiment of your own: scored by a service that the first trial starts."""
-    from autoprune.errors import InputError
     from autoprune.nni.client import NotStarted, ensure_service
     from autoprune.nni.trial import channel_to_nni, serve_trial
     from autoprune.nni.wire import ServiceGone
@@ -204,13 +204,13 @@ def serve(
 
 
 @app.command(
-    epilog='Example, before `nnictl create`: `export NODE_OPTIONS="--require $(autoprune nni loopback)"`',
+    epilog='Example, before `nnictl create`: `export NODE_OPTIONS="$(autoprune nni loopback)"`',
 )
 def loopback() -> None:
-    """Print the file that keeps NNI's web page on 127.0.0.1, for experiments that NNI itself begins."""
-    from autoprune.nni.manager import PRELOAD
+    """Print the option that keeps NNI's web page on 127.0.0.1, for experiments that NNI itself begins."""
+    from autoprune.nni.manager import PRELOAD, preloading
 
-    typer.echo(PRELOAD)
+    typer.echo(preloading(PRELOAD))
 
 
 def _own_folder(config: str, run_dir: Path | None) -> Path:
@@ -222,6 +222,8 @@ def _own_folder(config: str, run_dir: Path | None) -> Path:
 def _server(port: int | None, host: str) -> "Server":
     from autoprune.nni.manager import Server
 
+    if host not in (LOOPBACK, EVERYWHERE):
+        raise InputError(f"--host {host}: NNI's own processes ask for it at localhost: give {LOOPBACK} or {EVERYWHERE}")
     if host != LOOPBACK:
         progress.show(True)
         progress.say(f"--host {host}: NNI's page has no login: whoever reaches this address can start processes here")

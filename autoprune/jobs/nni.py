@@ -41,7 +41,8 @@ def nni_run(
     """The whole job, its search an NNI experiment. With `search_only`, and of a problem that has no model to go on
     with, the best outcome: `policy.json` holds it."""
     check_nni(config)
-    free_port(server)
+    with free_port(server):
+        pass  # told at once if there is none
     search = NniSearch(server)
     if config.problem == "model" and not search_only:
         choose = partial(search_choice, search=search)
@@ -108,13 +109,14 @@ def stop(root: Path) -> int:
     owner = holder_of(RunDir(root))
     found = len(list(marked(folder))) + (owner is not None)
     if owner is not None:
-        os.kill(owner, signal.SIGINT)
-        deadline = time.monotonic() + END_S
-        while holder_of(RunDir(root)) is not None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        if holder_of(RunDir(root)) is not None:
-            say(f"process {owner} does not end; it is killed")
-            os.kill(owner, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            os.kill(owner, signal.SIGINT)
+            deadline = time.monotonic() + END_S
+            while holder_of(RunDir(root)) is not None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if holder_of(RunDir(root)) is not None:
+                say(f"process {owner} does not end; it is killed")
+                os.kill(owner, signal.SIGKILL)
     end_all(folder)
     return found
 

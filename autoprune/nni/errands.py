@@ -51,6 +51,7 @@ class Errands:
         self._waiting: list[Errand] = []  # that no trial has yet
         self._out: dict[Policy, Errand] = {}
         self._found: queue.Queue[Looked | BaseException] = queue.Queue()
+        self._tuner: str | None = None  # who asked last
         self._is_over = False
 
     def execute(self, problem: SearchProblem) -> AbstractContextManager[SearchProblem]:
@@ -82,9 +83,13 @@ class Errands:
             self._is_over = True
             self._changed.notify_all()
 
-    def next_parameters(self) -> Mapping[str, Any] | None:
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
         with self._changed:
-            while not self._waiting and not self._is_over:
+            if self._tuner not in (None, tuner):  # what the one before was told, no trial may carry
+                self._waiting[:0] = self._out.values()
+                self._out.clear()
+            self._tuner = tuner
+            while not self._waiting and not self._is_over and is_wanted():
                 self._changed.wait(WAKE_S)
             if not self._waiting:
                 return None

@@ -28,7 +28,7 @@ from autoprune.nni.space import SearchSpace
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, PORTS = 8080, 100
 PRELOAD = Path(__file__).with_name("preload.js")
-ENDED = ("SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED")
+UNDER_WAY = frozenset({"WAITING", "RUNNING", "UNKNOWN"})  # states of trials
 DISPATCHER = "-m nni --exp_params"
 RAISED = "ERROR (nni.runtime.msg_dispatcher_base"  # in the tuner's log, before a traceback
 ERROR = re.compile(r"[\w.]*(Error|Exception|Exit)\b")  # the last line of a traceback
@@ -179,9 +179,13 @@ class Manager:
         return []
 
     def allow(self, trials: int) -> None:
-        """So many trials may be begun, those before counted."""
+        """So many trials may be begun, those before counted. NNI does not ask its tuner for another when the last has
+        ended: it does so when more may run at a time."""
         with silenced(), contextlib.suppress(Exception):  # it is asked again
-            self._experiment.update_max_trial_number(trials)
+            params = self._experiment.get_experiment_profile()["params"]
+            if params["maxTrialNumber"] < trials:
+                self._experiment.update_trial_concurrency(params["trialConcurrency"] + 1)
+                self._experiment.update_max_trial_number(trials)
 
     def said_by(self, trial: str) -> str:
         """The last words of a trial that failed."""
@@ -226,21 +230,23 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     nni = require_nni()
     config = experiment.config()
     end_all(experiment.folder)
-    port = free_port(server, with_next=experiment.nni.platform == "remote" and not views)
-    has_begun = _has_profile(experiment.folder / experiment.id, experiment.trial_command)
+    has_begun = views or _has_profile(experiment.folder / experiment.id, experiment.trial_command)
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
     logs = experiment.folder / experiment.id / "log"
     log, own_log = Log.of(logs / "dispatcher.log"), Log.of(logs / "nnimanager.log")
+    _reach_it_directly()
+    with_next = experiment.nni.platform == "remote" and not views
     try:
-        with _environment(experiment, server, port), silenced():
-            try:
-                _wait_for_it(nni.experiment.launcher)
-                run.start(port, run_mode=nni.experiment.RunMode.Detach)
-            except Exception as error:
-                raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
-        yield Manager(run, experiment.folder, server, log, own_log)
+        with free_port(server, with_next=with_next) as port:
+            with _environment(experiment, server, port), silenced():
+                try:
+                    _wait_for_it(nni.experiment.launcher)
+                    run.start(port, run_mode=nni.experiment.RunMode.Detach)
+                except Exception as error:
+                    raise RunError(f"NNI's manager does not start: {' '.join(str(error).split())}") from None
+            yield Manager(run, experiment.folder, server, log, own_log)
     finally:
         with contextlib.suppress(Exception), silenced():
             if run._proc is not None and run._proc.poll() is None:
@@ -255,48 +261,66 @@ def _wait_for_it(launcher: Any) -> None:
         launcher._check_rest_server = partial(launcher._check_rest_server, retry=START_TRIES)
 
 
+def _reach_it_directly() -> None:
+    """Trials, the dispatcher and this process talk to the manager as localhost: never through a proxy."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "localhost", LOOPBACK]))
+
+
 def _has_profile(folder: Path, trial_command: str) -> bool:
     """Whether NNI has noted this experiment. A manager that is killed before leaves a folder that is in the way; in a
-    run that was moved, what NNI has noted leads elsewhere."""
+    run that was moved, what NNI has noted leads elsewhere. It is written to: a kill may have left a journal."""
     query = "SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1"
     with contextlib.suppress(sqlite3.Error, TypeError):
-        with contextlib.closing(sqlite3.connect(f"file:{folder / 'db' / 'nni.sqlite'}?mode=ro", uri=True)) as database:
+        file = f"{(folder / 'db' / 'nni.sqlite').as_uri()}?mode=rw"
+        with contextlib.closing(sqlite3.connect(file, uri=True)) as database:
             (params,) = database.execute(query).fetchone()
         if json.loads(params)["trialCommand"] == trial_command:
             return True
-        say("the run was moved: NNI begins anew, with what is in trials.sqlite")
+        say("the run, or its Python, was moved: NNI begins anew, with what is in trials.sqlite")
     shutil.rmtree(folder, ignore_errors=True)
     return False
 
 
-def free_port(server: Server, *, with_next: bool = False) -> int:
-    """Raises `InputError` if the port, or every one of a hundred, is in use. Where trials run on other machines, NNI
-    wants the one after it free too, though nothing listens there any more."""
+@contextlib.contextmanager
+def free_port(server: Server, *, with_next: bool = False) -> Iterator[int]:
+    """It is kept from other experiments that begin while the block runs: a manager that finds its port taken ends, and
+    NNI would take the other's for it. Where trials run on other machines, NNI wants the one after it free too, though
+    nothing listens there. Raises `InputError` if the port, or every one of a hundred, is in use."""
     wanted = range(FIRST_PORT, FIRST_PORT + PORTS) if server.port is None else (server.port,)
     for port in wanted:
-        try:
-            for tried_port in (port, port + 1) if with_next else (port,):
-                with socket.socket() as tried:
-                    tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    tried.bind((server.host, tried_port))
-        except OSError as error:
-            if server.port is not None:
-                raise InputError(
-                    f"--port {port}: cannot be served on {server.host} ({error.strerror}; {tried_port}); choose another"
-                ) from None
-            continue
-        return port
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0autoprune-nni-{port}")  # a name that goes with its process
+                for tried_port in (port, port + 1) if with_next else (port,):
+                    with socket.socket() as tried:
+                        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                        tried.bind((server.host, tried_port))
+            except OSError as error:
+                if server.port is not None:
+                    raise InputError(
+                        f"--port {port}: cannot be served on {server.host} ({error.strerror}); choose another"
+                    ) from None
+                continue
+            yield port
+            return
     raise InputError(f"--port: none is free from {FIRST_PORT} to {FIRST_PORT + PORTS - 1}; give one")
+
+
+def preloading(file: Path) -> str:
+    """An option for `NODE_OPTIONS`, which a manager of NNI's inherits."""
+    path = re.sub(r'(["\\])', r"\\\1", str(file))
+    return f'--require "{path}"'
 
 
 @contextlib.contextmanager
 def _environment(experiment: Experiment, server: Server, port: int) -> Iterator[None]:
     """What the manager, and what it starts, inherit."""
     remote = machines.environment(experiment.nni, port)
-    preloads = (PRELOAD, machines.PRELOAD) if remote else (PRELOAD,)
-    options = [os.environ.get("NODE_OPTIONS", ""), *(f'--require "{preload}"' for preload in preloads)]
+    options = [os.environ.get("NODE_OPTIONS", ""), preloading(PRELOAD)]
     given = {
-        "NODE_OPTIONS": " ".join(options).strip(),
+        "NODE_OPTIONS": " ".join([*options, *([preloading(machines.PRELOAD)] if remote else [])]).strip(),
         "AUTOPRUNE_NNI_HOST": server.host,
         "AUTOPRUNE_NNI_OWNER": str(os.getpid()),
         MARK: str(experiment.folder.resolve()),

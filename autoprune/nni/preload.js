@@ -6,6 +6,10 @@ const fs = require('fs');
 const Module = require('module');
 const net = require('net');
 
+if (!/nni_node[\\/](.*[\\/])?main\.js$/.test(process.argv[1] || '')) {
+    return; // another program of node's, begun by a trial or in the user's shell
+}
+
 const host = process.env.AUTOPRUNE_NNI_HOST || '127.0.0.1';
 const listen = net.Server.prototype.listen;
 net.Server.prototype.listen = function (...args) {
@@ -54,8 +58,7 @@ Module._load = function (request, ...rest) {
 };
 
 const owner = Number(process.env.AUTOPRUNE_NNI_OWNER || 0);
-const isManager = (process.argv[1] || '').endsWith('main.js');
-if (owner > 0 && isManager) {
+if (owner > 0) {
     setInterval(() => {
         try {
             process.kill(owner, 0);

@@ -13,7 +13,7 @@ GRACE_S = 5.0
 
 def marked(folder: Path) -> Iterator[int]:
     """Of this user, but for this process: the manager, the dispatcher and trials of the experiment in `folder`."""
-    wanted = f"{MARK}={folder.resolve()}".encode()
+    wanted = os.fsencode(f"{MARK}={folder.resolve()}")
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():
             continue

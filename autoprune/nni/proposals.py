@@ -67,7 +67,7 @@ class Proposals:
                 booking, score, was_clipped = self._left.pop(trial)
                 self._noted(booking, score, was_clipped=was_clipped, was_stopped=True)
 
-    def next_parameters(self) -> None:
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> None:
         raise Refused("the tuner of this experiment is not AgentTuner")
 
     def lose(self, parameters: Mapping[str, Any]) -> None:

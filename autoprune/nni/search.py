@@ -16,7 +16,7 @@ from autoprune.foundation.progress import bar, say
 from autoprune.nni.algorithms import check_tuner, require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
-from autoprune.nni.manager import BUSY, Experiment, Manager, Server, TunerError, managed, trial_command
+from autoprune.nni.manager import BUSY, UNDER_WAY, Experiment, Manager, Server, TunerError, managed, trial_command
 from autoprune.nni.proposals import Proposals
 from autoprune.nni.remote.collector import Collector
 from autoprune.nni.remote.machines import check_machines
@@ -35,6 +35,8 @@ from autoprune.store.score import shown_metric
 
 POLL_S = 0.5
 FAILURES = 5  # trials in a row
+NO_MORE = "TUNER_NO_MORE_TRIAL"  # a status that NNI's tuners may take back, when trials end
+QUIET_S = 10.0  # after which they do not
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
 STEPS = (ID, NNI_TRIALS)
 Settle = Callable[[dict[str, str]], None]  # takes the states of trials, by their names
@@ -167,8 +169,11 @@ def _watch_failures(
     is_over: Callable[[], bool],
     settle: Settle,
 ) -> None:
-    """Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner does not begin."""
-    failed_before, finished_before = 0, finished()
+    """Until it `is_over`, or the tuner proposes no more. Raises `RunError` if NNI, the service or trial after trial
+    fails, `ConfigError` if the tuner does not begin."""
+    failed_before: int | None = None
+    finished_before = finished()
+    proposed_at = time.monotonic()
     while not is_over():
         if service.failure is not None:
             raise service.failure
@@ -184,10 +189,17 @@ def _watch_failures(
             continue
         settle(trials)
         failed = [trial for trial, state in trials.items() if state == "FAILED"]
-        if finished() > finished_before:
+        if failed_before is None or finished() > finished_before:  # those of an earlier process do not count
             failed_before, finished_before = len(failed), finished()
         elif len(failed) - failed_before >= FAILURES:
             raise RunError(f"{FAILURES} trials in a row have failed: {manager.said_by(failed[-1])}")
+        if status != NO_MORE or not UNDER_WAY.isdisjoint(trials.values()):
+            proposed_at = time.monotonic()
+        elif time.monotonic() - proposed_at > QUIET_S:
+            if finished() == 0:
+                raise ConfigError("nni.tuner: NNI's tuner proposes nothing")
+            say(f"NNI's tuner proposes no more after {finished()} trials")
+            return
         if status == "DONE" and not is_over():
             manager.allow(len(trials) + 1)
         time.sleep(POLL_S)

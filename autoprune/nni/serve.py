@@ -31,12 +31,12 @@ class OwnExperiment:
         self._lock = threading.Lock()
         self._searching: threading.Thread | None = None
 
-    def next_parameters(self) -> Mapping[str, Any] | None:
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
         with self._lock:
             if self._searching is None:
                 self._searching = threading.Thread(target=self._search, daemon=True)
                 self._searching.start()
-        return self._errands.next_parameters()
+        return self._errands.next_parameters(tuner, is_wanted)
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
         self._errands.lose(parameters)
@@ -78,7 +78,7 @@ def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
     try:
         with serving(service, place.run_dir.root / EXPERIMENT):
             say(f"scoring trials of {place.run_dir.root / EXPERIMENT}")
-            while time.monotonic() - service.last_asked < idle_s:
+            while service.idle_s < idle_s:
                 if service.failure is not None:
                     raise service.failure
                 time.sleep(POLL_S)

@@ -4,13 +4,13 @@ what each look found. It listens on a socket in the run's folder, that its user 
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoprune.errors import AutopruneError, InputError
+from autoprune.errors import InputError
 from autoprune.nni.wire import SOCKET, Line, Message, ServiceGone, address_in
 from autoprune.nni.workers import Workers
 from autoprune.search.problem import NOT_SEEN, SearchProblem
@@ -49,12 +49,13 @@ class Desk(Protocol):
         """The trial was ended by somebody else, after this look."""
         ...
 
-    def next_parameters(self) -> Mapping[str, Any] | None:
-        """For our tuner: what NNI should try next, waited for; None: there is nothing more."""
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
+        """For our tuner, by a name of its process: what NNI should try next, waited for while it `is_wanted`; None:
+        there is nothing more."""
         ...
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
-        """For our tuner: a trial failed before it was scored."""
+        """For our tuner: a trial failed before it was scored, or was never begun."""
         ...
 
 
@@ -72,47 +73,64 @@ class Service:
     ) -> None:
         """`also` is reported of each look, beside its figures."""
         self.failure: BaseException | None = None
-        self.last_asked = time.monotonic()
+        self._open: set[Line] = set()
+        self._last_asked = time.monotonic()
         self._desk, self._problem, self._workers, self._also = desk, problem, workers, also
         self._storing = threading.Lock()
 
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has asked, or waited for an answer."""
+        return 0.0 if self._open else time.monotonic() - self._last_asked
+
     def answer(self, line: Line) -> None:
-        self.last_asked = time.monotonic()
+        self._open.add(line)
         try:
-            asked = line.receive()
-            if asked.get("ask") == "trial":
-                self._trial(line, str(asked["trial"]), asked["parameters"])
-            elif asked.get("ask") == "next":
-                parameters = self._desk.next_parameters()
-                line.send({"nothing": True} if parameters is None else {"parameters": dict(parameters)})
-            elif asked.get("ask") == "lost":
-                self._desk.lose(asked["parameters"])
+            with _refusing(ValueError, TypeError):
+                asked = line.receive()
+                question, parameters = asked.get("ask"), dict(asked.get("parameters", {}))
+            if question == "trial":
+                self._trial(line, str(asked.get("trial")), parameters)
+            elif question == "next":
+                self._next(line, str(asked.get("tuner")))
+            elif question == "lost":
+                with _refusing(InputError):
+                    self._desk.lose(parameters)
                 line.send({})
-            elif asked.get("ask") == "alive":
+            elif question == "alive":
                 line.send({})
         except ServiceGone:  # whoever asked has ended
             pass
-        except (Refused, InputError) as error:
+        except Refused as error:
             self._tell(line, {"refused": str(error)})
         except BaseException as error:
             self.failure = self.failure or error
             self._tell(line, {"refused": str(error) or type(error).__name__})
-            if not isinstance(error, AutopruneError):
-                raise
         finally:
-            self.last_asked = time.monotonic()
+            self._last_asked = time.monotonic()
+            self._open.discard(line)
+
+    def _next(self, line: Line, tuner: str) -> None:
+        parameters = self._desk.next_parameters(tuner, line.is_open)
+        try:
+            line.send({"nothing": True} if parameters is None else {"parameters": dict(parameters)})
+        except ServiceGone:
+            if parameters is not None:
+                self._desk.lose(parameters)
+            raise
 
     def _trial(self, line: Line, trial: str, parameters: Mapping[str, Any]) -> None:
         if self.failure is not None:
             raise Refused(f"the search has failed: {self.failure}")
-        booking = self._desk.book(trial, parameters)
+        with _refusing(InputError):
+            booking = self._desk.book(trial, parameters)
         score: Score | None = None
         try:
-            for score in self._scores(line, booking):
-                figures = self._figures(booking, score)
-                if self._problem.is_settled(booking.policy, score, booking.bars):
-                    break
-                line.send({"look": figures})
+            with closing(self._scores(line, booking)) as scores:
+                for score in scores:
+                    if self._problem.is_settled(booking.policy, score, booking.bars):
+                        break
+                    line.send({"look": self._figures(booking, score)})
             assert score is not None
             if not line.is_open():
                 raise ServiceGone
@@ -122,7 +140,7 @@ class Service:
         reward = self._desk.finish(booking, score)
         line.send({"final": {**self._figures(booking, score), "default": reward}})
 
-    def _scores(self, line: Line, booking: Booking) -> Iterator[Score]:
+    def _scores(self, line: Line, booking: Booking) -> Generator[Score, None, None]:
         """Those that are known, then those of closer looks; each new one is stored before the next look begins."""
         policy, problem = booking.policy, self._problem
         known = problem.known_scores(policy)
@@ -133,8 +151,9 @@ class Service:
         with self._workers.looks(policy, known[-1].look if known else NOT_SEEN) as looks:
             for score in looks:
                 with self._storing:
-                    found = tuple(each for each in problem.known_scores(policy) if each.look < score.look)
-                    problem.remember(policy, found, [score], wall_s=time.perf_counter() - started)
+                    known = problem.known_scores(policy)
+                    if all(each.look < score.look for each in known):  # another trial may look at the same policy
+                        problem.remember(policy, known, [score], wall_s=time.perf_counter() - started)
                 yield score
                 if not line.is_open():
                     raise ServiceGone
@@ -154,6 +173,15 @@ class Service:
     def _tell(self, line: Line, message: Message) -> None:
         with suppress(ServiceGone):
             line.send(message)
+
+
+@contextmanager
+def _refusing(*errors: type[Exception]) -> Iterator[None]:
+    """What is wrong with a question ends no search."""
+    try:
+        yield
+    except errors as error:
+        raise Refused(str(error)) from None
 
 
 @contextmanager

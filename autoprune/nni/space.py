@@ -52,7 +52,8 @@ def _option(decision: Decision, parameters: Mapping[str, Any]) -> int:
             "that scores"
         )
     value = parameters[decision.name]
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    is_whole = value.is_integer() if isinstance(value, float) else isinstance(value, int)
+    if isinstance(value, bool) or not is_whole:
         raise InputError(f"search space: {decision.name}: must be a whole number, got {shown(value)}")
     if not 0 <= value < len(decision.ladder):
         raise InputError(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
         self._tuner: Any = create_builtin_class_instance(name, dict(settings), "tuners")
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
-        self._ended: set[int] = set()  # those that ended well before it
-        self._failed: set[int] = set()
+        self._ended: dict[int, bool] = {}  # trials that have ended, and whether well
 
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
         with self._lock:
@@ -40,7 +40,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def receive_trial_result(self, parameter_id: int, parameters: Any, value: Any, **kwargs: Any) -> None:
         with self._lock:
-            if parameter_id in self._failed:  # it has been counted already
+            if self._ended.get(parameter_id) is False:  # its tuner has given it up
                 return
             self._told.add(parameter_id)
             self._tuner.receive_trial_result(parameter_id, parameters, value, **kwargs)
@@ -49,12 +49,9 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def trial_end(self, parameter_id: int, success: bool, **kwargs: Any) -> None:
         with self._lock:
-            if success and parameter_id not in self._told:
-                self._ended.add(parameter_id)
-                return
-            if not success:
-                self._failed.add(parameter_id)
-            self._tuner.trial_end(parameter_id, success, **kwargs)
+            self._ended[parameter_id] = success
+            if not success or parameter_id in self._told:
+                self._tuner.trial_end(parameter_id, success, **kwargs)
 
     def import_data(self, data: Any) -> None:
         """What was found before; of a trial whose beginning NNI was killed over it knows no parameters."""
@@ -108,7 +105,7 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
 
     def generate_parameters(self, parameter_id: int, **kwargs: Any) -> Mapping[str, Any]:
         """Waits until the searcher has something to try."""
-        told = ask(self._served(), {"ask": "next"})
+        told = ask(self._served(), {"ask": "next", "tuner": str(os.getpid())})
         if "parameters" not in told:
             raise NoMoreTrialError(str(told.get("refused", "the search is over")))
         parameters: Mapping[str, Any] = told["parameters"]

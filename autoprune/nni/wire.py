@@ -37,9 +37,12 @@ class Line:
             line = self._file.readline(LONGEST_LINE)
         except OSError:
             raise ServiceGone from None
-        if not line:
+        if not line or (not line.endswith(b"\n") and len(line) < LONGEST_LINE):  # it ended midway
             raise ServiceGone
-        message = json.loads(line)
+        try:
+            message = json.loads(line)
+        except (ValueError, RecursionError):
+            message = None
         if not isinstance(message, dict):
             raise ValueError(f"no message: {line[:80]!r}")
         return message

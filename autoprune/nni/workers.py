@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import queue
+import traceback
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -52,7 +53,7 @@ class Workers:
         try:
             yield scores
         finally:
-            with suppress(OSError, EOFError):
+            with suppress(RunError):  # a worker that has died is told by its next use
                 scores.close()
             self._free.put(worker)
 
@@ -64,23 +65,26 @@ class Workers:
 
 
 def _looks(worker: Connection, policy: Policy, seen: int) -> Generator[Score, None, None]:
-    """Raises `RunError` if the worker has died, and what a user's own code in it raised."""
-    goes_on = False
+    """Raises `RunError` if the worker has died, and what was raised in it."""
+    found = _answer(worker, (policy, seen))
+    while found is not None:
+        goes_on = False
+        try:
+            yield found
+            goes_on = True
+        finally:
+            found = _answer(worker, goes_on)
+
+
+def _answer(worker: Connection, told: object) -> Score | None:
     try:
-        worker.send((policy, seen))
-        while (found := worker.recv()) is not None:
-            if isinstance(found, AutopruneError):
-                raise found
-            goes_on = False
-            try:
-                yield found
-                goes_on = True
-            finally:
-                worker.send(goes_on)
-                if not goes_on:
-                    worker.recv()
+        worker.send(told)
+        found: Score | Exception | None = worker.recv()
     except (OSError, EOFError):
         raise RunError(KILLED) from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def _work(problem: SearchProblem, pipe: Connection, parent: int) -> None:
@@ -96,5 +100,7 @@ def _work(problem: SearchProblem, pipe: Connection, parent: int) -> None:
                         if not pipe.recv():
                             break
                 pipe.send(None)
-            except AutopruneError as error:
+            except Exception as error:
+                if not isinstance(error, AutopruneError):  # its traceback stays here
+                    error.add_note(traceback.format_exc())
                 pipe.send(error)

@@ -280,8 +280,8 @@ class SearchProblem:
         """What is remembered of a policy, by look."""
         key = self.pruning_of(policy).key
         known = self._scores.get(key, ())
-        if not known and self.store is not None:
-            known = self._scores[key] = self.store.scores(self.fingerprint, key)
+        if not known and self.store is not None and (stored := self.store.scores(self.fingerprint, key)):
+            known = self._scores.setdefault(key, stored)  # another thread may remember more by now
         return known
 
     def remember(self, policy: Policy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float) -> None:

@@ -7,7 +7,7 @@ FOLDER, and ends with the keeper.
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class Scoring:
     def leave(self, booking: Booking, score: Score | None) -> None:
         """The run sees what was reported."""
 
-    def next_parameters(self) -> Mapping[str, Any]:
+    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any]:
         raise Refused(ELSEWHERE)
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
