@@ -21,7 +21,7 @@ from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.foundation.progress import say
 from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
-from autoprune.nni.processes import MARK, command_of, end_all, marked
+from autoprune.nni.processes import MARK, Log, command_of, end_all, marked
 from autoprune.nni.remote import machines
 from autoprune.nni.space import SearchSpace
 
@@ -41,25 +41,6 @@ LAST_LINES = 3  # of what a failed trial or manager has said
 
 class TunerError(RunError):
     """NNI's dispatcher, in which its tuner runs, has ended."""
-
-
-@dataclass(frozen=True)
-class Log:
-    """What NNI's manager, or the tuner's process, writes from `begin` on: it is appended to."""
-
-    path: Path
-    begin: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Log":
-        return cls(path, path.stat().st_size if path.is_file() else 0)
-
-    def since(self) -> str:
-        if not self.path.is_file():
-            return ""
-        with self.path.open("rb") as file:
-            file.seek(self.begin)
-            return file.read().decode(errors="replace")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,30 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 MARK = "AUTOPRUNE_NNI_RUN"
 GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Log:
+    """What NNI's manager, or the tuner's process, writes from `begin` on: it is appended to."""
+
+    path: Path
+    begin: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Log":
+        return cls(path, path.stat().st_size if path.is_file() else 0)
+
+    def since(self) -> str:
+        if not self.path.is_file():
+            return ""
+        with self.path.open("rb") as file:
+            file.seek(self.begin)
+            return file.read().decode(errors="replace")
 
 
 def marked(folder: Path) -> Iterator[int]:
