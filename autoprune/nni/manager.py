@@ -132,17 +132,15 @@ class Manager:
 
     def status(self) -> str:
         """As NNI calls it. Raises `RunError` once the manager is gone, or does not know how to go on."""
-        try:
-            with silenced():
-                status = str(self._experiment.get_status())
-                errors = self._rest("/check-status").get("errors", []) if status == "ERROR" else []
-        except Exception:  # it does not answer
-            process = self._experiment._proc
-            if process is not None and process.poll() is None:
-                return BUSY
+        status, errors = BUSY, list[str]()
+        with contextlib.suppress(Exception), silenced():
+            status = str(self._experiment.get_status())
+            errors = self._rest("/check-status").get("errors", []) if status == "ERROR" else []
+        has_failed = status == "ERROR" or (status != BUSY and self._has_lost_its_tuner())
+        if self._experiment._proc.poll() is not None:  # whoever answered, and whatever ended after it
             self._check_machines()
-            raise RunError("NNI's manager has ended; go on with `autoprune nni resume`") from None
-        if status == "ERROR" or self._has_lost_its_tuner():
+            raise RunError("NNI's manager has ended; go on with `autoprune nni resume`")
+        if has_failed:
             self._check_machines()
             raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
         return status
