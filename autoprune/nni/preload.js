@@ -57,6 +57,7 @@ Module._load = function (request, ...rest) {
     return loaded;
 };
 
+process.env.AUTOPRUNE_NNI_MANAGER = String(process.pid); // with which its tuner ends (autoprune.nni.tuner)
 const owner = Number(process.env.AUTOPRUNE_NNI_OWNER || 0);
 if (owner > 0) {
     setInterval(() => {

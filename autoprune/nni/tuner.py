@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,24 @@ from nni.tuner import Tuner
 
 from autoprune.nni.client import ask, ensure_service
 
+WATCH_S = 0.5
+
+
+def end_with_manager() -> None:
+    """A dispatcher whose manager was killed tries to join whichever manager has its port next, and breaks that one."""
+    manager = int(os.environ.get("AUTOPRUNE_NNI_MANAGER", "0"))
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(manager, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(WATCH_S)
+
+    if manager:
+        threading.Thread(target=watch, daemon=True).start()
+
 
 class OrderedTuner(Tuner):  # type: ignore[misc]
     """A tuner of NNI's own, told one thing at a time and the end of a trial after its result.
@@ -24,6 +43,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         super().__init__()
+        end_with_manager()
         self._tuner: Any = create_builtin_class_instance(name, dict(settings), "tuners")
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
@@ -83,6 +103,7 @@ class AgentTuner(Tuner):  # type: ignore[misc]  # NNI has no types
         overrides: list[str] | None = None,
     ) -> None:
         super().__init__()
+        end_with_manager()
         if folder is None and config is None:
             raise ValueError("AgentTuner: classArgs: give config, as the trials have it")
         self._folder = None if folder is None else Path(folder)
