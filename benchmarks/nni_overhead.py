@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from autoprune.nni.client import EXPERIMENT
-from autoprune.nni.manager import loopback_option
+from autoprune.nni.manager import PRELOAD, preloading
 
 ALONE = Path(__file__).with_name("nni_trial_alone.py")
 
@@ -87,7 +87,7 @@ def loading_everything(config: str, trials: int, folder: Path) -> Times:
     settings.max_trial_number = trials
     settings.experiment_working_directory = folder
     settings.tuner.name = "Random"
-    os.environ["NODE_OPTIONS"] = loopback_option()
+    os.environ["NODE_OPTIONS"] = preloading(PRELOAD)
     experiment = Experiment(settings)
     experiment.start(8199, run_mode=RunMode.Detach)
     try:
