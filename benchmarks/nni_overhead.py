@@ -92,7 +92,7 @@ def loading_everything(config: str, trials: int, folder: Path) -> Times:
     experiment.start(8199, run_mode=RunMode.Detach)
     try:
         experiment._wait_completion()
-        walls = [json.loads(found[-1].data)["wall_s"] for found in experiment.get_job_metrics().values()]
+        walls = [found[-1].data["wall_s"] for found in experiment.get_job_metrics().values()]
         (manager,) = folder.glob("[!_]*/db/nni.sqlite")
         return Times(*_began_and_ended(manager), evaluation=tuple(walls))
     finally:
