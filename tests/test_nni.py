@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from nni_for_tests import NniRun, kill, nni_run
 
 from autoprune.errors import ConfigError, InputError, RunError
-from autoprune.nni.algorithms import REFUSED, TUNERS, check_tuner, space_type
+from autoprune.nni.algorithms import REFUSED, TUNERS, check_assessor, check_tuner, space_type
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Server, free_port
 from autoprune.nni.proposals import Proposals
@@ -335,6 +335,11 @@ def test_broken_tuners_are_refused_with_the_reason(name: str) -> None:
 def test_settings_that_a_tuner_does_not_have_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"nni.settings: TPE does not take \{'optimize_mode': 'up'\}"):
         check_tuner("TPE", {"optimize_mode": "up"})
+    with pytest.raises(ConfigError, match=r"nni\.settings: optimize_mode=minimize looks for the lowest reward"):
+        check_tuner("TPE", {"optimize_mode": "minimize"})
+    with pytest.raises(ConfigError, match=r"nni\.assessor_settings: Medianstop does not take \{'start_step': -1\}"):
+        check_assessor("Medianstop", {"start_step": -1})
+    check_assessor("Curvefitting", {})
     with pytest.raises(ConfigError, match=r"nni\.tuner=Nothing: unknown"):
         check_tuner("Nothing", {})
 

@@ -97,6 +97,16 @@ RULES = (
         "nni.tuner is agent, whose settings are search.settings",
     ),
     Rule(
+        "nni.assessor_settings",
+        lambda config, job: job.command == "nni" and config.nni.assessor is None,
+        "nni.assessor is not given",
+    ),
+    Rule(
+        "nni.machines",
+        lambda config, job: job.command == "nni" and config.nni.platform == "local",
+        "nni.platform is local",
+    ),
+    Rule(
         "search.racing",
         lambda config, job: job.command == "nni" and config.nni.tuner != AGENT_TUNER,
         "NNI's tuners want whole scores; nni.assessor ends trials early",

@@ -134,7 +134,11 @@ class Listed:
 
 
 def listed(roots: list[Path]) -> list[Listed]:
-    """The experiments of the runs in these folders, and in the folders below."""
+    """The experiments of the runs in these folders, and in the folders below. Raises `InputError` for a folder that is
+    not there."""
+    for folder in roots:
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; name one that holds runs")
     found = []
     for root in sorted({path for folder in roots for path in (folder, *folder.glob("*"))}):
         run_dir = RunDir(root)

@@ -73,16 +73,39 @@ def check_tuner(name: str, settings: Mapping[str, Any]) -> None:
     if ":" in name:
         check_call(load_factory(name, field="nni.tuner"), field=f"nni.tuner={name}", **settings)
         return
-    from nni.tools.package_utils import create_builtin_class_instance
-
     known = tuner_named(name)
-    with silenced(), tempfile.TemporaryDirectory() as folder:
-        try:
-            given = {**known.settings, **own_settings(name, Path(folder)), **settings}
-            tuner = create_builtin_class_instance(name, given, "tuners")
-            tuner.update_search_space({"width": option_space(SEVERAL, known.space)})
-        except Exception as error:  # NNI raises whatever it likes
-            raise ConfigError(f"nni.settings: {name} does not take {shown(dict(settings))} ({error})") from None
+    with tempfile.TemporaryDirectory() as folder, taken("nni.settings", name, settings):
+        tuner = made("tuners", name, {**known.settings, **own_settings(name, Path(folder)), **settings})
+        tuner.update_search_space({"width": option_space(SEVERAL, known.space)})
+
+
+def check_assessor(name: str, settings: Mapping[str, Any]) -> None:
+    """Raises `ConfigError` for settings that an assessor does not take."""
+    with taken("nni.assessor_settings", name, settings):
+        made("assessors", name, {**ASSESSORS[name], **settings})
+
+
+@contextlib.contextmanager
+def taken(key: str, name: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever is raised in the block is about these settings."""
+    if settings.get("optimize_mode") == "minimize":
+        raise ConfigError(f"{key}: optimize_mode=minimize looks for the lowest reward; leave it out")
+    try:
+        with silenced():
+            yield
+    except Exception as error:  # NNI raises whatever it likes
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {name} does not take {shown(dict(settings))} ({why})") from None
+
+
+def made(kind: Literal["tuners", "assessors"], name: str, settings: Mapping[str, Any]) -> Any:
+    """One of NNI's own, after its own check of the settings, where it has one."""
+    from nni.tools.package_utils import create_builtin_class_instance
+    from nni.tools.package_utils.tuner_factory import create_validator_instance
+
+    if (validator := create_validator_instance(kind, name)) is not None:
+        validator.validate_class_args(**settings)
+    return create_builtin_class_instance(name, dict(settings), kind)
 
 
 def own_settings(name: str, folder: Path) -> Mapping[str, Any]:

@@ -44,6 +44,14 @@ function adapt(V3asV1) {
         }
         return submit.call(this, form);
     };
+    // A trial that an assessor ends counts as that, and not as canceled by the user: it is noted before the trial ends.
+    const cancel = V3asV1.prototype.cancelTrialJob;
+    V3asV1.prototype.cancelTrialJob = function (id, isEarlyStopped) {
+        if (this.trialJobs[id] !== undefined) {
+            this.trialJobs[id].isEarlyStopped = Boolean(isEarlyStopped);
+        }
+        return cancel.call(this, id, isEarlyStopped);
+    };
 }
 
 const load = Module._load;

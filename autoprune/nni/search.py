@@ -13,7 +13,7 @@ from autoprune.config import RunConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, RunError
 from autoprune.foundation.progress import bar, say
-from autoprune.nni.algorithms import check_tuner, require_nni, space_type
+from autoprune.nni.algorithms import check_assessor, check_tuner, require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import BUSY, UNDER_WAY, Experiment, Manager, Server, TunerError, managed, trial_command
@@ -48,6 +48,8 @@ def check_nni(config: RunConfig) -> None:
     check_machines(config.nni)
     if config.nni.tuner != AGENT_TUNER:
         check_tuner(config.nni.tuner, config.nni.settings)
+        if config.nni.assessor is not None:
+            check_assessor(config.nni.assessor, config.nni.assessor_settings)
     elif config.nni.assessor is not None:
         raise ConfigError(
             "nni.assessor: goes with NNI's tuners; autoprune's own searchers race (search.racing): leave it out"
@@ -82,7 +84,7 @@ class NniSearch:
             if len(desk.finished) < trials:
                 with _running(problem, place, desk, self.server, trials) as (service, manager, collect):
                     _watch(manager, service, desk, collect)
-        if desk.clipped:
+        if any(trial.was_clipped or trial.was_stopped for trial in desk.finished.values()):
             say(told_proposals(desk.finished.values(), config.nni.tuner))
         return desk.result(wall_s=time.perf_counter() - started)
 
