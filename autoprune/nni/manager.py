@@ -40,7 +40,7 @@ LAST_LINES = 3  # of what a failed trial or manager has said
 
 
 class TunerError(RunError):
-    """NNI's dispatcher, in which its tuner runs, has ended."""
+    """NNI's dispatcher, in which its tuner runs, has ended; the message does not say how to go on."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Manager:
     def __init__(self, experiment: Any, folder: Path, server: Server, log: Log, own_log: Log) -> None:
         self._experiment, self._folder, self._log, self._own_log = experiment, folder, log, own_log
         self.url = f"http://{server.host}:{experiment.port}"
-        self._had_tuner, self._since = False, time.monotonic()
+        self._had_tuner, self._since, self._allowed = False, time.monotonic(), 0
 
     def status(self) -> str:
         """As NNI calls it. Raises `RunError` once the manager is gone, or does not know how to go on."""
@@ -142,7 +142,7 @@ class Manager:
             raise RunError("NNI's manager has ended; go on with `autoprune nni resume`")
         if has_failed:
             self._check_machines()
-            raise TunerError(f"NNI's tuner has failed: {self._why(errors)}; go on with `autoprune nni resume`")
+            raise TunerError(f"NNI's tuner has failed: {self._why(errors)}")
         return status
 
     def trials(self) -> dict[str, str] | None:
@@ -157,14 +157,20 @@ class Manager:
             return list(self._rest(f"/metric-data{of}"))
         return []
 
-    def allow(self, trials: int) -> None:
-        """So many trials may be begun, those before counted. NNI does not ask its tuner for another when the last has
-        ended: it does so when more may run at a time."""
+    def allow(self, trials: int, more: int) -> None:
+        """After `trials`, as many as were to be begun, so many more may be.
+
+        For each that ends, NNI asks its tuner for another, but not for those that end while none may be begun. The
+        tuner is asked for these when more may run at a time: not before NNI knows of the more to begin, or it forgets.
+        """
+        if trials + more <= self._allowed:  # it has not begun them yet
+            return
         with silenced(), contextlib.suppress(Exception):  # it is asked again
+            self._experiment.update_max_trial_number(trials + more)
             params = self._experiment.get_experiment_profile()["params"]
-            if params["maxTrialNumber"] < trials:
-                self._experiment.update_trial_concurrency(params["trialConcurrency"] + 1)
-                self._experiment.update_max_trial_number(trials)
+            at_a_time = params["trialConcurrency"] + min(more, self._experiment.config.trial_concurrency)
+            self._experiment.update_trial_concurrency(at_a_time)
+            self._allowed = trials + more
 
     def said_by(self, trial: str) -> str:
         """The last words of a trial that failed."""

@@ -79,7 +79,7 @@ if (owner > 0) {
 
 // In a trial keeper on another machine (autoprune.nni.remote.keeper).
 const socket = process.env.AUTOPRUNE_NNI_SOCKET;
-if (socket && isManager) {
+if (socket) {
     process.env.AUTOPRUNE_NNI_KEEPER = String(process.pid);
     process.on('exit', () => fs.rmSync(socket, { force: true }));
 }

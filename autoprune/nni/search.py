@@ -98,7 +98,7 @@ class NniSearch:
 
             def watch() -> None:
                 try:
-                    _watch_failures(manager, service, lambda: errands.scored, over.is_set, collect)
+                    _watch_failures(manager, service, lambda: errands.scored, over.is_set, lambda: trials, collect)
                 except BaseException as error:
                     errands.fail(error)
 
@@ -152,8 +152,8 @@ def _nothing(states: dict[str, str]) -> None:
 def _watch(manager: Manager, service: Service, desk: Proposals, collect: Settle) -> None:
     """Until as many trials as were asked for are finished: NNI counts those that fail, too."""
 
-    def is_over() -> bool:
-        return len(desk.finished) >= desk.max_trials
+    def missing() -> int:
+        return desk.max_trials - len(desk.finished)
 
     def settle(trials: dict[str, str]) -> None:
         collect(trials)
@@ -161,7 +161,7 @@ def _watch(manager: Manager, service: Service, desk: Proposals, collect: Settle)
             if status == "EARLY_STOPPED":
                 desk.stopped_by_assessor(trial)
 
-    _watch_failures(manager, service, lambda: len(desk.finished), is_over, settle)
+    _watch_failures(manager, service, lambda: len(desk.finished), lambda: missing() <= 0, missing, settle)
 
 
 def _watch_failures(
@@ -169,9 +169,11 @@ def _watch_failures(
     service: Service,
     finished: Callable[[], int],
     is_over: Callable[[], bool],
+    more: Callable[[], int],
     settle: Settle,
 ) -> None:
-    """Until it `is_over`, or the tuner proposes no more. Raises `RunError` if NNI, the service or trial after trial
+    """Until it `is_over`, or the tuner proposes no more; so many `more` trials are allowed once those of before have
+    ended. Raises `RunError` if NNI, the service or trial after trial
     fails, `ConfigError` if the tuner does not begin."""
     failed_before: int | None = None
     finished_before = finished()
@@ -184,7 +186,7 @@ def _watch_failures(
         except TunerError as error:
             if finished() == 0:  # it cannot even begin
                 raise ConfigError(f"nni.tuner: {error}") from None
-            raise
+            raise RunError(f"{error}; go on with `autoprune nni resume`") from None
         trials = None if status == BUSY else manager.trials()
         if trials is None:
             time.sleep(POLL_S)
@@ -203,7 +205,7 @@ def _watch_failures(
             say(f"NNI's tuner proposes no more after {finished()} trials")
             return
         if status == "DONE" and not is_over():
-            manager.allow(len(trials) + 1)
+            manager.allow(len(trials), more())
         time.sleep(POLL_S)
 
 
