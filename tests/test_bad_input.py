@@ -73,6 +73,8 @@ def mistakes(key: str, kind: Any) -> list[Any]:
         wrong += ["nope", "", 5, True, [], {}, LONG]
     elif real == tuple[str, ...]:
         wrong += ["many", 5, True, {}, [5], [True], [[]], ["nope"], [f"{LONG}.py:x"]]
+    elif real == tuple[dict[str, Any], ...]:
+        wrong += ["many", 5, True, {}, [5], ["nope"], [[]]]
     else:  # adaptive.max_ratios
         wrong += [
             "many",
@@ -348,6 +350,8 @@ BAD: dict[str, tuple[str, ...]] = {  # by option; those of folders and files are
     "--agent": ("", "nope", LONG, "a\0b", "file.txt", "/dev/null/x"),
     "--policy": (*NOT_A_PATH, "nowhere", "folder", "file.txt", "/dev/null", "/dev/null/x"),
     "--model": NAMES,
+    "--executor": ("", "nope", LONG, "a\0b"),
+    "--address": ("", "nope", LONG, "a\0b"),  # of a cluster, without --executor ray
     "--checkpoint": (*NOT_A_PATH, "nowhere", "folder", "file.txt", "/dev/null", "/dev/null/x"),
     "--checkpoint-key": ("no such key", "x" * 5000, "state_dict"),
     "--out": NO_NEW_FILE,
@@ -385,6 +389,7 @@ SWITCHES = {
     "--no-latency",
 }
 COMMANDS: Any = typer.main.get_command(app)
+COMMANDS.commands = {name: found for name, found in COMMANDS.commands.items() if name != "nni"}  # tests/test_nni.py
 OPTIONS = [
     (command, max(parameter.opts, key=len))
     for command, found in COMMANDS.commands.items()

@@ -469,7 +469,7 @@ def test_without_the_extra_it_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "toy", "--tuner", "BOHB"), "nni.tuner=BOHB: is broken in NNI 3.0"),
+        (("run", "toy", "--tuner", "BOHB"), "nni.tuner: BOHB is broken in NNI 3.0"),
         (("run", "toy", "-o", "nni.assessor=Medianstop"), "nni.assessor: goes with NNI's tuners"),
         (("run", "toy", "--port", "70000"), "65535"),
         (("run", "toy", "--host", "192.0.2.1"), "give 127.0.0.1 or 0.0.0.0"),

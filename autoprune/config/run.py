@@ -9,7 +9,7 @@ from autoprune.config.goals import TargetConfig
 from autoprune.config.nni import NniConfig
 from autoprune.config.presets import Preset, with_preset
 from autoprune.config.search import SearchConfig
-from autoprune.config.section import FileName, Section, built_in_or_own
+from autoprune.config.section import PLAIN_NAME, FileName, Section, built_in_or_own
 from autoprune.config.subject import DataConfig, ModelConfig
 from autoprune.config.training import FinetuneConfig, TrainConfig
 from autoprune.errors import ConfigError, shown
@@ -38,7 +38,9 @@ class WorkersConfig(Section):
     count: int | None = Field(None, gt=0, le=4096, description="how many; null: as many as there are processors for")
     cpus: float = Field(1.0, gt=0, le=4096, description="processors of each, and threads, of which it has at least one")
     gpus: float = Field(0.0, ge=0, le=64, description="set aside for each; a share, such as 0.25, for four on one")
-    resource: str | None = Field(None, min_length=1, description="a resource of Ray's that its machine has to have")
+    resource: str | None = Field(
+        None, pattern=PLAIN_NAME, description="a resource of Ray's that its machine has to have"
+    )
 
 
 class RunConfig(Section):

@@ -6,7 +6,17 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, field_validator
 
 from autoprune.config.goals import RewardConfig
-from autoprune.config.section import Epochs, FileName, FileNameOrNone, Images, Section, Several, Share, built_in_or_own
+from autoprune.config.section import (
+    Epochs,
+    FileName,
+    FileNameOrNone,
+    Images,
+    PlainName,
+    Section,
+    Several,
+    Share,
+    built_in_or_own,
+)
 from autoprune.errors import shown
 
 # fmt: off
@@ -40,7 +50,7 @@ class SearchConfig(Section):
         description="keep the trials as a study of Optuna's too, to watch and to share: a database such as "
         f"sqlite:///study.db, or {JOURNAL}FILE",
     )
-    study_name: FileName = Field("autoprune", description="of that study in there")
+    study_name: PlainName = Field("autoprune", description="of that study in there")
     start_share: Share = Field(
         0.25, description="of max_evaluations: so many where a search starts from what another has found"
     )

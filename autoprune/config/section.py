@@ -98,6 +98,8 @@ def built_in_or_own(names: Sequence[str], own: str = "path/file.py:factory") -> 
 
 FileName = Annotated[str, AfterValidator(names_a_file)]
 FileNameOrNone = Annotated[str | None, AfterValidator(names_a_file)]
+PLAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"  # of something that is no file
+PlainName = Annotated[str, Field(pattern=PLAIN_NAME)]
 Several = Annotated[int, Field(gt=0, le=1000)]
 Epochs = Annotated[int, Field(gt=0, le=MOST_EPOCHS)]
 EpochsOrNone = Annotated[int | None, Field(gt=0, le=MOST_EPOCHS)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autoprune.config.nni import AGENT_TUNER
+from autoprune.config.nni import AGENT_TUNER, REFUSED
 from autoprune.errors import ConfigError, shown
 from autoprune.foundation.factories import check_call, load_factory
 
@@ -43,18 +43,6 @@ ASSESSORS: Mapping[str, Mapping[str, Any]] = {
     "Curvefitting": {"epoch_num": 3, "start_step": 1},
 }
 SEEDED = ("TPE", "Random")  # the others take no seed
-REFUSED: Mapping[str, str] = {
-    "Anneal": "fails with the numpy of today (NNI 3.0 is archived)",
-    "TPE_legacy": "fails with the numpy of today; take TPE",
-    "Hyperband": "is broken in NNI 3.0: it compares texts with numbers",
-    "BOHB": "is broken in NNI 3.0: it compares texts with numbers",
-    "SMAC": "cannot be installed any more",
-    "PPO": "wants TensorFlow, and is for architectures; take agent with search.agent=ppo",
-    "DNGO": "wants pybnn, which is gone",
-    "NetworkMorphism": "is for architectures, and takes no space",
-    "RegularizedEvolutionTuner": "is for architectures; take Evolution",
-    "Batch": "takes a list of whole configurations, and no space",
-}
 
 
 def tuner_named(name: str) -> Tuner:

@@ -174,6 +174,8 @@ def opened(run_dir: RunDir, config: RunConfig) -> Iterator[None]:
             if is_fresh and not run_dir.holds_work:
                 _remove_all(run_dir)
             raise
+        finally:
+            lock.truncate(0)
 
 
 def holder_of(run_dir: RunDir) -> int | None:
