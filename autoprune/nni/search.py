@@ -173,8 +173,8 @@ def _watch_failures(
     settle: Settle,
 ) -> None:
     """Until it `is_over`, or the tuner proposes no more; so many `more` trials are allowed once those of before have
-    ended. Raises `RunError` if NNI, the service or trial after trial
-    fails, `ConfigError` if the tuner does not begin."""
+    ended. Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner does not
+    begin."""
     failed_before: int | None = None
     finished_before = finished()
     proposed_at = time.monotonic()
