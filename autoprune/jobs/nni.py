@@ -25,9 +25,9 @@ from autoprune.nni.serve import served
 from autoprune.nni.space import SearchSpace, search_space
 from autoprune.results.run import RunResult
 from autoprune.search.prepare import PREPARED
-from autoprune.search.problem import Outcome
+from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.steps.choice import check_search, save_best, search_choice
-from autoprune.steps.context import problem_of
+from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.run_dir import RunDir, check_run_dir, holder_of
 from autoprune.store.trials import TrialStore
 
@@ -47,15 +47,22 @@ def nni_run(
     if config.problem == "model" and not search_only:
         choose = partial(search_choice, search=search)
         return run(config, root, resume=resume, choose=choose, command="nni", also_keeps=STEPS)
+    with _searched(config, root, resume=resume) as (place, problem):
+        best = search(problem, place).best
+        save_best(problem, best, place)
+    return best
+
+
+@contextlib.contextmanager
+def _searched(config: RunConfig, root: Path, *, resume: bool) -> Iterator[tuple[Workspace, SearchProblem]]:
+    """The problem of a search without the rest of a job, in the run folder `root`."""
     check_bounds(config)
     run_dir = check_run_dir(root, config, resume=resume)
     check_search(config)
     steps = (*PREPARED, *STEPS)
     with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=steps) as (place, problem, _):
         seed_everything(derive_seed(config.seed, "search"))
-        best = search(problem, place).best
-        save_best(problem, best, place)
-    return best
+        yield place, problem
 
 
 def resumed(root: Path, *, server: Server, search_only: bool) -> tuple[RunConfig, RunResult | Outcome]:
@@ -67,21 +74,13 @@ def resumed(root: Path, *, server: Server, search_only: bool) -> tuple[RunConfig
 def space_of(config: RunConfig, root: Path, *, tuner: str) -> SearchSpace:
     """What NNI searches, for an experiment of the user's own; the model is timed in the folder that will score."""
     kind = space_type(tuner)
-    check_bounds(config)
-    run_dir = check_run_dir(root, config, resume=True)
-    check_search(config)
-    with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=STEPS) as (_, problem, _context):
+    with _searched(config, root, resume=True) as (_, problem):
         return search_space(problem.decisions, kind)
 
 
 def serve(config: RunConfig, root: Path, *, idle_minutes: float) -> None:
     """Score trials of the user's own experiment, until nobody has asked for so long."""
-    check_bounds(config)
-    run_dir = check_run_dir(root, config, resume=True)
-    check_search(config)
-    steps = (*PREPARED, *STEPS)
-    with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=steps) as (place, problem, _):
-        seed_everything(derive_seed(config.seed, "search"))
+    with _searched(config, root, resume=True) as (place, problem):
         served(problem, place, idle_s=60.0 * idle_minutes)
 
 
