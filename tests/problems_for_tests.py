@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+import torch
 from judging_for_tests import scored
 
 from autoprune.config import RewardConfig
+from autoprune.policies.table import searcher_maker
+from autoprune.search.executors import Execute, inline
+from autoprune.search.loop import run_search
 from autoprune.search.problem import Limit, Looks, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.space.decision import Decision, Policy, numbered
@@ -91,3 +95,23 @@ class ThreeLooks:
         yield scored(kl, 0.2, 0.9, images=5, kl_se=0.01, look=1, complete=False)
         self.asked.append((policy.key, 2))
         yield scored(kl, 0.2, 0.9, images=50, kl_se=0.001, look=2)
+
+
+def check_finds_the_same(problem: SearchProblem, *executors: Execute) -> None:
+    """A search of `problem` by these finds what one in this process does, of one thread as each of theirs: sums of
+    several round otherwise."""
+
+    def found_by(execute: Execute) -> list[tuple[Policy, float, int]]:
+        unknown = problem.knowing(problem.decisions)  # of which no score is remembered
+        result = run_search(searcher_maker("evolution"), unknown, max_evaluations=12, seed=3, execute=execute)
+        return [(outcome.policy, outcome.reward, outcome.score.look) for outcome in result.outcomes]
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        here = found_by(inline)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(here) >= 12
+    for execute in executors:
+        assert found_by(execute) == here

@@ -3,13 +3,16 @@
 import errno
 import itertools
 import json
+import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nni_for_tests import NniRun, kill, nni_run
 
+from autoprune.config import NniConfig
 from autoprune.errors import ConfigError, InputError, RunError
+from autoprune.jobs.nni import END_S
 from autoprune.nni.algorithms import REFUSED, TUNERS, check_assessor, check_tuner, space_type
 from autoprune.nni.errands import Errands
-from autoprune.nni.manager import Server, free_port
+from autoprune.nni.manager import Experiment, Server, free_port, managed, trial_command
+from autoprune.nni.processes import command_of, marked
 from autoprune.nni.proposals import Proposals
 from autoprune.nni.service import Booking, Refused, Service, serving
 from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
@@ -404,7 +410,7 @@ def test_an_experiment_ends_by_itself_and_serves_loopback_alone(tmp_path: Path) 
         assert run.finished_in_nni() == sorted(run.trials())
         assert (run.root / "policy.json").is_file()
         assert run.left() == []
-        assert "5 of 5" in run.done("list", str(tmp_path))
+        assert re.search(r"TPE +│ 5 of 5 +│ finished", run.done("list", str(tmp_path)))
         before = run.episodes()
         run.done("resume", str(run.root))  # there is nothing left to do
         assert run.episodes() == before
@@ -434,6 +440,31 @@ def test_killed_with_its_manager_it_goes_on(tmp_path: Path) -> None:
         assert run.left() == []
 
 
+def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that begin at the same moment, one by NNI's own command: the port is free when it is looked at."""
+    from nni.experiment import launcher
+
+    with nni_run(tmp_path) as run:
+        process = run.begin("Random", 40)
+        run.wait_for(1)
+        (port,) = (int(found) for found in re.findall(r"--port (\d+)", command_of(run.manager())))
+        monkeypatch.setattr("autoprune.nni.manager.free_port", lambda server, with_next: nullcontext(port))
+        monkeypatch.setattr("autoprune.nni.manager.START_TRIES", 2)
+        monkeypatch.setattr(launcher, "_check_rest_server", launcher._check_rest_server)  # it is set anew
+        monkeypatch.setattr(launcher, "_ensure_port_idle", lambda *of: None)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        folder, space = tmp_path / "late" / "nni", search_space(PROBLEM.decisions, "quniform")
+        late = Experiment(folder, "late", "late", space, trial_command(folder, NniConfig()), 3, 0, NniConfig())
+        with pytest.raises(RunError, match=rf"localhost:{port}/late"), managed(late, Server(), goes_on=False):
+            pass
+        assert list(marked(folder)) == []
+        assert process.poll() is None
+        run.done("stop", str(run.root))
+        process.communicate(timeout=60)
+
+
 def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
     with nni_run(tmp_path) as run:
         process = run.begin("Random", 40)
@@ -442,6 +473,19 @@ def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
         process.communicate(timeout=60)
         assert run.left() == []
         assert "nothing was running" in run.done("stop", str(run.root))
+
+
+def test_one_that_a_script_began_in_the_background_can_be_stopped(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        command = shlex.join(run.command("run", "toy", "--run-dir", str(run.root), "-o", "search.max_evaluations=40"))
+        environment = {**os.environ, "HOME": str(run.home)}
+        script = subprocess.Popen(["sh", "-c", f"{command} & wait"], env=environment)
+        run.wait_for(1)
+        started = time.monotonic()
+        run.done("stop", str(run.root))
+        assert time.monotonic() - started < END_S
+        script.wait(timeout=60)
+        assert run.left() == []
 
 
 # Bad input: one message, and nothing is begun

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from judging_for_tests import scored
-from problems_for_tests import CountingScorer, policy, problem
+from problems_for_tests import CountingScorer, check_finds_the_same, policy, problem
 from small_job import HERE, autoprune
 
 from autoprune.config import WorkersConfig
@@ -23,14 +23,11 @@ from autoprune.config.file import load_config
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.foundation.guard import processes_below
 from autoprune.foundation.scratch import scratch_for_all
-from autoprune.policies.table import searcher_maker
-from autoprune.search.executors import Execute, forked, inline
-from autoprune.search.loop import run_search
+from autoprune.search.executors import forked
 from autoprune.search.prepare import prepare
 from autoprune.search.problem import SearchProblem
 from autoprune.search.ray_cluster import Cluster, check_cluster, connected
 from autoprune.search.ray_workers import Make, RayWorkers
-from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.recipe import Recipe
 from autoprune.steps.subject import load_subject
@@ -75,21 +72,7 @@ def test_the_same_seed_finds_the_same_whoever_looks(small_config: Path, on_ours:
     recipe = Recipe.of(config, subject, prepared)
     torch.set_flush_denormal(True)
 
-    def found_by(execute: Execute) -> list[tuple[Policy, float, int]]:
-        unknown = prepared.problem.knowing(prepared.problem.decisions)  # of which no score is remembered
-        make = searcher_maker("evolution")
-        result = run_search(make, unknown, max_evaluations=12, seed=3, execute=execute)
-        return [(outcome.policy, outcome.reward, outcome.score.look) for outcome in result.outcomes]
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        here = found_by(inline)
-    finally:
-        torch.set_num_threads(threads)
-    assert len(here) >= 12
-    assert found_by(forked(2)) == here
-    assert found_by(lambda unknown: nullcontext(on_ours(recipe.make, unknown))) == here
+    check_finds_the_same(prepared.problem, forked(2), lambda unknown: nullcontext(on_ours(recipe.make, unknown)))
 
 
 def test_nobody_else_can_reach_a_cluster_of_our_own(on_ours: Shared) -> None:

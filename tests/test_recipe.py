@@ -12,15 +12,14 @@ from typing import NoReturn
 
 import pytest
 import torch
+from problems_for_tests import check_finds_the_same
 
 from autoprune.config import RunConfig
 from autoprune.config.file import load_config
 from autoprune.errors import RunError
-from autoprune.policies.table import searcher_maker
 from autoprune.prediction import latency_table
 from autoprune.prediction.table_store import TABLE_VARIABLE
-from autoprune.search.executors import Execute, forked, inline
-from autoprune.search.loop import run_search
+from autoprune.search.executors import forked
 from autoprune.search.prepare import Prepared, prepare
 from autoprune.search.problem import Limit, Looked, Outcome, SearchProblem
 from autoprune.search.racing import Bars
@@ -161,18 +160,4 @@ def test_the_same_seed_finds_the_same_whoever_looks(small_config: Path) -> None:
         with ProcessPoolExecutor(2, mp_context=spawn, initializer=_begin, initargs=(recipe,)) as pool:
             yield problem.looked_at_by(FreshProcesses(pool, 2))
 
-    def found_by(execute: Execute) -> list[tuple[Policy, float, int]]:
-        make = searcher_maker("evolution")
-        unknown = prepared.problem.knowing(prepared.problem.decisions)  # of which no score is remembered
-        result = run_search(make, unknown, max_evaluations=12, seed=3, execute=execute)
-        return [(outcome.policy, outcome.reward, outcome.score.look) for outcome in result.outcomes]
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        here = found_by(inline)
-    finally:
-        torch.set_num_threads(threads)
-    assert len(here) >= 12
-    assert found_by(forked(2)) == here
-    assert found_by(fresh) == here
+    check_finds_the_same(prepared.problem, forked(2), fresh)

@@ -119,18 +119,22 @@ def trial(episode: int, *, was_clipped: bool, was_stopped: bool = False) -> Fini
 
 
 @pytest.mark.parametrize(
-    ("clipped", "stopped", "told"),
+    ("clipped", "stopped", "assessor", "told"),
     [
-        (0, 0, "None of 3 proposals of GP, which knows no target, missed it; an assessor ended no trial early"),
-        (1, 1, "1 of 3 proposals of GP, which knows no target, missed it and was brought within it (clipped); "
-               "an assessor ended 1 trial early (stopped)"),
-        (3, 2, "3 of 3 proposals of GP, which knows no target, missed it and were brought within it (clipped); "
-               "an assessor ended 2 trials early (stopped)"),
+        (0, 0, None, "None of 3 proposals of GP, which knows no target, missed it"),
+        (0, 0, "Medianstop",
+         "None of 3 proposals of GP, which knows no target, missed it; Medianstop ended no trial early"),
+        (1, 1, None,
+         "1 of 3 proposals of GP, which knows no target, missed it and was brought within it (clipped); "
+         "an assessor ended 1 trial early (stopped)"),
+        (3, 2, "Curvefitting",
+         "3 of 3 proposals of GP, which knows no target, missed it and were brought within it (clipped); "
+         "Curvefitting ended 2 trials early (stopped)"),
     ],
 )  # fmt: skip
-def test_proposals_in_words(clipped: int, stopped: int, told: str) -> None:
+def test_proposals_in_words(clipped: int, stopped: int, assessor: str | None, told: str) -> None:
     trials = [trial(number, was_clipped=number <= clipped, was_stopped=number <= stopped) for number in (1, 2, 3)]
-    assert told_proposals(trials, "GP") == told
+    assert told_proposals(trials, "GP", assessor) == told
 
 
 def test_a_finished_run_whose_search_was_of_nni_says_so(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_a_finished_run_whose_search_was_of_nni_says_so(tmp_path: Path) -> None:
     trials = {"a": trial(1, was_clipped=True), "b": trial(2, was_clipped=False)}
     TrialStore(run_dir / "trials.sqlite").keep(NNI_TRIALS, trials)
     text = report_of(run_dir).text
-    assert "1 of 2 proposals of TPE, which knows no target, missed it and was brought within it (clipped);" in text
+    assert "1 of 2 proposals of TPE, which knows no target, missed it and was brought within it (clipped)" in text
     assert "predicted latency proposal 2 −0.2000 70.00% 0.080 ms – 1 −0.3000 60.00% 0.040 ms clipped" in text
     assert "dropped after fewer" not in text
 

@@ -123,7 +123,7 @@ def list_(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
 ) -> None:
-    """The experiments of runs: how far each is, and whether it is running."""
+    """The experiments of runs: how far each is, and whether it is running, finished or stopped."""
     from dataclasses import asdict
 
     from autoprune.jobs.nni import listed
@@ -134,10 +134,10 @@ def list_(
         typer.echo(json.dumps({"schema": 1, "experiments": rows}, indent=2))
         return
     columns = ("folder", "experiment", "tuner", "trials", "state")
-    cells = [
-        (str(each.folder), each.id, each.tuner, f"{each.trials} of {each.of}", "runs" if each.is_running else "stopped")
-        for each in found
-    ]
+    cells = []
+    for each in found:
+        trials = f"{each.trials}" if each.of is None else f"{each.trials} of {each.of}"
+        cells.append((str(each.folder), each.id or "your own", each.tuner, trials, each.state))
     terminal.stdout_console().print(terminal.figures(columns, cells, names=3))
 
 
@@ -157,12 +157,13 @@ def space(
 ) -> None:
     """Write NNI's `search_space.json` for an experiment of your own: the options of each decision on this machine."""
     settings = settings_of(config, override, {})
+    proposer = settings_of(config, override, {"nni.tuner": tuner}).nni.tuner  # what scores trials needs not know it
     from autoprune.foundation.files import write_json
     from autoprune.jobs.nni import space_of
 
     folder = _own_folder(config, run_dir)
     with process_of_a_job(quiet):
-        write_json(out, space_of(settings, folder, tuner=tuner or settings.nni.tuner))
+        write_json(out, space_of(settings, folder, tuner=proposer))
     typer.echo(out)
 
 

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from autoprune.config import RunConfig, check_bounds
 from autoprune.config.file import load_config
+from autoprune.config.nni import OF_NNI
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
 from autoprune.foundation.progress import say
@@ -19,7 +21,7 @@ from autoprune.jobs.run import run
 from autoprune.nni.algorithms import require_nni, space_type
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.manager import Experiment, Server, free_port, managed, trial_command
-from autoprune.nni.processes import end_all, marked
+from autoprune.nni.processes import end_all, ignores_interrupts, marked
 from autoprune.nni.search import ID, STEPS, NniSearch, check_nni
 from autoprune.nni.serve import served
 from autoprune.nni.space import SearchSpace, search_space
@@ -74,13 +76,13 @@ def resumed(root: Path, *, server: Server, search_only: bool) -> tuple[RunConfig
 def space_of(config: RunConfig, root: Path, *, tuner: str) -> SearchSpace:
     """What NNI searches, for an experiment of the user's own; the model is timed in the folder that will score."""
     kind = space_type(tuner)
-    with _searched(config, root, resume=True) as (_, problem):
+    with _searched(config, root, resume=root.is_dir()) as (_, problem):
         return search_space(problem.decisions, kind)
 
 
 def serve(config: RunConfig, root: Path, *, idle_minutes: float) -> None:
     """Score trials of the user's own experiment, until nobody has asked for so long."""
-    with _searched(config, root, resume=True) as (place, problem):
+    with _searched(config, root, resume=root.is_dir()) as (place, problem):
         served(problem, place, idle_s=60.0 * idle_minutes)
 
 
@@ -109,7 +111,7 @@ def stop(root: Path) -> int:
     found = len(list(marked(folder))) + (owner is not None)
     if owner is not None:
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            os.kill(owner, signal.SIGINT)
+            os.kill(owner, signal.SIGTERM if ignores_interrupts(owner) else signal.SIGINT)
             deadline = time.monotonic() + END_S
             while holder_of(RunDir(root)) is not None and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -122,14 +124,14 @@ def stop(root: Path) -> int:
 
 @dataclass(frozen=True)
 class Listed:
-    """An experiment that a run in a folder has begun."""
+    """An experiment of a run: one that the run has begun, or the user's own, whose trials it has scored."""
 
     folder: Path
-    id: str
+    id: str | None  # NNI's; None: the user's own
     tuner: str
     trials: int  # that are finished
-    of: int
-    is_running: bool
+    of: int | None  # NNI's own configuration says it of an experiment that is the user's
+    state: Literal["running", "finished", "stopped"]
 
 
 def listed(roots: list[Path]) -> list[Listed]:
@@ -143,18 +145,18 @@ def listed(roots: list[Path]) -> list[Listed]:
         run_dir = RunDir(root)
         if not (root / EXPERIMENT).is_dir() or not run_dir.config.is_file() or not run_dir.trials.is_file():
             continue
-        config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
-        found.append(
-            Listed(
-                root,
-                store.kept(ID) or "",
-                config.nni.tuner,
-                len(store.episodes()),
-                config.search.evaluations,
-                is_running(root),
-            )
-        )
+        found.append(_listed(run_dir))
     return found
+
+
+def _listed(run_dir: RunDir) -> Listed:
+    config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
+    name, episodes = store.kept(ID), store.episodes()
+    state = "running" if is_running(run_dir.root) else "finished" if run_dir.policy.is_file() else "stopped"
+    if name is None:
+        tuner = episodes[-1].searcher.removeprefix(OF_NNI) if episodes else ""
+        return Listed(run_dir.root, None, tuner, len(episodes), None, state)
+    return Listed(run_dir.root, name, config.nni.tuner, len(episodes), config.search.evaluations, state)
 
 
 def is_running(root: Path) -> bool:

@@ -127,7 +127,7 @@ class Manager:
 
     def __init__(self, experiment: Any, folder: Path, server: Server, log: Log, own_log: Log) -> None:
         self._experiment, self._folder, self._log, self._own_log = experiment, folder, log, own_log
-        self.url = f"http://{server.host}:{experiment.port}"
+        self.url = f"http://{server.host}:{experiment.port}/{experiment.url_prefix}/"
         self._had_tuner, self._since, self._allowed = False, time.monotonic(), 0
 
     def status(self) -> str:
@@ -178,7 +178,7 @@ class Manager:
             return _last_of(file.read_text(errors="replace"))
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"{self.url}/api/v1/nni/trial-file/{trial}/stderr") as said,
+            urllib.request.urlopen(f"{self.url}api/v1/nni/trial-file/{trial}/stderr") as said,
         ):
             return _last_of(said.read().decode(errors="replace"))  # fetched from another machine
         return ""
@@ -202,7 +202,7 @@ class Manager:
 
     def _why(self, errors: list[str]) -> str:
         told = [line for line in self._log.since().splitlines() if ERROR.match(line)]
-        return told[-1] if told else "; ".join(map(str, errors)) or "its manager has failed"
+        return told[-1] if told else "; ".join(map(str, errors)) or "its process has ended"
 
 
 @contextlib.contextmanager
@@ -219,6 +219,7 @@ def managed(experiment: Experiment, server: Server, *, goes_on: bool, views: boo
     with silenced():
         run = nni.experiment.Experiment(config, id=experiment.id)
         run._action = "view" if views else "resume" if goes_on and has_begun else "create"
+        run.url_prefix = experiment.id  # another manager, begun on this port meanwhile, does not answer to it
     logs = experiment.folder / experiment.id / "log"
     log, own_log = Log.of(logs / "dispatcher.log"), Log.of(logs / "nnimanager.log")
     _reach_it_directly()

@@ -71,6 +71,15 @@ def command_of(process: int) -> str:
         return ""
 
 
+def ignores_interrupts(process: int) -> bool:
+    """As one does that a script has begun with `&`."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("SigIgn:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
+    return False
+
+
 def _signal(process: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(process, number)

@@ -28,10 +28,9 @@ from autoprune.reports.words import told_proposals
 from autoprune.results.kept import NNI_TRIALS
 from autoprune.search.loop import SearchResult
 from autoprune.search.problem import Outcome, SearchProblem
-from autoprune.steps.choice import search_only
+from autoprune.steps.choice import best_so_far, search_only
 from autoprune.steps.context import Workspace
 from autoprune.store.kept import Kept
-from autoprune.store.score import shown_metric
 
 POLL_S = 0.5
 FAILURES = 5  # trials in a row
@@ -77,7 +76,7 @@ class NniSearch:
                 if not best or outcome.reward > best[0].reward:
                     best[:] = [outcome]
                 place.logger.search_outcome(len(desk.finished), outcome)
-                progress.advance(1, _told(best[0], problem))
+                progress.advance(1, best_so_far(best[0], problem))
 
             desk = Proposals(problem, place.store, config.nni.searcher, config.seed, trials, on_outcome)
             progress.advance(len(desk.finished))
@@ -85,7 +84,7 @@ class NniSearch:
                 with _running(problem, place, desk, self.server, trials) as (service, manager, collect):
                     _watch(manager, service, desk, collect)
         if any(trial.was_clipped or trial.was_stopped for trial in desk.finished.values()):
-            say(told_proposals(desk.finished.values(), config.nni.tuner))
+            say(told_proposals(desk.finished.values(), config.nni.tuner, config.nni.assessor))
         return desk.result(wall_s=time.perf_counter() - started)
 
     def _by_agent(self, problem: SearchProblem, place: Workspace) -> SearchResult:
@@ -207,10 +206,3 @@ def _watch_failures(
         if status == "DONE" and not is_over():
             manager.allow(len(trials), more())
         time.sleep(POLL_S)
-
-
-def _told(best: Outcome, problem: SearchProblem) -> str:
-    name, metric = best.score.main
-    share = best.cost.predicted_latency_ms / problem.original_cost.predicted_latency_ms
-    reached = f"{name} {shown_metric(metric.value, is_share=metric.is_share, digits=1)}"
-    return f"best reward {best.reward:.4f}: {reached} at {share:.2f} of the original's latency"

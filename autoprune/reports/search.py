@@ -47,14 +47,15 @@ def write_search_page(run_dir: Path) -> Path:
 
 def search_parts(search: SearchRecord) -> dict[str, object]:
     """What the sections name that a run's page and a search's have in common, but the charts."""
-    trials = _trials(search.episodes)
+    trials, tuner = _trials(search.episodes), _tuner(search)
+    proposed = search.proposed.values()
     return {
         "search": search,
         "subject": _subject(search.config),
         "gone": [group.name for group in search.groups if not group.kept],
         "reward_in_words": _reward_in_words(search.config.search.reward),
-        "proposed": told_proposals(search.proposed.values(), _tuner(search)) if search.proposed else None,
-        "notes": {(f"{OF_NNI}{_tuner(search)}", trial.episode): _note(trial) for trial in search.proposed.values()},
+        "proposed": told_proposals(proposed, tuner, search.config.nni.assessor) if proposed else None,
+        "notes": {(f"{OF_NNI}{tuner}", trial.episode): _note(trial) for trial in proposed},
         "searches": len({(row.searcher, row.seed) for row in search.episodes}),
         "trials": len(trials),
         "best_trials": sorted(trials, key=lambda row: -row.reward)[:TRIALS_LISTED],

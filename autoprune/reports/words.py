@@ -44,12 +44,13 @@ def unit_of(target: TargetConfig) -> str:
     return "" if target.unit == "count" else f" {target.unit}"
 
 
-def told_proposals(trials: Collection[FinishedTrial], tuner: str) -> str:
-    """How many of a tuner's proposals missed the target, and how many trials were ended early."""
+def told_proposals(trials: Collection[FinishedTrial], tuner: str, assessor: str | None) -> str:
+    """How many of a tuner's proposals missed the target, and how many trials were ended early. `assessor` None: none of
+    ours to know of; an experiment of the user's own may have one."""
     clipped, stopped = sum(trial.was_clipped for trial in trials), sum(trial.was_stopped for trial in trials)
     within = f" and {'was' if clipped == 1 else 'were'} brought within it (clipped)" if clipped else ""
+    told = f"{clipped or 'None'} of {len(trials)} proposals of {tuner}, which knows no target, missed it{within}"
+    if assessor is None and not stopped:
+        return told
     ended = f"{stopped} trial{'' if stopped == 1 else 's'} early (stopped)" if stopped else "no trial early"
-    return (
-        f"{clipped or 'None'} of {len(trials)} proposals of {tuner}, which knows no target, missed it{within}; "
-        f"an assessor ended {ended}"
-    )
+    return f"{told}; {assessor or 'an assessor'} ended {ended}"

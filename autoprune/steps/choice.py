@@ -115,6 +115,15 @@ def save_best(problem: SearchProblem, best: Outcome, place: Workspace) -> None:
     save_policy(place.run_dir.policy, best.pruning, model=model, original=original)
 
 
+def best_so_far(best: Outcome, problem: SearchProblem) -> str:
+    """What a search tells as it goes."""
+    original_ms = problem.original_cost.predicted_latency_ms
+    share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
+    name, metric = best.score.main
+    reached = f"{name} {shown_metric(metric.value, is_share=metric.is_share, digits=1)}"
+    return f"best reward {best.reward:.4f}: {reached} at {share:.2f} of the original's latency"
+
+
 def searched(
     problem: SearchProblem,
     place: Workspace,
@@ -127,7 +136,6 @@ def searched(
     Without `execute` candidates are scored by the usual processes of this machine."""
     config = place.config
     episode = first_episode - 1
-    original_ms = problem.original_cost.predicted_latency_ms
     best: Outcome | None = None
     make = searcher_maker(config.search.agent, config.search.settings)
     directions = DIRECTIONS.get(config.search.agent)  # of searchers that share their study
@@ -146,13 +154,7 @@ def searched(
             seen.add(outcome.policy)
             if best is None or outcome.reward > best.reward:
                 best = outcome
-            share = best.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0
-            name, metric = best.score.main
-            reached = f"{name} {shown_metric(metric.value, is_share=metric.is_share, digits=1)}"
-            progress.advance(
-                int(is_new),
-                f"best reward {best.reward:.4f}: {reached} at {share:.2f} of the original's latency",
-            )
+            progress.advance(int(is_new), best_so_far(best, problem))
 
         seen: set[Policy] = set()
         return run_search(
