@@ -122,6 +122,9 @@ def stop(root: Path) -> int:
     return found
 
 
+State = Literal["running", "finished", "stopped"]
+
+
 @dataclass(frozen=True)
 class Listed:
     """An experiment of a run: one that the run has begun, or the user's own, whose trials it has scored."""
@@ -131,7 +134,7 @@ class Listed:
     tuner: str
     trials: int  # that are finished
     of: int | None  # NNI's own configuration says it of an experiment that is the user's
-    state: Literal["running", "finished", "stopped"]
+    state: State
 
 
 def listed(roots: list[Path]) -> list[Listed]:
@@ -152,7 +155,7 @@ def listed(roots: list[Path]) -> list[Listed]:
 def _listed(run_dir: RunDir) -> Listed:
     config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
     name, episodes = store.kept(ID), store.episodes()
-    state = "running" if is_running(run_dir.root) else "finished" if run_dir.policy.is_file() else "stopped"
+    state: State = "running" if is_running(run_dir.root) else "finished" if run_dir.policy.is_file() else "stopped"
     if name is None:
         tuner = episodes[-1].searcher.removeprefix(OF_NNI) if episodes else ""
         return Listed(run_dir.root, None, tuner, len(episodes), None, state)
