@@ -63,10 +63,15 @@ class NniRun:
 
     def finished_in_nni(self) -> list[str]:
         """The trials that NNI has a final result of, once for each."""
+        return self._trials_in_nni("SELECT trialJobId FROM MetricData WHERE type = 'FINAL'")
+
+    def succeeded_in_nni(self) -> list[str]:
+        return self._trials_in_nni("SELECT trialJobId FROM TrialJobEvent WHERE event = 'SUCCEEDED'")
+
+    def _trials_in_nni(self, query: str) -> list[str]:
         (database,) = self.folder.glob("[!_]*/db/nni.sqlite")  # NNI links the latest experiment beside it
         with contextlib.closing(sqlite3.connect(database)) as connection:
-            rows = connection.execute("SELECT trialJobId FROM MetricData WHERE type = 'FINAL'").fetchall()
-        return sorted({trial for (trial,) in rows})
+            return sorted({trial for (trial,) in connection.execute(query).fetchall()})
 
     def trials(self) -> dict[str, object]:
         return dict(TrialStore(self.root / "trials.sqlite").kept(NNI_TRIALS) or {})

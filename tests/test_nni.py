@@ -407,7 +407,7 @@ def test_an_experiment_ends_by_itself_and_serves_loopback_alone(tmp_path: Path) 
         assert [(searcher, number) for searcher, number, *_ in run.episodes()] == [
             ("nni: TPE", number) for number in range(1, 6)
         ]
-        assert run.finished_in_nni() == sorted(run.trials())
+        assert run.finished_in_nni() == run.succeeded_in_nni() == sorted(run.trials())
         assert (run.root / "policy.json").is_file()
         assert run.left() == []
         assert re.search(r"TPE +│ 5 of 5 +│ finished", run.done("list", str(tmp_path)))

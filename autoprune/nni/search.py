@@ -36,6 +36,7 @@ POLL_S = 0.5
 FAILURES = 5  # trials in a row
 NO_MORE = "TUNER_NO_MORE_TRIAL"  # a status that NNI's tuners may take back, when trials end
 QUIET_S = 10.0  # after which they do not
+END_S = 5.0  # for trials whose results are here
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
 STEPS = (ID, NNI_TRIALS)
 Settle = Callable[[dict[str, str]], None]  # takes the states of trials, by their names
@@ -205,4 +206,15 @@ def _watch_failures(
             return
         if status == "DONE" and not is_over():
             manager.allow(len(trials), more())
+        time.sleep(POLL_S)
+    _let_end(manager)
+
+
+def _let_end(manager: Manager) -> None:
+    """The last trials, whose results are here: for NNI, too, they are to have succeeded."""
+    deadline = time.monotonic() + END_S
+    while time.monotonic() < deadline:
+        trials = manager.trials()
+        if trials is not None and UNDER_WAY.isdisjoint(trials.values()):
+            return
         time.sleep(POLL_S)
