@@ -17,8 +17,9 @@ from autoprune.measure.latency import Latency
 from autoprune.pruning.find import find_groups
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.kept import FINETUNE, SEARCH
+from autoprune.search.loop import SearchResult
 from autoprune.search.prepare import prepare
-from autoprune.search.problem import Limit, Outcome, PredictedCost
+from autoprune.search.problem import Limit, Outcome, PredictedCost, SearchProblem
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps import choice as deciding
 from autoprune.steps import finalists as stage
@@ -29,8 +30,9 @@ from autoprune.steps.choice import (
     best_finalist,
     proxy_rank_correlation,
     search_choice,
+    search_only,
 )
-from autoprune.steps.context import Context
+from autoprune.steps.context import Context, Workspace
 from autoprune.steps.finalists import (
     CLEARLY_FASTER,
     FILES_TIMED,
@@ -84,14 +86,23 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
     )
     subject = load_subject(config)
     found = []
-    for attempt in ("first", "resumed"):
+    for attempt, searcher, told in (
+        ("first", "random", "random"),
+        ("resumed", "random", "random"),
+        ("by another", "nni: TPE", "nni: TPE, then random"),
+    ):
+
+        def search(problem: SearchProblem, place: Workspace, searcher: str = searcher) -> SearchResult:
+            return replace(search_only(problem, place), searcher=searcher)
+
         run_dir = RunDir(tmp_path / attempt)
         store = TrialStore(run_dir.trials)
         prepared = prepare(config, subject.model, subject.data, store=store)
         floor, _ = ends(prepared.problem)
         store.keep(FILES_TIMED, Finalists((floor,), 0.5, True, {floor: 0.5}))
         with RunLogger(run_dir.logs) as logger:
-            chosen = search_choice(Context(config, run_dir, store, logger, subject, None, prepared))
+            chosen = search_choice(Context(config, run_dir, store, logger, subject, None, prepared), search=search)
+        assert chosen.search.searcher == told
         limit = prepared.problem.limits[0].max_value
         more = store.part(CORRECTED).episodes()
         assert {row.searcher for row in more} == {f"random, {CORRECTED}"}
@@ -100,7 +111,7 @@ def test_a_search_goes_on_below_corrected_limits_and_a_resumed_one_alike(small_c
         assert chosen.search.evaluations == 10
         assert chosen.search == store.kept(SEARCH)
         found.append([(row.searcher, row.policy, row.reward) for row in store.episodes()])
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_finalist_meets_the_target_as_measured(small_config: Path) -> None:

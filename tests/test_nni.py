@@ -29,6 +29,7 @@ from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Experiment, Server, free_port, managed, trial_command
 from autoprune.nni.processes import command_of, marked
 from autoprune.nni.proposals import Proposals
+from autoprune.nni.serve import OwnExperiment
 from autoprune.nni.service import Booking, Refused, Service, serving
 from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
 from autoprune.nni.trial import serve_trial
@@ -152,10 +153,48 @@ def test_a_trial_that_an_assessor_ends_counts_as_far_as_it_was_looked_at(tmp_pat
     booking = desk.book("a", parameters_of(PROBLEM.decisions, (0, 0, 0, 0)))
     desk.leave(booking, desk.problem.evaluate(booking.policy).score)
     assert desk.finished == {}  # nobody knows yet who ended it
+    desk = proposals(tmp_path, 2)  # killed before it was asked
     desk.stopped_by_assessor("a")
     desk.stopped_by_assessor("never heard of")
     assert [(trial, done.was_stopped) for trial, done in desk.finished.items()] == [("a", True)]
     assert (desk.store.kept(NNI_TRIALS) or {}).keys() == {"a"}
+
+
+def test_an_earlier_report_is_no_answer_to_who_wants_a_closer_look() -> None:
+    """Of another machine: NNI tells them all again to a run that goes on."""
+    problem, policy = toy_problem(), (1, 1, 1, 1)
+    (score,) = problem.look(policy, -1, NO_BARS)
+    problem.remember(policy, (), [score], wall_s=0.0)
+    errands = Errands(problem, 1)
+    asker = threading.Thread(target=lambda: list(errands.look({policy: score.look}, NO_BARS)), daemon=True)
+    asker.start()
+    while (parameters := errands.next_parameters("carrier", lambda: False)) is None:
+        pass
+    errands.finish(errands.book("told before", parameters), score)
+    assert asker.is_alive()
+    assert errands.next_parameters("carrier", lambda: False) == parameters
+    closer = replace(score, look=score.look + 1)
+    problem.remember(policy, (score,), [closer], wall_s=0.0)
+    errands.finish(errands.book("new", parameters), closer)
+    asker.join(timeout=10)
+    assert not asker.is_alive()
+
+
+def test_trials_of_our_tuner_that_nni_begins_again_are_our_searchers(tmp_path: Path) -> None:
+    """They may come before the tuner that was begun again asks."""
+    parameters = parameters_of(PROBLEM.decisions, (1, 1, 1, 1))
+
+    def own() -> OwnExperiment:
+        desk = proposals(tmp_path, 100)
+        return OwnExperiment(desk, Errands(desk.problem, 1), desk.store, lambda: None)
+
+    first = own()
+    assert first.book("by NNI's tuner", parameters) and first.next_parameters("ours", lambda: False) is None
+    again = own()
+    booking = again.book("ours", parameters)
+    (score,) = toy_problem().look(booking.policy, -1, NO_BARS)
+    again.finish(booking, score)
+    assert TrialStore(tmp_path / "trials.sqlite").episodes() == []
 
 
 def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
@@ -414,6 +453,8 @@ def test_an_experiment_ends_by_itself_and_serves_loopback_alone(tmp_path: Path) 
         before = run.episodes()
         run.done("resume", str(run.root))  # there is nothing left to do
         assert run.episodes() == before
+        (run.root / "config.yaml").write_text("seed: [")
+        assert "unreadable" in run.done("list", str(tmp_path))
 
 
 def test_an_agent_finds_through_nni_what_it_finds_without(tmp_path: Path) -> None:
@@ -463,6 +504,23 @@ def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
         assert process.poll() is None
         run.done("stop", str(run.root))
         process.communicate(timeout=60)
+
+
+def test_moved_between_two_trials_it_ends_with_what_was_asked_for(tmp_path: Path) -> None:
+    with nni_run(tmp_path) as run:
+        process = run.begin("TPE", 6)
+        run.wait_for(3)
+        kill([run.manager(), process.pid])
+        process.communicate(timeout=60)
+        before = run.episodes()
+        elsewhere = replace(run, root=tmp_path / "elsewhere")
+        run.root.rename(elsewhere.root)
+        said = elsewhere.done("resume", str(elsewhere.root))
+        assert "was moved: NNI begins anew" in said
+        after = elsewhere.episodes()
+        assert [number for _, number, *_ in after] == list(range(1, 7))
+        assert after[: len(before)] == before
+        assert elsewhere.left() == []
 
 
 def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:

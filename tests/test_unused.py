@@ -26,7 +26,6 @@ CASES: tuple[tuple[dict[str, Any], str, set[str]], ...] = (
     ({"nni": {"concurrency": 3}}, "run", {"nni.concurrency"}),
     ({"nni": {"concurrency": 3, "settings": {"seed": 1}}}, "nni", {"nni.settings"}),
     ({"nni": {"tuner": "TPE"}, "search": {"racing": False}}, "nni", {"search.racing"}),
-    ({"nni": {"tuner": "TPE"}, "search": {"agent": "ppo"}}, "nni", {"search.agent"}),
     ({"nni": {"tuner": "TPE", "assessor_settings": {"start_step": 1}}}, "nni", {"nni.assessor_settings"}),
     ({"nni": {"tuner": "TPE", "machines": [{"host": "a"}]}}, "nni", {"nni.machines"}),
     ({"adaptive": {"enabled": True, "max_drop": 0.01}}, "run", set()),

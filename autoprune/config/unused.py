@@ -97,11 +97,6 @@ RULES = (
         "nni.tuner is agent, whose settings are search.settings",
     ),
     Rule(
-        "search.agent search.settings",
-        lambda config, job: job.command == "nni" and config.nni.tuner != AGENT_TUNER,
-        "nni.tuner is NNI's, whose settings are nni.settings",
-    ),
-    Rule(
         "nni.assessor_settings",
         lambda config, job: job.command == "nni" and config.nni.assessor is None,
         "nni.assessor is not given",

@@ -23,8 +23,9 @@ from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.manager import Experiment, Server, free_port, managed, trial_command
 from autoprune.nni.processes import end_all, ignores_interrupts, marked
 from autoprune.nni.search import ID, STEPS, NniSearch, check_nni
-from autoprune.nni.serve import served
+from autoprune.nni.serve import BY_AGENT, served
 from autoprune.nni.space import SearchSpace, search_space
+from autoprune.results.kept import NNI_TRIALS
 from autoprune.results.run import RunResult
 from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome, SearchProblem
@@ -61,7 +62,7 @@ def _searched(config: RunConfig, root: Path, *, resume: bool) -> Iterator[tuple[
     check_bounds(config)
     run_dir = check_run_dir(root, config, resume=resume)
     check_search(config)
-    steps = (*PREPARED, *STEPS)
+    steps = (*PREPARED, *STEPS, BY_AGENT)
     with problem_of(config, run_dir, Job("nni"), needs_weights=NEEDS_WEIGHTS, steps=steps) as (place, problem, _):
         seed_everything(derive_seed(config.seed, "search"))
         yield place, problem
@@ -122,7 +123,7 @@ def stop(root: Path) -> int:
     return found
 
 
-State = Literal["running", "finished", "stopped"]
+State = Literal["running", "finished", "stopped", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -153,13 +154,19 @@ def listed(roots: list[Path]) -> list[Listed]:
 
 
 def _listed(run_dir: RunDir) -> Listed:
-    config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
-    name, episodes = store.kept(ID), store.episodes()
-    state: State = "running" if is_running(run_dir.root) else "finished" if run_dir.policy.is_file() else "stopped"
+    try:
+        config, store = load_config(run_dir.config), TrialStore(run_dir.trials)
+        name, proposed, episodes = store.kept(ID), store.kept(NNI_TRIALS), store.episodes()
+    except InputError:
+        return Listed(run_dir.root, None, "", 0, None, "unreadable")
+    trials = len(proposed or {}) or len({row.policy for row in episodes if "," not in row.searcher})  # of no part
+    state: State = "running" if is_running(run_dir.root) else "stopped"
     if name is None:
         tuner = episodes[-1].searcher.removeprefix(OF_NNI) if episodes else ""
-        return Listed(run_dir.root, None, tuner, len(episodes), None, state)
-    return Listed(run_dir.root, name, config.nni.tuner, len(episodes), config.search.evaluations, state)
+        return Listed(run_dir.root, None, tuner, trials, None, state)
+    if state == "stopped" and run_dir.policy.is_file():
+        state = "finished"
+    return Listed(run_dir.root, name, config.nni.tuner, trials, config.search.evaluations, state)
 
 
 def is_running(root: Path) -> bool:

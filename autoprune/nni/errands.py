@@ -114,9 +114,11 @@ class Errands:
     def finish(self, booking: Booking, score: Score) -> float:
         with self._changed:
             errand = self._out.pop(booking.policy, None) or self._taken(booking.policy)
-            if errand is not None:
-                scores = [each for each in self._problem.known_scores(booking.policy) if each.look > errand.seen]
+            known = self._problem.known_scores(booking.policy)
+            if errand is not None and (scores := [each for each in known if each.look > errand.seen]):
                 self._found.put(Looked(booking.policy, scores, time.perf_counter() - errand.since))
+            elif errand is not None:  # an earlier trial's report, of no closer look than is known
+                self._wait_again(errand)
             self.scored += 1
         return self._problem.outcome_of(booking.policy, score, booking.bars).reward
 
@@ -127,8 +129,11 @@ class Errands:
     def _again(self, policy: Policy) -> None:
         with self._changed:
             if (errand := self._out.pop(policy, None)) is not None:
-                self._waiting.insert(0, errand)
-                self._changed.notify_all()
+                self._wait_again(errand)
+
+    def _wait_again(self, errand: Errand) -> None:
+        self._waiting.insert(0, errand)
+        self._changed.notify_all()
 
     def _taken(self, policy: Policy) -> Errand | None:
         """The errand that waits with this policy, which then waits no more."""

@@ -8,11 +8,11 @@ from typing import Any
 
 from autoprune.nni.service import Booking, Refused
 from autoprune.nni.space import proposed_options, within_limits
-from autoprune.results.kept import NNI_TRIALS, FinishedTrial
+from autoprune.results.kept import NNI_LEFT, NNI_TRIALS, FinishedTrial, LeftTrial
 from autoprune.search.loop import SearchResult
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import NO_BARS
-from autoprune.space.policy import PruningPolicy
+from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 from autoprune.store.trials import Episode, TrialStore
 
@@ -34,7 +34,7 @@ class Proposals:
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[str, bool] = {}  # by trial, whether it was clipped
-        self._left: dict[str, tuple[Booking, Score, bool]] = {}  # those that somebody ended
+        self._left = self.store.kept(NNI_LEFT) or {}
         if (kept := self.store.kept(NNI_TRIALS)) is not None:
             self.finished = kept
 
@@ -58,14 +58,17 @@ class Proposals:
         with self._lock:
             was_clipped = self._running.pop(booking.trial, False)
             if score is not None and booking.trial not in self.finished:
-                self._left[booking.trial] = (booking, score, was_clipped)
+                left = LeftTrial(self.problem.pruning_of(booking.policy), score.look, was_clipped)
+                self._keep_left({**self._left, booking.trial: left})
 
     def stopped_by_assessor(self, trial: str) -> None:
         """Of those that somebody ended, this one was judged: it is finished, as closely as it was looked at."""
         with self._lock:
-            if trial in self._left:
-                booking, score, was_clipped = self._left.pop(trial)
-                self._noted(booking, score, was_clipped=was_clipped, was_stopped=True)
+            if (left := self._left.get(trial)) is not None:
+                booking = Booking(trial, self.problem.policy_of(left.policy), NO_BARS)
+                score = self._score_at(booking.policy, left.look)
+                self._noted(booking, score, was_clipped=left.was_clipped, was_stopped=True)
+                self._keep_left({name: other for name, other in self._left.items() if name != trial})
 
     def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> None:
         raise Refused("the tuner of this experiment is not AgentTuner")
@@ -74,12 +77,13 @@ class Proposals:
         raise Refused("the tuner of this experiment is not AgentTuner")
 
     @property
-    def clipped(self) -> int:
-        return sum(trial.was_clipped for trial in self.finished.values())
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Of the trials that are finished, in the order in which they were."""
+        return tuple(map(self._outcome, sorted(self.finished.values(), key=lambda trial: trial.episode)))
 
     def result(self, *, wall_s: float) -> SearchResult:
         """Of the trials that are finished; at least one is."""
-        outcomes = tuple(map(self._outcome, sorted(self.finished.values(), key=lambda trial: trial.episode)))
+        outcomes = self.outcomes
         return SearchResult(
             searcher=self.searcher,
             seed=self.seed,
@@ -115,8 +119,13 @@ class Proposals:
             self.on_outcome(outcome)
         return outcome
 
+    def _keep_left(self, left: dict[str, LeftTrial]) -> None:
+        self.store.keep(NNI_LEFT, left)
+        self._left = left
+
     def _outcome(self, trial: FinishedTrial) -> Outcome:
-        pruning: PruningPolicy = trial.policy
-        policy = self.problem.policy_of(pruning)
-        score = next(score for score in self.problem.known_scores(policy) if score.look == trial.look)
-        return self.problem.outcome_of(policy, score)
+        policy = self.problem.policy_of(trial.policy)
+        return self.problem.outcome_of(policy, self._score_at(policy, trial.look))
+
+    def _score_at(self, policy: Policy, look: int) -> Score:
+        return next(score for score in self.problem.known_scores(policy) if score.look == look)

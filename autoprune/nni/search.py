@@ -25,12 +25,13 @@ from autoprune.nni.service import Desk, Service, serving
 from autoprune.nni.space import search_space
 from autoprune.nni.workers import Workers
 from autoprune.reports.words import told_proposals
-from autoprune.results.kept import NNI_TRIALS
+from autoprune.results.kept import NNI_LEFT, NNI_TRIALS
 from autoprune.search.loop import SearchResult
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.steps.choice import best_so_far, search_only
 from autoprune.steps.context import Workspace
 from autoprune.store.kept import Kept
+from autoprune.studies.study import WATCHED, study_of
 
 POLL_S = 0.5
 FAILURES = 5  # trials in a row
@@ -38,7 +39,7 @@ NO_MORE = "TUNER_NO_MORE_TRIAL"  # a status that NNI's tuners may take back, whe
 QUIET_S = 10.0  # after which they do not
 END_S = 5.0  # for trials whose results are here
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
-STEPS = (ID, NNI_TRIALS)
+STEPS = (ID, NNI_TRIALS, NNI_LEFT)
 Settle = Callable[[dict[str, str]], None]  # takes the states of trials, by their names
 
 
@@ -70,19 +71,29 @@ class NniSearch:
         """NNI's tuner proposes, and each trial is an episode."""
         config, trials = place.config, place.config.search.evaluations
         started = time.perf_counter()
-        with bar(f"search (NNI's {config.nni.tuner})", trials) as progress:
+        with (
+            study_of(problem, config, WATCHED) as study,
+            bar(f"search (NNI's {config.nni.tuner})", trials) as progress,
+        ):
             best: list[Outcome] = []
+
+            def show(outcome: Outcome) -> None:
+                if study is not None:
+                    study.add(outcome, [outcome.reward])
 
             def on_outcome(outcome: Outcome) -> None:
                 if not best or outcome.reward > best[0].reward:
                     best[:] = [outcome]
+                show(outcome)
                 place.logger.search_outcome(len(desk.finished), outcome)
                 progress.advance(1, best_so_far(best[0], problem))
 
             desk = Proposals(problem, place.store, config.nni.searcher, config.seed, trials, on_outcome)
+            for outcome in desk.outcomes:
+                show(outcome)
             progress.advance(len(desk.finished))
-            if len(desk.finished) < trials:
-                with _running(problem, place, desk, self.server, trials) as (service, manager, collect):
+            if (missing := trials - len(desk.finished)) > 0:
+                with _running(problem, place, desk, self.server, missing) as (service, manager, collect):
                     _watch(manager, service, desk, collect)
         if any(trial.was_clipped or trial.was_stopped for trial in desk.finished.values()):
             say(told_proposals(desk.finished.values(), config.nni.tuner, config.nni.assessor))
@@ -119,7 +130,8 @@ def _running(
     problem: SearchProblem, place: Workspace, desk: Desk, server: Server, trials: int
 ) -> Iterator[tuple[Service, Manager, Settle]]:
     """Workers, service and NNI's manager, the last of which is ended first; and what is called with the states of
-    trials. Those that run on other machines are scored there; our tuner asks the service all the same."""
+    trials. NNI is to begin so many `trials`, unless it has noted earlier how many. Those that run on other machines are
+    scored there; our tuner asks the service all the same."""
     config, store, is_remote = place.config, place.store, place.config.nni.platform == "remote"
     folder = (place.run_dir.root / EXPERIMENT).resolve()
     goes_on = store.kept(ID) is not None

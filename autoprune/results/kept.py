@@ -31,8 +31,19 @@ class FinishedTrial:
     was_stopped: bool  # whether an assessor ended it
 
 
+@closed
+@dataclass(frozen=True)
+class LeftTrial:
+    """A trial of such a tuner that somebody ended after a look: an assessor, perhaps."""
+
+    policy: PolicyKey
+    look: Count
+    was_clipped: bool
+
+
 SEARCH = Kept("search", TypeAdapter(SearchFigures))
 VERDICT = Kept("verdict", TypeAdapter(DropTrial))  # of one trial for `target.max_drop`
 FRAME = Kept("finetune_frame", TypeAdapter(FinetuneFrame))
 FINETUNE = Kept("finetune_log", TypeAdapter(tuple[EpochLog, ...]))
 NNI_TRIALS = Kept("nni_trials", TypeAdapter(dict[str, FinishedTrial]))  # by NNI's name
+NNI_LEFT = Kept("nni_left", TypeAdapter(dict[str, LeftTrial]))

@@ -226,9 +226,11 @@ def verified(
         corrected = store.part(CORRECTED)
         problem = prepared.problem.within(limits, store=corrected, known=known)
         more = search_on(problem)
+        names = dict.fromkeys((result.searcher, more.searcher))
         feasible = tuple(outcome for outcome in result.outcomes if meets(outcome.cost, problem.limits))
         result = replace(
             result,
+            searcher=", then ".join(names),
             best=more.best,
             outcomes=feasible + more.outcomes,
             evaluations=result.evaluations + more.evaluations,

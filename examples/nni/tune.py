@@ -24,7 +24,7 @@ def main() -> None:
     overrides = [*SHORT, *(f"{key}={value}" for key, value in chosen.items())]
     config = load_config(find_config(sys.argv[1]), overrides)
     folder = Path(os.environ.get("NNI_OUTPUT_DIR", ".")) / "run"
-    run(config, folder)
+    run(config, folder, resume=folder.is_dir())  # NNI begins a trial again after a kill
     store = TrialStore(folder / "trials.sqlite")
     search, epochs = store.kept(SEARCH), store.kept(FINETUNE)
     assert search is not None and epochs, "a run that is finished has both"
