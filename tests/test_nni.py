@@ -507,8 +507,11 @@ def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
 
 
 def test_moved_between_two_trials_it_ends_with_what_was_asked_for(tmp_path: Path) -> None:
+    """So does the study that watches it."""
+    optuna = pytest.importorskip("optuna")
+    journal = tmp_path / "study.log"
     with nni_run(tmp_path) as run:
-        process = run.begin("TPE", 6)
+        process = run.begin("TPE", 6, "-o", f"search.study=journal:{journal}")
         run.wait_for(3)
         kill([run.manager(), process.pid])
         process.communicate(timeout=60)
@@ -521,6 +524,11 @@ def test_moved_between_two_trials_it_ends_with_what_was_asked_for(tmp_path: Path
         assert [number for _, number, *_ in after] == list(range(1, 7))
         assert after[: len(before)] == before
         assert elsewhere.left() == []
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+    (summary,) = optuna.study.get_all_study_summaries(storage)
+    trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
+    assert len(trials) == len({candidate for _, _, candidate, _ in after})
+    assert {trial.value for trial in trials} == {reward for *_, reward in after}
 
 
 def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
