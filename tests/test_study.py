@@ -23,7 +23,7 @@ from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.store.trials import EpisodeRow, TrialStore
-from autoprune.studies.storage import without_password
+from autoprune.studies.storage import storage_errors, without_password
 from autoprune.studies.study import WATCHED, study_of
 
 optuna = pytest.importorskip("optuna")
@@ -327,6 +327,12 @@ def test_a_storage_that_goes_away_ends_the_search_with_one_message(tmp_path: Pat
         assert study is not None
         (tmp_path / "study.db").write_text("gone")
         study.add(problem.evaluate(problem.floor_policy), [0.0])
+
+
+@pytest.mark.parametrize(("said", "told"), [("", "OSError"), (" \n", "OSError"), ("gone\nfor good", "gone")])
+def test_an_error_of_a_storage_is_told_by_its_first_line_or_its_kind(said: str, told: str) -> None:
+    with pytest.raises(RunError, match=rf"cannot be read or written \({told}\)"), storage_errors():
+        raise OSError(said)
 
 
 def test_passwords_are_not_shown() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoprune.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, RunError, lines_of
 from autoprune.foundation.factories import users_errors
 from autoprune.foundation.progress import say
 from autoprune.search.executors import Execute, keep_freed_memory
@@ -143,7 +143,7 @@ class RayWorkers:
             if isinstance(error.cause, AutopruneError):
                 raise error.cause from None
             if isinstance(error.cause, errors.RayError):  # what was sent cannot be read there
-                raise RunError(f"a worker of Ray cannot begin: {str(error).strip().splitlines()[-1]}") from None
+                raise RunError(f"a worker of Ray cannot begin: {lines_of(error)[-1]}") from None
             raise
         except errors.RayError:
             return None
