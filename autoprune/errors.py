@@ -72,3 +72,8 @@ def shown(value: Any) -> str:
         return cut(repr(value), LONGEST_VALUE)
     except Exception:  # whole numbers of thousands of digits have no repr, other objects raise what they like
         return f"a {type(value).__name__} that cannot be shown"
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """What an error says, line by line; its kind where it says nothing."""
+    return str(error).strip().splitlines() or [type(error).__name__]

@@ -243,6 +243,7 @@ class Mine(OnnxRuntime):
         ("answers[::-1]", "answers otherwise than"),  # of a batch
         ("answers[:, :2]", "answers otherwise than"),
         ("1 / 0", r"does not run \(division by zero\)"),
+        ("next(iter(()))", r"does not run \(StopIteration\)"),  # which says nothing
     ],
 )
 def test_a_runtime_that_answers_otherwise_is_named_before_any_work(

@@ -11,6 +11,7 @@ from contextlib import ExitStack, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import torch
@@ -40,11 +41,13 @@ pytestmark = [
 ]
 
 TWO = Cluster(WorkersConfig(count=2, cpus=1.0))
+THREE = Cluster(WorkersConfig(count=3, cpus=0.6))  # which have room where two have
 LISTENS = "0A"  # in /proc/net/tcp
 LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F")
 
 
-Shared = Callable[[Make, SearchProblem], SearchProblem]
+class Shared(Protocol):
+    def __call__(self, make: Make, made: SearchProblem, cluster: Cluster = TWO) -> SearchProblem: ...
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,10 @@ def on_ours() -> Iterator[Shared]:
         ray = stack.enter_context(connected(TWO))
         earlier: list[RayWorkers] = []
 
-        def shared(make: Make, made: SearchProblem) -> SearchProblem:
+        def shared(make: Make, made: SearchProblem, cluster: Cluster = TWO) -> SearchProblem:
             while earlier:
                 earlier.pop().end()  # there is room for two
-            earlier.append(RayWorkers(ray, TWO, make, told=lambda policy: made.pruning_of(policy).key))
+            earlier.append(RayWorkers(ray, cluster, make, told=lambda policy: made.pruning_of(policy).key))
             return made.looked_at_by(earlier[0])
 
         yield shared
@@ -112,6 +115,46 @@ def test_a_candidate_that_no_worker_survives_ends_the_search(tmp_path: Path, on_
     shared = on_ours(partial(dying, tmp_path, times=99), dying(tmp_path, times=0))
     with pytest.raises(RunError, match=wrong):
         shared.expect([policy(1, 2), policy(2, 2)])
+
+
+@pytest.mark.slow
+def test_workers_that_die_idle_are_replaced_and_are_no_candidates_fault(tmp_path: Path, on_ours: Shared) -> None:
+    shared = on_ours(partial(dying, tmp_path, times=2), dying(tmp_path, times=0), THREE)
+    shared.expect([policy(4, 2)])
+    wait_until(lambda: len(idle_workers()) == 3, patience_s=30)
+    lost = idle_workers()
+    for process in lost:
+        os.kill(process, signal.SIGKILL)
+    shared.expect([policy(1, 2), policy(2, 2)])  # the first ends two more
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not lost & {shared.evaluate(policy(a, 2)).score.images for a in (1, 2)}
+
+
+def lost_at_first(folder: Path) -> SearchProblem:
+    """Made once the first three workers have begun with it and died together, as when their machine is lost."""
+    if len(list(folder.iterdir())) < 3:
+        (folder / str(os.getpid())).touch()
+        wait_until(lambda: len(list(folder.iterdir())) == 3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return problem(CountingScorer())
+
+
+@pytest.mark.slow
+def test_workers_that_are_lost_together_as_they_start_are_replaced(tmp_path: Path, on_ours: Shared) -> None:
+    shared = on_ours(partial(lost_at_first, tmp_path), problem(CountingScorer()), THREE)
+    shared.expect([policy(1, 2)])
+    assert shared.evaluate(policy(1, 2)).score.images == 50
+
+
+def ends_its_process() -> SearchProblem:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return problem(fails)
+
+
+@pytest.mark.slow
+def test_workers_that_never_start_end_the_search(on_ours: Shared) -> None:
+    with pytest.raises(RunError, match="3 workers of Ray died one after another as they started"):
+        on_ours(ends_its_process, problem(fails)).expect([policy(1, 2)])
 
 
 def fails(_: PruningPolicy) -> Iterator[Score]:
@@ -198,6 +241,12 @@ def listening(process: int) -> list[str]:
         return []
     lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
     return [line[1] for line in lines if line[3] == LISTENS and f"socket:[{line[9]}]" in mine]
+
+
+def idle_workers() -> set[int]:
+    """Those of Ray's processes that hold a worker which is at nothing."""
+    titles = {each: read(Path(f"/proc/{each}/cmdline")) or "" for each in processes_below(os.getpid())}
+    return {each for each, title in titles.items() if title.rstrip("\0 ") == "ray::Worker"}
 
 
 def is_rays(process: int) -> bool:

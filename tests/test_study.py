@@ -23,7 +23,7 @@ from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_problem
 from autoprune.space.policy import PruningPolicy, load_policy
 from autoprune.store.trials import EpisodeRow, TrialStore
-from autoprune.studies.storage import without_password
+from autoprune.studies.storage import storage_errors, without_password
 from autoprune.studies.study import WATCHED, study_of
 
 optuna = pytest.importorskip("optuna")
@@ -217,6 +217,19 @@ def test_a_policy_has_one_worker_and_the_budget_holds(tmp_path: Path) -> None:
         assert ours.running == {problem.full_policy}
 
 
+def test_trials_that_are_of_no_search_take_nothing_of_the_budget(tmp_path: Path) -> None:
+    where, added = place("sqlite", tmp_path), {"RUNNING": None, "COMPLETE": 0.0}
+    with study_of(toy_problem(), config(where, "tpe"), WATCHED) as study:
+        by_hand = optuna.load_study(study_name="mine", storage=where)
+        for state, value in added.items():
+            by_hand.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState[state], value=value))
+        assert study is not None
+        assert study.claim(toy_problem().floor_policy, {}, max_evaluations=1)
+    search(config(where, "tpe"), tmp_path / "run", resume=False)
+    assert len(rows(tmp_path / "run")) == EVALUATIONS
+    assert not [trial for trial in trials(where) if "withdrawn" in trial.user_attrs]
+
+
 def test_a_study_of_another_problem_is_refused(tmp_path: Path) -> None:
     where = place("journal", tmp_path)
     search(config(where, "random"), tmp_path / "run", resume=False)
@@ -314,6 +327,12 @@ def test_a_storage_that_goes_away_ends_the_search_with_one_message(tmp_path: Pat
         assert study is not None
         (tmp_path / "study.db").write_text("gone")
         study.add(problem.evaluate(problem.floor_policy), [0.0])
+
+
+@pytest.mark.parametrize(("said", "told"), [("", "OSError"), (" \n", "OSError"), ("gone\nfor good", "gone")])
+def test_an_error_of_a_storage_is_told_by_its_first_line_or_its_kind(said: str, told: str) -> None:
+    with pytest.raises(RunError, match=rf"cannot be read or written \({told}\)"), storage_errors():
+        raise OSError(said)
 
 
 def test_passwords_are_not_shown() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.data import DataInfo
-from autoprune.errors import RunError
+from autoprune.errors import RunError, lines_of
 from autoprune.export.graph_cleanup import drop_added_zeros, state_pads
 from autoprune.export.subnormals import flush_subnormals
 from autoprune.foundation.files import atomic_path
@@ -107,15 +107,14 @@ def _parity(model: nn.Module, path: Path, images: Tensor, runtime: Runtime) -> t
     try:
         actual = np.asarray(runtime.open_model(path, threads=1)(images.contiguous().numpy()))
     except Exception as error:  # the runtime raises kinds of its own
-        raise RunError(f"{path}: does not run ({str(error).strip().splitlines()[-1][:200]})") from error
+        raise RunError(f"{path}: does not run ({lines_of(error)[-1][:200]})") from error
     if actual.shape != expected.shape:
         return math.inf, float(expected.std())
     return float(np.abs(expected - actual).max()), float(expected.std())
 
 
 def _first_line(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return line.partition(" Please feel free")[0][:300]
+    return lines_of(error)[0].partition(" Please feel free")[0][:300]
 
 
 def _metadata(info: DataInfo) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoprune.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, RunError, lines_of
 from autoprune.foundation.factories import users_errors
 from autoprune.foundation.progress import say
 from autoprune.search.executors import Execute, keep_freed_memory
@@ -20,7 +20,7 @@ from autoprune.search.ray_cluster import Cluster, connected, go_to
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 
-MOST_DEATHS = 3  # of workers, by one candidate, or one after another before they are ready
+MOST_DEATHS = 3  # of workers, by one candidate, or of one and those in its place before they are ready
 PATIENCE_S = 60.0  # until it is said that there is no room for a worker
 
 Make = Callable[[], SearchProblem]
@@ -54,6 +54,9 @@ class Worker:
         with users_errors():
             self._problem = make()
 
+    def is_there(self) -> bool:
+        return True
+
     def look(self, policy: Policy, seen: int, bars: Bars) -> Scores:
         started = time.perf_counter()
         with users_errors():
@@ -61,7 +64,11 @@ class Worker:
 
 
 class RayWorkers:
-    """Candidates go to whichever worker is free. One that dies is replaced, and its candidate goes to another."""
+    """Candidates go to whichever worker is free. One that dies is replaced, and its candidate goes to another.
+
+    A machine that is lost takes all of its workers with it: those that die while they are idle or start are no fault of
+    a candidate's, nor of each other's.
+    """
 
     def __init__(self, ray: Any, cluster: Cluster, make: Make, *, told: Callable[[Policy], str]) -> None:
         self.workers = cluster.count(ray)
@@ -71,8 +78,8 @@ class RayWorkers:
         self._threads, self._worker = max(1, int(cluster.workers.cpus)), cluster.worker
         self._all: list[Any] = []
         self._free: list[Any] = []
-        self._starting: dict[Any, Any] = {}  # by what will be there when they have begun
-        self._died_starting = 0
+        # By what will be there when they have begun: how many died before in its place, as they started.
+        self._starting: dict[Any, tuple[Any, int]] = {}
         for _ in range(self.workers):
             self._start()
 
@@ -80,8 +87,8 @@ class RayWorkers:
         waiting, deaths = deque(asked), Counter[Policy]()
         at_work: dict[Any, tuple[Any, Policy]] = {}
         while waiting or at_work:
-            while waiting and self._free:
-                worker, policy = self._free.pop(), waiting.popleft()
+            while waiting and (worker := self._next_free()) is not None:
+                policy = waiting.popleft()
                 at_work[worker.look.remote(policy, asked[policy], bars)] = worker, policy
             done = self._next([*at_work, *self._starting], is_idle=not at_work)
             if done in self._starting:
@@ -98,33 +105,44 @@ class RayWorkers:
                     f"{MOST_DEATHS} workers died while they scored the candidate {self._told(policy)}, perhaps for "
                     "want of memory: have fewer on a machine (workers.count, workers.cpus), and go on with --resume"
                 )
-            say("a worker of Ray died; another scores its candidate")
             waiting.appendleft(policy)
-            self._start()
+            self._replace(worker)
 
     def end(self) -> None:
         """Whatever they are at."""
         for worker in self._all:
             self._ray.kill(worker)
 
-    def _start(self) -> None:
+    def _start(self, died_before: int = 0) -> None:
         worker = self._actor.remote()
         self._all.append(worker)
-        self._starting[worker.begin.remote(self._make, self._threads, Path.cwd())] = worker
+        self._starting[worker.begin.remote(self._make, self._threads, Path.cwd())] = worker, died_before
+
+    def _replace(self, worker: Any, died_starting: int = 0) -> None:
+        say("a worker of Ray died; another takes its place")
+        self._ray.kill(worker)  # it may be out of reach for a while only, and would keep its room
+        self._start(died_starting)
+
+    def _next_free(self) -> Any:
+        """One that lives, or `None`; those that died while they were idle are replaced."""
+        while self._free:
+            worker = self._free.pop()
+            if self._result(worker.is_there.remote()) is not None:
+                return worker
+            self._replace(worker)
+        return None
 
     def _begun(self, ready: Any) -> None:
-        worker = self._starting.pop(ready)
+        worker, died_before = self._starting.pop(ready)
         if self._result(ready) is not None:
             self._free.append(worker)
-            self._died_starting = 0
             return
-        self._died_starting += 1
-        if self._died_starting == MOST_DEATHS:
+        if died_before + 1 == MOST_DEATHS:
             raise RunError(
                 f"{MOST_DEATHS} workers of Ray died one after another as they started, perhaps for want of memory; "
                 "their logs are in the folder `logs` of Ray's session"
             )
-        self._start()
+        self._replace(worker, died_before + 1)
 
     def _next(self, refs: list[Any], *, is_idle: bool) -> Any:
         """The first that is there."""
@@ -143,7 +161,7 @@ class RayWorkers:
             if isinstance(error.cause, AutopruneError):
                 raise error.cause from None
             if isinstance(error.cause, errors.RayError):  # what was sent cannot be read there
-                raise RunError(f"a worker of Ray cannot begin: {str(error).strip().splitlines()[-1]}") from None
+                raise RunError(f"a worker of Ray cannot begin: {lines_of(error)[-1]}") from None
             raise
         except errors.RayError:
             return None

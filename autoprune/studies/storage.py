@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from autoprune.config.search import JOURNAL
-from autoprune.errors import AutopruneError, ConfigError, InputError, RunError
+from autoprune.errors import AutopruneError, ConfigError, InputError, RunError, lines_of
 from autoprune.foundation.paths import user_path
 
 FIELD = "search.study"
@@ -50,8 +50,8 @@ def opened_storage(where: str) -> Iterator[Any]:
             if attempt + 1 < TRIES and is_made_now:
                 time.sleep(TRY_AGAIN_S)
                 continue
-            told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{FIELD}={without_password(where)}: cannot be opened ({told}); correct it") from None
+            told = f"cannot be opened ({lines_of(error)[0]}); correct it"
+            raise InputError(f"{FIELD}={without_password(where)}: {told}") from None
     try:
         yield storage
     finally:
@@ -68,5 +68,5 @@ def storage_errors() -> Iterator[None]:
     except AutopruneError:
         raise
     except Exception as error:  # drivers raise what they like
-        told = str(error.__cause__ or error).splitlines()[0]
+        told = lines_of(error.__cause__ or error)[0]
         raise RunError(f"{FIELD}: cannot be read or written ({told}); mend that, and go on with --resume") from error

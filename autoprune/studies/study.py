@@ -146,7 +146,7 @@ class Study:
         trial_id = self._storage.create_new_trial(study_id, trial)
         number = self._storage.get_trial_number_from_id(trial_id)
         taken = self._study.get_trials(deepcopy=False, states=(self._states.RUNNING, self._states.COMPLETE))
-        before = {self._policy_of(trial) for trial in taken if trial.number < number}
+        before = {self._policy_of(trial) for trial in taken if trial.number < number} - {None}
         if policy in before or len(before) >= max_evaluations:
             self._storage.set_trial_user_attr(trial_id, WITHDRAWN, True)
             self._study.tell(number, state=self._states.FAIL)
