@@ -158,18 +158,11 @@ class Manager:
         return []
 
     def allow(self, trials: int, more: int) -> None:
-        """After `trials`, as many as were to be begun, so many more may be.
-
-        For each that ends, NNI asks its tuner for another, but not for those that end while none may be begun. The
-        tuner is asked for these when more may run at a time: not before NNI knows of the more to begin, or it forgets.
-        """
+        """After `trials`, which were all, so many more may be. NNI asks its tuner for them (preload.js)."""
         if trials + more <= self._allowed:  # it has not begun them yet
             return
         with silenced(), contextlib.suppress(Exception):  # it is asked again
             self._experiment.update_max_trial_number(trials + more)
-            params = self._experiment.get_experiment_profile()["params"]
-            at_a_time = params["trialConcurrency"] + min(more, self._experiment.config.trial_concurrency)
-            self._experiment.update_trial_concurrency(at_a_time)
             self._allowed = trials + more
 
     def said_by(self, trial: str) -> str:
