@@ -475,6 +475,14 @@ def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
         assert "nothing was running" in run.done("stop", str(run.root))
 
 
+        page = run.start("view", str(run.root))
+        assert page.stdout is not None
+        assert any("http://127.0.0.1" in line for line in page.stdout)  # it is served now
+        run.done("stop", str(run.root))
+        said, _ = page.communicate(timeout=60)
+        assert page.returncode == 1
+        assert "its page was stopped or killed" in said
+        assert run.left() == []
 def test_one_that_a_script_began_in_the_background_can_be_stopped(tmp_path: Path) -> None:
     with nni_run(tmp_path) as run:
         command = shlex.join(run.command("run", "toy", "--run-dir", str(run.root), "-o", "search.max_evaluations=40"))
