@@ -20,7 +20,7 @@ from autoprune.config import NniConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.foundation.progress import say
-from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
+from autoprune.nni.algorithms import ASSESSORS, SEEDED, from_anywhere, own_settings, require_nni, silenced, tuner_named
 from autoprune.nni.processes import MARK, Log, command_of, end_all, marked
 from autoprune.nni.remote import machines
 from autoprune.nni.space import SearchSpace
@@ -101,21 +101,12 @@ class Experiment:
                 "codeDirectory": str(self.code),
                 "classArgs": {"folder": str(self.folder)},
             }
-        if ":" in name:
-            file, _, factory = name.rpartition(":")
-            path = Path(file).resolve()
-            return {
-                "className": f"{path.stem}.{factory}",
-                "codeDirectory": str(path.parent),
-                "classArgs": dict(self.nni.settings),
-            }
         seed = {"seed": self.seed} if name in SEEDED else {}
-        own = own_settings(name, self.folder)
-        settings = {**tuner_named(name).settings, **own, **seed, **self.nni.settings}
+        known = {} if ":" in name else {**tuner_named(name).settings, **own_settings(name, self.folder), **seed}
         return {
             "className": "autoprune.nni.tuner.OrderedTuner",
             "codeDirectory": str(self.code),
-            "classArgs": {"name": name, "settings": settings},
+            "classArgs": {"name": from_anywhere(name), "settings": {**known, **self.nni.settings}},
         }
 
     def _assessor(self, name: str) -> Mapping[str, Any]:
