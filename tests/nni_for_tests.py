@@ -10,11 +10,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.processes import end_all, marked
 from autoprune.results.kept import NNI_TRIALS
 from autoprune.store.trials import TrialStore
+
+if TYPE_CHECKING:
+    from autoprune.nni.tuner import Begun
 
 PATIENCE_S = 240.0
 
@@ -68,9 +72,19 @@ class NniRun:
     def succeeded_in_nni(self) -> list[str]:
         return self._trials_in_nni("SELECT trialJobId FROM TrialJobEvent WHERE event = 'SUCCEEDED'")
 
+    def begun(self) -> "Begun":
+        """The trials that NNI has begun."""
+        from autoprune.nni.tuner import begun_in
+
+        return begun_in(self.database())
+
+    def database(self) -> Path:
+        """NNI's; it links the latest experiment beside it."""
+        (file,) = self.folder.glob("[!_]*/db/nni.sqlite")
+        return file.absolute()
+
     def _trials_in_nni(self, query: str) -> list[str]:
-        (database,) = self.folder.glob("[!_]*/db/nni.sqlite")  # NNI links the latest experiment beside it
-        with contextlib.closing(sqlite3.connect(database)) as connection:
+        with contextlib.closing(sqlite3.connect(self.database())) as connection:
             return sorted({trial for (trial,) in connection.execute(query).fetchall()})
 
     def trials(self) -> dict[str, object]:

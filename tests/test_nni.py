@@ -479,6 +479,8 @@ def test_killed_with_its_manager_it_goes_on(tmp_path: Path) -> None:
         assert [number for _, number, *_ in after] == list(range(1, 7))
         assert after[: len(before)] == before
         assert run.left() == []
+        proposed = [tuple(parameters.values()) for parameters in run.begun().parameters]
+        assert len(set(proposed)) == len(proposed) >= 6
 
 
 def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
@@ -539,6 +541,14 @@ def test_it_can_be_stopped_and_looked_at(tmp_path: Path) -> None:
         process.communicate(timeout=60)
         assert run.left() == []
         assert "nothing was running" in run.done("stop", str(run.root))
+        page = run.start("view", str(run.root))
+        assert page.stdout is not None
+        assert any("http://127.0.0.1" in line for line in page.stdout)  # it is served now
+        run.done("stop", str(run.root))
+        said, _ = page.communicate(timeout=60)
+        assert page.returncode == 1
+        assert "its page was stopped or killed" in said
+        assert run.left() == []
 
 
 def test_one_that_a_script_began_in_the_background_can_be_stopped(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`autoprune nni ...`: the commands alone; what they need is imported when they run."""
 
+import contextlib
 import json
 import sys
 import time
@@ -21,7 +22,7 @@ from autoprune.cli.options import (
 )
 from autoprune.cli.process import process_of_a_job
 from autoprune.cli.summary import summarise, summarise_adaptive, summarise_search
-from autoprune.errors import InputError
+from autoprune.errors import InputError, RunError
 from autoprune.foundation import progress, terminal
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ SearchOnly = Annotated[
 ]
 RunDirArgument = Annotated[Path, typer.Argument(parser=path_of("RUN_DIR"), help="The run's folder.", metavar="RUN_DIR")]
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+POLL_S = 0.5
 LINGER_S = 1.0  # TPE dies of a trial whose end NNI hears of before its result
 
 
@@ -94,15 +96,16 @@ def resume(
 def view(run_dir: RunDirArgument, port: Port = None, host: Host = LOOPBACK) -> None:
     """Serve the web page of an experiment that has ended, until Ctrl-C."""
     from autoprune.jobs.nni import viewed
+    from autoprune.nni.client import EXPERIMENT
+    from autoprune.nni.processes import is_alive, marked
 
     progress.show(True)
-    with viewed(run_dir, server=_server(port, host)) as url:
+    with viewed(run_dir, server=_server(port, host)) as url, contextlib.suppress(KeyboardInterrupt):
         typer.echo(url)
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            pass
+        serving = list(marked(run_dir / EXPERIMENT))
+        while serving and all(is_alive(process) for process in serving):
+            time.sleep(POLL_S)
+        raise RunError(f"{run_dir}: its page was stopped or killed; `autoprune nni view {run_dir}` shows it again")
 
 
 @app.command(epilog="Example: `autoprune nni stop runs/tpe`; go on with `autoprune nni resume runs/tpe`")

@@ -5,7 +5,7 @@ import importlib
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ class Tuner:
 
     space: SpaceType
     settings: Mapping[str, Any]
-    remembers: bool = True  # after `resume`, what was found before
+    remembers: bool = True  # after `resume`, what was found before: it takes that from NNI
 
 
 MAXIMIZE = {"optimize_mode": "maximize"}
@@ -59,12 +59,29 @@ def check_tuner(name: str, settings: Mapping[str, Any]) -> None:
     unknown, or takes neither these settings nor such a space, `InputError` for a file that does not give a class."""
     require_nni()
     if ":" in name:
-        check_call(load_factory(name, field="nni.tuner"), field=f"nni.tuner={name}", **settings)
+        check_call(own_tuner(name), field=f"nni.tuner={name}", **settings)
         return
     known = tuner_named(name)
     with tempfile.TemporaryDirectory() as folder, taken("nni.settings", name, settings):
         tuner = made("tuners", name, {**known.settings, **own_settings(name, Path(folder)), **settings})
         tuner.update_search_space({"width": option_space(SEVERAL, known.space)})
+
+
+def own_tuner(name: str) -> Callable[..., Any]:
+    """A user's own. Raises `InputError` for a file that does not give one, `ConfigError` for an advisor of NNI's: it
+    starts trials itself, and is no tuner."""
+    from nni.runtime.msg_dispatcher_base import MsgDispatcherBase
+
+    found = load_factory(name, field="nni.tuner")
+    if isinstance(found, type) and issubclass(found, MsgDispatcherBase):
+        raise ConfigError(f"nni.tuner={name}: is an advisor of NNI's; give a subclass of nni.tuner.Tuner")
+    return found
+
+
+def from_anywhere(name: str) -> str:
+    """The same tuner, for NNI's dispatcher, which works in a folder of its own."""
+    file, colon, factory = name.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}{colon}{factory}" if file.endswith(".py") else name
 
 
 def check_assessor(name: str, settings: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ from autoprune.config import NniConfig
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.foundation.progress import say
-from autoprune.nni.algorithms import ASSESSORS, SEEDED, own_settings, require_nni, silenced, tuner_named
+from autoprune.nni.algorithms import ASSESSORS, SEEDED, from_anywhere, own_settings, require_nni, silenced, tuner_named
 from autoprune.nni.processes import MARK, Log, command_of, end_all, marked
 from autoprune.nni.remote import machines
 from autoprune.nni.space import SearchSpace
@@ -101,21 +101,12 @@ class Experiment:
                 "codeDirectory": str(self.code),
                 "classArgs": {"folder": str(self.folder)},
             }
-        if ":" in name:
-            file, _, factory = name.rpartition(":")
-            path = Path(file).resolve()
-            return {
-                "className": f"{path.stem}.{factory}",
-                "codeDirectory": str(path.parent),
-                "classArgs": dict(self.nni.settings),
-            }
         seed = {"seed": self.seed} if name in SEEDED else {}
-        own = own_settings(name, self.folder)
-        settings = {**tuner_named(name).settings, **own, **seed, **self.nni.settings}
+        known = {} if ":" in name else {**tuner_named(name).settings, **own_settings(name, self.folder), **seed}
         return {
             "className": "autoprune.nni.tuner.OrderedTuner",
             "codeDirectory": str(self.code),
-            "classArgs": {"name": name, "settings": settings},
+            "classArgs": {"name": from_anywhere(name), "settings": {**known, **self.nni.settings}},
         }
 
     def _assessor(self, name: str) -> Mapping[str, Any]:
@@ -158,18 +149,11 @@ class Manager:
         return []
 
     def allow(self, trials: int, more: int) -> None:
-        """After `trials`, as many as were to be begun, so many more may be.
-
-        For each that ends, NNI asks its tuner for another, but not for those that end while none may be begun. The
-        tuner is asked for these when more may run at a time: not before NNI knows of the more to begin, or it forgets.
-        """
+        """After `trials`, which were all, so many more may be. NNI asks its tuner for them (preload.js)."""
         if trials + more <= self._allowed:  # it has not begun them yet
             return
         with silenced(), contextlib.suppress(Exception):  # it is asked again
             self._experiment.update_max_trial_number(trials + more)
-            params = self._experiment.get_experiment_profile()["params"]
-            at_a_time = params["trialConcurrency"] + min(more, self._experiment.config.trial_concurrency)
-            self._experiment.update_trial_concurrency(at_a_time)
             self._allowed = trials + more
 
     def said_by(self, trial: str) -> str:

@@ -1,6 +1,7 @@
 // Loaded into NNI's manager before its own code (node --require). NNI 3.0 listens on all interfaces, without a login:
 // here it listens on AUTOPRUNE_NNI_HOST. It ends with the process that started it, AUTOPRUNE_NNI_OWNER, even a killed one.
 'use strict';
+const childProcess = require('child_process');
 const crypto = require('crypto');
 const fs = require('fs');
 const Module = require('module');
@@ -21,6 +22,14 @@ net.Server.prototype.listen = function (...args) {
         args[0] = { ...first, host };
     }
     return listen.apply(this, args);
+};
+
+// So does the TensorBoard that a button of its page starts.
+const { spawn } = childProcess;
+childProcess.spawn = function (command, args, ...rest) {
+    const isBoard = command === 'tensorboard' && Array.isArray(args);
+    const bound = isBoard ? args.map((each) => each.replace(/^--bind_all\b/, `--host ${host}`)) : args;
+    return spawn.call(this, command, bound, ...rest);
 };
 
 // It gives its tuner ten seconds to begin, which are too few on a busy machine.
@@ -54,24 +63,50 @@ function adapt(V3asV1) {
     };
 }
 
+// For each trial that ends it asks its tuner for another, but not for those that end while none may be begun. When more
+// may be, it asks for as many as can run at a time.
+function askAgain(NNIManager) {
+    const update = NNIManager.prototype.updateExperimentProfile;
+    NNIManager.prototype.updateExperimentProfile = function (profile, type) {
+        if (type === 'MAX_TRIAL_NUM' && ['DONE', 'NO_MORE_TRIAL'].includes(this.status.status)) {
+            const toBegin = (profile.params.maxTrialNumber ?? Infinity) - this.currSubmittedTrialNum;
+            const idle = this.experimentProfile.params.trialConcurrency - this.trialJobs.size;
+            const lacking = Math.min(toBegin, idle) - this.waitingTrials.length;
+            this.trialConcurrencyChange = Math.max(this.trialConcurrencyChange, lacking);
+        }
+        return update.call(this, profile, type);
+    };
+}
+
 const load = Module._load;
-let isAdapted = false;
+const adapted = new Set();
 Module._load = function (request, ...rest) {
     const loaded = load.call(this, request, ...rest);
-    if (!isAdapted && request.endsWith('training_service/v3/compat')) {
-        isAdapted = true;
-        adapt(loaded.V3asV1);
+    for (const [name, change] of [
+        ['training_service/v3/compat', () => adapt(loaded.V3asV1)],
+        ['core/nnimanager', () => askAgain(loaded.NNIManager)],
+    ]) {
+        if (!adapted.has(name) && request.endsWith(name)) {
+            adapted.add(name);
+            change();
+        }
     }
     return loaded;
 };
 
 process.env.AUTOPRUNE_NNI_MANAGER = String(process.pid); // with which its tuner ends (autoprune.nni.tuner)
 const owner = Number(process.env.AUTOPRUNE_NNI_OWNER || 0);
+function isAlive(pid) {
+    try {
+        const stat = fs.readFileSync(`/proc/${pid}/stat`, 'latin1');
+        return stat.slice(stat.lastIndexOf(')') + 2)[0] !== 'Z'; // ended, though its parent has not looked yet
+    } catch (error) {
+        return false;
+    }
+}
 if (owner > 0) {
     setInterval(() => {
-        try {
-            process.kill(owner, 0);
-        } catch (error) {
+        if (!isAlive(owner)) {
             process.kill(process.pid, 'SIGTERM');
         }
     }, 500).unref();

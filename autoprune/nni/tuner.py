@@ -1,22 +1,30 @@
-"""What runs in NNI's dispatcher: `AgentTuner`, a tuner around our searchers, and NNI's own, kept in order."""
+"""What runs in NNI's dispatcher: `AgentTuner`, a tuner around our searchers, and all others, kept in order."""
 
 import base64
+import contextlib
 import json
 import os
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nni import NoMoreTrialError
+from nni.common.hpo_utils import format_parameters
 from nni.tools.package_utils import create_builtin_class_instance
 from nni.tuner import Tuner
 
+from autoprune.nni.algorithms import SEEDED, TUNERS, own_tuner
 from autoprune.nni.client import ask, ensure_service
+from autoprune.nni.processes import is_alive
 
 WATCH_S = 0.5
+LOST = frozenset({"FAILED", "USER_CANCELED", "SYS_CANCELED"})  # events of trials that may be proposed again
 
 
 def end_with_manager() -> None:
@@ -25,9 +33,7 @@ def end_with_manager() -> None:
 
     def watch() -> None:
         while True:
-            try:
-                os.kill(manager, 0)
-            except ProcessLookupError:
+            if not is_alive(manager):
                 os._exit(1)
             time.sleep(WATCH_S)
 
@@ -35,23 +41,69 @@ def end_with_manager() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+@dataclass(frozen=True)
+class Begun:
+    """How many trials NNI has begun in an experiment, and the parameters of those that are not lost."""
+
+    trials: int = 0
+    parameters: tuple[Mapping[str, Any], ...] = ()
+
+
+def begun_in(database: Path) -> Begun:
+    """What NNI has noted of an experiment (db/nni.sqlite)."""
+    query = "SELECT trialJobId, event, data FROM TrialJobEvent WHERE trialJobId <> '' ORDER BY rowid"
+    with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        events = connection.execute(query).fetchall()
+    told = {trial: json.loads(data).get("parameters") for trial, _, data in events if data}
+    lost = {trial for trial, event, _ in events if event in LOST}
+    kept = (parameters for trial, parameters in told.items() if trial not in lost and parameters)
+    return Begun(len({trial for trial, *_ in events}), tuple(kept))
+
+
 class OrderedTuner(Tuner):  # type: ignore[misc]
-    """A tuner of NNI's own, told one thing at a time and the end of a trial after its result.
+    """A tuner of NNI's, or a user's own, told one thing at a time and the end of a trial after its result.
 
     NNI 3.0 tells both in threads of their own, and the end of a short trial may overtake its result, of which TPE dies.
+
+    In an experiment that goes on, NNI makes its tuner anew, with the same seed, and tells it the results of trials that
+    have succeeded. Here what was begun before is not proposed again only because chance, or the grid, begins anew.
     """
 
     def __init__(self, name: str, settings: Mapping[str, Any]) -> None:
         super().__init__()
         end_with_manager()
-        self._tuner: Any = create_builtin_class_instance(name, dict(settings), "tuners")
+        self._name, self._settings, self._begun = name, settings, Begun()
+        is_own = ":" in name
+        self._remembers = is_own or TUNERS[name].remembers
+        self._tuner: Any = (
+            own_tuner(name)(**settings) if is_own else create_builtin_class_instance(name, dict(settings), "tuners")
+        )
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
         self._ended: dict[int, bool] = {}  # trials that have ended, and whether well
 
+    def load_checkpoint(self) -> None:
+        """NNI's first call in an experiment that goes on."""
+        self._tuner.load_checkpoint()
+        if (checkpoints := self.get_checkpoint_path()) is not None:
+            self._begun = begun_in(Path(checkpoints).parent / "db" / "nni.sqlite")
+
     def update_search_space(self, search_space: Mapping[str, Any]) -> None:
         with self._lock:
             self._tuner.update_search_space(search_space)
+            if self._begun.trials:
+                self._go_on_after(self._begun)
+                self._begun = Begun()
+
+    def _go_on_after(self, begun: Begun) -> None:
+        seed = self._settings.get("seed")
+        if self._name in SEEDED:
+            if seed is not None:
+                self._tuner.rng = np.random.default_rng([seed, begun.trials])
+            for parameters in begun.parameters:
+                self._tuner.dedup.add_history(format_parameters(parameters, self._tuner.space))
+        elif self._name == "GridSearch":
+            self._tuner.import_data([{"parameter": parameters} for parameters in begun.parameters])
 
     def generate_multiple_parameters(self, parameter_id_list: Sequence[int], **kwargs: Any) -> list[Any]:
         with self._lock:
@@ -74,10 +126,15 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
                 self._tuner.trial_end(parameter_id, success, **kwargs)
 
     def import_data(self, data: Any) -> None:
-        """What was found before; of a trial whose beginning NNI was killed over it knows no parameters."""
+        """What was found before; of a trial whose beginning NNI was killed over it knows no parameters.
+
+        Evolution makes nothing of it. PBT wants states of networks that pruning has none of, and ends if it finds more
+        trials of a generation than that has.
+        """
         known = [each for each in data if each.get("parameter") is not None and each.get("value") is not None]
         with self._lock:
-            self._tuner.import_data(known)
+            if self._remembers:
+                self._tuner.import_data(known)
 
 
 class AlreadyBegun(list[int]):
