@@ -135,6 +135,22 @@ def test_each_tuner_goes_on_after_a_second_resume(name: str, experiment: Path) -
         tuner.import_data(results(new[-1:]))  # of a trial of before, which ends only now
 
 
+@pytest.mark.parametrize("name", ["GP", pytest.param("Metis", marks=pytest.mark.slow)])
+def test_those_that_fit_a_process_propose_better_ones_once_they_know_ten(name: str, experiment: Path) -> None:
+    """Where each option farther from the second loses as much again."""
+    tuner = made(name, experiment)
+
+    def lost(parameters: Parameters) -> float:
+        return float(sum((option - 2) ** 2 for option in parameters.values()))
+
+    found = []
+    for number in range(13):
+        (parameters,) = tuner.generate_multiple_parameters([number], st_callback=lambda *_: None)
+        tuner.receive_trial_result(number, parameters, {"default": -lost(parameters)})
+        found.append(lost(parameters))
+    assert sum(found[10:]) / 3 < sum(found[:10]) / 10
+
+
 def test_it_ends_with_a_manager_whom_nobody_looks_after() -> None:
     code = "import time; from autoprune.nni.tuner import end_with_manager; end_with_manager(); time.sleep(60)"
     with subprocess.Popen(["true"]) as manager:  # it stays in the list of processes until we wait for it

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 from nni import NoMoreTrialError
 from nni.common.hpo_utils import format_parameters
-from nni.tools.package_utils import create_builtin_class_instance
 from nni.tuner import Tuner
 
-from autoprune.nni.algorithms import SEEDED, TUNERS, own_tuner
+from autoprune.nni.algorithms import SEEDED, TUNERS, own_tuner, unchecked
 from autoprune.nni.client import ask, ensure_service
 from autoprune.nni.processes import is_alive
 
@@ -75,9 +74,7 @@ class OrderedTuner(Tuner):  # type: ignore[misc]
         self._name, self._settings, self._begun = name, settings, Begun()
         is_own = ":" in name
         self._remembers = is_own or TUNERS[name].remembers
-        self._tuner: Any = (
-            own_tuner(name)(**settings) if is_own else create_builtin_class_instance(name, dict(settings), "tuners")
-        )
+        self._tuner: Any = own_tuner(name)(**settings) if is_own else unchecked("tuners", name, settings)
         self._lock = threading.RLock()
         self._told: set[int] = set()  # trials that have a result
         self._ended: dict[int, bool] = {}  # trials that have ended, and whether well
