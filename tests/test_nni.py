@@ -483,6 +483,7 @@ def test_killed_with_its_manager_it_goes_on(tmp_path: Path) -> None:
         assert len(set(proposed)) == len(proposed) >= 6
 
 
+@pytest.mark.slow
 def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -508,6 +509,7 @@ def test_who_finds_its_port_taken_by_another_experiment_takes_no_trial_of_it(
         process.communicate(timeout=60)
 
 
+@pytest.mark.slow
 def test_moved_between_two_trials_it_ends_with_what_was_asked_for(tmp_path: Path) -> None:
     """So does the study that watches it."""
     optuna = pytest.importorskip("optuna")

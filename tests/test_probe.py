@@ -71,16 +71,23 @@ def is_right(model: nn.Module, groups: tuple[PrunableGroup, ...], inputs: tuple[
     return True
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_a_changed_map_is_found_out_whenever_it_matters(name: str) -> None:
-    """25 random faults in each of four networks."""
+@pytest.mark.parametrize(
+    ("name", "faults"),
+    [
+        *((name, 25) for name in NETS if name != "mobilenet_v2"),
+        ("mobilenet_v2", 8),
+        pytest.param("mobilenet_v2", 25, marks=pytest.mark.slow),
+    ],
+)
+def test_a_changed_map_is_found_out_whenever_it_matters(name: str, faults: int) -> None:
+    """So many random faults in each of four networks."""
     model = SMALL_NETS[name].build().eval()
     inputs = example(name)
     groups = guessed_groups(model, inputs)[0].prunable
     assert proven_groups(model, groups, inputs).proven == groups
     rng = np.random.default_rng(17)
     mattered = 0
-    for number in range(25):
+    for number in range(faults):
         planted = plant(groups, FAULTS[number % len(FAULTS)], rng)
         proof = proven_groups(model, planted, inputs)
         assert is_right(model, proof.proven, inputs)
@@ -91,7 +98,7 @@ def test_a_changed_map_is_found_out_whenever_it_matters(name: str) -> None:
         untouched = sum(ours == theirs for ours, theirs in zip(groups, planted, strict=True))
         assert len(proof.proven) >= untouched - 2  # one fault does not cost the rest
         assert all(proof.failed.values())
-    assert mattered >= 15
+    assert mattered >= 0.6 * faults
 
 
 class NumberInCode(nn.Module):
