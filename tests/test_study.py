@@ -18,6 +18,7 @@ from autoprune.policies.shared import shared
 from autoprune.prediction import latency_table
 from autoprune.prediction.latency_model import LATENCY
 from autoprune.prediction.table_store import TABLE_VARIABLE
+from autoprune.search.executors import inline
 from autoprune.search.problem import SearchProblem
 from autoprune.search.searcher import Brief
 from autoprune.search.toy import toy_problem
@@ -106,6 +107,7 @@ def test_one_with_a_larger_budget_goes_on_from_what_is_there(tmp_path: Path, mon
     looks = []
     looked = SearchProblem.look
     monkeypatch.setattr(SearchProblem, "look", lambda *args: looks.append(args[1]) or looked(*args))
+    monkeypatch.setattr("autoprune.steps.context.usual", lambda: inline)  # and nobody looks in another process
     search(config(where, "tpe", evaluations=EVALUATIONS + 5, seed=1), tmp_path / "second", resume=False)
     assert len(looks) == 5
     assert len({row.policy for row in rows(tmp_path / "second")}) == len(trials(where)) == EVALUATIONS + 5
