@@ -193,6 +193,7 @@ def test_trials_of_our_tuner_that_nni_begins_again_are_our_searchers(tmp_path: P
     again = own()
     booking = again.book("ours", parameters)
     (score,) = toy_problem().look(booking.policy, -1, NO_BARS)
+    again.leave(booking, None)  # the process of before ends after it was begun again
     again.finish(booking, score)
     assert TrialStore(tmp_path / "trials.sqlite").episodes() == []
 

@@ -57,10 +57,10 @@ class OwnExperiment:
         return booking
 
     def finish(self, booking: Booking, score: Score) -> float:
-        return self._booked_at.pop(booking.trial).finish(booking, score)
+        return self._booked_at[booking.trial].finish(booking, score)
 
     def leave(self, booking: Booking, score: Score | None) -> None:
-        self._booked_at.pop(booking.trial).leave(booking, score)
+        self._booked_at[booking.trial].leave(booking, score)
 
 
 def served(problem: SearchProblem, place: Workspace, *, idle_s: float) -> None:
