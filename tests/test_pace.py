@@ -10,6 +10,7 @@ from models_for_tests import Counting
 from test_train import DATA, LOSS, RECIPE, net, training
 from torch import Tensor, nn
 
+from autoprune.compute.threads import computing_with, fewer_threads
 from autoprune.config import AugmentConfig
 from autoprune.errors import RunError
 from autoprune.training import pace
@@ -17,7 +18,7 @@ from autoprune.training import teacher as teacher_module
 from autoprune.training.batches import Batch, epoch_batches
 from autoprune.training.pace import Pace, epochs_held, in_time, pace_of
 from autoprune.training.teacher import Teacher
-from autoprune.training.train import FitRecipe, cosine
+from autoprune.training.train import FitRecipe, cosine, fit
 
 FLIPPED = AugmentConfig(crop_padding=0, flip=True)
 
@@ -148,3 +149,35 @@ def test_a_slow_score_is_told_from_the_steps() -> None:
 
     teacher = teacher_of(RECIPE, Counting())
     assert pace_of(replace(training(net()), score=slow), RECIPE, teacher=teacher).judging_s > 0.1
+
+
+@pytest.mark.parametrize(("slow_with", "taken"), [(2, 1), (1, None)])
+def test_fewer_threads_are_taken_where_they_are_faster(slow_with: int, taken: int | None, tmp_path: Path) -> None:
+    """As where a neighbour holds up one of two. A plan keeps it, and the training goes by it and by nothing else."""
+    used = []
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        used.append(torch.get_num_threads())
+        time.sleep(0.05 if used[-1] == slow_with else 0.0)
+        return LOSS(model, batch)
+
+    recipe, path = replace(RECIPE, epochs=100, max_s=0.5), tmp_path / "plan.json"
+    with computing_with(2):
+        assert fewer_threads() == (2, 1)
+        assert pace_of(training(net(), loss), recipe, teacher=teacher_of(recipe, Counting())).threads == taken
+        short = in_time(recipe, training(net(), loss), teacher=teacher_of(recipe, Counting()), plan_path=path)
+        assert (short.epochs < 100, short.threads) == (True, taken)
+        again = in_time(recipe, training(net()), teacher=teacher_of(recipe, Counting()), plan_path=path)
+        assert again == short
+        used.clear()
+        fit(training(net(), loss), short)
+        assert set(used) == {taken or 2}
+        assert torch.get_num_threads() == 2
+
+
+def test_numbers_of_threads_to_try_by_hand() -> None:
+    tried = {}
+    for threads in (1, 2, 3, 8):
+        with computing_with(threads):
+            tried[threads] = fewer_threads()
+    assert tried == {1: (1,), 2: (2, 1), 3: (3, 2, 1), 8: (8, 7, 4)}

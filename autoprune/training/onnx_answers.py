@@ -18,16 +18,17 @@ class OnnxAnswers:
 
     def __init__(self, model: nn.Module, info: DataInfo) -> None:
         self._model, self._info = model, info
-        self._session: onnxruntime.InferenceSession | None = None
+        self._sessions: dict[int, onnxruntime.InferenceSession] = {}  # by their threads, as many as PyTorch has then
 
     def __call__(self, images: Tensor) -> Tensor:
-        if self._session is None:
-            self._session = self._made()
-        (logits,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: images.contiguous().numpy()})
+        threads = torch.get_num_threads()
+        if threads not in self._sessions:
+            self._sessions[threads] = self._made(threads)
+        (logits,) = self._sessions[threads].run([OUTPUT_NAME], {INPUT_NAME: images.contiguous().numpy()})
         return torch.from_numpy(logits)
 
-    def _made(self) -> onnxruntime.InferenceSession:
+    def _made(self, threads: int) -> onnxruntime.InferenceSession:
         with scratch_folder() as folder:
             file = folder / "model.onnx"
             export_onnx(self._model, file, self._info)
-            return make_session(file.read_bytes(), threads=torch.get_num_threads(), gives_way=True)
+            return make_session(file.read_bytes(), threads=threads, gives_way=True)

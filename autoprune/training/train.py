@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.compute.compute import HERE, Compute
 from autoprune.compute.kernels.memory_format import laid_out
 from autoprune.compute.kernels.muon import MuonSGD, hidden_convolutions
+from autoprune.compute.threads import computing_with
 from autoprune.config import AugmentConfig, TrainConfig
 from autoprune.data import SearchData
 from autoprune.errors import RunError
@@ -65,6 +66,7 @@ class FitRecipe:
     max_s: float | None = None  # a time budget: the schedule runs out with it, if not with the epochs before
     compute: Compute = HERE
     settle: Settle | None = None
+    threads: int | None = None  # None: as many as there are
 
 
 @closed
@@ -180,7 +182,8 @@ def fit(
         by_time = (time.perf_counter() - started) / recipe.max_s if timed and recipe.max_s else 0.0
         return min(max(step / total_steps, by_time), 1.0)
 
-    with bar(description, total_steps) as progress, recipe.compute.prepared_for_training(model):
+    ready = recipe.compute.prepared_for_training(model)
+    with bar(description, total_steps) as progress, ready, computing_with(recipe.threads):
         progress.advance(first_epoch * steps_per_epoch)
         for epoch in range(first_epoch, min(recipe.epochs, until_epoch or recipe.epochs)):
             torch.manual_seed(derive_seed(seed, f"epoch {epoch}"))  # dropout and the like
