@@ -51,6 +51,18 @@ def test_a_log_gets_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monk
 
 
 @pytest.mark.usefixtures("shown")
+def test_a_log_tells_the_end_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where what was counted goes on being measured; but what is new of it."""
+    with progress.bar("work", 1) as bar:
+        bar.advance()
+        for _ in range(20):
+            bar.advance(0)
+        for _ in range(2):
+            bar.advance(0, "accuracy 0.9")
+    assert capsys.readouterr().err.splitlines() == ["work 1/1", "work 1/1 accuracy 0.9"]
+
+
+@pytest.mark.usefixtures("shown")
 def test_a_log_says_how_long_the_rest_takes_and_how_it_goes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,12 +93,13 @@ class Bar:
         self._next_log = self._started + LOG_INTERVAL_S
 
     def advance(self, count: int = 1, note: str | None = None) -> None:
+        is_news = count > 0 or note not in (None, self._note)  # work may go on for a while after all is counted
         self.done += count
         if self._display is not None and self._task is not None:
             self._display.advance(self._task, count)
             if note is not None:
                 self._display.update(self._task, note=note)
-        elif _shown and (self.done >= self.total or time.monotonic() >= self._next_log):
+        elif _shown and ((self.done >= self.total and is_news) or time.monotonic() >= self._next_log):
             self._next_log = time.monotonic() + LOG_INTERVAL_S
             say(f"{self.description} {self.done}/{self.total}{self._left()} {note or self._note}".rstrip())
         self._note = note or self._note
