@@ -14,7 +14,7 @@ from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import NO_BARS
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
-from autoprune.store.trials import Episode, TrialStore
+from autoprune.store.trials import TrialStore
 
 ENOUGH = "as many trials as were asked for are scored, or being scored"
 
@@ -100,18 +100,8 @@ class Proposals:
         outcome = self.problem.outcome_of(booking.policy, score)
         if booking.trial in self.finished:
             return outcome
-        number, cost = len(self.finished) + 1, outcome.cost
-        episode = Episode(
-            self.searcher,
-            self.seed,
-            number,
-            outcome.reward,
-            predicted_latency_ms=cost.predicted_latency_ms,
-            estimated_energy_mj=cost.estimated_energy_mj,
-            macs=cost.macs,
-            params=cost.params,
-        )
-        self.store.add_episode(self.problem.fingerprint, outcome.pruning.key, episode, look=score.look)
+        number = len(self.finished) + 1
+        self.problem.note_episode(self.searcher, self.seed, number, outcome)
         done = FinishedTrial(number, outcome.pruning, score.look, was_clipped, was_stopped)
         self.store.keep(NNI_TRIALS, {**self.finished, booking.trial: done})
         self.finished[booking.trial] = done

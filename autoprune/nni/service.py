@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from autoprune.errors import InputError
 from autoprune.nni.wire import SOCKET, Line, Message, ServiceGone, address_in
 from autoprune.nni.workers import Workers
-from autoprune.search.problem import NOT_SEEN, SearchProblem
+from autoprune.search.problem import NOT_SEEN, Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
@@ -150,10 +150,8 @@ class Service:
         started = time.perf_counter()
         with self._workers.looks(policy, known[-1].look if known else NOT_SEEN) as looks:
             for score in looks:
-                with self._storing:
-                    known = problem.known_scores(policy)
-                    if all(each.look < score.look for each in known):  # another trial may look at the same policy
-                        problem.remember(policy, known, [score], wall_s=time.perf_counter() - started)
+                with self._storing:  # another trial may look at the same policy
+                    problem.remember(Looked(policy, [score], time.perf_counter() - started))
                 yield score
                 if not line.is_open():
                     raise ServiceGone
