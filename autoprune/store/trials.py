@@ -101,8 +101,9 @@ class TrialStore:
     then.
     """
 
-    def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
-        self.path, self._parts = path, parts
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parts: tuple[str, ...] = ()
         self._copy: ScratchCopy | None = None  # of a file of the version before that cannot be written
         if path.is_dir():
             raise InputError(f"{path}: is a folder, and no trials database; move it away and start again")
