@@ -1,6 +1,6 @@
 """All searchers by name, and what a configuration may set of each; a user's own by its file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,14 +9,12 @@ from autoprune.foundation.factories import check_call, load_factory
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.baselines import ListSearcher, RandomSearcher, distinct
 from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings
-from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
+from autoprune.policies.heuristics import HEURISTICS
 from autoprune.policies.learners import Crossq, Ddpg, Ppo, Sac, Td3, Tqc
 from autoprune.policies.sensitivity import Sensitivity, SensitivitySearcher
 from autoprune.policies.settings import read_settings
 from autoprune.policies.tuners import SAMPLERS, Nsga2, OptunaSearcher, Tpe
-from autoprune.search.problem import PredictedProblem
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
-from autoprune.space.decision import Policy
 from autoprune.studies.storage import require_optuna
 
 FIELD = "search.settings"
@@ -32,7 +30,7 @@ class Kind:
     """A searcher that is built in: its settings, a dataclass, and what makes it of them."""
 
     settings: type[Any]
-    make: Callable[[Brief, Any], Searcher]
+    make: Callable[..., Searcher]  # of a brief and the settings
 
 
 def _named(name: str, settings: type[Any], make: Callable[..., Searcher]) -> Kind:
@@ -49,11 +47,6 @@ def _listed(brief: Brief, settings: NoSettings, *, name: str) -> ListSearcher:
     return ListSearcher(brief, name=name, policies=distinct(brief.problem, HEURISTICS[name](brief.problem)))
 
 
-HEURISTICS: Mapping[str, Callable[[PredictedProblem], Iterable[Policy]]] = {
-    "knapsack": knapsack_policies,
-    "global_magnitude": magnitude_policies,
-    "uniform": uniform_policies,
-}
 KINDS: dict[str, Kind] = {
     "ddpg": _named("ddpg", Ddpg, AgentSearcher),
     "td3": _named("td3", Td3, AgentSearcher),
