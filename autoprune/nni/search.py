@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -144,14 +144,11 @@ def _running(
     )
     if is_remote:
         write_recipe(place, experiment.code)
-    workers = Workers(problem, 0 if is_remote else config.nni.concurrency)
-    try:
+    with closing(Workers(problem, 0 if is_remote else config.nni.concurrency)) as workers:
         service = Service(desk, problem, workers)
         with serving(service, folder), managed(experiment, server, goes_on=goes_on) as manager:
             say(f"NNI's web page: {manager.url} (experiment {experiment.id})")
             yield partial(_watch, manager, service, desk, Collector(manager, desk, problem) if is_remote else None)
-    finally:
-        workers.close()
 
 
 def _watch(manager: Manager, service: Service, desk: Proposals | Errands, collector: Collector | None) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,16 +73,13 @@ def score_until_over(code: Path, folder: Path, *, data: str | None, keeper: int)
     seed_everything(derive_seed(config.seed, "search"))
     with users_errors():
         problem = problem_from(code, data=data)
-    workers = Workers(problem, config.nni.concurrency)
-    try:
+    with closing(Workers(problem, config.nni.concurrency)) as workers:
         service = Service(Scoring(problem), problem, workers)
         with serving(service, folder):
             while is_alive(keeper):
                 if service.failure is not None:
                     raise service.failure
                 time.sleep(POLL_S)
-    finally:
-        workers.close()
 
 
 def main() -> None:
