@@ -42,6 +42,7 @@ from autoprune.search.evaluate import SECOND_LOOK, Evaluator
 from autoprune.search.loop import run_search
 from autoprune.search.prepare import Prepared, prepare
 from autoprune.search.problem import Outcome
+from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.subject import load_subject
 from autoprune.store.trials import TrialStore
@@ -94,7 +95,7 @@ def main() -> None:
                     "second_look": SECOND_LOOK,
                     "score": len(prepared.evaluator.images),
                 },
-                "parts_ms": parts_ms(prepared.evaluator, policies[-1]),
+                "parts_ms": parts_ms(prepared.evaluator, searched.outcomes[-1].pruning),
             },
             indent=1,
         )
@@ -102,7 +103,7 @@ def main() -> None:
 
 
 def in_turn(
-    prepared: Prepared, policies: list[PruningPolicy], *, naive_count: int
+    prepared: Prepared, policies: list[Policy], *, naive_count: int
 ) -> tuple[list[float], dict[str, list[float]], list[int]]:
     """Seconds of each evaluation as a search does it, of naive ones among them by exporter, and each candidate's last
     look."""
@@ -119,7 +120,7 @@ def in_turn(
             looks.append(outcome.score.look)
             for exporter, seconds in naive.items() if (len(ours) - 1) % every == 0 else ():
                 started = time.perf_counter()
-                naive_evaluation(prepared, outcome.policy, Path(folder), exporter=exporter)
+                naive_evaluation(prepared, outcome.pruning, Path(folder), exporter=exporter)
                 seconds.append(time.perf_counter() - started)
             started = time.perf_counter()
 

@@ -44,17 +44,21 @@ def main() -> None:
     run_dir = RunDir(arguments.out)
     store = TrialStore(run_dir.trials)
     prepared = prepare(config, subject.model, subject.data, store=store)
-    policies = varied_policies(prepared.problem, arguments.policies, seed=derive_seed(0, "proxy correlation"))
-    tuned = [fine_tuned(prepared, policy, config, arguments.epochs, run_dir, store) for policy in policies]
-    rewards = [prepared.problem.evaluate(policy).reward for policy in policies]
-    limit = prepared.problem.limits[0]
+    problem = prepared.problem
+    policies = varied_policies(problem, arguments.policies, seed=derive_seed(0, "proxy correlation"))
+    tuned = [
+        fine_tuned(prepared, problem.pruning_of(policy), config, arguments.epochs, run_dir, store)
+        for policy in policies
+    ]
+    rewards = [problem.evaluate(policy).reward for policy in policies]
+    limit = problem.limits[0]
     rows = [
         {
             "reward": reward,
             "top1": score["top1"],
             "kl": score["kl"],
-            "of_limit": prepared.problem.predict(policy).of(limit.metric) / limit.max_value,
-            "policy": policy.as_dict(),
+            "of_limit": problem.predict(policy).of(limit.metric) / limit.max_value,
+            "policy": problem.pruning_of(policy).as_dict(),
         }
         for policy, reward, score in zip(policies, rewards, tuned, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -225,3 +225,10 @@ def nested(problem: PredictedProblem, policy: Policy, within: Policy) -> Policy:
 
 def _meets(problem: PredictedProblem, policy: Policy) -> bool:
     return meets(problem.predict(policy), problem.limits)
+
+
+HEURISTICS: Mapping[str, Callable[[PredictedProblem], Iterable[Policy]]] = {
+    "uniform": uniform_policies,
+    "global_magnitude": magnitude_policies,
+    "knapsack": knapsack_policies,
+}

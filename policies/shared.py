@@ -9,7 +9,8 @@ from autoprune.foundation.progress import say
 from autoprune.foundation.seeding import derive_seed, rng
 from autoprune.policies.exploration import Disturbance, lone_savings, settle
 from autoprune.policies.heuristics import demonstrations
-from autoprune.policies.tuners import SamplerRecipe, sampler_recipe
+from autoprune.policies.settings import read_settings
+from autoprune.policies.tuners import DIRECTIONS, SAMPLERS, Nsga2, Tpe
 from autoprune.search.problem import Outcome
 from autoprune.search.searcher import Ask, Brief, MakeSearcher, SearcherState
 from autoprune.space.decision import Policy
@@ -45,9 +46,9 @@ class SharedSampler:
     it was told alone, so that whoever is told the same goes on in the same way.
     """
 
-    def __init__(self, brief: Brief, recipe: SamplerRecipe) -> None:
-        self._optuna = require_optuna(f"search.agent: {recipe.name}")
-        self.name, self.goals, self._sampler = recipe.name, recipe.goals(brief.problem), recipe.sampler
+    def __init__(self, brief: Brief, settings: Tpe | Nsga2, *, name: str) -> None:
+        self._optuna = require_optuna(f"search.agent: {name}")
+        self.name, self._settings, self._goals = name, settings, settings.goals(brief.problem)
         self._problem, self._seed = brief.problem, brief.seed
         self._study: Any = None  # of what was told, and nothing else; made when it is needed
         self._planned = demonstrations(self._problem)
@@ -79,7 +80,7 @@ class SharedSampler:
             self._add(policy, told)
 
     def values(self, outcome: Outcome) -> list[float]:
-        return [goal(outcome) for goal in self.goals.values()]
+        return [goal(outcome) for goal in self._goals]
 
     def _add(self, policy: Policy, told: Told) -> None:
         trial = self._optuna.trial.create_trial(
@@ -93,9 +94,9 @@ class SharedSampler:
     def _drawn(self, draw: int, taken: int, planned: Policy | None = None) -> Suggestion:
         """The sampler's suggestion number `draw` after so many policies; the later ones are random."""
         purpose = f"{self.name} {taken} {draw}"
-        kind = self._sampler if draw < REDRAWS else self._optuna.samplers.RandomSampler
+        kind = self._settings.sampler if draw < REDRAWS else self._optuna.samplers.RandomSampler
         if self._study is None:
-            self._study = self._optuna.create_study(directions=list(self.goals))
+            self._study = self._optuna.create_study(directions=list(DIRECTIONS[self.name]))
             for policy, told in self._told.items():
                 self._add(policy, told)
         self._study.sampler = kind(derive_seed(self._seed, purpose))
@@ -133,10 +134,9 @@ class SharedSearcher:
                 return Ask(fresh)
             taken = {*study.finished, *study.running}
             if len(taken) < budget and (found := self._next(taken)) is not None:
-                policy, notes = found
-                if study.claim(policy, notes, max_evaluations=budget):
-                    self._mine = policy
-                    return Ask((policy,))
+                if study.claim(found.policy, found.notes, max_evaluations=budget):
+                    self._mine = found.policy
+                    return Ask((found.policy,))
                 continue
             if not study.running:
                 return Ask(())
@@ -163,17 +163,13 @@ class SharedSearcher:
     def trained(self) -> None:
         return None
 
-    def _next(self, taken: set[Policy]) -> tuple[Policy, dict[str, object]] | None:
+    def _next(self, taken: set[Policy]) -> Suggestion | None:
         for policy, notes in self._study.lost.items():
-            return policy, dict(notes)
-        suggestion = self._inner.suggest(taken)
-        return None if suggestion is None else (suggestion.policy, dict(suggestion.notes))
+            return Suggestion(policy, notes)
+        return self._inner.suggest(taken)
 
 
 def shared(name: str, settings: Mapping[str, Any], study: Study) -> MakeSearcher:
     """What makes a searcher that shares its study; `name` is one of those that Optuna's samplers make."""
-
-    def made(brief: Brief) -> SharedSearcher:
-        return SharedSearcher(brief, inner=SharedSampler(brief, sampler_recipe(name, settings)), study=study)
-
-    return made
+    read = read_settings(SAMPLERS[name], settings, field="search.settings")
+    return lambda brief: SharedSearcher(brief, inner=SharedSampler(brief, read, name=name), study=study)

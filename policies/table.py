@@ -1,6 +1,6 @@
 """All searchers by name, and what a configuration may set of each; a user's own by its file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,14 +9,12 @@ from autoprune.foundation.factories import check_call, load_factory
 from autoprune.policies.agents import AgentSearcher
 from autoprune.policies.baselines import ListSearcher, RandomSearcher, distinct
 from autoprune.policies.evolution import EvolutionSearcher, EvolutionSettings
-from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
+from autoprune.policies.heuristics import HEURISTICS
 from autoprune.policies.learners import Crossq, Ddpg, Ppo, Sac, Td3, Tqc
 from autoprune.policies.sensitivity import Sensitivity, SensitivitySearcher
 from autoprune.policies.settings import read_settings
-from autoprune.policies.tuners import DIRECTIONS, Nsga2, Tpe, nsga2, tpe
-from autoprune.search.problem import PredictedProblem
+from autoprune.policies.tuners import SAMPLERS, Nsga2, OptunaSearcher, Tpe
 from autoprune.search.searcher import Brief, MakeSearcher, Searcher
-from autoprune.space.decision import Policy
 from autoprune.studies.storage import require_optuna
 
 FIELD = "search.settings"
@@ -32,47 +30,38 @@ class Kind:
     """A searcher that is built in: its settings, a dataclass, and what makes it of them."""
 
     settings: type[Any]
-    make: Callable[[Brief, Any], Searcher]
+    make: Callable[..., Searcher]  # of a brief and the settings
 
 
-def _agent(name: str, settings: type[Any]) -> Kind:
-    return Kind(settings, partial(AgentSearcher, name=name))
-
-
-def _listed(name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]) -> Kind:
-    return Kind(NoSettings, partial(_list_of, name=name, policies=policies))
-
-
-def _list_of(
-    brief: Brief, settings: NoSettings, *, name: str, policies: Callable[[PredictedProblem], Iterable[Policy]]
-) -> ListSearcher:
-    """A heuristic: of the policies that it names, those that meet the limits."""
-    return ListSearcher(brief, name=name, policies=distinct(brief.problem, policies(brief.problem)))
+def _named(name: str, settings: type[Any], make: Callable[..., Searcher]) -> Kind:
+    """Of several that `make` makes, the one of this name."""
+    return Kind(settings, partial(make, name=name))
 
 
 def _random(brief: Brief, settings: NoSettings) -> RandomSearcher:
     return RandomSearcher(brief)
 
 
-def _made(make: Callable[[Brief, Any], Searcher], settings: Any, brief: Brief) -> Searcher:
-    return make(brief, settings)
+def _listed(brief: Brief, settings: NoSettings, *, name: str) -> ListSearcher:
+    """A heuristic: of the policies that it names, those that meet the limits."""
+    return ListSearcher(brief, name=name, policies=distinct(brief.problem, HEURISTICS[name](brief.problem)))
 
 
 KINDS: dict[str, Kind] = {
-    "ddpg": _agent("ddpg", Ddpg),
-    "td3": _agent("td3", Td3),
-    "sac": _agent("sac", Sac),
-    "tqc": _agent("tqc", Tqc),
-    "crossq": _agent("crossq", Crossq),
-    "ppo": _agent("ppo", Ppo),
+    "ddpg": _named("ddpg", Ddpg, AgentSearcher),
+    "td3": _named("td3", Td3, AgentSearcher),
+    "sac": _named("sac", Sac, AgentSearcher),
+    "tqc": _named("tqc", Tqc, AgentSearcher),
+    "crossq": _named("crossq", Crossq, AgentSearcher),
+    "ppo": _named("ppo", Ppo, AgentSearcher),
     "random": Kind(NoSettings, _random),
     "evolution": Kind(EvolutionSettings, EvolutionSearcher),
-    "tpe": Kind(Tpe, tpe),
-    "nsga2": Kind(Nsga2, nsga2),
+    "tpe": _named("tpe", Tpe, OptunaSearcher),
+    "nsga2": _named("nsga2", Nsga2, OptunaSearcher),
     "sensitivity": Kind(Sensitivity, SensitivitySearcher),
-    "knapsack": _listed("knapsack", knapsack_policies),
-    "global_magnitude": _listed("global_magnitude", magnitude_policies),
-    "uniform": _listed("uniform", uniform_policies),
+    "knapsack": _named("knapsack", NoSettings, _listed),
+    "global_magnitude": _named("global_magnitude", NoSettings, _listed),
+    "uniform": _named("uniform", NoSettings, _listed),
 }
 NOTHING: Mapping[str, Any] = {}
 
@@ -89,7 +78,6 @@ def searcher_maker(name: str, settings: Mapping[str, Any] = NOTHING) -> MakeSear
         factory = load_factory(name, field="search.agent")
         check_call(factory, Brief, field=f"search.agent={name}", **settings)
         return partial(factory, **settings)
-    if name in DIRECTIONS:
+    if name in SAMPLERS:
         require_optuna(f"search.agent: {name}")
-    read = read_settings(kind.settings, settings, field=FIELD)
-    return partial(_made, kind.make, read)
+    return partial(kind.make, settings=read_settings(kind.settings, settings, field=FIELD))

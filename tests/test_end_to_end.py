@@ -22,12 +22,12 @@ from autoprune.config import DataConfig, SearchConfig
 from autoprune.config.file import load_config
 from autoprune.data import ImageSplit, load_test_split
 from autoprune.models import ModelSpec, build_model, save_weights
+from autoprune.policies.heuristics import HEURISTICS
 from autoprune.pruning.branches import Nothing
 from autoprune.results.run import RunResult, parse_result
 from autoprune.runtimes.onnxruntime import onnxruntime
 from autoprune.space.policy import load_policy
 from autoprune.steps.choice import CORRECTED
-from autoprune.steps.proposals import RIVALS
 from autoprune.steps.subject import load_subject
 
 FILES = {
@@ -209,7 +209,7 @@ def test_apply_a_policy_gives_the_same_model_again(ddpg_config: Path, finished_r
         assert (applied / name).read_bytes() == (finished_run / name).read_bytes(), name
     search = json.loads((applied / "result.json").read_text())["search"]
     assert (search["searcher"], search["evaluations"]) == ("stored policy", 0)
-    assert [proposal["proposer"] for proposal in search["proposals"]] == ["stored policy", *RIVALS]
+    assert [proposal["proposer"] for proposal in search["proposals"]] == ["stored policy", *HEURISTICS]
     assert [proposal["taken"] for proposal in search["proposals"]] == [True, False, False, False]
     assert search["best_reward"] == search["proposals"][0]["reward"]
 
@@ -224,7 +224,7 @@ def test_apply_an_agent_to_a_model_that_it_has_not_seen(ddpg_config: Path, finis
     result = json.loads((applied / "result.json").read_text())
     search = result["search"]
     assert search["searcher"] == "ddpg (trained before)"
-    assert [proposal["proposer"] for proposal in search["proposals"]] == [search["searcher"], *RIVALS]
+    assert [proposal["proposer"] for proposal in search["proposals"]] == [search["searcher"], *HEURISTICS]
     assert 0 < search["evaluations"] <= sum(proposal["evaluations"] for proposal in search["proposals"])
     (taken,) = (proposal for proposal in search["proposals"] if proposal["taken"])
     assert search["best_reward"] == taken["reward"] == max(each["reward"] for each in search["proposals"])

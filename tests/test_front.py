@@ -21,7 +21,7 @@ def row(
     policy = json.dumps({"a": episode})
     costs = (latency_ms, energy_mj, 5, params)
     score = scored(kl, kl, 0.9, 50, look=look, complete=look == 2)
-    return EpisodeRow("ddpg", 0, episode, policy, -kl, *costs, wall_s=0.1, score=score)
+    return EpisodeRow("ddpg", 0, episode, -kl, *costs, policy, wall_s=0.1, score=score)
 
 
 def test_the_front_by_hand() -> None:

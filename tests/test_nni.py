@@ -32,6 +32,7 @@ from autoprune.nni.workers import Workers
 from autoprune.policies.table import searcher_maker
 from autoprune.results.kept import NNI_TRIALS
 from autoprune.search.loop import run_search
+from autoprune.search.problem import Looked
 from autoprune.search.racing import NO_BARS
 from autoprune.search.toy import toy_problem
 from autoprune.store.score import Score
@@ -157,8 +158,8 @@ def test_a_trial_that_an_assessor_ends_counts_as_far_as_it_was_looked_at(tmp_pat
 def test_an_earlier_report_is_no_answer_to_who_wants_a_closer_look() -> None:
     """Of another machine: NNI tells them all again to a run that goes on."""
     problem, policy = toy_problem(), (1, 1, 1, 1)
-    (score,) = problem.look(policy, -1, NO_BARS)
-    problem.remember(policy, (), [score], wall_s=0.0)
+    (score,) = problem.look(policy, -1, NO_BARS).scores
+    problem.remember(Looked(policy, [score], 0.0))
     errands = Errands(problem, 1)
     asker = threading.Thread(target=lambda: list(errands.look({policy: score.look}, NO_BARS)), daemon=True)
     asker.start()
@@ -168,7 +169,7 @@ def test_an_earlier_report_is_no_answer_to_who_wants_a_closer_look() -> None:
     assert asker.is_alive()
     assert errands.next_parameters("carrier", lambda: False) == parameters
     closer = replace(score, look=score.look + 1)
-    problem.remember(policy, (score,), [closer], wall_s=0.0)
+    problem.remember(Looked(policy, [closer], 0.0))
     errands.finish(errands.book("new", parameters), closer)
     asker.join(timeout=10)
     assert not asker.is_alive()
@@ -186,7 +187,7 @@ def test_trials_of_our_tuner_that_nni_begins_again_are_our_searchers(tmp_path: P
     assert first.book("by NNI's tuner", parameters) and first.next_parameters("ours", lambda: False) is None
     again = own()
     booking = again.book("ours", parameters)
-    (score,) = toy_problem().look(booking.policy, -1, NO_BARS)
+    (score,) = toy_problem().look(booking.policy, -1, NO_BARS).scores
     again.leave(booking, None)  # the process of before ends after it was begun again
     again.finish(booking, score)
     assert TrialStore(tmp_path / "trials.sqlite").episodes() == []
@@ -206,9 +207,9 @@ def test_our_searcher_gets_what_it_asks_for_whoever_carries_it() -> None:
                 errands.lose(parameters)
                 continue
             booking = errands.book(f"trial {number}", parameters)
-            (score,) = problem.look(booking.policy, -1, NO_BARS)
-            problem.remember(booking.policy, (), [score], wall_s=0.0)
-            errands.finish(booking, score)
+            looked = problem.look(booking.policy, -1, NO_BARS)
+            problem.remember(looked)
+            errands.finish(booking, looked.scores[-1])
 
     carrier = threading.Thread(target=carry)
     carrier.start()

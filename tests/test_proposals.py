@@ -11,6 +11,7 @@ from rich.console import Console
 
 from autoprune.config import RewardConfig, RunConfig, SearchConfig
 from autoprune.policies.actor import Training
+from autoprune.policies.heuristics import HEURISTICS
 from autoprune.reports.proposals import proposal_cells, proposals_table
 from autoprune.results.run import ProposalFigures, SearchFigures
 from autoprune.search.problem import Limit, SearchProblem
@@ -18,7 +19,6 @@ from autoprune.space.policy import PruningPolicy
 from autoprune.steps.finalists import Finalists
 from autoprune.steps.proposals import (
     MOST,
-    RIVALS,
     Given,
     Offers,
     offers,
@@ -57,7 +57,7 @@ def test_all_are_scored_alike_and_kept_so_that_a_stopped_run_repeats_nothing(tmp
 
     store = TrialStore(tmp_path / "trials.sqlite")
     found = offered(pruning(1, 2), problem(CountingScorer(), MACS, store=store))
-    assert list(found.outcomes) == [AGENT, *RIVALS]
+    assert list(found.outcomes) == [AGENT, *HEURISTICS]
     assert found.result.best.policy == policy(2, 6)
     assert found.result.evaluations == store.count()
     assert {row.searcher for row in store.episodes()} == set(found.outcomes)
@@ -77,7 +77,7 @@ def test_the_best_of_each_is_shown_and_one_that_was_measured_to_miss_gives_way()
     found = offered(pruning(1, 2), problem(CountingScorer(), MACS))
     wide, narrow = pruning(2, 6), pruning(2, 2)
     plain = proposal_figures([found], Finalists((wide,), None, True, {}), wide)
-    assert [proposal.proposer for proposal in plain] == [AGENT, *RIVALS]
+    assert [proposal.proposer for proposal in plain] == [AGENT, *HEURISTICS]
     assert plain[0].reward == pytest.approx(-0.7) and not plain[0].taken
     assert [proposal.taken for proposal in plain].count(True) == 1
     assert next(proposal for proposal in plain if proposal.taken).reward == pytest.approx(-0.2)

@@ -26,7 +26,6 @@ from autoprune.search.racing import Bars
 from autoprune.space.decision import Decision, Policy
 from autoprune.steps.recipe import Recipe
 from autoprune.steps.subject import Subject, load_subject
-from autoprune.store.score import Score
 from autoprune.store.trials import TrialStore
 
 _problem: SearchProblem | None = None  # of a worker that made it itself
@@ -131,9 +130,8 @@ class FreshProcesses:
     workers: int
 
     def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
-        futures = {self.pool.submit(_look, policy, seen, bars): policy for policy, seen in asked.items()}
-        for done in as_completed(futures):
-            yield Looked(futures[done], done.result(), wall_s=0.0)
+        for done in as_completed([self.pool.submit(_look, policy, seen, bars) for policy, seen in asked.items()]):
+            yield done.result()
 
 
 def _begin(recipe: Recipe) -> None:
@@ -143,7 +141,7 @@ def _begin(recipe: Recipe) -> None:
     _problem = recipe.make()
 
 
-def _look(policy: Policy, seen: int, bars: Bars) -> list[Score]:
+def _look(policy: Policy, seen: int, bars: Bars) -> Looked:
     assert _problem is not None
     return _problem.look(policy, seen, bars)
 

@@ -24,8 +24,6 @@ from autoprune.reports.words import told_proposals
 from autoprune.results.kept import NNI_TRIALS, SEARCH, FinishedTrial
 from autoprune.results.run import SearchFigures
 from autoprune.search.prepare import ENVIRONMENT, ORIGINAL, OriginalPoint
-from autoprune.search.problem import NOT_SEEN
-from autoprune.search.racing import NO_BARS
 from autoprune.search.toy import toy_problem
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy, save_policy
@@ -50,8 +48,7 @@ def searched_by_nni(run_dir: Path, proposals: Sequence[Policy], *, ended_early: 
         desk = Proposals(problem, place.store, BY_TPE.nni.searcher, BY_TPE.seed, len(proposals))
         for number, proposed in enumerate(proposals):
             booking = desk.book(f"trial{number}", parameters_of(problem.decisions, proposed))
-            [score] = problem.known_scores(booking.policy) or problem.look(booking.policy, NOT_SEEN, NO_BARS)
-            problem.remember(booking.policy, (), [score], wall_s=0.1)
+            score = problem.evaluate(booking.policy).score
             if number in ended_early:
                 desk.leave(booking, score)
                 desk.stopped_by_assessor(booking.trial)

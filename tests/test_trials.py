@@ -120,7 +120,7 @@ def test_episodes_are_joined_with_their_trials_in_order(tmp_path: Path) -> None:
     rows = store.episodes()
     assert [(row.episode, row.policy, row.score.kl) for row in rows] == [(1, P, 0.25), (2, Q, 0.5), (3, P, 0.25)]
     costs = {"predicted_latency_ms": 0.3, "estimated_energy_mj": 1.5, "macs": 31_000_000, "params": 272_186}
-    assert rows[0] == EpisodeRow("ddpg", 0, 1, P, reward=1.0, **costs, wall_s=1.5, score=SCORE)  # type: ignore[arg-type]
+    assert rows[0] == EpisodeRow("ddpg", 0, 1, reward=1.0, **costs, policy=P, wall_s=1.5, score=SCORE)  # type: ignore[arg-type]
 
 
 def test_a_resumed_search_writes_its_episodes_again(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoprune.nni.remote.report import told_bars
-from autoprune.nni.service import Booking
+from autoprune.nni.service import Booking, Desk
 from autoprune.nni.space import parameters_of, proposed_options
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import NO_BARS, Bars
@@ -30,7 +30,7 @@ class Errand:
     since: float = field(default_factory=time.perf_counter)
 
 
-class Errands:
+class Errands(Desk):
     """The desk of an experiment with our tuner, and the executor of its search (`search.problem.Executor`). Before the
     first policy is looked at, `begin` is called."""
 
@@ -40,19 +40,20 @@ class Errands:
         workers: int,
         begin: Callable[[], None] = lambda: None,
         *,
+        trials: int = 0,
         tells_bars: bool = False,
     ) -> None:
-        """With `tells_bars` trials know how closely they are to look: those that are scored on another machine."""
-        self.workers, self._tells_bars = workers, tells_bars
+        """So many `trials` NNI may begin anew when all of before have ended. With `tells_bars` they know how closely
+        they are to look: those that are scored on another machine."""
+        self.workers, self.missing, self._tells_bars = workers, trials, tells_bars
         self._begin: Callable[[], None] | None = begin
-        self.scored = 0
+        self.scored, self.is_over = 0, False
         self._problem = problem
         self._changed = threading.Condition()
         self._waiting: list[Errand] = []  # that no trial has yet
         self._out: dict[Policy, Errand] = {}
         self._found: queue.Queue[Looked | BaseException] = queue.Queue()
         self._tuner: str | None = None  # who asked last
-        self._is_over = False
 
     def execute(self, problem: SearchProblem) -> AbstractContextManager[SearchProblem]:
         """As `search.executors.Execute`."""
@@ -80,7 +81,7 @@ class Errands:
     def end(self) -> None:
         """The search is over: our tuner has nothing more to propose."""
         with self._changed:
-            self._is_over = True
+            self.is_over = True
             self._changed.notify_all()
 
     def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
@@ -89,7 +90,7 @@ class Errands:
                 self._waiting[:0] = self._out.values()
                 self._out.clear()
             self._tuner = tuner
-            while not self._waiting and not self._is_over and is_wanted():
+            while not self._waiting and not self.is_over and is_wanted():
                 self._changed.wait(WAKE_S)
             if not self._waiting:
                 return None
@@ -125,6 +126,9 @@ class Errands:
     def leave(self, booking: Booking, score: Score | None) -> None:
         """Another trial gets the errand; that this one has failed, NNI may tell our tuner, too."""
         self._again(booking.policy)
+
+    def stopped_by_assessor(self, trial: str) -> None:
+        """Assessors go with NNI's own tuners."""
 
     def _again(self, policy: Policy) -> None:
         with self._changed:

@@ -39,28 +39,24 @@ def marked(folder: Path) -> Iterator[int]:
             continue
         try:
             environment = (entry / "environ").read_bytes()
-            is_dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:  # another user's, or gone meanwhile
             continue
-        if wanted in environment.split(b"\0") and not is_dead:
+        if wanted in environment.split(b"\0") and is_alive(int(entry.name)):
             yield int(entry.name)
 
 
-def end_all(folder: Path) -> int:
-    """End whatever is left of an experiment; how many processes that were."""
-    ended: set[int] = set()
+def end_all(folder: Path) -> None:
+    """End whatever is left of an experiment."""
     for _ in range(3):  # a process that ends may have begun another
-        found = list(marked(folder))
-        if not found:
-            break
-        ended |= set(found)
+        if not (found := list(marked(folder))):
+            return
         for process in found:
-            _signal(process, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process, signal.SIGKILL)
         deadline = time.monotonic() + GRACE_S
         while time.monotonic() < deadline and any(is_alive(process) for process in found):
             _reap(found)
             time.sleep(0.02)
-    return len(ended)
 
 
 def command_of(process: int) -> str:
@@ -78,11 +74,6 @@ def ignores_interrupts(process: int) -> bool:
             if line.startswith("SigIgn:"):
                 return bool(int(line.split()[1], 16) >> (signal.SIGINT - 1) & 1)
     return False
-
-
-def _signal(process: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(process, number)
 
 
 def is_alive(process: int) -> bool:

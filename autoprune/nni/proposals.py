@@ -3,10 +3,10 @@ finish."""
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from autoprune.nni.service import Booking, Refused
+from autoprune.nni.service import Booking, Desk, Refused
 from autoprune.nni.space import proposed_options, within_limits
 from autoprune.results.kept import NNI_LEFT, NNI_TRIALS, FinishedTrial, LeftTrial
 from autoprune.search.loop import SearchResult
@@ -14,13 +14,13 @@ from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import NO_BARS
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
-from autoprune.store.trials import Episode, TrialStore
+from autoprune.store.trials import TrialStore
 
 ENOUGH = "as many trials as were asked for are scored, or being scored"
 
 
 @dataclass
-class Proposals:
+class Proposals(Desk):
     """The desk of an experiment of `max_trials`, by a tuner of NNI's that the store calls `searcher`."""
 
     problem: SearchProblem
@@ -29,14 +29,12 @@ class Proposals:
     seed: int
     max_trials: int
     on_outcome: Callable[[Outcome], None] | None = None
-    finished: dict[str, FinishedTrial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[str, bool] = {}  # by trial, whether it was clipped
         self._left = self.store.kept(NNI_LEFT) or {}
-        if (kept := self.store.kept(NNI_TRIALS)) is not None:
-            self.finished = kept
+        self.finished = self.store.kept(NNI_TRIALS) or {}  # by NNI's name
 
     def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
         if (done := self.finished.get(trial)) is not None:  # NNI did not see it finish, and has begun it again
@@ -70,11 +68,17 @@ class Proposals:
                 self._noted(booking, score, was_clipped=left.was_clipped, was_stopped=True)
                 self._keep_left({name: other for name, other in self._left.items() if name != trial})
 
-    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> None:
-        raise Refused("the tuner of this experiment is not AgentTuner")
+    @property
+    def scored(self) -> int:
+        return len(self.finished)
 
-    def lose(self, parameters: Mapping[str, Any]) -> None:
-        raise Refused("the tuner of this experiment is not AgentTuner")
+    @property
+    def missing(self) -> int:
+        return self.max_trials - len(self.finished)
+
+    @property
+    def is_over(self) -> bool:
+        return self.missing <= 0
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -100,18 +104,8 @@ class Proposals:
         outcome = self.problem.outcome_of(booking.policy, score)
         if booking.trial in self.finished:
             return outcome
-        number, cost = len(self.finished) + 1, outcome.cost
-        episode = Episode(
-            self.searcher,
-            self.seed,
-            number,
-            outcome.reward,
-            predicted_latency_ms=cost.predicted_latency_ms,
-            estimated_energy_mj=cost.estimated_energy_mj,
-            macs=cost.macs,
-            params=cost.params,
-        )
-        self.store.add_episode(self.problem.fingerprint, outcome.pruning.key, episode, look=score.look)
+        number = len(self.finished) + 1
+        self.problem.note_episode(self.searcher, self.seed, number, outcome)
         done = FinishedTrial(number, outcome.pruning, score.look, was_clipped, was_stopped)
         self.store.keep(NNI_TRIALS, {**self.finished, booking.trial: done})
         self.finished[booking.trial] = done

@@ -3,8 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter
@@ -18,10 +19,10 @@ from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.manager import BUSY, UNDER_WAY, Experiment, Manager, Server, TunerError, managed, trial_command
 from autoprune.nni.proposals import Proposals
-from autoprune.nni.remote.collector import Collector
+from autoprune.nni.remote.collector import EARLY_STOPPED, Collector
 from autoprune.nni.remote.machines import check_machines
 from autoprune.nni.remote.recipe import write_recipe
-from autoprune.nni.service import Desk, Service, serving
+from autoprune.nni.service import Service, serving
 from autoprune.nni.space import search_space
 from autoprune.nni.workers import Workers
 from autoprune.reports.words import told_proposals
@@ -40,7 +41,6 @@ QUIET_S = 10.0  # after which they do not
 END_S = 5.0  # for trials whose results are here
 ID = Kept("nni_experiment", TypeAdapter(Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,32}$")]))
 STEPS = (ID, NNI_TRIALS, NNI_LEFT)
-Settle = Callable[[dict[str, str]], None]  # takes the states of trials, by their names
 
 
 def check_nni(config: RunConfig) -> None:
@@ -92,46 +92,43 @@ class NniSearch:
             for outcome in desk.outcomes:
                 show(outcome)
             progress.advance(len(desk.finished))
-            if (missing := trials - len(desk.finished)) > 0:
-                with _running(problem, place, desk, self.server, missing) as (service, manager, collect):
-                    _watch(manager, service, desk, collect)
+            if (missing := desk.missing) > 0:
+                with _running(problem, place, desk, self.server, missing) as watch:
+                    watch()
         if any(trial.was_clipped or trial.was_stopped for trial in desk.finished.values()):
             say(told_proposals(desk.finished.values(), config.nni.tuner, config.nni.assessor))
         return desk.result(wall_s=time.perf_counter() - started)
 
     def _by_agent(self, problem: SearchProblem, place: Workspace) -> SearchResult:
         """Our searcher asks, and each trial is an errand of its loop."""
-        trials, over = place.config.search.evaluations, threading.Event()
+        nni, trials = place.config.nni, place.config.search.evaluations
 
         def begin() -> None:
-            running = _running(problem, place, errands, self.server, trials)
-            service, manager, collect = stack.enter_context(running)
+            watch = stack.enter_context(_running(problem, place, errands, self.server, trials))
 
-            def watch() -> None:
+            def watched() -> None:
                 try:
-                    _watch_failures(manager, service, lambda: errands.scored, over.is_set, lambda: trials, collect)
+                    watch()
                 except BaseException as error:
                     errands.fail(error)
 
-            watcher = threading.Thread(target=watch, daemon=True)
+            watcher = threading.Thread(target=watched, daemon=True)
             watcher.start()
             stack.callback(watcher.join)
             stack.callback(errands.end)
-            stack.callback(over.set)
 
-        nni = place.config.nni
-        errands = Errands(problem, nni.concurrency, begin, tells_bars=nni.platform == "remote")
+        errands = Errands(problem, nni.concurrency, begin, trials=trials, tells_bars=nni.platform == "remote")
         with ExitStack() as stack:
             return search_only(problem, place, execute=errands.execute)
 
 
 @contextmanager
 def _running(
-    problem: SearchProblem, place: Workspace, desk: Desk, server: Server, trials: int
-) -> Iterator[tuple[Service, Manager, Settle]]:
-    """Workers, service and NNI's manager, the last of which is ended first; and what is called with the states of
-    trials. NNI is to begin so many `trials`, unless it has noted earlier how many. Those that run on other machines are
-    scored there; our tuner asks the service all the same."""
+    problem: SearchProblem, place: Workspace, desk: Proposals | Errands, server: Server, trials: int
+) -> Iterator[Callable[[], None]]:
+    """Workers, service and NNI's manager, the last of which is ended first; what is yielded watches them until the
+    search is over. NNI is to begin so many `trials`, unless it has noted earlier how many. Those that run on other
+    machines are scored there; our tuner asks the service all the same."""
     config, store, is_remote = place.config, place.store, place.config.nni.platform == "remote"
     folder = (place.run_dir.root / EXPERIMENT).resolve()
     goes_on = store.kept(ID) is not None
@@ -147,77 +144,53 @@ def _running(
     )
     if is_remote:
         write_recipe(place, experiment.code)
-    workers = Workers(problem, 0 if is_remote else config.nni.concurrency)
-    try:
+    with closing(Workers(problem, 0 if is_remote else config.nni.concurrency)) as workers:
         service = Service(desk, problem, workers)
         with serving(service, folder), managed(experiment, server, goes_on=goes_on) as manager:
             say(f"NNI's web page: {manager.url} (experiment {experiment.id})")
-            yield service, manager, Collector(manager, desk, problem) if is_remote else _nothing
-    finally:
-        workers.close()
+            yield partial(_watch, manager, service, desk, Collector(manager, desk, problem) if is_remote else None)
 
 
-def _nothing(states: dict[str, str]) -> None:
-    """Trials of this machine are told of by the service."""
-
-
-def _watch(manager: Manager, service: Service, desk: Proposals, collect: Settle) -> None:
-    """Until as many trials as were asked for are finished: NNI counts those that fail, too."""
-
-    def missing() -> int:
-        return desk.max_trials - len(desk.finished)
-
-    def settle(trials: dict[str, str]) -> None:
-        collect(trials)
-        for trial, status in trials.items():
-            if status == "EARLY_STOPPED":
-                desk.stopped_by_assessor(trial)
-
-    _watch_failures(manager, service, lambda: len(desk.finished), lambda: missing() <= 0, missing, settle)
-
-
-def _watch_failures(
-    manager: Manager,
-    service: Service,
-    finished: Callable[[], int],
-    is_over: Callable[[], bool],
-    more: Callable[[], int],
-    settle: Settle,
-) -> None:
-    """Until it `is_over`, or the tuner proposes no more; so many `more` trials are allowed once those of before have
-    ended. Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner does not
-    begin."""
+def _watch(manager: Manager, service: Service, desk: Proposals | Errands, collector: Collector | None) -> None:
+    """Until the search is over, or the tuner proposes no more. NNI counts trials that fail, too: what is missing is
+    allowed once those of before have ended. A `collector` fetches what other machines report; trials of this one are
+    told of by the service. Raises `RunError` if NNI, the service or trial after trial fails, `ConfigError` if the tuner
+    does not begin."""
     failed_before: int | None = None
-    finished_before = finished()
+    scored_before = desk.scored
     proposed_at = time.monotonic()
-    while not is_over():
+    while not desk.is_over:
         if service.failure is not None:
             raise service.failure
         try:
             status = manager.status()
         except TunerError as error:
-            if finished() == 0:  # it cannot even begin
+            if desk.scored == 0:  # it cannot even begin
                 raise ConfigError(f"nni.tuner: {error}") from None
             raise RunError(f"{error}; go on with `autoprune nni resume`") from None
         trials = None if status == BUSY else manager.trials()
         if trials is None:
             time.sleep(POLL_S)
             continue
-        settle(trials)
+        if collector is not None:
+            collector(trials)
+        for trial, state in trials.items():
+            if state == EARLY_STOPPED:
+                desk.stopped_by_assessor(trial)
         failed = [trial for trial, state in trials.items() if state == "FAILED"]
-        if failed_before is None or finished() > finished_before:  # those of an earlier process do not count
-            failed_before, finished_before = len(failed), finished()
+        if failed_before is None or desk.scored > scored_before:  # those of an earlier process do not count
+            failed_before, scored_before = len(failed), desk.scored
         elif len(failed) - failed_before >= FAILURES:
             raise RunError(f"{FAILURES} trials in a row have failed: {manager.said_by(failed[-1])}")
         if status != NO_MORE or not UNDER_WAY.isdisjoint(trials.values()):
             proposed_at = time.monotonic()
         elif time.monotonic() - proposed_at > QUIET_S:
-            if finished() == 0:
+            if desk.scored == 0:
                 raise ConfigError("nni.tuner: NNI's tuner proposes nothing")
-            say(f"NNI's tuner proposes no more after {finished()} trials")
+            say(f"NNI's tuner proposes no more after {desk.scored} trials")
             return
-        if status == "DONE" and not is_over():
-            manager.allow(len(trials), more())
+        if status == "DONE" and not desk.is_over:
+            manager.allow(len(trials), desk.missing)
         time.sleep(POLL_S)
     _let_end(manager)
 

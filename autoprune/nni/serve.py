@@ -12,7 +12,7 @@ from autoprune.foundation.progress import say
 from autoprune.nni.client import EXPERIMENT
 from autoprune.nni.errands import Errands
 from autoprune.nni.proposals import Proposals
-from autoprune.nni.service import Booking, Service, serving
+from autoprune.nni.service import Booking, Desk, Service, serving
 from autoprune.nni.workers import Workers
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.steps.choice import save_best, search_only
@@ -27,7 +27,7 @@ SEARCHER = f"{OF_NNI}the tuner"  # of the user's experiment
 BY_AGENT = Kept("nni_by_agent", TypeAdapter(bool))  # whether that is AgentTuner
 
 
-class OwnExperiment:
+class OwnExperiment(Desk):
     """The desk of an experiment that is not begun here: whichever tuner it has proposes, and once `AgentTuner` has
     asked, our searcher does; also where another process was asked, and NNI begins its trials again."""
 

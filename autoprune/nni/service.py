@@ -13,12 +13,13 @@ from typing import Any, Protocol
 from autoprune.errors import InputError
 from autoprune.nni.wire import SOCKET, Line, Message, ServiceGone, address_in
 from autoprune.nni.workers import Workers
-from autoprune.search.problem import NOT_SEEN, SearchProblem
+from autoprune.search.problem import NOT_SEEN, Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 
 PRIVATE = 0o700
+NOT_OURS = "the tuner of this experiment is not AgentTuner"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Refused(Exception):
 
 
 class Desk(Protocol):
-    """Who knows what trials are about; it is called by several threads at once."""
+    """Who knows what trials are about; it is called by several threads at once. One that our tuner has nothing to do
+    with refuses it."""
 
     def book(self, trial: str, parameters: Mapping[str, Any]) -> Booking:
         """Raises `Refused`, or `InputError` for parameters that are no policy."""
@@ -52,30 +54,26 @@ class Desk(Protocol):
     def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any] | None:
         """For our tuner, by a name of its process: what NNI should try next, waited for while it `is_wanted`; None:
         there is nothing more."""
-        ...
+        raise Refused(NOT_OURS)
 
     def lose(self, parameters: Mapping[str, Any]) -> None:
         """For our tuner: a trial failed before it was scored, or was never begun."""
-        ...
+        raise Refused(NOT_OURS)
+
+    def reported(self, booking: Booking, score: Score) -> Mapping[str, str]:
+        """What NNI is told of a look beside its figures."""
+        return {}
 
 
 class Service:
     """Answers trials and our tuner, each in a thread of its own, until it is closed. The first error of ours or of the
     user's code is kept in `failure`: from then on nobody is answered."""
 
-    def __init__(
-        self,
-        desk: Desk,
-        problem: SearchProblem,
-        workers: Workers,
-        *,
-        also: Callable[[Booking, Score], Mapping[str, str]] = lambda booking, score: {},
-    ) -> None:
-        """`also` is reported of each look, beside its figures."""
+    def __init__(self, desk: Desk, problem: SearchProblem, workers: Workers) -> None:
         self.failure: BaseException | None = None
         self._open: set[Line] = set()
         self._last_asked = time.monotonic()
-        self._desk, self._problem, self._workers, self._also = desk, problem, workers, also
+        self._desk, self._problem, self._workers = desk, problem, workers
         self._storing = threading.Lock()
 
     @property
@@ -150,10 +148,8 @@ class Service:
         started = time.perf_counter()
         with self._workers.looks(policy, known[-1].look if known else NOT_SEEN) as looks:
             for score in looks:
-                with self._storing:
-                    known = problem.known_scores(policy)
-                    if all(each.look < score.look for each in known):  # another trial may look at the same policy
-                        problem.remember(policy, known, [score], wall_s=time.perf_counter() - started)
+                with self._storing:  # another trial may look at the same policy
+                    problem.remember(Looked(policy, [score], time.perf_counter() - started))
                 yield score
                 if not line.is_open():
                     raise ServiceGone
@@ -167,7 +163,7 @@ class Service:
             **{name: metric.value for name, metric in score.metrics.items()},
             "predicted_latency_ratio": outcome.cost.predicted_latency_ms / original_ms if original_ms > 0 else 1.0,
             "params": outcome.cost.params,
-            **self._also(booking, score),
+            **self._desk.reported(booking, score),
         }
 
     def _tell(self, line: Line, message: Message) -> None:

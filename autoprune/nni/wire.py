@@ -71,11 +71,8 @@ def connected(folder: Path) -> Iterator[Line]:
                 connection.connect(address)
         except OSError:  # no folder, no socket, or nobody behind it
             raise ServiceGone from None
-        line = Line(connection)
-        try:
+        with contextlib.closing(Line(connection)) as line:
             yield line
-        finally:
-            line.close()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,8 @@
 """What is known of a group of channels, or of a layer with options, before anything is evaluated: its decision."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from autoprune.prediction.latency_model import LatencyModel
@@ -14,50 +17,50 @@ from autoprune.space.policy import PruningPolicy
 def decision_of(
     group: PrunableGroup, scores: Tensor, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
 ) -> Decision:
-    layer = _maker(group, shapes)
-    owned = {
-        name: shape
-        for name, shape in shapes.original.items()
-        if any(member.module == name and member.axis == "out" for member in group.members)
-    }
-    everything = shapes.original.values()
-    full_ms = latency.predictor.layers_ms(full)
-    owned_ms, all_ms = sum(full_ms[name] for name in owned), sum(full_ms.values())
-    macs_share = sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything)
-    return Decision(
-        name=group.name,
-        kind=layer.kind,
-        ladder=latency.ladders[group.name],
-        channels_in=layer.in_channels,
-        stride=layer.stride[0],
-        kernel=layer.kernel[0],
-        spatial=layer.out_size[0],
-        macs_share=macs_share,
-        latency_share=owned_ms / all_ms if all_ms > 0 else macs_share,  # no layer takes longer than can be measured
-        sensitivity=0.0,
-        lost_importance=lost_importance(scores, latency.ladders[group.name]),
-    )
+    made = {member.module for member in group.members if member.axis == "out"}
+    owned = [name for name in shapes.original if name in made]
+    ladder = latency.ladders[group.name]
+    lost = lost_importance(scores, ladder)
+    return _decision(group.name, ladder, lost, _maker(group, shapes), owned, shapes, latency, full)
 
 
 def layer_decision(
     option: LayerOption, model: nn.Module, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
 ) -> Decision:
-    layer, full_ms = shapes.original[option.layer], latency.predictor.layers_ms(full)
-    macs_share = layer.macs / sum(shape.macs for shape in shapes.original.values())
+    lost = option.lost_importance(model.get_submodule(option.layer))
+    layer = shapes.original[option.layer]
+    found = _decision(option.name, option.sizes, lost, layer, [option.layer], shapes, latency, full)
+    return replace(found, is_width=False)
+
+
+def _decision(
+    name: str,
+    ladder: tuple[int, ...],
+    lost_importance: tuple[float, ...],
+    layer: LayerShape,
+    owned: Sequence[str],
+    shapes: CutShapes,
+    latency: LatencyModel,
+    full: PruningPolicy,
+) -> Decision:
+    """Of a `layer`, and of the share that the layers `owned` have of the whole."""
+    full_ms = latency.predictor.layers_ms(full)
     all_ms = sum(full_ms.values())
+    macs = {name: shape.macs for name, shape in shapes.original.items()}
+    macs_share = sum(macs[name] for name in owned) / sum(macs.values())
     return Decision(
-        name=option.name,
+        name=name,
         kind=layer.kind,
-        ladder=option.sizes,
+        ladder=ladder,
         channels_in=layer.in_channels,
         stride=layer.stride[0],
         kernel=layer.kernel[0],
         spatial=layer.out_size[0],
         macs_share=macs_share,
-        latency_share=full_ms[option.layer] / all_ms if all_ms > 0 else macs_share,
+        # No layer takes longer than can be measured.
+        latency_share=sum(full_ms[name] for name in owned) / all_ms if all_ms > 0 else macs_share,
         sensitivity=0.0,
-        is_width=False,
-        lost_importance=option.lost_importance(model.get_submodule(option.layer)),
+        lost_importance=lost_importance,
     )
 
 

@@ -7,9 +7,8 @@ Another kind is another `Execute`. Where the problem cannot be shared, `steps.re
 import contextlib
 import ctypes
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from autoprune.foundation.factories import users_errors
 from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.space.decision import Policy
-from autoprune.store.score import Score
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 KEPT_BYTES = 2**30
@@ -59,12 +57,10 @@ class ForkedProcesses:
     workers: int
 
     def look(self, asked: Mapping[Policy, int], bars: Bars) -> Iterator[Looked]:
-        futures: dict[Future[tuple[list[Score], float]], Policy] = {}
         try:
-            for policy, seen in asked.items():
-                futures[self.pool.submit(_look, policy, seen, bars)] = policy
+            futures = [self.pool.submit(_look, policy, seen, bars) for policy, seen in asked.items()]
             for done in as_completed(futures):
-                yield Looked(futures[done], *done.result())
+                yield done.result()
         except BrokenProcessPool:
             raise RunError(
                 "a process that scores candidates was killed, perhaps for want of memory; go on with --resume, in one "
@@ -90,8 +86,6 @@ def keep_freed_memory() -> None:
 
 
 @users_errors()  # a traceback stays in its process
-def _look(policy: Policy, seen: int, bars: Bars) -> tuple[list[Score], float]:
-    """Looks at a policy after number `seen`, and what they took in s."""
+def _look(policy: Policy, seen: int, bars: Bars) -> Looked:
     assert _problem is not None, "not a worker"
-    started = time.perf_counter()
-    return _problem.look(policy, seen, bars), time.perf_counter() - started
+    return _problem.look(policy, seen, bars)

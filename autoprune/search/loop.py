@@ -12,7 +12,6 @@ from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.search.racing import FIRST_LOOK, NO_BARS, Bars, Race
 from autoprune.search.searcher import FIELD, Ask, Brief, MakeSearcher, check_kept, fault_of
 from autoprune.space.decision import Policy
-from autoprune.store.trials import Episode
 
 AHEAD = 2  # policies scored ahead for each worker: some take longer than others
 
@@ -135,27 +134,10 @@ class _Search:
         if self._race is not None:
             self._race.note(policy, outcome.reward, look=outcome.score.look)
         self.episodes.append(outcome)
-        self._store(outcome)
+        self._problem.note_episode(self._searcher, self._brief.seed, len(self.episodes), outcome)
         if self._on_outcome is not None:
             self._on_outcome(outcome)
         return outcome
 
     def _bars(self) -> Bars:
         return NO_BARS if self._race is None else self._race.bars(self._problem.reward_at)
-
-    def _store(self, outcome: Outcome) -> None:
-        if self._problem.store is None:
-            return
-        cost = outcome.cost
-        episode = Episode(
-            self._searcher,
-            self._brief.seed,
-            len(self.episodes),
-            outcome.reward,
-            predicted_latency_ms=cost.predicted_latency_ms,
-            estimated_energy_mj=cost.estimated_energy_mj,
-            macs=cost.macs,
-            params=cost.params,
-        )
-        store, fingerprint = self._problem.store, self._problem.fingerprint
-        store.add_episode(fingerprint, outcome.pruning.key, episode, look=outcome.score.look)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter, with_config
 from torch import nn
 
 from autoprune.compute.compute import this_compute
@@ -40,7 +40,7 @@ from autoprune.search.reward import make_reward
 from autoprune.space.decision import Decision, Policy
 from autoprune.space.layer_option import check_effects, find_option_kinds, layer_options
 from autoprune.space.policy import PruningPolicy
-from autoprune.store.kept import Finite, Kept, Milliseconds, closed
+from autoprune.store.kept import Finite, Kept, KeptPolicy, Milliseconds, closed
 from autoprune.store.trials import TrialStore
 from autoprune.tasks.judging import make_task
 from autoprune.training.teacher import Teacher
@@ -64,6 +64,7 @@ ENVIRONMENT = Kept("environment", TypeAdapter(dict[str, str]))
 PREPARED = (LATENCY, ENERGY, ORIGINAL, ENVIRONMENT, FINGERPRINT)  # what making the problem keeps
 
 
+@with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))  # tensors
 @dataclass(frozen=True)
 class Measured:
     """What was found out about a trained model on a device: with its weights and its configuration, a whole problem."""
@@ -72,7 +73,7 @@ class Measured:
     latency: MeasuredLatency
     energy: EnergyConstants
     decisions: tuple[Decision, ...]  # with their sensitivities
-    known: tuple[PruningPolicy, ...]  # of an earlier run
+    known: tuple[KeptPolicy, ...]  # of an earlier run
     fingerprint: str
 
 

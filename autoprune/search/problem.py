@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from autoprune.config import CostName
@@ -23,7 +23,7 @@ from autoprune.space.decision import (
 )
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import Score
-from autoprune.store.trials import TrialStore
+from autoprune.store.trials import Episode, TrialStore
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ KNOWN_POLICIES = 6  # from elsewhere, at most, that a search starts from
 
 @dataclass(frozen=True)
 class Looked:
-    """What a worker found out about a policy."""
+    """What looks at a policy found."""
 
     policy: Policy
-    scores: list[Score]  # by look, those after what was known
-    wall_s: float
+    scores: Sequence[Score]  # by look
+    wall_s: float  # all of them together
 
 
 class Executor(Protocol):
@@ -173,7 +173,10 @@ class SearchProblem:
 
     def including(self, pruning: PruningPolicy) -> "SearchProblem":
         """The same problem, all that is remembered too, with the widths of `pruning` among the options."""
-        return self._with_decisions(including(self.decisions, pruning))
+        other = copy.copy(self)
+        other.decisions, other._described = including(self.decisions, pruning), {}
+        other.known = tuple(nearest(other.decisions, self.pruning_of(policy)) for policy in self.known)
+        return other
 
     def is_feasible(self, policy: Policy) -> bool:
         return meets(self.predict(policy), self.limits)
@@ -219,14 +222,9 @@ class SearchProblem:
         side. What is evaluated comes out the same."""
         if self._executor is None:
             return
-        known = {policy: self.known_scores(policy) for policy in policies}
-        asked = {
-            policy: scores[-1].look if scores else NOT_SEEN
-            for policy, scores in known.items()
-            if not any(self.is_settled(policy, score, bars) for score in scores)
-        }
+        asked = {policy: self.last_look(policy) for policy in policies if self.settled(policy, bars) is None}
         for looked in self._executor.look(asked, bars):
-            self.remember(looked.policy, known[looked.policy], looked.scores, wall_s=looked.wall_s)
+            self.remember(looked)
 
     def evaluate(self, policy: Policy, *, bars: Bars = NO_BARS) -> Outcome:
         """Score `policy`, from memory if it was evaluated before; a new score is stored before this returns.
@@ -235,23 +233,22 @@ class SearchProblem:
         is below the bar's. Its reward is then taken to be as far from the rival's as it was at that look, where both
         saw the same images. The outcome is the same whether scores are remembered or not.
         """
-        known = self.known_scores(policy)
-        for score in known:
-            if self.is_settled(policy, score, bars):
-                return self.outcome_of(policy, score, bars)
-        started = time.perf_counter()
-        fresh = self.look(policy, known[-1].look if known else NOT_SEEN, bars)
-        self.remember(policy, known, fresh, wall_s=time.perf_counter() - started)
-        return self.outcome_of(policy, fresh[-1], bars)
+        score = self.settled(policy, bars)
+        if score is None:
+            looked = self.look(policy, self.last_look(policy), bars)
+            self.remember(looked)
+            score = looked.scores[-1]
+        return self.outcome_of(policy, score, bars)
 
-    def look(self, policy: Policy, seen: int, bars: Bars) -> list[Score]:
-        """The scores of looks after number `seen`, up to the first that settles it; nothing is remembered."""
+    def look(self, policy: Policy, seen: int, bars: Bars) -> Looked:
+        """What looks after number `seen` find, up to the first that settles it; nothing is remembered."""
+        started = time.perf_counter()
         fresh: list[Score] = []
         for score in self.looks_after(policy, seen):
             fresh.append(score)
             if self.is_settled(policy, score, bars):
                 break
-        return fresh
+        return Looked(policy, fresh, time.perf_counter() - started)
 
     def looks_after(self, policy: Policy, seen: int) -> Iterator[Score]:
         """The scores of all looks after number `seen`; each is worked out when it is asked for."""
@@ -284,12 +281,27 @@ class SearchProblem:
             known = self._scores.setdefault(key, stored)  # another thread may remember more by now
         return known
 
-    def remember(self, policy: Policy, known: tuple[Score, ...], fresh: Sequence[Score], *, wall_s: float) -> None:
-        """Scores that follow those `known`, found in `wall_s`; they are in the store before this returns."""
-        key = self.pruning_of(policy).key
+    def last_look(self, policy: Policy) -> int:
+        """The closest look at a policy that is remembered; `NOT_SEEN` if none is."""
+        return max((score.look for score in self.known_scores(policy)), default=NOT_SEEN)
+
+    def settled(self, policy: Policy, bars: Bars) -> Score | None:
+        """The first score that is remembered of a policy and settles it."""
+        return next((score for score in self.known_scores(policy) if self.is_settled(policy, score, bars)), None)
+
+    def remember(self, looked: Looked) -> None:
+        """Scores of closer looks than are known; they are in the store before this returns."""
+        key, seen = self.pruning_of(looked.policy).key, self.last_look(looked.policy)
+        fresh = [score for score in looked.scores if score.look > seen]
+        if fresh and self.store is not None:
+            self.store.add_trial(self.fingerprint, key, fresh, wall_s=looked.wall_s)
+        self._scores[key] = (*self._scores.get(key, ()), *fresh)
+
+    def note_episode(self, searcher: str, seed: int, number: int, outcome: Outcome) -> None:
+        """Episode `number` of a search, counted from 1, came to this: it is in the store, if there is one."""
         if self.store is not None:
-            self.store.add_trial(self.fingerprint, key, fresh, wall_s=wall_s)
-        self._scores[key] = (*known, *fresh)
+            episode = Episode(searcher, seed, number, outcome.reward, **asdict(outcome.cost))
+            self.store.add_episode(self.fingerprint, outcome.pruning.key, episode, look=outcome.score.look)
 
     def is_settled(self, policy: Policy, score: Score, bars: Bars) -> bool:
         """Whether nothing after this look can tell more of a candidate than that it is complete, or behind."""
@@ -316,12 +328,6 @@ class SearchProblem:
         if not score.complete and bar is not None and bar != NOTHING_RIVALS:
             found = bar.reward + (found - bar.seen)
         return Outcome(policy, self.pruning_of(policy), score, self.predict(policy), found)
-
-    def _with_decisions(self, decisions: tuple[Decision, ...]) -> "SearchProblem":
-        other = copy.copy(self)
-        other.known = tuple(nearest(decisions, self.pruning_of(policy)) for policy in self.known)
-        other.decisions, other._described = decisions, {}
-        return other
 
     def _without_scores(self) -> "SearchProblem":
         other = copy.copy(self)

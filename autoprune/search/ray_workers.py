@@ -1,6 +1,5 @@
 """Workers of Ray, each in a process of its own, on this machine or another: an executor of searches."""
 
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,13 +17,11 @@ from autoprune.search.problem import Looked, SearchProblem
 from autoprune.search.racing import Bars
 from autoprune.search.ray_cluster import Cluster, connected, go_to
 from autoprune.space.decision import Policy
-from autoprune.store.score import Score
 
 MOST_DEATHS = 3  # of workers, by one candidate, or of one and those in its place before they are ready
 PATIENCE_S = 60.0  # until it is said that there is no room for a worker
 
 Make = Callable[[], SearchProblem]
-Scores = tuple[list[Score], float]  # of looks, and what they took in s
 
 
 def on_ray(cluster: Cluster, make: Make) -> Execute:
@@ -57,10 +54,9 @@ class Worker:
     def is_there(self) -> bool:
         return True
 
-    def look(self, policy: Policy, seen: int, bars: Bars) -> Scores:
-        started = time.perf_counter()
+    def look(self, policy: Policy, seen: int, bars: Bars) -> Looked:
         with users_errors():
-            return self._problem.look(policy, seen, bars), time.perf_counter() - started
+            return self._problem.look(policy, seen, bars)
 
 
 class RayWorkers:
@@ -97,7 +93,7 @@ class RayWorkers:
             worker, policy = at_work.pop(done)
             if (found := self._result(done)) is not None:
                 self._free.append(worker)
-                yield Looked(policy, *found[0])
+                yield found[0]
                 continue
             deaths[policy] += 1
             if deaths[policy] == MOST_DEATHS:

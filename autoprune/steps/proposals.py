@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,11 +10,11 @@ from autoprune.config import RunConfig
 from autoprune.foundation.progress import bar
 from autoprune.policies.actor import Training
 from autoprune.policies.baselines import ListSearcher
-from autoprune.policies.heuristics import knapsack_policies, magnitude_policies, uniform_policies
+from autoprune.policies.heuristics import HEURISTICS
 from autoprune.results.run import MetricValue, ProposalFigures
 from autoprune.search.executors import inline, usual
 from autoprune.search.loop import SearchResult, run_search
-from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem, limit_ratios, meets
+from autoprune.search.problem import Outcome, SearchProblem, limit_ratios, meets
 from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.finalists import Finalists
@@ -23,12 +23,6 @@ from autoprune.steps.met import HEADROOM
 LARGEST, SPREAD = 4, 8  # policies of a list from wide to narrow that are scored
 MOST = 8  # policies of one proposer; those of the knapsack are no more
 SAME_RATIO = 0.005  # of the original's cost: limits that differ by less are the same target
-
-RIVALS: dict[str, Callable[[PredictedProblem], Iterable[Policy]]] = {
-    "uniform": uniform_policies,
-    "global_magnitude": magnitude_policies,
-    "knapsack": knapsack_policies,
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
     offered: dict[str, tuple[SearchProblem, tuple[Policy, ...]]] = {
         own.name: (holding, (holding.policy_of(own.policy),))
     }
-    for name in RIVALS:
+    for name in HEURISTICS:
         offered[name] = (problem, tuple(_some(problem, name, constrained=constrained)))
     results: list[SearchResult] = []
     with bar("proposals", len(offered)) as progress:
@@ -185,7 +179,7 @@ def _shares(ratios: Mapping[str, float]) -> str:
 def _some(problem: SearchProblem, name: str, *, constrained: bool) -> Iterator[Policy]:
     """The knapsack's policies are few; of a list from full to floor the first that fit are the best where reward is
     accuracy alone, and policies all along it are tried where smaller ones may earn more."""
-    fitting = dict.fromkeys(filter(problem.is_feasible, RIVALS[name](problem)))
+    fitting = dict.fromkeys(filter(problem.is_feasible, HEURISTICS[name](problem)))
     if name == "knapsack":
         yield from fitting
     elif constrained:

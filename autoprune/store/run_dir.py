@@ -5,7 +5,6 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,58 +17,28 @@ from autoprune.foundation.progress import say
 from autoprune.foundation.scratch import is_temporary, remove_orphans
 
 
-@dataclass(frozen=True)
 class RunDir:
-    root: Path
+    """Where each file of a run lies."""
 
-    @property
-    def config(self) -> Path:
-        return self.root / "config.yaml"
-
-    @property
-    def result(self) -> Path:
-        return self.root / "result.json"
-
-    @property
-    def trials(self) -> Path:
-        return self.root / "trials.sqlite"
-
-    @property
-    def policy(self) -> Path:
-        return self.root / "policy.json"
-
-    @property
-    def report(self) -> Path:
-        return self.root / "report.html"
-
-    @property
-    def search_page(self) -> Path:
-        """Of a run that holds a search alone."""
-        return self.root / "search.html"
-
-    @property
-    def agent(self) -> Path:
-        return self.root / "agent"
-
-    @property
-    def pruned(self) -> Path:
-        return self.root / "pruned"
-
-    @property
-    def original_onnx(self) -> Path:
-        return self.root / "export" / "original.onnx"
-
-    @property
-    def model_onnx(self) -> Path:
-        return self.root / "export" / "model.onnx"
-
-    @property
-    def adaptive(self) -> Path:
-        return self.root / "adaptive.json"
-
-    @property
-    def adaptive_onnx(self) -> Path:
-        return self.root / "export" / "adaptive.onnx"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.yaml"
+        self.result = root / "result.json"
+        self.trials = root / "trials.sqlite"
+        self.policy = root / "policy.json"
+        self.report = root / "report.html"
+        self.search_page = root / "search.html"  # of a run that holds a search alone
+        self.agent = root / "agent"
+        self.pruned = root / "pruned"
+        self.original_onnx = root / "export" / "original.onnx"
+        self.model_onnx = root / "export" / "model.onnx"
+        self.adaptive = root / "adaptive.json"
+        self.adaptive_onnx = root / "export" / "adaptive.onnx"
+        self.adaptive_report = root / "adaptive.html"
+        self.examples = root / "examples"  # pictures of easy and hard inputs
+        self.logs = root / "logs"
+        self.state = root / "state"  # of trainings, for `--resume`; removed when the run is finished
+        self.lock = root / ".lock"
 
     def level_onnx(self, level: int) -> Path:
         """A level of an adaptive model as a file of its own."""
@@ -78,28 +47,6 @@ class RunDir:
     def level(self, level: int) -> Path:
         """A trained level of an adaptive model, as a pruned model."""
         return self.root / "levels" / str(level)
-
-    @property
-    def adaptive_report(self) -> Path:
-        return self.root / "adaptive.html"
-
-    @property
-    def examples(self) -> Path:
-        """Pictures of easy and hard inputs."""
-        return self.root / "examples"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
-    def state(self) -> Path:
-        """Training states for `--resume`; removed when the run is finished."""
-        return self.root / "state"
-
-    @property
-    def lock(self) -> Path:
-        return self.root / ".lock"
 
     @property
     def finished(self) -> bool:

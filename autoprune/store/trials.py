@@ -75,18 +75,10 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class EpisodeRow:
+class EpisodeRow(Episode):
     """One episode of a search, joined with the trial that it evaluated or repeated."""
 
-    searcher: str
-    seed: int
-    episode: int
     policy: str
-    reward: float
-    predicted_latency_ms: float
-    estimated_energy_mj: float
-    macs: int
-    params: int
     wall_s: float
     score: Score
 
@@ -109,8 +101,9 @@ class TrialStore:
     then.
     """
 
-    def __init__(self, path: Path, *, parts: tuple[str, ...] = ()) -> None:
-        self.path, self._parts = path, parts
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._parts: tuple[str, ...] = ()
         self._copy: ScratchCopy | None = None  # of a file of the version before that cannot be written
         if path.is_dir():
             raise InputError(f"{path}: is a folder, and no trials database; move it away and start again")
@@ -180,8 +173,8 @@ class TrialStore:
     def episodes(self) -> list[EpisodeRow]:
         """Those of this part and of the parts within it."""
         query = (
-            "SELECT trial_id, searcher, seed, episode, policy, reward, predicted_latency_ms, estimated_energy_mj, "
-            "macs, params, wall_s FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
+            "SELECT trial_id, searcher, seed, episode, reward, predicted_latency_ms, estimated_energy_mj, macs, "
+            "params, policy, wall_s FROM episodes JOIN trials ON trials.id = trial_id ORDER BY searcher, seed, episode"
         )
         with self._connection() as connection:
             scores = _scores(connection, "TRUE", ())

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from autoprune.config import RunConfig
 from autoprune.errors import InputError
-from autoprune.search.problem import Outcome, PredictedProblem, SearchProblem
+from autoprune.search.problem import Looked, Outcome, PredictedProblem, SearchProblem
 from autoprune.space.decision import Policy, is_policy
 from autoprune.store.kept import Kept
 from autoprune.store.score import Score
@@ -211,10 +211,7 @@ class Study:
         except ValueError as error:
             name = self._study.study_name
             raise InputError(f"{FIELD}: {name}: trial {trial.number}: {SCORES}: {error}; {ANOTHER_NAME}") from None
-        known = self._problem.known_scores(policy)
-        fresh = [score for score in scores if not known or score.look > known[-1].look]
-        if fresh:
-            self._problem.remember(policy, known, fresh, wall_s=trial.duration.total_seconds())
+        self._problem.remember(Looked(policy, scores, trial.duration.total_seconds()))
 
     def _rewards_by_look(self, outcome: Outcome) -> dict[int, float]:
         return {score.look: self._problem.reward_at(outcome.policy, score.look) for score in self._looks(outcome)}

@@ -14,10 +14,11 @@ from autoprune import __version__
 from autoprune.errors import InputError
 from autoprune.foundation.files import read_json, require_free_space, write_json
 from autoprune.foundation.progress import bar, say
+from autoprune.measure.device import environment
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import count_cost
 from autoprune.runtimes.find import find_runtime
-from autoprune.steps.final import FileJudge, environment, timed_images, timed_together
+from autoprune.steps.final import FileJudge, timed_images, timed_together
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
 from peers.contest import Contest

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 from autoprune.errors import RunError
 from autoprune.nni.manager import Manager
-from autoprune.nni.remote.report import Report, report_in
+from autoprune.nni.remote.report import report_in
 from autoprune.nni.service import Desk, Refused
-from autoprune.search.problem import SearchProblem
-from autoprune.store.score import Score
+from autoprune.search.problem import Looked, SearchProblem
 
 EARLY_STOPPED = "EARLY_STOPPED"  # by an assessor
 
@@ -42,19 +41,11 @@ class Collector:
         policy = booking.policy
         if self.problem.pruning_of(policy) != reports[0].policy:
             raise RunError(f"trial {trial}: scored another candidate than was asked for; another version of autoprune?")
-        known = self.problem.known_scores(policy)
-        fresh = _after(reports, known[-1].look if known else -1)
-        if fresh:
-            self.problem.remember(policy, known, fresh, wall_s=reports[-1].wall_s)
-        last = max(report.score.look for report in reports)
+        scores = {report.score.look: report.score for report in reports}  # the last look's is reported twice
+        self.problem.remember(Looked(policy, [scores[look] for look in sorted(scores)], reports[-1].wall_s))
+        last = max(scores)
         score = next(each for each in self.problem.known_scores(policy) if each.look == last)
         if was_ended:
             self.desk.leave(booking, score)
         else:
             self.desk.finish(booking, score)
-
-
-def _after(reports: list[Report], seen: int) -> list[Score]:
-    """By look; one is reported twice if it was the last."""
-    scores = {report.score.look: report.score for report in reports}
-    return [scores[look] for look in sorted(scores) if look > seen]

@@ -15,15 +15,12 @@ from autoprune.data import load_search_data
 from autoprune.errors import InputError, RunError
 from autoprune.foundation.files import atomic_path, write_text
 from autoprune.models import ModelSpec
-from autoprune.prediction.energy import EnergyConstants
-from autoprune.prediction.latency_model import MeasuredLatency
 from autoprune.search.prepare import Measured
 from autoprune.search.problem import SearchProblem
 from autoprune.search.toy import toy_problem
-from autoprune.space.decision import Decision
 from autoprune.steps.context import Context, Workspace
 from autoprune.steps.recipe import Recipe
-from autoprune.store.kept import Kept, KeptPolicy, closed
+from autoprune.store.kept import Kept, closed
 
 CONFIG, FACTS, WEIGHTS, IMPORTANCE = "config.yaml", "recipe.json", "weights.safetensors", "importance.safetensors"
 
@@ -35,11 +32,7 @@ class Facts:
 
     version: str  # of autoprune
     model: ModelSpec
-    latency: MeasuredLatency
-    energy: EnergyConstants
-    decisions: tuple[Decision, ...]
-    known: tuple[KeptPolicy, ...]
-    fingerprint: str
+    measured: Measured  # without its channel scores
 
 
 FORM = Kept("recipe", TypeAdapter(Facts))
@@ -53,18 +46,9 @@ def write_recipe(place: Workspace, folder: Path) -> None:
     recipe = Recipe.of(place.config, place.subject, place.prepared)
     if not isinstance(recipe.model, ModelSpec) or recipe.data is not None:
         raise InputError("nni.platform=remote: a model or data that came as objects cannot go to another machine")
-    measured = recipe.measured
-    facts = Facts(
-        version=autoprune.__version__,
-        model=recipe.model,
-        latency=measured.latency,
-        energy=measured.energy,
-        decisions=measured.decisions,
-        known=measured.known,
-        fingerprint=measured.fingerprint,
-    )
+    facts = Facts(autoprune.__version__, recipe.model, replace(recipe.measured, channel_scores={}))
     write_text(folder / FACTS, FORM.text(facts))
-    for name, tensors in ((WEIGHTS, recipe.weights), (IMPORTANCE, measured.channel_scores)):
+    for name, tensors in ((WEIGHTS, recipe.weights), (IMPORTANCE, recipe.measured.channel_scores)):
         whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
         with atomic_path(folder / name) as temporary:
             safetensors.torch.save_file(whole, temporary)
@@ -80,14 +64,7 @@ def problem_from(folder: Path, *, data: str | None = None) -> SearchProblem:
     if config.problem == "toy":
         return toy_problem(None, config.search.reward)
     facts = _facts(folder / FACTS)
-    measured = Measured(
-        channel_scores=safetensors.torch.load_file(folder / IMPORTANCE),
-        latency=facts.latency,
-        energy=facts.energy,
-        decisions=facts.decisions,
-        known=facts.known,
-        fingerprint=facts.fingerprint,
-    )
+    measured = replace(facts.measured, channel_scores=safetensors.torch.load_file(folder / IMPORTANCE))
     named = config.data if data is None else config.data.model_copy(update={"name": data})
     images = load_search_data(named)
     images = replace(images, info=replace(images.info, name=config.data.name))

@@ -7,7 +7,8 @@ FOLDER, and ends with the keeper.
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from autoprune.nni.processes import is_alive
 from autoprune.nni.remote.keeper import DATA, keeper_of_trials
 from autoprune.nni.remote.recipe import CONFIG, problem_from
 from autoprune.nni.remote.report import FORM, REPORT, Report, bars_in
-from autoprune.nni.service import Booking, Refused, Service, serving
+from autoprune.nni.service import Booking, Desk, Service, serving
 from autoprune.nni.space import proposed_options, within_limits
 from autoprune.nni.workers import Workers
 from autoprune.search.problem import SearchProblem
@@ -28,7 +29,6 @@ from autoprune.search.racing import NO_BARS
 from autoprune.store.score import Score
 
 POLL_S = 0.5
-ELSEWHERE = "trials of this machine are scored here; who proposes is elsewhere"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Reported(Booking):
 
 
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(Desk):
     """The desk where nothing is known but the problem: the run elsewhere keeps what is found."""
 
     problem: SearchProblem
@@ -57,13 +57,7 @@ class Scoring:
     def leave(self, booking: Booking, score: Score | None) -> None:
         """The run sees what was reported."""
 
-    def next_parameters(self, tuner: str, is_wanted: Callable[[], bool]) -> Mapping[str, Any]:
-        raise Refused(ELSEWHERE)
-
-    def lose(self, parameters: Mapping[str, Any]) -> None:
-        raise Refused(ELSEWHERE)
-
-    def report(self, booking: Booking, score: Score) -> dict[str, str]:
+    def reported(self, booking: Booking, score: Score) -> dict[str, str]:
         assert isinstance(booking, Reported)
         took_s = time.perf_counter() - booking.started
         pruning = self.problem.pruning_of(booking.policy)
@@ -79,17 +73,13 @@ def score_until_over(code: Path, folder: Path, *, data: str | None, keeper: int)
     seed_everything(derive_seed(config.seed, "search"))
     with users_errors():
         problem = problem_from(code, data=data)
-    workers = Workers(problem, config.nni.concurrency)
-    try:
-        desk = Scoring(problem)
-        service = Service(desk, problem, workers, also=desk.report)
+    with closing(Workers(problem, config.nni.concurrency)) as workers:
+        service = Service(Scoring(problem), problem, workers)
         with serving(service, folder):
             while is_alive(keeper):
                 if service.failure is not None:
                     raise service.failure
                 time.sleep(POLL_S)
-    finally:
-        workers.close()
 
 
 def main() -> None:
