@@ -213,7 +213,7 @@ class Counting(nn.Module):
 
 def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
     forms = torch.full((len(labels),), form)
-    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms, step=0)
+    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms)
 
 
 def half_cut(teacher: nn.Module) -> nn.Module:

@@ -113,7 +113,7 @@ def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> 
             return torch.zeros(len(images), 4)
 
     images = images_for("resnet20", 6)
-    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), None, step=0)
+    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), None)
     config = FinetuneConfig(distill_weight=0.0)
     with torch.no_grad():
         value = levels_loss(asked_each_time(Zeros()), config)(levels, batch)

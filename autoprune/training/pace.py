@@ -66,7 +66,8 @@ def in_time(recipe: FitRecipe, training: Training, *, teacher: Teacher, plan_pat
         )
         steps = steps_an_epoch(training.data, recipe)
         held = epochs_held((pace.epoch_s(steps, share) for share in asked), recipe.max_s)
-        plan = _plan(recipe, held)
+        rate = recipe.learning_rate * math.sqrt(held / recipe.epochs)
+        plan = Plan(epochs=math.ceil(held), learning_rate=rate)
         if held < recipe.epochs:
             say(
                 f"{training.description}: an epoch takes about {duration(recipe.max_s / held)} here, "
@@ -123,13 +124,6 @@ def epochs_held(epochs_s: Iterable[float], max_s: float) -> float:
             return held + left_s / epoch_s
         held, left_s = held + 1, left_s - epoch_s
     return float(held)
-
-
-def _plan(recipe: FitRecipe, held: float) -> Plan:
-    if held >= recipe.epochs:
-        return Plan(epochs=recipe.epochs, learning_rate=recipe.learning_rate)
-    rate = recipe.learning_rate * math.sqrt(held / recipe.epochs)
-    return Plan(epochs=math.ceil(held), learning_rate=rate)
 
 
 def _read_plan(path: Path) -> Plan:
