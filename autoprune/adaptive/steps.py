@@ -34,21 +34,21 @@ from autoprune.adaptive.levels.kept import earlier_levels, keep_levels
 from autoprune.adaptive.levels.shared_weights import cuts_of_largest
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.routing.calibration import calibrations
-from autoprune.adaptive.routing.learner import learned_router
+from autoprune.adaptive.routing.learner import RouterSettings, train_router
 from autoprune.adaptive.routing.operating_point import (
     OperatingPoint,
     at_budgets,
     chosen_point,
-    estimated_drop,
     operating_points,
-    stopping,
 )
+from autoprune.adaptive.routing.routers import Cascade
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export.onnx_file import ONNX_RUNTIME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
+from autoprune.foundation.seeding import derive_seed
 from autoprune.measure.device import environment
 from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
@@ -116,8 +116,11 @@ def _built(context: Context, levels: ChosenLevels) -> Built:
     answers = replace(answers, trust=fitted_trust(answers, views=augmentation.views))
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
     learnt = replace(answering.to(shown, level_ms), trust=answers.trust)
-    router = learned_router(learnt, answers, config)
-    decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
+    settings = RouterSettings(rounds=config.adaptive.router_rounds)
+    router = train_router(learnt, answers, seed=derive_seed(config.seed, "router"), settings=settings)
+    # Each where it stops if it can: what it costs then is the decision.
+    stopping = (Cascade((0.0,) * (len(files) - 1)), router.at_price(router.max_price))
+    decision_ms = measured_decision_ms(files, stopping, search, info, threads=threads)
     points = operating_points(answers, router, decision_ms)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     calibration = calibrations(follow(chosen.router, answers), answers)
@@ -205,7 +208,7 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
         hard=hard,
         mixtures=_mixtures(built, problem.original_cost.predicted_latency_ms),
         chosen_on_search=curve_point(built.chosen.router.name, built.chosen.figures),
-        estimated_drop_on_search=estimated_drop(built.chosen, built.answers),
+        estimated_drop_on_search=built.answers.original_worth - built.chosen.figures.worth,
         original_on_search=CurvePoint(
             router="original",
             search_accuracy=float(built.answers.original_right.mean()),

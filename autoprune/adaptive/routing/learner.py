@@ -1,7 +1,6 @@
 """Trains the learned router, a Q-network of Stable-Baselines3's DQN, on what every level answers to some images."""
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import nn
 from autoprune.adaptive.routing.environment import InputAdaptiveEnv, advance
 from autoprune.adaptive.routing.routers import LearnedRouter
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow
-from autoprune.config import RunConfig
 from autoprune.envs.router_observation import observe_answer, price_of
 from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed, rng
@@ -38,36 +36,20 @@ class RouterSettings:
     max_price: float = 1.0  # at which a run of the largest level is never worth its time
 
 
-def learned_router(learnt: LevelAnswers, held_out: LevelAnswers, config: RunConfig) -> LearnedRouter:
-    """Trained on `learnt`, shown as it goes; `held_out` chooses the state that is kept.
-
-    `learnt` may be of images that levels were trained on: there are many more of those, and what the router gains by
-    them is more than it loses by the levels' being surer of these.
-    """
-    with bar("router", config.adaptive.router_rounds) as progress:
-        return train_router(
-            learnt,
-            held_out,
-            seed=derive_seed(config.seed, "router"),
-            settings=RouterSettings(rounds=config.adaptive.router_rounds),
-            on_round=lambda _, found: progress.advance(1, f"return {found:.4f}"),
-        )
-
-
 def train_router(
     learnt: LevelAnswers,
     held_out: LevelAnswers,
     *,
     seed: int,
     settings: RouterSettings = RouterSettings(),
-    on_round: Callable[[int, float], None] | None = None,
 ) -> LearnedRouter:
     """Learn from the answers `learnt`; those `held_out` choose the state of the network that is kept.
 
-    Every decision about every image is replayed, so that no exploration is needed: a replay buffer holds what stopping
-    and going on lead to. `on_round` gets the round's number and the state's mean return on the images held out.
+    `learnt` may be of images that levels were trained on: there are many more of those, and what the router gains by
+    them is more than it loses by the levels' being surer of these. Every decision about every image is replayed, so
+    that no exploration is needed: a replay buffer holds what stopping and going on lead to.
     """
-    with torch.random.fork_rng(), contextlib.ExitStack() as kept:
+    with bar("router", settings.rounds) as progress, torch.random.fork_rng(), contextlib.ExitStack() as kept:
         kept.callback(np.random.set_state, np.random.get_state())  # the agent seeds the global generators
         env = InputAdaptiveEnv(learnt, max_price=settings.max_price)
         transitions = every_decision(learnt, settings, seed=seed)
@@ -97,15 +79,14 @@ def train_router(
         buffer.pos, buffer.full = 0, True
         classes = learnt.probabilities.shape[2]
         best, best_return = _router_of(agent, classes, settings), -np.inf
-        for number in range(1, settings.rounds + 1):
+        for _ in range(settings.rounds):
             agent.train(settings.steps, settings.batch_size)
             agent.q_net_target.load_state_dict(agent.q_net.state_dict())
             router = _router_of(agent, classes, settings)
             found = mean_return(router, held_out)
             if found > best_return:
                 best, best_return = router, found
-            if on_round is not None:
-                on_round(number, found)
+            progress.advance(1, f"return {found:.4f}")
     return best
 
 

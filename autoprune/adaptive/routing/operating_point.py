@@ -53,21 +53,12 @@ def operating_points(
     `decision_ms` is what one decision of each costs.
     """
     cascade, learned = (replace(answers, router_ms=decision_ms[name]) for name in ("cascade", "learned"))
-    priced = [router.at_price(price) for price in prices(router)]
+    shares = [step / (PRICES - 1) for step in range(PRICES)]  # of the range of prices, finer where they are low
+    priced = [router.at_price(router.max_price * share**2) for share in shares]
     return (
         *cascade_points(cascade),
         *(OperatingPoint(router, figures_of(follow(router, learned), learned)) for router in priced),
     )
-
-
-def stopping(router: LearnedRouter, *, levels: int) -> tuple[PricedRouter, ...]:
-    """Each router where it stops if it can: what it costs then is the decision."""
-    return Cascade((0.0,) * (levels - 1)), router.at_price(router.max_price)
-
-
-def prices(router: LearnedRouter) -> list[float]:
-    """From none to all of the router's range, finer where they are low."""
-    return [router.max_price * (step / (PRICES - 1)) ** 2 for step in range(PRICES)]
 
 
 def chosen_point(
@@ -77,7 +68,7 @@ def chosen_point(
 
     If none is, the one that is worth most of those that are no slower; of equals the fastest.
     """
-    wanted = _original_worth(answers) - max_drop
+    wanted = answers.original_worth - max_drop
     affordable = [point for point in points if point.figures.estimated_latency_ms <= original_ms]
     allowed = [point for point in affordable if point.figures.worth >= wanted - ROUNDING]
     if allowed:
@@ -85,15 +76,6 @@ def chosen_point(
     saving = " of those that are no slower than the original" if affordable else ""
     say(f"no router loses as little as {100 * max_drop:g} points: taking the one that loses least{saving}")
     return min(affordable or points, key=lambda point: (-point.figures.worth, point.figures.estimated_latency_ms))
-
-
-def estimated_drop(point: OperatingPoint, answers: LevelAnswers) -> float:
-    """By how much less `point` is worth than the original, on images whose `answers` it was judged on."""
-    return _original_worth(answers) - point.figures.worth
-
-
-def _original_worth(answers: LevelAnswers) -> float:
-    return float(answers.teacher.max(1).mean())
 
 
 def at_budgets(

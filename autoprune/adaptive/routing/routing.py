@@ -61,6 +61,11 @@ class LevelAnswers:
         """(N,): which images the original classifies right."""
         return np.asarray(self.teacher.argmax(1) == self.labels)
 
+    @property
+    def original_worth(self) -> float:
+        """The worth of the original's own answers, the mean over the images."""
+        return float(self.teacher.max(1).mean())
+
     @cached_property
     def worth(self) -> Array:
         """(levels, N): how good each answer is; what a router learns from, and what operating points are chosen by.
