@@ -6,9 +6,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from autoprune.envs.action import EpisodeState, advance, is_over
 from autoprune.envs.misuse import checked_problem, continuous_action, reset_needed
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe
-from autoprune.envs.transition import EpisodeState, advance, is_over
 from autoprune.search.problem import PruningProblem
 
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.envs.action import with_floor, with_full
-from autoprune.envs.transition import EpisodeState, is_over
+from autoprune.envs.action import EpisodeState, is_over, with_floor, with_full
 from autoprune.search.problem import Limit, PredictedCost, PredictedProblem
 from autoprune.space.decision import Decision
 

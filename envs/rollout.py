@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.envs.action import action_of
+from autoprune.envs.action import EpisodeState, action_of, advance
 from autoprune.envs.observation import observe
-from autoprune.envs.transition import EpisodeState, advance
 from autoprune.errors import RunError
 from autoprune.search.problem import PredictedProblem
 from autoprune.space.decision import Policy

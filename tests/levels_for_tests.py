@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from models_for_tests import elastic_net, images_for, nested_levels
+from routing_for_tests import judged_by_labels
 
 from autoprune.adaptive.levels.training import Levels
 from autoprune.adaptive.routing.routing import LevelAnswers
@@ -19,7 +20,7 @@ IMAGES = 60
 @pytest.fixture(scope="session")
 def random_levels() -> Levels:
     elastic = elastic_net("resnet20")
-    made = Levels(elastic, nested_levels(elastic).levels).eval()
+    made = Levels(elastic, nested_levels(elastic)).eval()
     made.recalibrate(images_for("resnet20", 32))
     return made
 
@@ -38,4 +39,4 @@ def level_answers(random_levels: Levels) -> LevelAnswers:
     with torch.no_grad():
         logits = random_levels(images_for("resnet20", IMAGES)).transpose(0, 1)
     probabilities = logits.softmax(2).numpy()
-    return LevelAnswers(probabilities, np.zeros(IMAGES, dtype=np.int64), (1.0, 2.0, 4.0))
+    return judged_by_labels(probabilities, np.zeros(IMAGES, dtype=np.int64), (1.0, 2.0, 4.0))

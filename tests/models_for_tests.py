@@ -17,7 +17,7 @@ from autoprune.data import SearchData, load_search_data, normalise
 from autoprune.models import ModelSpec, build_model
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.space.policy import PruningPolicy
 from autoprune.training.batches import Batch
 from autoprune.training.batchnorm import recalibrate_batchnorm
 from autoprune.training.teacher import Teacher
@@ -138,13 +138,13 @@ def random_policy(elastic: ElasticModel, seed: int) -> PruningPolicy:
     )
 
 
-def nested_levels(elastic: ElasticModel, seed: int = 1) -> AdaptivePolicy:
+def nested_levels(elastic: ElasticModel, seed: int = 1) -> tuple[PruningPolicy, PruningPolicy, PruningPolicy]:
     """A random cut, half of that (rounded up) with every second branch gone, and the whole."""
     middle = random_policy(elastic, seed)
     branches = [group.name for group in elastic.groups if group.branch]
     halved = {name: -(-kept // 2) for name, kept in middle.channels}
     smallest = PruningPolicy.of(halved | dict.fromkeys(branches[::2], 0))
-    return AdaptivePolicy((smallest, middle, elastic.full_policy))
+    return smallest, middle, elastic.full_policy
 
 
 def same_state(first: nn.Module, second: nn.Module) -> bool:
@@ -213,7 +213,7 @@ class Counting(nn.Module):
 
 def batch_of(images: Tensor, labels: list[int], indices: list[int] | None = None, form: int = 0) -> Batch:
     forms = torch.full((len(labels),), form)
-    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms, step=0)
+    return Batch(images, torch.tensor(labels), torch.tensor(indices or range(len(labels))), forms)
 
 
 def half_cut(teacher: nn.Module) -> nn.Module:

@@ -4,10 +4,19 @@ that look at nothing."""
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from autoprune.adaptive.routing.routing import LevelAnswers, Router
 
 LATENCY_MS = (1.0, 2.0, 4.0)
+
+
+def judged_by_labels(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], latency_ms: tuple[float, ...], router_ms: float = 0.0
+) -> LevelAnswers:
+    """Answers whose worth is whether they are right: of an original that is sure of every label."""
+    original = np.eye(probabilities.shape[2], dtype=np.float32)[labels]
+    return LevelAnswers(probabilities, labels, original, latency_ms, router_ms)
 
 
 def answers_by_hand(router_ms: float = 0.0) -> LevelAnswers:
@@ -23,7 +32,7 @@ def answers_by_hand(router_ms: float = 0.0) -> LevelAnswers:
         ],
         dtype=np.float32,
     )
-    return LevelAnswers(probabilities, np.zeros(4, dtype=np.int64), LATENCY_MS, router_ms)
+    return judged_by_labels(probabilities, np.zeros(4, dtype=np.int64), LATENCY_MS, router_ms)
 
 
 def answers_by_chance(images: int, *, seed: int, classes: int = 4, levels: int = 3) -> LevelAnswers:
@@ -39,7 +48,7 @@ def answers_by_chance(images: int, *, seed: int, classes: int = 4, levels: int =
         logits.append(scores)
     exponentials = np.exp(np.stack(logits))
     probabilities = (exponentials / exponentials.sum(2, keepdims=True)).astype(np.float32)
-    return LevelAnswers(probabilities, labels, tuple(float(2**level) for level in range(levels)))
+    return judged_by_labels(probabilities, labels, tuple(float(2**level) for level in range(levels)))
 
 
 def always(level: int) -> Router:

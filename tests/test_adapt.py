@@ -53,7 +53,7 @@ def found_ratios(run_dir: RunDir) -> tuple[float, ...]:
     """The ratios under which policies of their own were found."""
     found = TrialStore(run_dir.trials).kept(LEVELS)
     assert found is not None
-    return Candidates.of((0.5, 0.8, 1.0), found).max_ratios
+    return Candidates.of((0.5, 0.8, 1.0), found, {}).max_ratios
 
 
 def test_the_result_is_what_the_files_do(adapted: Path, small_config: Path) -> None:

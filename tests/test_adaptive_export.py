@@ -11,18 +11,18 @@ from models_for_tests import images_for
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
+from autoprune.adaptive.file.export import LEVEL_NAME, PricedRouter, export_adaptive
 from autoprune.adaptive.levels.training import Levels
-from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
-from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
-from autoprune.adaptive.routing.routing import LevelAnswers, Router, by_confidence, follow
+from autoprune.adaptive.routing.learner import RouterSettings, train_router
+from autoprune.adaptive.routing.routers import Cascade, LearnedRouter
+from autoprune.adaptive.routing.routing import LevelAnswers, follow
 from autoprune.envs.router_observation import observation_size
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import OUTPUT_NAME
 from autoprune.runtimes.onnxruntime import make_session
 
 
-def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: Router) -> None:
+def check_answers(file: Path, levels: Levels, answers: LevelAnswers, router: PricedRouter) -> None:
     """Image by image: the level that ran is the router's, the logits are that level's."""
     session = make_session(file, threads=1)
     images = images_for("resnet20", IMAGES)
@@ -41,8 +41,8 @@ def test_a_cascade_in_a_file_runs_the_levels_that_it_runs_in_numpy(
 ) -> None:
     thresholds = tuple(float(np.quantile(level_answers.probabilities[level].max(1), 0.6)) for level in range(2))
     path = tmp_path / "adaptive.onnx"
-    export_adaptive(level_files, CascadeNodes(thresholds), path)
-    check_answers(path, random_levels, level_answers, by_confidence(thresholds))
+    export_adaptive(level_files, Cascade(thresholds), path)
+    check_answers(path, random_levels, level_answers, Cascade(thresholds))
     model = onnx.load(str(path))
     assert [node.op_type for node in model.graph.node].count("If") == 2
     assert {entry.key: entry.value for entry in model.metadata_props}["levels"] == "3"
@@ -66,11 +66,11 @@ def test_a_learned_router_in_a_file_decides_as_it_does_in_numpy(
     routed = level_answers.of_levels(range(count))
     price = 0.05
     drawn = (random_router(seed, levels=count) for seed in range(1000))
-    router = next(one for one in drawn if len(set(follow(one.at_price(price), routed).final.tolist())) > 1)
-    nodes: RouterNodes = LearnedNodes(router, default_price=price)
+    priced = (one.at_price(price) for one in drawn)
+    router = next(one for one in priced if len(set(follow(one, routed).final.tolist())) > 1)
     path = tmp_path / "adaptive.onnx"
-    export_adaptive(level_files[:count], nodes, path)
-    check_answers(path, random_levels, routed, router.at_price(price))
+    export_adaptive(level_files[:count], router, path)
+    check_answers(path, random_levels, routed, router)
 
 
 def test_a_cascade_of_two_levels_in_a_file(
@@ -78,8 +78,8 @@ def test_a_cascade_of_two_levels_in_a_file(
 ) -> None:
     threshold = float(np.quantile(level_answers.probabilities[0].max(1), 0.4))
     path = tmp_path / "adaptive.onnx"
-    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path)
-    check_answers(path, random_levels, level_answers.of_levels((0, 1)), by_confidence((threshold,)))
+    export_adaptive(level_files[:2], Cascade((threshold,)), path)
+    check_answers(path, random_levels, level_answers.of_levels((0, 1)), Cascade((threshold,)))
     outside = [node.op_type for node in onnx.load(str(path)).graph.node if not node.name.startswith("level_0./")]
     assert outside[-1] == "If"
     assert "Equal" not in outside  # the router's comparison is the condition
@@ -96,15 +96,16 @@ def test_what_is_no_image_runs_the_smallest_level(pixels: float, level_files: li
     )
     image = images_for("resnet20", 1).numpy()
     image[0, 0, 2, 2] = pixels
-    for number, nodes in enumerate((CascadeNodes((1.01, 1.01)), LearnedNodes(router, default_price=0.0))):
+    routers: tuple[PricedRouter, ...] = (Cascade((1.01, 1.01)), router.at_price(0.0))
+    for number, priced in enumerate(routers):
         path = tmp_path / f"{number}.onnx"
-        export_adaptive(level_files, nodes, path)
+        export_adaptive(level_files, priced, path)
         assert make_session(path, threads=1).run([LEVEL_NAME], {"images": image})[0].tolist() == [0]
 
 
 def test_a_file_takes_one_image_of_its_own_shape(level_files: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "adaptive.onnx"
-    export_adaptive(level_files, CascadeNodes((0.5, 0.5)), path)
+    export_adaptive(level_files, Cascade((0.5, 0.5)), path)
     session = make_session(path, threads=1)
     good = images_for("resnet20", 2).numpy()
     for images in (good, good[:0], good[:1, :, :4]):
@@ -112,12 +113,11 @@ def test_a_file_takes_one_image_of_its_own_shape(level_files: list[Path], tmp_pa
             session.run(None, {"images": images})
 
 
-def test_a_file_that_is_no_level_is_refused(level_files: list[Path], tmp_path: Path) -> None:
-    broken = tmp_path / "broken.onnx"
-    broken.write_bytes(b"no model")
-    with pytest.raises(InputError, match=r"broken\.onnx: not an ONNX model"):
-        export_adaptive([level_files[0], broken], CascadeNodes((0.5,)), tmp_path / "adaptive.onnx")
-    joined = tmp_path / "joined.onnx"
-    export_adaptive(level_files[:2], CascadeNodes((0.5,)), joined)
-    with pytest.raises(InputError, match="a level has images and logits"):
-        export_adaptive([level_files[0], joined], CascadeNodes((0.5,)), tmp_path / "adaptive.onnx")
+def test_a_file_that_does_not_tell_its_classes_is_refused(level_files: list[Path], tmp_path: Path) -> None:
+    """As the exporter leaves it where a network works the shape out from its input."""
+    unknown = tmp_path / "unknown.onnx"
+    model = onnx.load(str(level_files[0]))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
+    onnx.save(model, str(unknown))
+    with pytest.raises(InputError, match=r"unknown\.onnx: logits is not of shape \(batch, classes\)"):
+        export_adaptive([unknown, level_files[1]], Cascade((0.5,)), tmp_path / "adaptive.onnx")

@@ -14,16 +14,16 @@ import numpy as np
 import onnx
 import pytest
 from levels_for_tests import IMAGES
-from models_for_tests import images_for
+from models_for_tests import elastic_net, images_for, nested_levels
 from routing_for_tests import answers_by_chance
 
-from autoprune.adaptive.file.export import CALIBRATION_KEY, LEVEL_NAME, PRICE_NAME, export_adaptive
+from autoprune.adaptive.file.export import LEVEL_NAME, PRICE_NAME, export_adaptive
 from autoprune.adaptive.file.session import AdaptiveSession
-from autoprune.adaptive.levels.training import Levels
-from autoprune.adaptive.routing.calibration import calibrations
-from autoprune.adaptive.routing.graph import CascadeNodes, LearnedNodes
-from autoprune.adaptive.routing.learner import LearnedRouter, RouterSettings, train_router
-from autoprune.adaptive.routing.routing import LevelAnswers, by_confidence, follow, priced
+from autoprune.adaptive.levels.shared_weights import cuts_of_largest
+from autoprune.adaptive.routing.calibration import CALIBRATION, calibrations
+from autoprune.adaptive.routing.learner import RouterSettings, train_router
+from autoprune.adaptive.routing.routers import Cascade, LearnedRouter, priced
+from autoprune.adaptive.routing.routing import LevelAnswers, follow
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import OUTPUT_NAME
 from autoprune.runtimes.onnxruntime import make_session
@@ -41,7 +41,6 @@ def router(level_answers: LevelAnswers) -> LearnedRouter:
 
 @pytest.fixture(scope="module")
 def adaptive(
-    random_levels: Levels,
     level_files: list[Path],
     level_answers: LevelAnswers,
     router: LearnedRouter,
@@ -55,7 +54,9 @@ def adaptive(
     )
     path = tmp_path_factory.mktemp("adaptive") / "adaptive.onnx"
     found = calibrations(follow(router.at_price(price), level_answers), level_answers)
-    export_adaptive(level_files, LearnedNodes(router, price), path, cuts=random_levels.layer_cuts, calibration=found)
+    elastic = elastic_net("resnet20")
+    cuts = cuts_of_largest(elastic, nested_levels(elastic))
+    export_adaptive(level_files, router.at_price(price), path, cuts=cuts, calibration=found)
     return path
 
 
@@ -91,7 +92,7 @@ def test_a_cascade_works_as_well_and_its_thresholds_move_with_the_price(
     path = tmp_path / "cascade.onnx"
     confidence = level_answers.probabilities[0].max(1)
     threshold = float(np.quantile(confidence, 0.4))
-    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path)
+    export_adaptive(level_files[:2], Cascade((threshold,)), path)
     for price in (None, 0.0, 0.3, 0.5, 0.7, 1.0, 9.0):
         expected = confidence < priced(threshold, 0.5 if price is None else price)
         assert AdaptiveSession(path, price=price).run(all_images()).levels.tolist() == expected.tolist()
@@ -141,8 +142,8 @@ def cascade(level_files: list[Path], level_answers: LevelAnswers, tmp_path: Path
     named = level_answers.probabilities[0].argmax(1)
     labels = np.where(np.arange(IMAGES) % 5 == 0, (named + 1) % 4, named)  # a fifth of the smaller level's are wrong
     two = replace(level_answers, labels=labels).of_levels((0, 1))
-    found = calibrations(follow(by_confidence((threshold,)), two), two)
-    export_adaptive(level_files[:2], CascadeNodes((threshold,)), path, calibration=found)
+    found = calibrations(follow(Cascade((threshold,)), two), two)
+    export_adaptive(level_files[:2], Cascade((threshold,)), path, calibration=found)
     return path
 
 
@@ -182,16 +183,16 @@ def test_labels_that_do_not_fit_are_errors(cascade: Path, level_files: list[Path
             session.learn(found, labels)
     assert session.worth_of_going_on == (1.0, 1.0)
     silent = tmp_path / "silent.onnx"
-    export_adaptive(level_files[:2], CascadeNodes((0.5,)), silent)
+    export_adaptive(level_files[:2], Cascade((0.5,)), silent)
     with pytest.raises(InputError, match="says nothing of its levels' calibration"):
         AdaptiveSession(silent).learn(found, np.zeros(IMAGES, dtype=np.int64))
     lying = onnx.load(str(cascade))
     for text, message in (
-        ("[1]", "are not the four shares"),
+        ("[1]", r"its calibration cannot be read \('0': Input should be an array"),
         ("{", "cannot be read"),
         ("[[0.1, 0.2, 0.3, 0.4]]", "of 1 levels and holds 2"),
     ):
-        next(entry for entry in lying.metadata_props if entry.key == CALIBRATION_KEY).value = text
+        next(entry for entry in lying.metadata_props if entry.key == CALIBRATION.name).value = text
         onnx.save(lying, str(silent))
         with pytest.raises(InputError, match=message):
             AdaptiveSession(silent)
@@ -328,10 +329,10 @@ def test_files_that_are_no_adaptive_model_are_refused(level_files: list[Path], a
         ("max_price", "Infinity", "its metadata max_price: must be a finite number above 0 to "),
         ("max_price", "0", "its metadata max_price: must be a finite number above 0 to "),
         ("max_price", "dear", "its metadata max_price: must be a finite number above 0 to "),
-        (CALIBRATION_KEY, "[[NaN, 0.1, 0.1, 0.1]]", "its calibration cannot be read "),
-        (CALIBRATION_KEY, "[[0.1, 1.5, 0.1, 0.1]]", "its calibration cannot be read "),
-        (CALIBRATION_KEY, "[[0.1, 0.5, 0.1, -3.0]]", "its calibration cannot be read "),
-        (CALIBRATION_KEY, "[" * 100_000, "its calibration cannot be read "),
+        (CALIBRATION.name, "[[NaN, 0.1, 0.1, 0.1]]", "its calibration cannot be read "),
+        (CALIBRATION.name, "[[0.1, 1.5, 0.1, 0.1]]", "its calibration cannot be read "),
+        (CALIBRATION.name, "[[0.1, 0.5, 0.1, -3.0]]", "its calibration cannot be read "),
+        (CALIBRATION.name, "[" * 100_000, "its calibration cannot be read "),
     ],
 )
 def test_metadata_out_of_range_are_refused(adaptive: Path, tmp_path: Path, key: str, value: str, message: str) -> None:

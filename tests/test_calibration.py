@@ -5,13 +5,12 @@ import pytest
 from routing_for_tests import answers_by_hand
 
 from autoprune.adaptive.routing.calibration import (
+    CALIBRATION,
     LARGEST_CHANGE,
     PRIOR,
     LevelCalibration,
     OnlineCalibration,
-    as_text,
     calibrations,
-    of_text,
 )
 from autoprune.adaptive.routing.routing import Route
 
@@ -31,13 +30,13 @@ def test_calibrations_by_hand() -> None:
     assert first.handed_gain == pytest.approx((right[2, 2:] - right[0, 2:]).mean())
     assert second == LevelCalibration(0.0, 0.0, 0.0, 0.0)
     assert (third.error, third.handed_error) == (pytest.approx(1.0 - right[2, 2:].mean()), 0.0)
-    assert of_text(as_text(found)) == found
+    assert CALIBRATION.read(CALIBRATION.text(found)) == found
 
 
 @pytest.mark.parametrize("text", ["{}", "[[1.0]]", '["a"]', "[[true, 0.5, 0.5, 0.5]]", "[null]", "nothing"])
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
-        of_text(text)
+        CALIBRATION.read(text)
 
 
 def told(

@@ -9,9 +9,9 @@ from autoprune.adaptive.figures.figures import agreement, static_at_equal_accura
 from autoprune.adaptive.figures.schema import RouteFigures
 from autoprune.adaptive.file.measurement import ImageTimes
 from autoprune.adaptive.levels.choice import Candidates
-from autoprune.adaptive.routing.graph import CascadeNodes
 from autoprune.adaptive.routing.operating_point import OperatingPoint, at_budgets, chosen_point
-from autoprune.adaptive.routing.routing import ALWAYS, LevelAnswers, RoutedFigures, by_confidence, figures_of, follow
+from autoprune.adaptive.routing.routers import ALWAYS, Cascade
+from autoprune.adaptive.routing.routing import LevelAnswers, RoutedFigures, figures_of, follow
 from autoprune.errors import TargetError
 from autoprune.policies.heuristics import nested
 from autoprune.results.run import StaticFigures
@@ -23,9 +23,8 @@ def test_budgets_by_hand() -> None:
     """Two cascades over three levels of 1, 2 and 4 ms: never on (1 ms, a quarter right) and always on (7 ms, all)."""
     answers = answers_by_hand()
     points = [
-        OperatingPoint("cascade", CascadeNodes(thresholds), router, figures_of(follow(router, answers), answers))
-        for thresholds in ((0.0, 0.0), (ALWAYS, ALWAYS))
-        for router in (by_confidence(thresholds),)
+        OperatingPoint(router, figures_of(follow(router, answers), answers))
+        for router in (Cascade((0.0, 0.0)), Cascade((ALWAYS, ALWAYS)))
     ]
     found = at_budgets(points, answers, {"cascade": 0.0, "learned": 0.0})
     assert [one.budget_ms for one in found] == pytest.approx([2.0, 3.0, 4.0, 5.0, 6.0])
@@ -36,15 +35,9 @@ def test_the_operating_point_by_hand() -> None:
     """The original is three quarters sure of each of four images, of the last one wrongly: that counts as much."""
     sure = np.array([0.75, 0.25])
     teacher = np.stack([sure, sure, sure, sure[::-1]]).astype(np.float32)
-    answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), (1.0, 2.0), teacher=teacher)
-    nodes = CascadeNodes((0.5,))
+    answers = LevelAnswers(np.stack([teacher, teacher]), np.zeros(4, dtype=np.int64), teacher, (1.0, 2.0))
     points = [
-        OperatingPoint(
-            "cascade",
-            nodes,
-            by_confidence((0.5,)),
-            RoutedFigures(0.8, worth, latency_ms, (1.0, 0.0), (1.0, 0.0)),
-        )
+        OperatingPoint(Cascade((0.5,)), RoutedFigures(0.8, worth, latency_ms, (1.0, 0.0), (1.0, 0.0)))
         for worth, latency_ms in ((0.5, 1.0), (0.7, 1.5), (0.75, 2.0), (0.8, 2.5))
     ]
     assert chosen_point(points, answers, max_drop=0.0, original_ms=9.0) is points[2]
@@ -116,11 +109,11 @@ def test_examples_are_of_all_classes_in_turn() -> None:
 
 def test_levels_that_are_one_policy_are_one_level() -> None:
     small, large = (PruningPolicy.of({"conv1": kept, "conv2": kept}) for kept in (4, 8))
-    found = Candidates.of((0.2, 0.5, 1.0), (small, small, large))
-    assert found.policy.levels == (small, large)
+    found = Candidates.of((0.2, 0.5, 1.0), (small, small, large), {})
+    assert found.policies == (small, large)
     assert found.max_ratios == (0.2, 1.0)
-    assert Candidates.of((0.2, 1.0), (small, large)).max_ratios == (0.2, 1.0)
+    assert Candidates.of((0.2, 1.0), (small, large), {}).max_ratios == (0.2, 1.0)
     with pytest.raises(
         TargetError, match=r"adaptive\.max_ratios: the searches under 0\.4, 0\.5 of the latency found one"
     ):
-        Candidates.of((0.4, 0.5), (small, small))
+        Candidates.of((0.4, 0.5), (small, small), {})

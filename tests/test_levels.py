@@ -22,7 +22,7 @@ from autoprune.data import normalise
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
 from autoprune.pruning.importance import rank_channels
-from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.space.policy import PruningPolicy, check_nested
 from autoprune.training.batches import Batch
 from autoprune.training.distill import finetune_recipe
 from autoprune.training.pace import pace_of
@@ -34,12 +34,12 @@ FINETUNE = FinetuneConfig(epochs=6, batch_size=32, ema_decay=0.9, augment=NO_AUG
 @pytest.mark.parametrize("name", SMALL_NETS)
 def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
     elastic = elastic_net(name)
-    policy = nested_levels(elastic)
-    levels = Levels(elastic, policy.levels).eval()
+    policies = nested_levels(elastic)
+    levels = Levels(elastic, policies).eval()
     images = images_for(name, 3)
     with torch.no_grad():
         answers = levels(images).unbind(1)
-        for level, cut in enumerate(policy.levels):
+        for level, cut in enumerate(policies):
             expected = elastic.cut(cut).eval()(images)
             assert torch.allclose(answers[level], expected, atol=1e-5)
             assert torch.allclose(levels.extracted(level)(images), expected, atol=1e-5)
@@ -47,12 +47,12 @@ def test_each_level_answers_as_the_cut_that_it_is(name: str) -> None:
 
 def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
     elastic = elastic_net("resnet20")
-    policy = nested_levels(elastic)
+    policies = nested_levels(elastic)
     before = {name: tensor.clone() for name, tensor in elastic.original.state_dict().items()}
-    levels = Levels(elastic, policy.levels[:2]).train()
+    levels = Levels(elastic, policies[:2]).train()
     # The largest level is not the whole model: the shared weights are no wider than it.
     shared = dict(levels.shared.named_parameters())
-    middle = dict(elastic.cut(policy.levels[1]).named_parameters())
+    middle = dict(elastic.cut(policies[1]).named_parameters())
     assert {name: tensor.shape for name, tensor in shared.items()} == {n: tensor.shape for n, tensor in middle.items()}
     small, large = levels(images_for("resnet20", 4)).unbind(1)
     small.square().sum().backward()
@@ -77,7 +77,7 @@ def test_levels_share_weights_and_have_statistics_of_their_own() -> None:
 def test_levels_of_a_frozen_original_learn() -> None:
     elastic = elastic_net("resnet20")
     frozen = elastic.with_weights_of(elastic.cut(elastic.full_policy).requires_grad_(False))
-    levels = Levels(frozen, nested_levels(frozen).levels).train()
+    levels = Levels(frozen, nested_levels(frozen)).train()
     levels(images_for("resnet20", 4)).square().sum().backward()
     assert levels.shared.get_parameter("conv1.weight").grad is not None
     assert all(cut.get_parameter("bn1.weight").grad is not None for cut in levels.cuts)
@@ -86,7 +86,7 @@ def test_levels_of_a_frozen_original_learn() -> None:
 
 def test_recalibration_is_that_of_each_level_alone() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested_levels(elastic).levels)
+    levels = Levels(elastic, nested_levels(elastic))
     images = images_for("resnet20", 16)
     levels.recalibrate(images)
     means = [cut.get_buffer("bn1.running_mean") for cut in levels.cuts]
@@ -104,7 +104,7 @@ def images_mean(levels: Levels, level: int, images: torch.Tensor) -> torch.Tenso
 
 def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> None:
     elastic = elastic_net("resnet20")
-    levels = Levels(elastic, nested_levels(elastic).levels).eval()
+    levels = Levels(elastic, nested_levels(elastic)).eval()
     asked = []
 
     class Zeros(torch.nn.Module):
@@ -113,7 +113,7 @@ def test_the_loss_is_the_mean_over_levels_with_one_question_to_the_teacher() -> 
             return torch.zeros(len(images), 4)
 
     images = images_for("resnet20", 6)
-    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), None, step=0)
+    batch = Batch(images, torch.arange(6) % 4, torch.arange(6), None)
     config = FinetuneConfig(distill_weight=0.0)
     with torch.no_grad():
         value = levels_loss(asked_each_time(Zeros()), config)(levels, batch)
@@ -133,12 +133,12 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
         ),
     )
     floor = PruningPolicy.of({group.name: -(-group.channels // 2) for group in groups})
-    policy = AdaptivePolicy((floor, elastic.full_policy))
+    policies = (floor, elastic.full_policy)
     teacher = asked_each_time(model)
-    untrained = right_by_level(Levels(elastic, policy.levels), data.search, data).float().mean(1)
+    untrained = right_by_level(Levels(elastic, policies), data.search, data).float().mean(1)
 
     def trained(state_path: Path | None) -> Levels:
-        levels = Levels(elastic, policy.levels)
+        levels = Levels(elastic, policies)
         return train_levels(
             levels, data, teacher=teacher, config=FINETUNE, learning_rate=0.05, seed=0, state_path=state_path
         )
@@ -157,7 +157,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     state_path = tmp_path / "levels.pt"
     with pytest.raises(Stopped):
         train_levels(
-            Levels(elastic, policy.levels),
+            Levels(elastic, policies),
             data,
             teacher=teacher,
             config=FINETUNE,
@@ -169,7 +169,7 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     assert state_path.is_file()
     assert same_state(trained(state_path), whole)
     # With a time budget its steps are timed first, which changes nothing.
-    levels = Levels(elastic, policy.levels)
+    levels = Levels(elastic, policies)
     recipe = finetune_recipe(FINETUNE.model_copy(update={"max_minutes": 1.0}), learning_rate=0.05)
     training = Training(
         levels,
@@ -181,19 +181,17 @@ def test_training_makes_every_level_accurate_and_a_stopped_one_ends_alike(tmp_pa
     )
     pace = pace_of(training, recipe, teacher=teacher)
     assert pace.step_s > 0
-    assert same_state(levels, Levels(elastic, policy.levels))
+    assert same_state(levels, Levels(elastic, policies))
     assert right_by_level(whole, data.search, data).shape == (2, len(data.search))
 
 
 def test_levels_that_are_not_nested_are_refused() -> None:
     wide, narrow = PruningPolicy.of({"a": 4, "b": 2}), PruningPolicy.of({"a": 2, "b": 3})
     with pytest.raises(ValueError, match="level 0 is no cut of level 1: b is wider"):
-        AdaptivePolicy((narrow, wide))
-    with pytest.raises(ValueError, match="two levels or more, not 1"):
-        AdaptivePolicy((wide,))
+        check_nested((narrow, wide))
     with pytest.raises(ValueError, match="levels 0 and 1 are equal"):
-        AdaptivePolicy((wide, wide))
+        check_nested((wide, wide))
     elastic = elastic_net("resnet20")
-    smallest, middle, _ = nested_levels(elastic).levels
+    smallest, middle, _ = nested_levels(elastic)
     with pytest.raises(ValueError, match="level 0 is no cut of level 1"):
         Levels(elastic, (middle, smallest))

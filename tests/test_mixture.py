@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from routing_for_tests import answers_by_chance
+from routing_for_tests import answers_by_chance, judged_by_labels
 
 from autoprune.adaptive.routing.mixture import Mixture, mixtures
 from autoprune.adaptive.routing.routing import LevelAnswers
@@ -15,7 +15,7 @@ def _answers(latency_ms: tuple[float, float, float]) -> LevelAnswers:
     of all."""
     small = [SURE] * 8 + [UNSURE] * 2
     large = [RIGHT] * 10
-    return LevelAnswers(
+    return judged_by_labels(
         np.array([small, large, large], dtype=np.float32), np.zeros(10, dtype=np.int64), latency_ms=latency_ms
     )
 
@@ -45,7 +45,7 @@ def test_mixtures_that_do_not_hold_come_last() -> None:
     """Without the third level, which alone is right of all, nothing holds."""
     answers = _answers((1.0, 2.0, 4.0))
     worse = np.array([[SURE] * 8 + [UNSURE] * 2, [SURE] * 9 + [UNSURE], [RIGHT] * 10], dtype=np.float32)
-    found = mixtures(LevelAnswers(worse, answers.labels, (1.0, 2.0, 4.0)), most_levels=2, max_drop=0.0)
+    found = mixtures(judged_by_labels(worse, answers.labels, (1.0, 2.0, 4.0)), most_levels=2, max_drop=0.0)
     assert [mixture.levels for mixture in found][-1] == (0, 1)
     assert [mixture.holds for mixture in found] == [True, True, False]
     assert found[-1].worth == pytest.approx(0.9)

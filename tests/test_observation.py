@@ -9,9 +9,8 @@ import pytest
 from judging_for_tests import scored
 
 from autoprune.config import RewardConfig
-from autoprune.envs.action import with_floor, with_full
+from autoprune.envs.action import EpisodeState, with_floor, with_full
 from autoprune.envs.observation import OBSERVATION_FIELDS, observe, squash_sensitivity, tightest_limit
-from autoprune.envs.transition import EpisodeState
 from autoprune.search.problem import Limit, PredictedCost, SearchProblem
 from autoprune.search.reward import make_reward
 from autoprune.search.toy import toy_problem, toy_score

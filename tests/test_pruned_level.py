@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from models_for_tests import same_state
 from problems_for_tests import ends
 
+from autoprune.adaptive.levels import choice
 from autoprune.adaptive.levels.choice import (
-    LevelModels,
+    ChosenLevels,
+    PrunedModel,
     candidate_levels,
+    chosen_levels,
     mixtures_of,
     mixtures_tried,
     trained_levels,
@@ -57,45 +61,50 @@ def test_a_pruned_model_is_a_level_if_all_smaller_ones_are_cuts_of_it(small_conf
     pruned = pruned_of(prepared)
     below = (share(prepared, ends(prepared.problem)[0]) + share(prepared, pruned)) / 2
     context = replace(context, config=config_with(small_config, below, 1.0))
-    found = candidate_levels(context, pruned=pruned)
-    small, middle, whole = found.policy.levels
+    model = prepared.elastic.cut(pruned)
+    found = candidate_levels(context, PrunedModel(pruned, model))
+    small, middle, whole = found.policies
     assert (middle, whole) == (pruned, prepared.elastic.full_policy)
-    assert found.pruned == pruned
+    assert found.ready == {pruned: model, whole: prepared.elastic.original}
     assert is_nested(small, pruned)
     assert found.max_ratios == (below, pytest.approx(share(prepared, pruned)), 1.0)
-    assert candidate_levels(context, pruned=pruned) == found  # from what is stored
+    assert candidate_levels(context, PrunedModel(pruned, model)) == found  # from what is stored
     # One that takes no longer than a level that is asked for, or has other widths than searches know, is none.
     above = config_with(small_config, below, (1 + share(prepared, pruned)) / 2, 1.0)
-    others = candidate_levels(replace(context, config=above, store=context.store.part("above")), pruned=pruned)
-    assert others.pruned is None
-    assert len(others.policy.levels) <= 3
+    elsewhere = replace(context, config=above, store=context.store.part("above"))
+    others = candidate_levels(elsewhere, PrunedModel(pruned, model))
+    assert others.ready == {whole: prepared.elastic.original}
+    assert len(others.policies) <= 3
     first = prepared.problem.decisions[0]
     strange = next(width for width in range(1, first.channels) if width not in first.ladder)
     odd = PruningPolicy.of({**pruned.as_dict(), first.name: strange})
-    assert candidate_levels(context, pruned=odd).pruned is None
+    assert candidate_levels(context, PrunedModel(odd, model)).ready == {whole: prepared.elastic.original}
 
 
 def test_what_is_ready_is_not_trained_and_levels_are_chosen_after_the_rest_is(
-    small_config: Path, context: Context
+    small_config: Path, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = context.prepared
     pruned = pruned_of(prepared)
     below = (share(prepared, ends(prepared.problem)[0]) + share(prepared, pruned)) / 2
     context = replace(context, config=config_with(small_config, below, 1.0))
-    candidates = candidate_levels(context, pruned=pruned)
     model, original = prepared.elastic.cut(pruned).eval(), prepared.elastic.original
-    ready = {pruned: model, prepared.elastic.full_policy: original}
-    assert mixtures_tried(context, candidates, ready) == ()
+    candidates = candidate_levels(context, PrunedModel(pruned, model))
+    small, _, whole = candidates.policies
+    assert mixtures_tried(context, candidates) == ()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    levels = trained_levels(context, candidates.policy, ready, epochs=1, name="levels")
-    assert levels.models[1:] == (model, original)
+    levels = trained_levels(context, candidates.policies, candidates.ready, epochs=1, name="levels")
+    assert levels[1:] == (model, original)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert len(levels.cuts) == 1
     tried = mixtures_of(context, candidates, levels)
     assert {mixture.levels for mixture in tried} == {(0, 1), (0, 2), (1, 2), (0, 1, 2)}
-    assert candidates.chosen(tried[0]).levels == tuple(candidates.policy.levels[p] for p in tried[0].levels)
-    assert levels.of((1, 2)) == LevelModels((model, original), ())
-    assert levels.of((0, 2)) == LevelModels((levels.models[0], original), levels.cuts)
-    two = candidates.chosen(next(mixture for mixture in tried if mixture.levels == (1, 2)))
-    untrained = trained_levels(context, two, ready, epochs=1, name="none")
-    assert untrained == LevelModels((model, original), ())
+    assert trained_levels(context, (pruned, whole), candidates.ready, epochs=1, name="none") == (model, original)
+    kept = {places: next(one for one in tried if one.levels == places) for places in ((1, 2), (0, 2))}
+    for places, sharing in (((1, 2), 0), ((0, 2), 1)):  # whichever is the best
+        monkeypatch.setattr(choice, "mixtures_of", lambda *_, best=kept[places]: (best,))
+        found = chosen_levels(context, PrunedModel(pruned, model))
+        assert found.policies == tuple((small, pruned, whole)[place] for place in places)
+        assert found == ChosenLevels(found.policies, found.models, sharing, candidates.max_ratios, (kept[places],))
+        assert found.models[-2:][sharing:] == (model, original)[sharing:]
+        for ours, theirs in zip(found.models, (levels[place] for place in places), strict=True):
+            assert same_state(ours, theirs)  # the training has ended: it is only read back

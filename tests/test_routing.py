@@ -4,23 +4,21 @@ import numpy as np
 import pytest
 from routing_for_tests import LATENCY_MS, always, answers_by_chance, answers_by_hand, at_random
 
+from autoprune.adaptive.routing.operating_point import cascade_points
+from autoprune.adaptive.routing.routers import ALWAYS, Cascade, priced
 from autoprune.adaptive.routing.routing import (
-    ALWAYS,
     LevelAnswers,
-    by_confidence,
-    cascade_points,
     figures_of,
     follow,
     joined,
     oracle,
-    priced,
 )
 
 
 def test_a_cascade_by_hand() -> None:
     """Below 0.7 an image goes on: 2 and 3 from the first level, 3 (at 0.6) from the second too."""
     answers = answers_by_hand(router_ms=0.5)
-    route = follow(by_confidence((0.7, 0.7)), answers)
+    route = follow(Cascade((0.7, 0.7)), answers)
     assert route.final.tolist() == [0, 0, 1, 2]
     assert route.ran.tolist() == [[True] * 4, [False, False, True, True], [False, False, False, True]]
     found = figures_of(route, answers)
@@ -39,8 +37,8 @@ def test_a_cascade_goes_on_with_fewer_images_the_dearer_time_is() -> None:
     assert priced(0.8, 0.75) == pytest.approx(0.4)
     assert priced(0.8, 0.25) == pytest.approx(0.91)
     answers = answers_by_hand()
-    assert follow(by_confidence((0.7, 0.7), price=0.0), answers).final.tolist() == [2] * 4
-    assert follow(by_confidence((0.7, 0.7), price=1.0), answers).final.tolist() == [0] * 4
+    assert follow(Cascade((0.7, 0.7), price=0.0), answers).final.tolist() == [2] * 4
+    assert follow(Cascade((0.7, 0.7), price=1.0), answers).final.tolist() == [0] * 4
 
 
 def test_always_runs_the_smallest_level_and_then_the_one_named() -> None:
@@ -66,7 +64,7 @@ def test_the_oracle_by_hand() -> None:
     assert found.accuracy == 1.0
     assert found.estimated_latency_ms == pytest.approx(1.0 + (4.0 + 2.0 + 4.0) / 4)
     # Where no level is right nothing is spent on it.
-    hopeless = LevelAnswers(answers.probabilities, np.full(4, 9), LATENCY_MS)
+    hopeless = LevelAnswers(answers.probabilities, np.full(4, 9), answers.teacher, LATENCY_MS)
     assert figures_of(oracle(hopeless), hopeless).estimated_latency_ms == 1.0
 
 
@@ -99,7 +97,7 @@ def test_worth_is_the_originals_probability_of_the_class_that_is_named() -> None
     answers = answers_by_hand()
     assert answers.worth.tolist() == answers.right.astype(float).tolist()
     teacher = np.array([[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.5, 0.5]], dtype=np.float32)
-    taught = LevelAnswers(answers.probabilities, answers.labels, LATENCY_MS, teacher=teacher)
+    taught = LevelAnswers(answers.probabilities, answers.labels, teacher, LATENCY_MS)
     # The first level names the classes 0, 1, 1, 1; the last one 0 for all.
     assert taught.worth[0].tolist() == pytest.approx([0.9, 0.3, 0.4, 0.5])
     assert taught.worth[2].tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5])
@@ -108,16 +106,16 @@ def test_worth_is_the_originals_probability_of_the_class_that_is_named() -> None
 def test_answers_that_do_not_fit_are_refused() -> None:
     answers = answers_by_hand()
     with pytest.raises(ValueError, match="3 levels and 4 images do not fit 2 latencies"):
-        LevelAnswers(answers.probabilities, answers.labels, (1.0, 2.0))
+        LevelAnswers(answers.probabilities, answers.labels, answers.teacher, (1.0, 2.0))
     with pytest.raises(ValueError, match=r"original's probabilities are \(1, 2\), not \(4, 2\)"):
-        LevelAnswers(answers.probabilities, answers.labels, LATENCY_MS, teacher=np.ones((1, 2), np.float32))
+        LevelAnswers(answers.probabilities, answers.labels, np.ones((1, 2), np.float32), LATENCY_MS)
 
 
 def test_answers_joined_come_to_the_mean_of_their_parts() -> None:
     parts = [answers_by_chance(images, seed=images) for images in (40, 120)]
     whole = joined(parts)
     assert whole.probabilities.shape == (3, 160, 4)
-    router = by_confidence((0.7, 0.8))
+    router = Cascade((0.7, 0.8))
     figures = [figures_of(follow(router, answers), answers) for answers in (*parts, whole)]
     for key in ("accuracy", "worth", "estimated_latency_ms"):
         small, large, both = (getattr(one, key) for one in figures)

@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from levels_for_tests import INFO
 from models_for_tests import elastic_net, images_for, nested_levels
 from onnx import helper, numpy_helper
 
 from autoprune.adaptive.file.export import LEVEL_NAME, export_adaptive
-from autoprune.adaptive.levels.shared_weights import SHARED, LayerCut, factors_between, layer_name, share_weights
+from autoprune.adaptive.levels.shared_weights import SHARED, cuts_of_largest, factors_between, layer_name, share_weights
 from autoprune.adaptive.levels.training import Levels
-from autoprune.adaptive.routing.graph import CascadeNodes
+from autoprune.adaptive.routing.routers import Cascade
 from autoprune.export.onnx_file import INPUT_NAME, OUTPUT_NAME, export_onnx
 from autoprune.runtimes.onnxruntime import make_session
 
@@ -23,7 +24,8 @@ ALWAYS, NEVER = 1.1, 0.0  # thresholds of a cascade that goes on with every imag
 @pytest.mark.parametrize("net", ("resnet20", "mobilenet_v2", "vgg16_bn"))
 def test_levels_that_share_answer_as_levels_that_do_not(net: str, tmp_path: Path) -> None:
     elastic = elastic_net(net)
-    levels = Levels(elastic, nested_levels(elastic).levels).eval()
+    policies = nested_levels(elastic)
+    levels = Levels(elastic, policies).eval()
     images = images_for(net, 8)
     levels.recalibrate(images_for(net, 32))
     channels, height, width = images.shape[1:]
@@ -35,8 +37,8 @@ def test_levels_that_share_answer_as_levels_that_do_not(net: str, tmp_path: Path
         export_onnx(levels.extracted(level), file, info)
     together, apart = tmp_path / "together.onnx", tmp_path / "apart.onnx"
     for level, thresholds in enumerate(((NEVER, NEVER), (ALWAYS, NEVER), (ALWAYS, ALWAYS))):
-        export_adaptive(files, CascadeNodes(thresholds), together, cuts=levels.layer_cuts)
-        export_adaptive(files, CascadeNodes(thresholds), apart)
+        export_adaptive(files, Cascade(thresholds), together, cuts=cuts_of_largest(elastic, policies))
+        export_adaptive(files, Cascade(thresholds), apart)
         sessions = [make_session(file, threads=1) for file in (together, apart)]
         for image in images.numpy():
             shared, own = (session.run([OUTPUT_NAME, LEVEL_NAME], {INPUT_NAME: image[None]}) for session in sessions)
@@ -64,9 +66,9 @@ def test_a_weight_by_hand() -> None:
     whole = np.random.default_rng(0).normal(size=(3, 200))
     part = whole[[0, 2]][:, 1:] * np.array([[2.0], [3.0]])
     small, large = _dense(part), _dense(whole)
-    cut = LayerCut(np.array([0, 2], np.int32), np.arange(1, 200, dtype=np.int32))
-    uncut = LayerCut(np.arange(3, dtype=np.int32), np.arange(200, dtype=np.int32))
-    (stored,) = share_weights([small, large], [{"fc": cut}, {"fc": uncut}])
+    cut = {("fc", "out"): torch.tensor([0, 2]), ("fc", "in"): torch.arange(1, 200)}
+    uncut = {("fc", "out"): torch.arange(3), ("fc", "in"): torch.arange(200)}
+    (stored,) = share_weights([small, large], [cut, uncut])
     assert [node.op_type for node in small.graph.node] == ["Gather", "Gather", "Mul", "Gemm"]
     assert [node.op_type for node in large.graph.node] == ["Gather", "Gemm"]
     assert stored.name == "shared.w"
@@ -78,8 +80,8 @@ def test_a_weight_by_hand() -> None:
 def test_a_weight_that_is_no_part_of_the_largest_stays_where_it_is() -> None:
     rng = np.random.default_rng(0)
     small, large = _dense(rng.normal(size=(2, 200))), _dense(rng.normal(size=(3, 200)))
-    cut = LayerCut(np.array([0, 2], np.int32), np.arange(200, dtype=np.int32))
-    assert share_weights([small, large], [{"fc": cut}, {}]) == []
+    cut = {("fc", "out"): torch.tensor([0, 2]), ("fc", "in"): torch.arange(200)}
+    assert share_weights([small, large], [cut, {}]) == []
     assert [node.op_type for node in small.graph.node] == ["Gemm"]
     assert [node.op_type for node in large.graph.node] == ["Gemm"]
 
@@ -87,8 +89,7 @@ def test_a_weight_that_is_no_part_of_the_largest_stays_where_it_is() -> None:
 def test_little_is_not_worth_the_operations() -> None:
     whole = np.random.default_rng(0).normal(size=(3, 4))
     small, large = _dense(whole[:2]), _dense(whole)
-    cut = LayerCut(np.array([0, 1], np.int32), np.arange(4, dtype=np.int32))
-    assert share_weights([small, large], [{"fc": cut}, {}]) == []
+    assert share_weights([small, large], [{("fc", "out"): torch.tensor([0, 1])}, {}]) == []
 
 
 def test_factors_by_hand() -> None:

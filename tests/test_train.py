@@ -320,7 +320,7 @@ def test_label_smoothing_by_hand() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.tensor([[0.0, math.log(3.0)]]).repeat(len(x), 1)  # shares 1/4 and 3/4
 
-    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), None, step=0)
+    batch = Batch(torch.zeros(2, 1), torch.tensor([1, 1]), torch.tensor([0, 1]), None)
     value = labelled_loss(CLASSIFICATION, smoothing=0.2)(Fixed(), batch)
     assert float(value) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
 

@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autoprune.adaptive.routing.routing import LevelAnswers, Trust, by_confidence, cascades, figures_of, follow
+from autoprune.adaptive.routing.operating_point import cascades
+from autoprune.adaptive.routing.routing import LevelAnswers, Trust, figures_of, follow, joined
 from autoprune.adaptive.routing.trust import PRIOR, fitted_trust
 
 
 def _answers(level: list[list[float]], original: list[list[float]], labels: list[int]) -> LevelAnswers:
     """Of a level, and of the original as the next one."""
     probabilities = np.array([level, original], dtype=np.float32)
-    return LevelAnswers(probabilities, np.array(labels), (1.0, 2.0), teacher=probabilities[1])
+    return LevelAnswers(probabilities, np.array(labels), probabilities[1], (1.0, 2.0))
 
 
 def test_worth_by_hand() -> None:
@@ -59,11 +60,7 @@ def test_nothing_that_differs_leaves_trust_as_it_is() -> None:
 
 def test_views_of_few_images_tell_no_more_than_the_images() -> None:
     answers = _answers([[0.3, 0.7]] * 4, [[0.75, 0.25]] * 4, [1, 1, 0, 1])
-    ten = LevelAnswers(
-        np.tile(answers.probabilities, (1, 10, 1)), np.tile(answers.labels, 10), (1.0, 2.0), teacher=np.tile(
-            answers.probabilities[1], (10, 1)
-        )
-    )  # fmt: skip
+    ten = joined([answers] * 10)
     alone, viewed = fitted_trust(answers), fitted_trust(ten, views=10)
     assert (viewed.original, viewed.level) == pytest.approx((alone.original, alone.level), abs=1e-6)
 
@@ -78,7 +75,7 @@ def _many(seed: int, images: int, classes: int = 4) -> LevelAnswers:
     taught = 0.8 * scores + generator.normal(0.0, 0.4, (images, classes))
     exponentials = np.exp(2.0 * np.stack([taught, scores]))
     probabilities = (exponentials / exponentials.sum(2, keepdims=True)).astype(np.float32)
-    return LevelAnswers(probabilities, labels, (1.0, 4.0), teacher=probabilities[1])
+    return LevelAnswers(probabilities, labels, probabilities[1], (1.0, 4.0))
 
 
 def test_the_fit_tells_what_a_level_loses() -> None:
@@ -112,7 +109,7 @@ def _lost(answers: LevelAnswers, judged: LevelAnswers) -> tuple[float, float]:
     found = []
     for allowed in (counted, valued):
         fastest = min(allowed, key=lambda point: point.figures.estimated_latency_ms)
-        figures = figures_of(follow(by_confidence(fastest.thresholds), judged), judged)
+        figures = figures_of(follow(fastest.router, judged), judged)
         found.append(float(judged.right[1].mean()) - figures.accuracy)
     return found[0], found[1]
 

@@ -23,66 +23,46 @@ from autoprune.adaptive.figures.schema import AdaptiveResult, CurvePoint, LevelF
 from autoprune.adaptive.file.export import export_adaptive
 from autoprune.adaptive.file.measurement import measure_by_image, measured_decision_ms, running
 from autoprune.adaptive.levels.choice import (
+    SEARCHING_LEVELS,
+    TRAINING_LEVELS,
     Answering,
-    LevelModels,
-    candidate_levels,
-    mixtures_of,
-    mixtures_tried,
-    trained_levels,
+    ChosenLevels,
+    PrunedModel,
+    chosen_levels,
 )
 from autoprune.adaptive.levels.kept import earlier_levels, keep_levels
+from autoprune.adaptive.levels.shared_weights import cuts_of_largest
 from autoprune.adaptive.report.page import read_adaptive, write_adaptive_report
 from autoprune.adaptive.routing.calibration import calibrations
-from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture
+from autoprune.adaptive.routing.learner import RouterSettings, train_router
 from autoprune.adaptive.routing.operating_point import (
     OperatingPoint,
     at_budgets,
     chosen_point,
-    estimated_drop,
-    learned_router,
     operating_points,
-    stopping,
 )
+from autoprune.adaptive.routing.routers import Cascade
 from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow, oracle
 from autoprune.adaptive.routing.trust import fitted_trust
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.export.onnx_file import ONNX_RUNTIME, export_onnx
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import begin
+from autoprune.foundation.seeding import derive_seed
 from autoprune.measure.device import environment
 from autoprune.measure.latency import measure_interleaved
 from autoprune.measure.matched import change_of_accuracy
 from autoprune.measure.timing import Call
-from autoprune.search.prepare import Prepared
-from autoprune.space.policy import AdaptivePolicy, PruningPolicy
 from autoprune.steps.context import Context
 from autoprune.steps.final import energies, input_figures
 from autoprune.store.run_dir import RunDir
 from autoprune.training.scores import outputs_of
 
-SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING = "searching levels", "training levels", "router, and measuring"
+ROUTING = "router, and measuring"
 STAGES = (SEARCHING_LEVELS, TRAINING_LEVELS, ROUTING)
 TIMED_ROUNDS, TIMED_RUNS = 30, 20
 ROUTER_IMAGES = 20_000  # of the train split, at most, from which the router learns
 ENERGY_IMAGES = 256  # over and over while a sensor counts
-
-
-@dataclass(frozen=True)
-class PrunedModel:
-    """A run's static model, fine-tuned already: measured beside the levels, and one of them where it fits."""
-
-    policy: PruningPolicy
-    model: nn.Module
-
-
-@dataclass(frozen=True)
-class ChosenLevels:
-    """The levels of an adaptive model, and what they were chosen from."""
-
-    policy: AdaptivePolicy
-    models: LevelModels
-    candidate_ratios: tuple[float, ...] = ()  # of `adaptive.max_ratios`: those that `tried` chose from
-    tried: tuple[Mixture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,35 +96,19 @@ def adaptive_model(context: Context, *, pruned: PrunedModel | None = None) -> Ad
 
 
 def _levels(context: Context, pruned: PrunedModel | None) -> ChosenLevels:
-    """Searched and trained, or those of an earlier run; the trained ones are on disk before the router is learned."""
-    config, prepared = context.config, context.prepared
-    if config.adaptive.levels_from is not None:
-        chosen = ChosenLevels(*earlier_levels(config.adaptive.levels_from, prepared))
-    else:
-        begin(SEARCHING_LEVELS)
-        found = None if pruned is None else pruned.policy
-        candidates = candidate_levels(context, pruned=found)
-        ready = {prepared.elastic.full_policy: prepared.elastic.original}
-        if pruned is not None and candidates.pruned is not None:
-            ready[candidates.pruned] = pruned.model
-        begin(TRAINING_LEVELS)
-        tried = mixtures_tried(context, candidates, ready)
-        policy = candidates.chosen(tried[0]) if tried else candidates.policy
-        epochs = config.adaptive.epochs or config.finetune.epochs
-        models = trained_levels(context, policy, ready, epochs=epochs, name="levels")
-        if not tried and len(policy.levels) > LEAST_LEVELS:  # there was but one to train, and now they can be chosen
-            tried = mixtures_of(context, candidates, models)
-            policy, models = candidates.chosen(tried[0]), models.of(tried[0].levels)
-        chosen = ChosenLevels(policy, models, candidates.max_ratios, tried)
-    keep_levels(context.run_dir, chosen.models, context.subject, original=prepared.elastic.original)
+    """Searched and trained, or those of an earlier run; on disk before the router is learned."""
+    start = context.config.adaptive.levels_from
+    chosen = chosen_levels(context, pruned) if start is None else earlier_levels(start, context.prepared)
+    keep_levels(context.run_dir, chosen, context.subject, original=context.prepared.elastic.original)
     return chosen
 
 
-def _built(context: Context, chosen_levels: ChosenLevels) -> Built:
+def _built(context: Context, levels: ChosenLevels) -> Built:
     """Learn the router from the levels, choose its operating point, write the file."""
     config, prepared, run_dir, info = context.config, context.prepared, context.run_dir, context.subject.data.info
-    levels, threads = chosen_levels.models, config.measure.threads
-    original_ms, level_ms = _exported(levels, prepared, run_dir, info, threads=threads)
+    threads = config.measure.threads
+    files = _level_files(run_dir, levels)
+    original_ms, *level_ms = _exported_and_timed(context, levels)
     search, train = prepared.data.search, prepared.data.train
     augmentation = config.finetune.augment
     answering = Answering(levels.models, prepared)
@@ -152,34 +116,35 @@ def _built(context: Context, chosen_levels: ChosenLevels) -> Built:
     answers = replace(answers, trust=fitted_trust(answers, views=augmentation.views))
     shown = train.select(torch.arange(0, len(train), -(-len(train) // ROUTER_IMAGES)))
     learnt = replace(answering.to(shown, level_ms), trust=answers.trust)
-    router = learned_router(learnt, answers, config)
-    files = _level_files(run_dir, len(levels.models))
-    decision_ms = measured_decision_ms(files, stopping(router, levels=len(files)), search, info, threads=threads)
+    settings = RouterSettings(rounds=config.adaptive.router_rounds)
+    router = train_router(learnt, answers, seed=derive_seed(config.seed, "router"), settings=settings)
+    # Each where it stops if it can: what it costs then is the decision.
+    stopping = (Cascade((0.0,) * (len(files) - 1)), router.at_price(router.max_price))
+    decision_ms = measured_decision_ms(files, stopping, search, info, threads=threads)
     points = operating_points(answers, router, decision_ms)
     chosen = chosen_point(points, answers, max_drop=config.adaptive.max_drop, original_ms=original_ms)
     calibration = calibrations(follow(chosen.router, answers), answers)
-    export_adaptive(files, chosen.nodes, run_dir.adaptive_onnx, cuts=levels.cuts, calibration=calibration)
-    return Built(chosen_levels, answers, original_ms, decision_ms, points, chosen)
+    sharing = levels.policies[: levels.sharing]
+    cuts = cuts_of_largest(prepared.elastic, sharing) if sharing else ()
+    export_adaptive(files, chosen.router, run_dir.adaptive_onnx, cuts=cuts, calibration=calibration)
+    return Built(levels, answers, original_ms, decision_ms, points, chosen)
 
 
-def _exported(
-    levels: LevelModels, prepared: Prepared, run_dir: RunDir, info: DataInfo, *, threads: int
-) -> tuple[float, list[float]]:
+def _exported_and_timed(context: Context, levels: ChosenLevels) -> list[float]:
     """Write the original's file and one for each level; the median latencies of their calls, for one image."""
-    files = _level_files(run_dir, len(levels.models))
-    export_onnx(prepared.elastic.original, run_dir.original_onnx, info)
-    for model, file in zip(levels.models, files, strict=True):
+    run_dir, info = context.run_dir, context.subject.data.info
+    files = [run_dir.original_onnx, *_level_files(run_dir, levels)]
+    for model, file in zip((context.prepared.elastic.original, *levels.models), files, strict=True):
         export_onnx(model, file, info)
-    black = np.zeros((1, *info.input_shape), dtype=np.float32)
-    original, *rest = measure_interleaved(
-        [run_dir.original_onnx, *files],
-        black,
+    measured = measure_interleaved(
+        files,
+        np.zeros((1, *info.input_shape), dtype=np.float32),
         runtime=ONNX_RUNTIME,
-        threads=threads,
+        threads=context.config.measure.threads,
         rounds=TIMED_ROUNDS,
         runs_per_round=TIMED_RUNS,
     )
-    return original.latency_ms_p50, [latency.latency_ms_p50 for latency in rest]
+    return [latency.latency_ms_p50 for latency in measured]
 
 
 def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> AdaptiveResult:
@@ -187,8 +152,8 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
     config, subject, prepared, run_dir = context.config, context.subject, context.prepared, context.run_dir
     test, info, problem = subject.test, subject.data.info, prepared.problem
     labels = test.labels.numpy()
-    policies, models = built.levels.policy.levels, built.levels.models.models
-    level_files = _level_files(run_dir, len(models))
+    policies, models = built.levels.policies, built.levels.models
+    level_files = _level_files(run_dir, built.levels)
     named = {prepared.elastic.original: "original", **({pruned.model: "pruned"} if pruned is not None else {})}
     names = [named.get(model, f"level {place}") for place, model in enumerate(models)]
     level_mj = [problem.cost_of(level).estimated_energy_mj for level in policies]
@@ -211,8 +176,8 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
     right = {name: time.answers == labels for name, time in times.items()}
     original, adaptive = figures["original"], figures["adaptive"]
     easy, hard = write_examples(run_dir.examples, test, times["adaptive"], info.classes)
-    test_logits = torch.from_numpy(np.stack([times[name].logits for name in names]))
-    test_answers = LevelAnswers(test_logits.softmax(2).numpy(), labels, built.answers.latency_ms)
+    *level_answers, teacher = (torch.from_numpy(times[name].logits).softmax(1).numpy() for name in (*names, "original"))
+    test_answers = LevelAnswers(np.stack(level_answers), labels, teacher, built.answers.latency_ms)
     return AdaptiveResult(
         original=original,
         adaptive=adaptive,
@@ -221,28 +186,36 @@ def _measured(context: Context, built: Built, *, pruned: PrunedModel | None) -> 
         static_at_equal_accuracy=static_at_equal_accuracy(figures, right),
         accuracy_change_ci95=change_of_accuracy(right["original"], right["adaptive"])[1],
         input=input_figures(info),
-        router=built.chosen.name,
+        router=built.chosen.router.name,
         level_share=shares(times["adaptive"].levels, levels=len(models)),
         agreement=agreement(times["adaptive"], _level_logits(models, times["adaptive"].levels, test, info)),
         levels=tuple(
             LevelFigures(
                 channels=level.as_dict(),
-                on_search=point,
+                on_search=CurvePoint(
+                    router=f"level {place}",
+                    search_accuracy=float(built.answers.right[place].mean()),
+                    estimated_latency_ms=built.answers.latency_ms[place],
+                ),
                 alone=figures[name],
                 is_original=name == "original",
                 is_pruned=name == "pruned",
             )
-            for level, point, name in zip(policies, _level_points(built.answers), names, strict=True)
+            for place, (level, name) in enumerate(zip(policies, names, strict=True))
         ),
         classes=class_figures(times["original"], times["adaptive"], labels, info.classes, levels=len(models)),
         easy=easy,
         hard=hard,
         mixtures=_mixtures(built, problem.original_cost.predicted_latency_ms),
-        chosen_on_search=curve_point(built.chosen.name, built.chosen.figures),
-        estimated_drop_on_search=estimated_drop(built.chosen, built.answers),
-        original_on_search=_original_point(built.answers, built.original_ms),
+        chosen_on_search=curve_point(built.chosen.router.name, built.chosen.figures),
+        estimated_drop_on_search=built.answers.original_worth - built.chosen.figures.worth,
+        original_on_search=CurvePoint(
+            router="original",
+            search_accuracy=float(built.answers.original_right.mean()),
+            estimated_latency_ms=built.original_ms,
+        ),
         oracle_on_search=curve_point("oracle", figures_of(oracle(built.answers), built.answers)),
-        curve_on_search=tuple(curve_point(point.name, point.figures) for point in built.points),
+        curve_on_search=tuple(curve_point(point.router.name, point.figures) for point in built.points),
         budgets=at_budgets(built.points, test_answers, built.decision_ms),
         decision_ms=dict(built.decision_ms),
         onnx_bytes=run_dir.adaptive_onnx.stat().st_size,
@@ -274,8 +247,8 @@ def image_calls(file: Path, test: ImageSplit, info: DataInfo, *, threads: int) -
     return lambda: run(next(images)[None])
 
 
-def _level_files(run_dir: RunDir, levels: int) -> list[Path]:
-    return [run_dir.level_onnx(level) for level in range(levels)]
+def _level_files(run_dir: RunDir, levels: ChosenLevels) -> list[Path]:
+    return [run_dir.level_onnx(level) for level in range(len(levels.models))]
 
 
 def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
@@ -287,21 +260,4 @@ def _mixtures(built: Built, original_ms: float) -> tuple[MixtureFigures, ...]:
             estimated_latency_ratio=mixture.estimated_latency_ms / original_ms,
         )
         for mixture in built.levels.tried
-    )
-
-
-def _level_points(answers: LevelAnswers) -> list[CurvePoint]:
-    """Each level for all images."""
-    return [
-        CurvePoint(router=f"level {level}", search_accuracy=float(right.mean()), estimated_latency_ms=latency_ms)
-        for level, (right, latency_ms) in enumerate(zip(answers.right, answers.latency_ms, strict=True))
-    ]
-
-
-def _original_point(answers: LevelAnswers, latency_ms: float) -> CurvePoint:
-    assert answers.teacher is not None
-    return CurvePoint(
-        router="original",
-        search_accuracy=float((answers.teacher.argmax(1) == answers.labels).mean()),
-        estimated_latency_ms=latency_ms,
     )

@@ -4,8 +4,8 @@ import onnx
 from onnx import numpy_helper
 
 
-def drop_added_zeros(model: onnx.ModelProto) -> int:
-    """Take out additions of the zeros that stand for branches which are gone, in place; how many there were.
+def drop_added_zeros(model: onnx.ModelProto) -> None:
+    """Take out additions of the zeros that stand for branches which are gone, in place.
 
     A `Relu` of what a `Relu` gives goes with them, and so does whatever nothing reads any more.
     """
@@ -14,7 +14,7 @@ def drop_added_zeros(model: onnx.ModelProto) -> int:
     zeros = _zeros(graph)
     replaced: dict[str, str] = {}  # what an operation that does nothing gives: what it was given
     rectified: set[str] = set()
-    dropped = 0
+    dropped = False
     for node in graph.node:
         node.input[:] = [replaced.get(name, name) for name in node.input]
         others = [name for name in node.input if name not in zeros]
@@ -24,22 +24,20 @@ def drop_added_zeros(model: onnx.ModelProto) -> int:
             zeros.add(node.output[0])
         elif node.op_type == "Add" and len(others) == 1:
             replaced[node.output[0]] = others[0]
-            dropped += 1
+            dropped = True
         elif node.op_type == "Relu" and others[0] in rectified and dropped:
             replaced[node.output[0]] = others[0]
         elif node.op_type == "Relu":
             rectified.add(node.output[0])
     if dropped:
         _drop_unread(graph)
-    return dropped
 
 
-def state_pads(model: onnx.ModelProto) -> int:
-    """Give convolutions that pad "the same" their pads as numbers, in place; how many there were.
+def state_pads(model: onnx.ModelProto) -> None:
+    """Give convolutions that pad "the same" their pads as numbers, in place.
 
     ONNX Runtime refuses `auto_pad` beside a dilation.
     """
-    stated = 0
     for node in model.graph.node:
         given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
         how = given.get("auto_pad", b"NOTSET")
@@ -55,8 +53,6 @@ def state_pads(model: onnx.ModelProto) -> int:
         kept = [attribute for attribute in node.attribute if attribute.name not in ("auto_pad", "pads")]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute("pads", [*begins, *ends])])
-        stated += 1
-    return stated
 
 
 def _zeros(graph: onnx.GraphProto) -> set[str]:

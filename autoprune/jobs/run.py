@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from autoprune.adaptive.levels.choice import LEVELS, MIXTURES, check_level_limits
+from autoprune.adaptive.levels.choice import LEVELS, MIXTURES, PrunedModel, check_level_limits
 from autoprune.adaptive.levels.kept import check_earlier_levels
 from autoprune.adaptive.steps import STAGES as ADAPTIVE_STAGES
-from autoprune.adaptive.steps import PrunedModel, adaptive_model
+from autoprune.adaptive.steps import adaptive_model
 from autoprune.compute.compute import this_compute
 from autoprune.config import RunConfig, check_bounds, check_options
 from autoprune.config.unused import Command, Job
@@ -111,7 +111,7 @@ def run(
         open_target = config.drop_target
         context = context_of(place, job, model=model, at=config.at_ratio(1.0))
         if config.adaptive.enabled:
-            check_level_limits(context.prepared.problem, config, context.store)
+            check_level_limits(context)
         stage.begin(SEARCHING)
         if open_target is not None:
             chosen, pruned = cheapest_within_drop(context, open_target)

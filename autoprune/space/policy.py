@@ -1,4 +1,4 @@
-"""A pruning policy: how many channels each prunable group keeps; an adaptive one: several, for easy and hard inputs."""
+"""A pruning policy: how many channels each prunable group keeps; which policies are cuts of others."""
 
 import itertools
 import json
@@ -65,18 +65,6 @@ class StoredPolicy:
     policy: PruningPolicy
     model: str | None
     widths: Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class AdaptivePolicy:
-    """Levels of one elastic model from the smallest to the largest, each a nested cut of the next."""
-
-    levels: tuple[PruningPolicy, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.levels) < 2:
-            raise ValueError(f"an adaptive policy has two levels or more, not {len(self.levels)}")
-        check_nested(self.levels)
 
 
 def check_nested(levels: Sequence[PruningPolicy]) -> None:

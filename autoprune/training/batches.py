@@ -33,7 +33,6 @@ class Batch:
     labels: Tensor
     indices: Tensor
     forms: Tensor | None
-    step: int  # since training began
     origin: Origin | None = None
 
 
@@ -51,7 +50,6 @@ def epoch_batches(
             labels,
             chosen,
             drawn.forms(augmentation),
-            epoch * (len(data.train) // origin.size) + origin.number,
             origin,
         )
 

@@ -58,9 +58,8 @@ def in_time(recipe: FitRecipe, training: Training, *, teacher: Teacher, plan_pat
     A schedule cut short at the learning rate of a long one leaves a cut worse than it could be: ResNet-20 at half its
     latency loses 0.59 points after two epochs at 0.1, and 0.39 at 0.03 (Fashion-MNIST, ten views of the search split).
     The rate goes with the root of the share of the steps. Muon's steps (`muon_step`) stay as they are. Epochs take less
-    and less where the `teacher` has answered ever more. Where a neighbour holds up one of the threads fewer may be
-    faster, and are taken. A plan in `plan_path` is followed, a new one is kept there;
-    `RunError` if the file holds none.
+    and less where the `teacher` has answered ever more. Where a neighbour holds up one of the threads, fewer may be
+    faster, and are taken. A plan in `plan_path` is followed, a new one is kept there; `RunError` if the file holds none.
     """
     if recipe.max_s is None or recipe.epochs == 0:
         return recipe
@@ -73,7 +72,8 @@ def in_time(recipe: FitRecipe, training: Training, *, teacher: Teacher, plan_pat
         )
         steps = steps_an_epoch(training.data, recipe)
         held = epochs_held((pace.epoch_s(steps, share) for share in asked), recipe.max_s)
-        plan = _plan(recipe, held, pace.threads)
+        rate = recipe.learning_rate * math.sqrt(held / recipe.epochs)
+        plan = Plan(epochs=math.ceil(held), learning_rate=rate, threads=pace.threads)
         if held < recipe.epochs:
             with_fewer = "" if pace.threads is None else f" with {pace.threads} of {torch.get_num_threads()} threads"
             say(
@@ -137,11 +137,6 @@ def epochs_held(epochs_s: Iterable[float], max_s: float) -> float:
             return held + left_s / epoch_s
         held, left_s = held + 1, left_s - epoch_s
     return float(held)
-
-
-def _plan(recipe: FitRecipe, held: float, threads: int | None) -> Plan:
-    rate = recipe.learning_rate * math.sqrt(held / recipe.epochs)  # `held` is at most all of them
-    return Plan(epochs=math.ceil(held), learning_rate=rate, threads=threads)
 
 
 def _read_plan(path: Path) -> Plan:

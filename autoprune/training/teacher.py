@@ -43,16 +43,16 @@ class Teacher:
         """`answers` are the model's, where something gives them faster than it does itself."""
         model.eval()
         self.model, self.task, self.compute = model, task, compute
-        self._answers = answers
-        self._forms = forms if forms is not None and images * forms * classes * 4 <= REMEMBERED_BYTES else None
-        rows = images * (self._forms or 0)
+        self._answers = self._computed if answers is None else answers
+        most = int(REMEMBERED_BYTES) // (4 * classes) if classes else 0
+        self._forms = forms if forms is not None and images * forms <= most else None
+        rows = most if self._forms is None else images * self._forms
+        # One block, of memory that the system lends page by page: thousands of small tensors, each among a step's large
+        # ones, can keep the allocator from using that memory again.
         self._logits = torch.empty(rows, classes)  # of which those that are `_known` are filled
         self._known = torch.zeros(rows, dtype=torch.bool)
-        # Answers to batches, (rows, classes), and the row at which those to each begin. One block: thousands of small
-        # tensors, each among a step's large ones, can keep the allocator from using that memory again.
-        self._block: Tensor | None = None
-        self._first_rows: dict[Origin, int] = {}
-        self._rows = 0
+        self._first_rows: dict[Origin, int] = {}  # without forms: where the answers to each batch begin
+        self._used_rows = 0
         self._asks_anew = False
 
     @classmethod
@@ -80,11 +80,30 @@ class Teacher:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits (N, classes), float32."""
+        rows = self._rows_of(batch)
+        if rows is None:
+            return self._answers(batch.images)
+        unknown = torch.ones_like(rows, dtype=torch.bool) if self._asks_anew else ~self._known[rows]
+        if unknown.any():
+            asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
+            self._logits[rows[unknown]] = self._answers(asked)
+            self._known[rows] = True
+        return self._logits[rows]
+
+    def _rows_of(self, batch: Batch) -> Tensor | None:
+        """Where answers to the images of a batch are kept, (N,); None: nowhere."""
+        origin, size = batch.origin, len(batch.images)
         if self._forms is not None and batch.forms is not None:
-            return self._by_form(batch, self._forms, batch.forms)
-        if batch.origin is not None:
-            return self._by_origin(batch, batch.origin)
-        return self._answered(batch.images)
+            assert origin is None or origin.augmentation.forms == self._forms, "forms of another augmentation"
+            return batch.indices * self._forms + batch.forms
+        if self._forms is not None or origin is None:
+            return None
+        if origin not in self._first_rows:
+            if self._used_rows + size > len(self._known):
+                return None
+            self._first_rows[origin] = self._used_rows
+            self._used_rows += size
+        return self._first_rows[origin] + torch.arange(size)
 
     @contextmanager
     def asking_anew(self) -> Iterator[None]:
@@ -117,34 +136,6 @@ class Teacher:
     def computed(self, batch: Batch) -> Tensor:
         """The same, asked anew of the model itself, whose layers can be listened to."""
         return self._computed(batch.images)
-
-    def _by_form(self, batch: Batch, count: int, forms: Tensor) -> Tensor:
-        assert batch.origin is None or batch.origin.augmentation.forms == count, "forms of another augmentation"
-        places = batch.indices * count + forms
-        unknown = torch.ones_like(places, dtype=torch.bool) if self._asks_anew else ~self._known[places]
-        if unknown.any():
-            asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
-            self._logits[places[unknown]] = self._answered(asked)
-            self._known[places] = True
-        return self._logits[places]
-
-    def _by_origin(self, batch: Batch, origin: Origin) -> Tensor:
-        first, size = self._first_rows.get(origin), len(batch.images)
-        if first is not None and self._block is not None and not self._asks_anew:
-            return self._block[first : first + size]
-        answers = self._answered(batch.images)
-        if first is not None:
-            return answers
-        if self._block is None:  # memory that the system lends page by page, as rows are filled
-            self._block = torch.empty(int(REMEMBERED_BYTES) // answers[0].nbytes, answers.shape[1])
-        if self._rows + size <= len(self._block):
-            self._block[self._rows : self._rows + size] = answers
-            self._first_rows[origin] = self._rows
-            self._rows += size
-        return answers
-
-    def _answered(self, images: Tensor) -> Tensor:
-        return self._computed(images) if self._answers is None else self._answers(images)
 
     def _computed(self, images: Tensor) -> Tensor:
         with torch.no_grad():

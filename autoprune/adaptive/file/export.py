@@ -13,35 +13,43 @@ from typing import Protocol
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from autoprune.adaptive.levels.shared_weights import SHARED, Cuts, share_weights
-from autoprune.adaptive.routing.calibration import LevelCalibration, as_text
+from autoprune.adaptive.figures.schema import RouterName
+from autoprune.adaptive.levels.shared_weights import SHARED, Cut, share_weights
+from autoprune.adaptive.routing.calibration import CALIBRATION, LevelCalibration
+from autoprune.adaptive.routing.routing import Array, Integers
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, OPSET, OUTPUT_NAME
 from autoprune.foundation.files import atomic_path
 
 LEVEL_NAME, PRICE_NAME = "level", "price"
 NEXT, GOES_ON = "next", "goes_on"
-CALIBRATION_KEY, LEVELS_KEY = "calibration", "levels"
+LEVELS_KEY = "levels"
 IR_VERSION = 8
 
-Array = NDArray[np.float32]
+
+GraphPart = tuple[list[NodeProto], list[TensorProto]]
+"""Nodes and weights."""
 
 
-class RouterNodes(Protocol):
-    """A router as a part of a graph."""
+class PricedRouter(Protocol):
+    """A router (`routing.Router`) at a price of time, and a part of a graph that decides the same at any price."""
 
     @property
-    def default_price(self) -> float: ...
+    def name(self) -> RouterName: ...
+
+    @property
+    def price(self) -> float: ...
 
     @property
     def max_price(self) -> float:
         """The largest price that makes a difference."""
         ...
 
-    def nodes(self, level: int, *, is_only: bool) -> "GraphPart":
+    def __call__(self, level: int, probabilities: Array) -> Integers: ...
+
+    def nodes(self, level: int, *, is_only: bool) -> GraphPart:
         """From the logits (1, classes) of `level` and the price of time (1,) to what to do.
 
         `next_name(level)`, (1,) int64: the level to run next, or `level` itself or less to stop. If it is the only
@@ -50,55 +58,55 @@ class RouterNodes(Protocol):
         ...
 
 
-GraphPart = tuple[list[NodeProto], list[TensorProto]]
-"""Nodes and weights."""
-
-
 def export_adaptive(
     levels: Sequence[Path],
-    router: RouterNodes,
+    router: PricedRouter,
     path: Path,
     *,
-    cuts: Sequence[Cuts] = (),
-    calibration: Sequence[LevelCalibration] = (),
+    cuts: Sequence[Cut] = (),
+    calibration: tuple[LevelCalibration, ...] = (),
 ) -> None:
     """Join exported files of the levels, the smallest first, and a router into one file for batches of one image.
 
     With `cuts`, what each of the first levels keeps of the layers of the last of these, their weights are stored once.
     Outputs are the logits (1, classes) and the level that answered, (1,) int64. The price of time is a constant: ONNX
     Runtime works out all that depends on it alone when it loads the file. Metadata of the largest level's file is kept;
-    with `calibration`, of each level, a session can learn from labels. Raises `InputError` for a file that is no such
-    model.
+    with `calibration`, of each level, a session can learn from labels. Raises `InputError` for a file that does not say
+    how many classes there are.
     """
-    models = [_level_model(file) for file in levels]
+    models = [onnx.load(str(file)) for file in levels]
     shared = share_weights(models[: len(cuts)], cuts) if cuts else []
     first = models[0].graph
-    classes = _output_classes(models[0], levels[0])
+    dimensions = first.output[0].type.tensor_type.shape.dim
+    if len(dimensions) != 2 or not (classes := int(dimensions[1].dim_value)):
+        raise InputError(f"{levels[0]}: {OUTPUT_NAME} is not of shape (batch, classes)")
     is_only = len(models) == 2
-    nodes, weights = _answering(first, 0, router, is_only=is_only)
-    logits, answered, upcoming = level_name(0, OUTPUT_NAME), _answered(0), next_name(0)
+    nodes, weights = _answering(first, 0, router.nodes(0, is_only=is_only))
+    found = _found(0)  # names of the logits so far, the level that gave them, and the one to run next
     for level, model in enumerate(models[1:], 1):
         is_last = level + 1 == len(models)
         name = f"at_{level}"
         outputs = [OUTPUT_NAME, LEVEL_NAME] if is_last else [f"{name}_logits", f"{name}_level", f"{name}_next"]
-        passed_on = [logits, answered, *([] if is_last else [upcoming])]
+        decision: GraphPart = ([], []) if is_last else router.nodes(level, is_only=False)
+        passed = [f"pass_{level}_{place}" for place in range(len(outputs))]
+        passing = [helper.make_node("Identity", [value], [to]) for value, to in zip(found, passed, strict=False)]
         runs = level_name(0, GOES_ON) if is_only else f"{name}_runs"
         if not is_only:
             weights.append(numpy_helper.from_array(np.array(level, np.int64), f"{name}_number"))
-            nodes.append(helper.make_node("Equal", [upcoming, f"{name}_number"], [runs]))
+            nodes.append(helper.make_node("Equal", [found[-1], f"{name}_number"], [runs]))
+        ran = _found(level)[: len(outputs)]
         nodes.append(
             helper.make_node(
                 "If",
                 [runs],
                 outputs,
                 name=name,
-                then_branch=_running(model.graph, level, router, classes=classes, is_last=is_last),
-                else_branch=_passing(passed_on, level, classes=classes),
+                then_branch=_branch(f"run_{level}", _answering(model.graph, level, decision), ran, classes),
+                else_branch=_branch(f"pass_{level}", (passing, []), passed, classes),
             )
         )
-        logits, answered = outputs[:2]
-        upcoming = outputs[-1]
-    weights.append(numpy_helper.from_array(np.array([router.default_price], np.float32), PRICE_NAME))
+        found = outputs
+    weights.append(numpy_helper.from_array(np.array([router.price], np.float32), PRICE_NAME))
     image = copy.deepcopy(first.input[0])
     image.type.tensor_type.shape.dim[0].Clear()
     image.type.tensor_type.shape.dim[0].dim_value = 1
@@ -112,42 +120,15 @@ def export_adaptive(
     joined = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     known = {entry.key: entry.value for entry in models[-1].metadata_props}
     known |= {LEVELS_KEY: str(len(models)), "max_price": str(router.max_price)}
-    helper.set_model_props(joined, known | ({CALIBRATION_KEY: as_text(calibration)} if calibration else {}))
+    helper.set_model_props(joined, known | ({CALIBRATION.name: CALIBRATION.text(calibration)} if calibration else {}))
     onnx.checker.check_model(joined, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save(joined, str(temporary))
 
 
-def load_model(file: Path) -> onnx.ModelProto:
-    """Raises `InputError` if there is no such file, or it is no ONNX model."""
-    try:
-        return onnx.load(str(file))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except Exception as error:  # the reader raises almost anything on broken bytes
-        raise InputError(f"{file}: not an ONNX model ({error})") from None
-
-
-def _level_model(file: Path) -> onnx.ModelProto:
-    model = load_model(file)
-    names = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
-    if names != ([INPUT_NAME], [OUTPUT_NAME]):
-        raise InputError(f"{file}: has inputs and outputs {names}; a level has {INPUT_NAME} and {OUTPUT_NAME}")
-    return model
-
-
-def _output_classes(model: onnx.ModelProto, file: Path) -> int:
-    dimensions = model.graph.output[0].type.tensor_type.shape.dim
-    if len(dimensions) != 2 or not dimensions[1].dim_value:
-        raise InputError(f"{file}: {OUTPUT_NAME} is not of shape (batch, classes)")
-    return int(dimensions[1].dim_value)
-
-
-def _answering(
-    graph: onnx.GraphProto, level: int, router: RouterNodes, *, is_only: bool = False, is_last: bool = False
-) -> GraphPart:
+def _answering(graph: onnx.GraphProto, level: int, decision: GraphPart) -> GraphPart:
     """A level, all names its own but those of the input and of weights that are stored once; then its number, and what
-    the router makes of its answer, if there is a larger level."""
+    the router makes of its answer."""
 
     def renamed(name: str) -> str:
         is_common = name in ("", INPUT_NAME) or name.startswith(SHARED)
@@ -161,28 +142,14 @@ def _answering(
     for weight in own.initializer:
         weight.name = renamed(weight.name)
     number = numpy_helper.from_array(np.array([level], np.int64))
-    constant = helper.make_node("Constant", [], [_answered(level)], value=number)
-    decision, more = ([], []) if is_last else router.nodes(level, is_only=is_only)
-    return [*own.node, constant, *decision], [*own.initializer, *more]
+    constant = helper.make_node("Constant", [], [_found(level)[1]], value=number)
+    return [*own.node, constant, *decision[0]], [*own.initializer, *decision[1]]
 
 
-def _running(
-    graph: onnx.GraphProto, level: int, router: RouterNodes, *, classes: int, is_last: bool
-) -> onnx.GraphProto:
-    """The branch that runs a level, and asks the router if there is a larger one."""
-    nodes, weights = _answering(graph, level, router, is_last=is_last)
-    outputs = [_logits_info(level_name(level, OUTPUT_NAME), classes), _number_info(_answered(level))]
-    if not is_last:
-        outputs.append(_number_info(next_name(level)))
-    return helper.make_graph(nodes, f"run_{level}", [], outputs, initializer=weights)
-
-
-def _passing(values: Sequence[str], level: int, *, classes: int) -> onnx.GraphProto:
-    """The branch that leaves things as they are."""
-    names = [f"pass_{level}_{place}" for place in range(len(values))]
-    nodes = [helper.make_node("Identity", [value], [name]) for value, name in zip(values, names, strict=True)]
-    infos = [_logits_info(names[0], classes), *map(_number_info, names[1:])]
-    return helper.make_graph(nodes, f"pass_{level}", [], infos)
+def _branch(name: str, part: GraphPart, outputs: Sequence[str], classes: int) -> onnx.GraphProto:
+    """One side of an `If`, whose `outputs` are logits and numbers."""
+    infos = [_logits_info(outputs[0], classes), *map(_number_info, outputs[1:])]
+    return helper.make_graph(part[0], name, [], infos, initializer=part[1])
 
 
 def _logits_info(name: str, classes: int) -> ValueInfoProto:
@@ -203,5 +170,6 @@ def next_name(level: int) -> str:
     return level_name(level, NEXT)
 
 
-def _answered(level: int) -> str:
-    return level_name(level, "answered")
+def _found(level: int) -> list[str]:
+    """The logits of a level, its number, and what its router decides."""
+    return [level_name(level, OUTPUT_NAME), level_name(level, "answered"), next_name(level)]

@@ -1,16 +1,17 @@
 """An adaptive file on real images, one at a time as a service gets them, in turn with the original's file."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoprune.adaptive.file.export import LEVEL_NAME, RouterNodes, export_adaptive
+from autoprune.adaptive.figures.schema import RouterName
+from autoprune.adaptive.file.export import LEVEL_NAME, PricedRouter, export_adaptive
 from autoprune.data import DataInfo, ImageSplit, normalise
 from autoprune.errors import AutopruneError, InputError
 from autoprune.export.onnx_file import INPUT_NAME, ONNX_RUNTIME, OUTPUT_NAME
@@ -23,8 +24,6 @@ WARM_UP_IMAGES = 50
 REPEATS = 3  # of each call, of which the median counts: one call may be interrupted
 CHUNK = 500
 DECISION_IMAGES = 300
-
-AnyName = TypeVar("AnyName", bound=str)
 
 
 @dataclass(frozen=True)
@@ -111,8 +110,8 @@ def _check_finite(files: Sequence[Path], logits: NDArray[np.float32], first: int
 
 
 def measured_decision_ms(
-    levels: Sequence[Path], routers: Mapping[AnyName, RouterNodes], split: ImageSplit, info: DataInfo, *, threads: int
-) -> dict[AnyName, float]:
+    levels: Sequence[Path], routers: Sequence[PricedRouter], split: ImageSplit, info: DataInfo, *, threads: int
+) -> dict[RouterName, float]:
     """What one decision costs: a file with the router beside the smallest level's, for images that it stops at.
 
     A median over the first images of `split`; 0 for a router that never stops.
@@ -120,12 +119,12 @@ def measured_decision_ms(
     shown = split.select(torch.arange(min(len(split), DECISION_IMAGES)))
     with scratch_folder() as folder:
         files = [folder / f"{number}.onnx" for number in range(len(routers))]
-        for file, nodes in zip(files, routers.values(), strict=True):
-            export_adaptive(levels, nodes, file)
+        for file, router in zip(files, routers, strict=True):
+            export_adaptive(levels, router, file)
         smallest, *routed = measure_by_image([levels[0], *files], shown, info, threads=threads)
     found = {}
-    for name, times in zip(routers, routed, strict=True):
+    for router, times in zip(routers, routed, strict=True):
         stopped = times.levels == 0
         more_ms = (times.latency_ms - smallest.latency_ms)[stopped]
-        found[name] = max(0.0, float(np.median(more_ms))) if stopped.any() else 0.0
+        found[router.name] = max(0.0, float(np.median(more_ms))) if stopped.any() else 0.0
     return found

@@ -41,8 +41,8 @@ class AdaptiveAnswers:
     logits: NDArray[np.float32]  # (N, classes)
     levels: NDArray[np.int64]  # (N,) the level that answered
     by_level: NDArray[np.int64]  # (levels, N) the class that each level gave, -1 where it did not run
-    session: object = field(default=None, repr=False, compare=False)  # a mark of the session that gave them
-    learned: NDArray[np.bool_] | None = field(default=None, repr=False, compare=False)  # (N,) whose labels it has had
+    session: object = field(repr=False, compare=False)  # a mark of the session that gave them
+    learned: NDArray[np.bool_] = field(repr=False, compare=False)  # (N,) whose labels it has had
 
 
 @dataclass(frozen=True)
@@ -138,42 +138,40 @@ class AdaptiveSession:
         """
         self._check(images)
         started = time.perf_counter()
-        prices = self._price / np.array(self._worth)
-        chunks = [self._answer(images[at : at + self._chunk], prices) for at in range(0, len(images), self._chunk)]
+        prices, count = self._price / np.array(self._worth), len(images)
         answers = AdaptiveAnswers(
-            np.concatenate([chunk.logits for chunk in chunks]),
-            np.concatenate([chunk.levels for chunk in chunks]),
-            np.concatenate([chunk.by_level for chunk in chunks], axis=1),
+            np.zeros((count, self._classes), dtype=np.float32),
+            np.zeros(count, dtype=np.int64),
+            np.full((self.levels, count), NONE, dtype=np.int64),
             self._mark,
-            np.zeros(len(images), dtype=bool),
+            np.zeros(count, dtype=bool),
         )
+        for first in range(0, count, self._chunk):
+            self._answer(images[first : first + self._chunk], first, prices, answers)
         seconds = time.perf_counter() - started
         with self._lock:
             self._answered += np.bincount(answers.levels, minlength=self.levels)
             self._ran += (answers.by_level >= 0).sum(1)
             self._seconds += seconds
             if self._latency_budget_ms is not None:
-                self._price = self._next_price(1000 * seconds / len(images), len(images))
+                self._price = self._next_price(1000 * seconds / count, count)
         return answers
 
-    def _answer(self, images: Images, prices: NDArray[np.float64]) -> AdaptiveAnswers:
-        """A chunk: all of it through the smallest level, then those that go on through larger ones."""
+    def _answer(self, images: Images, first: int, prices: NDArray[np.float64], answers: AdaptiveAnswers) -> None:
+        """A chunk, from the image `first` on: all of it through the smallest level, then those that go on through
+        larger ones; it goes into `answers`."""
         upcoming = np.zeros(len(images), dtype=np.int64)  # the level that each image runs next
-        levels = np.zeros(len(images), dtype=np.int64)
-        by_level = np.full((self.levels, len(images)), NONE, dtype=np.int64)
-        logits = np.zeros((len(images), self._classes), dtype=np.float32)
         for level in range(self.levels):
             here = np.flatnonzero(upcoming == level)
             if not len(here):
                 continue
             found = self._run_level(level, images if len(here) == len(images) else images[here], prices[level])
-            logits[here], levels[here] = found[0], level
-            by_level[level, here] = found[0].argmax(1)
+            answers.logits[first + here], answers.levels[first + here] = found[0], level
+            answers.by_level[level, first + here] = found[0].argmax(1)
             if level + 1 < self.levels:
                 is_flag = found[1].dtype == bool  # whether to go on; else the number of the level to run
                 asked = level + found[1].reshape(-1) if is_flag else np.minimum(found[1], self.levels - 1)
                 upcoming[here] = np.where(asked > level, asked, NONE)
-        return AdaptiveAnswers(logits, levels, by_level)
 
     def _run_level(self, level: int, images: Images, price: float) -> list[Any]:
         """Its logits and, unless it is the largest, what to do."""
@@ -205,7 +203,7 @@ class AdaptiveSession:
         """
         if self._calibration is None:
             raise InputError(f"{self._path}: says nothing of its levels' calibration; export it again to learn")
-        if not isinstance(answers, AdaptiveAnswers) or answers.session is not self._mark or answers.learned is None:
+        if not isinstance(answers, AdaptiveAnswers) or answers.session is not self._mark:
             raise InputError("answers: must be what `run` of this session gave")
         try:
             labels = np.asarray(labels)

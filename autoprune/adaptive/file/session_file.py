@@ -9,17 +9,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from autoprune.adaptive.file.export import (
-    CALIBRATION_KEY,
     GOES_ON,
     LEVEL_NAME,
     LEVELS_KEY,
     PRICE_NAME,
     level_name,
-    load_model,
     next_name,
 )
 from autoprune.adaptive.levels.shared_weights import SHARED
-from autoprune.adaptive.routing.calibration import OnlineCalibration, of_text
+from autoprune.adaptive.routing.calibration import CALIBRATION, OnlineCalibration
 from autoprune.errors import InputError
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
 from autoprune.foundation.bounds import real_number, shown, whole_number
@@ -65,13 +63,18 @@ def read_session_file(path: Path) -> SessionFile:
     except (ValueError, TypeError, IndexError, StopIteration) as error:
         raise InputError(f"{path}: no adaptive model as this version writes them ({error!r}); {MAKE_ONE}") from None
     price = real_number(f"{path}: its default price", price, least=0, most=LARGEST_PRICE)
-    calibration = _calibration(known.get(CALIBRATION_KEY), levels, path)
+    calibration = _calibration(known.get(CALIBRATION.name), levels, path)
     pixels = _pixels(known, shape[0], path)
     return SessionFile(tuple(parts), shape, classes, max_price, price, calibration, pixels)
 
 
 def _loaded(path: Path) -> onnx.ModelProto:
-    model = load_model(path)
+    try:
+        model = onnx.load(str(path))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except Exception as error:  # the reader raises almost anything on broken bytes
+        raise InputError(f"{path}: not an ONNX model ({error})") from None
     known = {entry.key for entry in model.metadata_props}
     if not {LEVELS_KEY, MAX_PRICE_KEY} <= known or LEVEL_NAME not in {value.name for value in model.graph.output}:
         raise InputError(f"{path}: no adaptive model; {MAKE_ONE}")
@@ -82,8 +85,8 @@ def _calibration(text: str | None, levels: int, path: Path) -> OnlineCalibration
     if text is None:
         return None
     try:
-        expected = of_text(text)
-    except (ValueError, RecursionError) as error:
+        expected = CALIBRATION.read(text)
+    except ValueError as error:
         raise InputError(f"{path}: its calibration cannot be read ({error})") from None
     if len(expected) != levels:
         raise InputError(f"{path}: has the calibration of {len(expected)} levels and holds {levels}")

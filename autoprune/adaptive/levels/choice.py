@@ -15,43 +15,52 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter
 from torch import nn
 
-from autoprune.adaptive.levels.shared_weights import Cuts
 from autoprune.adaptive.levels.training import Levels, train_levels
 from autoprune.adaptive.routing.mixture import LEAST_LEVELS, Mixture, mixtures
 from autoprune.adaptive.routing.routing import LevelAnswers, joined
 from autoprune.adaptive.routing.trust import fitted_trust
-from autoprune.config import AugmentConfig, RunConfig, TargetConfig
+from autoprune.config import AugmentConfig, TargetConfig
 from autoprune.data import ImageSplit, normalise, views
 from autoprune.errors import TargetError
-from autoprune.foundation.progress import bar, say
+from autoprune.foundation.progress import bar, begin, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.policies.heuristics import nested
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import Limit, SearchProblem
-from autoprune.space.policy import AdaptivePolicy, PruningPolicy, check_nested, is_nested
+from autoprune.space.policy import PruningPolicy, check_nested, is_nested
 from autoprune.steps.choice import searched
 from autoprune.steps.context import Context
 from autoprune.steps.finetune import repaired_cut
 from autoprune.store.kept import Kept, KeptPolicy
-from autoprune.store.trials import TrialStore
 from autoprune.training.onnx_answers import OnnxAnswers
 from autoprune.training.scores import EVALUATION_BATCH
 
 LEVELS = Kept("levels", TypeAdapter(Annotated[tuple[KeptPolicy, ...], Field(min_length=1)]))
 MIXTURES = Kept("mixtures", TypeAdapter(Annotated[tuple[Mixture, ...], Field(min_length=1)]))
+SEARCHING_LEVELS, TRAINING_LEVELS = "searching levels", "training levels"
 RECALIBRATION_IMAGES = 2048
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """Levels to choose from, and under which of `adaptive.max_ratios` each was found."""
+class PrunedModel:
+    """A run's static model, fine-tuned already: measured beside the levels, and one of them where it fits."""
 
-    policy: AdaptivePolicy
+    policy: PruningPolicy
+    model: nn.Module
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Levels to choose from, the smallest first, and under which of `adaptive.max_ratios` each was found."""
+
+    policies: tuple[PruningPolicy, ...]
     max_ratios: tuple[float, ...]
-    pruned: PruningPolicy | None = None  # the one of them that is trained already, as a run's pruned model
+    ready: Mapping[PruningPolicy, nn.Module]  # the largest ones, which are trained already
 
     @classmethod
-    def of(cls, max_ratios: Sequence[float], found: Sequence[PruningPolicy]) -> "Candidates":
+    def of(
+        cls, max_ratios: Sequence[float], found: Sequence[PruningPolicy], ready: Mapping[PruningPolicy, nn.Module]
+    ) -> "Candidates":
         """The policies found under ascending ratios; one that two ratios found is one level, the smaller ratio's.
 
         Raises `TargetError` if only one is left.
@@ -63,40 +72,49 @@ class Candidates:
                 f"adaptive.max_ratios: the searches under {asked} of the latency "
                 "found one and the same policy; ask for shares further apart, or for 1.0 too, which is the original"
             )
-        return cls(AdaptivePolicy(tuple(found[place] for place in distinct)), tuple(max_ratios[p] for p in distinct))
-
-    def chosen(self, mixture: Mixture) -> AdaptivePolicy:
-        return AdaptivePolicy(tuple(self.policy.levels[place] for place in mixture.levels))
+        return cls(tuple(found[place] for place in distinct), tuple(max_ratios[place] for place in distinct), ready)
 
 
 @dataclass(frozen=True)
-class LevelModels:
-    """The levels as models of their own, in evaluation mode, the smallest first."""
+class ChosenLevels:
+    """The levels of an adaptive model, the smallest first, and what they were chosen from."""
 
-    models: tuple[nn.Module, ...]
-    cuts: tuple[Cuts, ...]  # of the first ones, which share weights: what each keeps of the last of these
-
-    def of(self, places: Sequence[int]) -> "LevelModels":
-        """Some of them, in ascending order; of those that share weights the last one has to be among them."""
-        shared = [place for place in places if place < len(self.cuts)]
-        return LevelModels(tuple(self.models[p] for p in places), tuple(self.cuts[p] for p in shared))
+    policies: tuple[PruningPolicy, ...]
+    models: tuple[nn.Module, ...]  # in evaluation mode
+    sharing: int  # so many of the first ones were trained together and share their weights
+    candidate_ratios: tuple[float, ...] = ()  # of `adaptive.max_ratios`: those that `tried` chose from
+    tried: tuple[Mixture, ...] = ()
 
 
-Ready = Mapping[PruningPolicy, nn.Module]
-"""Levels that are not trained any more: the original, and a run's pruned model."""
-
-
-def check_level_limits(problem: SearchProblem, config: RunConfig, store: TrialStore) -> None:
+def check_level_limits(context: Context) -> None:
     """Raises `TargetError` if the smallest level of `adaptive.max_ratios` is below the floor."""
-    limits = _limits(problem, min(config.adaptive.max_ratios))
-    problem.within(limits, store=store, known=())
+    problem = context.prepared.problem
+    problem.within(_limits(problem, min(context.config.adaptive.max_ratios)), store=context.store, known=())
 
 
-def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -> Candidates:
+def chosen_levels(context: Context, pruned: PrunedModel | None) -> ChosenLevels:
+    """Searched, trained, and the best mixture of them kept; one that was stopped goes on."""
+    begin(SEARCHING_LEVELS)
+    candidates = candidate_levels(context, pruned)
+    begin(TRAINING_LEVELS)
+    tried = mixtures_tried(context, candidates)
+    places = tried[0].levels if tried else range(len(candidates.policies))
+    policies = tuple(candidates.policies[place] for place in places)
+    epochs = context.config.adaptive.epochs or context.config.finetune.epochs
+    models = trained_levels(context, policies, candidates.ready, epochs=epochs, name="levels")
+    if not tried and len(policies) > LEAST_LEVELS:  # there was but one to train, and now they can be chosen
+        tried = mixtures_of(context, candidates, models)
+        policies = tuple(policies[place] for place in tried[0].levels)
+        models = tuple(models[place] for place in tried[0].levels)
+    sharing = sum(policy not in candidates.ready for policy in policies)
+    return ChosenLevels(policies, models, sharing, candidates.max_ratios, tried)
+
+
+def candidate_levels(context: Context, pruned: PrunedModel | None = None) -> Candidates:
     """A policy under each of `adaptive.max_ratios`, searched from the largest on, each within the one above it.
 
-    `pruned`, a policy that is trained already, is one more of them if all smaller ones are cuts of it. Where there is a
-    policy above that did well, a search starts from it, and takes fewer evaluations.
+    `pruned` is one more of them if all smaller ones are cuts of it. Where there is a policy above that did well, a
+    search starts from it, and takes fewer evaluations.
 
     Agents of these searches are not kept: `agent/` is that of the run's own target. Raises `TargetError` if all of them
     find the same policy.
@@ -104,7 +122,7 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
     config, prepared, store = context.config, context.prepared, context.store
     ratios = config.adaptive.max_ratios
     problem, full = prepared.problem, prepared.elastic.full_policy
-    above = pruned if pruned is not None and _may_be_a_level(problem, pruned, ratios) else None
+    above = pruned.policy if pruned is not None and _may_be_a_level(problem, pruned.policy, ratios) else None
     known = tuple(problem.pruning_of(policy) for policy in problem.known)
     stored = store.kept(LEVELS, lambda levels: _check_levels(levels, problem, len(ratios)))
     found = [] if stored is None else list(stored)
@@ -125,35 +143,37 @@ def candidate_levels(context: Context, *, pruned: PruningPolicy | None = None) -
             within = within or (found[0] if found else None)
             found.insert(0, best if within is None else _nested(part, best, within))
         store.keep(LEVELS, tuple(found))
+    ready = {full: prepared.elastic.original}
     place = sum(ratio < 1.0 for ratio in ratios)
-    if above is None or (place and not is_nested(found[place - 1], above)):
-        return Candidates.of(ratios, found)
-    with_it = Candidates.of(
-        (*ratios[:place], _share(problem, above), *ratios[place:]), (*found[:place], above, *found[place:])
+    if pruned is None or above is None or (place and not is_nested(found[place - 1], above)):
+        return Candidates.of(ratios, found, ready)
+    return Candidates.of(
+        (*ratios[:place], _share(problem, above), *ratios[place:]),
+        (*found[:place], above, *found[place:]),
+        ready | {above: pruned.model},
     )
-    return replace(with_it, pruned=above)
 
 
-def mixtures_tried(context: Context, candidates: Candidates, ready: Ready) -> tuple[Mixture, ...]:
+def mixtures_tried(context: Context, candidates: Candidates) -> tuple[Mixture, ...]:
     """The mixtures of `candidates`, the best first, once all are trained for a moment; none, and nothing is trained,
     where at most one of them is to be trained anyway, or there are but two."""
-    levels = candidates.policy.levels
-    if len(levels) == LEAST_LEVELS or sum(level not in ready for level in levels) < 2:
+    policies = candidates.policies
+    if len(policies) == LEAST_LEVELS or sum(policy not in candidates.ready for policy in policies) < 2:
         return ()
 
     def tried() -> tuple[Mixture, ...]:
         epochs = context.config.adaptive.trial_epochs
-        models = trained_levels(context, candidates.policy, ready, epochs=epochs, name="trial of levels")
+        models = trained_levels(context, policies, candidates.ready, epochs=epochs, name="trial of levels")
         return mixtures_of(context, candidates, models)
 
-    return context.store.once(MIXTURES, tried, lambda kept: _check_mixtures(kept, len(levels)))
+    return context.store.once(MIXTURES, tried, lambda kept: _check_mixtures(kept, len(policies)))
 
 
-def mixtures_of(context: Context, candidates: Candidates, models: LevelModels) -> tuple[Mixture, ...]:
+def mixtures_of(context: Context, candidates: Candidates, models: Sequence[nn.Module]) -> tuple[Mixture, ...]:
     """All mixtures of levels, the best first, as their models answer to the search split."""
     config, prepared = context.config, context.prepared
-    latencies = [prepared.problem.cost_of(level).predicted_latency_ms for level in candidates.policy.levels]
-    answers = Answering(models.models, prepared).to(prepared.data.search, latencies)
+    latencies = [prepared.problem.cost_of(policy).predicted_latency_ms for policy in candidates.policies]
+    answers = Answering(models, prepared).to(prepared.data.search, latencies)
     tried = mixtures(
         replace(answers, trust=fitted_trust(answers)),
         most_levels=config.adaptive.max_levels,
@@ -164,15 +184,22 @@ def mixtures_of(context: Context, candidates: Candidates, models: LevelModels) -
     return tried
 
 
-def trained_levels(context: Context, policy: AdaptivePolicy, ready: Ready, *, epochs: int, name: str) -> LevelModels:
-    """Levels trained together as `finetune` says but for its epochs, taught by the original; those that are `ready`,
-    the largest ones, stay as they are. A stopped training goes on."""
+def trained_levels(
+    context: Context,
+    policies: Sequence[PruningPolicy],
+    ready: Mapping[PruningPolicy, nn.Module],
+    *,
+    epochs: int,
+    name: str,
+) -> tuple[nn.Module, ...]:
+    """Models of the levels, which are trained together as `finetune` says but for its epochs, taught by the original;
+    those that are `ready`, the largest ones, stay as they are. A stopped training goes on."""
     config, prepared = context.config, context.prepared
-    wanted = [level for level in policy.levels if level not in ready]
-    finished = tuple(ready[level] for level in policy.levels if level in ready)
-    assert policy.levels[: len(wanted)] == tuple(wanted), "a level that is trained is larger than one that is not"
+    wanted = [policy for policy in policies if policy not in ready]
+    finished = tuple(ready[policy] for policy in policies if policy in ready)
+    assert [*policies[: len(wanted)]] == wanted, "a level that is trained is larger than one that is not"
     if not wanted:
-        return LevelModels(finished, ())
+        return finished
     elastic = repaired_cut(prepared.elastic, wanted[-1], prepared, repairs=config.search.repair)
     levels = Levels(elastic, wanted)
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
@@ -189,7 +216,7 @@ def trained_levels(context: Context, policy: AdaptivePolicy, ready: Ready, *, ep
         state_path=context.run_dir.state / f"{name.replace(' ', '-')}.pt",
         on_epoch=lambda log: context.logger.epoch(name, log),
     )
-    return LevelModels((*(trained.extracted(level) for level in range(len(trained))), *finished), trained.layer_cuts)
+    return (*(trained.extracted(level) for level in range(len(trained))), *finished)
 
 
 class Answering:
@@ -203,7 +230,7 @@ class Answering:
         """What they answer to images as they are; `latency_ms` is each level's, for one."""
         answered = {model: self._probabilities(answers, split) for model, answers in self._answers.items()}
         levels = np.stack([answered[model] for model in self._models])
-        return LevelAnswers(levels, split.labels.numpy(), tuple(latency_ms), teacher=answered[self._original])
+        return LevelAnswers(levels, split.labels.numpy(), answered[self._original], tuple(latency_ms))
 
     def to_views(self, split: ImageSplit, augmentation: AugmentConfig, latency_ms: Sequence[float]) -> LevelAnswers:
         """What they answer to all views of the images, one view after the other.

@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from autoprune.adaptive.levels.choice import LevelModels
-from autoprune.adaptive.levels.shared_weights import layer_cuts
+from autoprune.adaptive.levels.choice import ChosenLevels
 from autoprune.adaptive.report.page import read_adaptive
 from autoprune.config import RunConfig, check_adaptive_runtime
 from autoprune.config.file import load_config
@@ -11,12 +10,12 @@ from autoprune.errors import ConfigError
 from autoprune.foundation.paths import user_path
 from autoprune.pruning.structure import STRUCTURE_FILE, load_pruned, save_pruned
 from autoprune.search.prepare import Prepared
-from autoprune.space.policy import AdaptivePolicy, PruningPolicy
+from autoprune.space.policy import PruningPolicy, check_nested
 from autoprune.steps.subject import Subject
 from autoprune.store.run_dir import RunDir
 
 
-def keep_levels(run_dir: RunDir, levels: LevelModels, subject: Subject, *, original: nn.Module) -> None:
+def keep_levels(run_dir: RunDir, levels: ChosenLevels, subject: Subject, *, original: nn.Module) -> None:
     """Write each level as a pruned model of its own, but for the original."""
     for place, model in enumerate(levels.models):
         if model is not original:
@@ -41,15 +40,18 @@ def check_earlier_levels(config: RunConfig) -> None:
             raise ConfigError(f"adaptive.levels_from: {start}: the run there has another {section}; choose its own")
 
 
-def earlier_levels(start: str, prepared: Prepared) -> tuple[AdaptivePolicy, LevelModels]:
+def earlier_levels(start: str, prepared: Prepared) -> ChosenLevels:
     """The levels of the run in `start`. `ConfigError` if they are no cuts of this model."""
     earlier, elastic = RunDir(user_path(start, field="adaptive.levels_from")), prepared.elastic
     found = read_adaptive(earlier).levels
-    policy = AdaptivePolicy(tuple(PruningPolicy.of(level.channels) for level in found))
-    if any(level.as_dict().keys() != elastic.full_policy.as_dict().keys() for level in policy.levels):
+    policies = tuple(PruningPolicy.of(level.channels) for level in found)
+    if any(policy.as_dict().keys() != elastic.full_policy.as_dict().keys() for policy in policies):
         raise ConfigError(f"adaptive.levels_from: {start}: holds no levels of a model with these groups")
-    trained = [place for place, level in enumerate(found) if not level.is_original]
-    models = [load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy)) for place in trained]
-    original = (elastic.original,) * (len(found) - len(trained))
-    sharing = [level for place, level in enumerate(policy.levels) if place in trained and not found[place].is_pruned]
-    return policy, LevelModels((*models, *original), layer_cuts(elastic, sharing) if sharing else ())
+    check_nested(policies)
+    models = tuple(
+        elastic.original
+        if level.is_original
+        else load_pruned(earlier.level(place), architecture=elastic.cut(elastic.full_policy))
+        for place, level in enumerate(found)
+    )
+    return ChosenLevels(policies, models, sharing=sum(not (level.is_original or level.is_pruned) for level in found))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor
 
-from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.elastic import SIDES, ElasticModel
 from autoprune.pruning.layers import Axis
 from autoprune.space.policy import PruningPolicy
 
@@ -25,41 +25,18 @@ ROUNDING = 1e-7  # of a factor that is one
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 Floats = NDArray[np.float32]
-Places = NDArray[np.int32]
+Cut = Mapping[tuple[str, Axis], Tensor]
+"""Places of a level's channels among those of the largest level, ascending, by layer and side; sides that lose nothing
+may be left out."""
 
 
-@dataclass(frozen=True)
-class LayerCut:
-    """Places of a level's channels among those of the same layer in the largest level, ascending."""
-
-    outputs: Places
-    inputs: Places
+def cuts_of_largest(elastic: ElasticModel, levels: Sequence[PruningPolicy]) -> list[Cut]:
+    """For each of nested `levels` what it keeps of the largest one, the last."""
+    largest = elastic.narrow(levels[-1])
+    return [largest.kept_channels(level) for level in levels]
 
 
-Cuts = Mapping[str, LayerCut]
-"""By the layer's name; layers that lose nothing in any level may be left out."""
-
-
-def layer_cuts(elastic: ElasticModel, levels: Sequence[PruningPolicy]) -> tuple[Cuts, ...]:
-    """For each of nested `levels` what it keeps of each layer of the largest one, the last."""
-    kept = [elastic.kept_channels(level) for level in levels]
-    largest = kept[-1]
-    layers = {name: elastic.original.get_submodule(name) for name, axis in largest if not axis.startswith("dim")}
-    weights = {name: layer.weight for name, layer in layers.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
-
-    def places(level: int, name: str, axis: Axis) -> Places:
-        is_cut = (name, axis) in largest and not (axis == "in" and getattr(layers[name], "groups", 1) > 1)
-        if not is_cut:
-            return np.arange(weights[name].shape[0 if axis == "out" else 1], dtype=np.int32)
-        return np.searchsorted(largest[name, axis].numpy(), kept[level][name, axis].numpy()).astype(np.int32)
-
-    return tuple(
-        {name: LayerCut(places(level, name, "out"), places(level, name, "in")) for name in weights}
-        for level in range(len(levels))
-    )
-
-
-def share_weights(models: Sequence[ModelProto], cuts: Sequence[Cuts]) -> list[TensorProto]:
+def share_weights(models: Sequence[ModelProto], cuts: Sequence[Cut]) -> list[TensorProto]:
     """Let `models`, in place, take their weights from those of the largest, the last one; the weights to store once.
 
     The models read them by names that begin with `shared.`. A weight stays where it is if it is not, to rounding, a
@@ -74,10 +51,7 @@ def share_weights(models: Sequence[ModelProto], cuts: Sequence[Cuts]) -> list[Te
         shared = TensorProto()
         shared.CopyFrom(whole)
         shared.name = SHARED + whole.name
-        takings = [
-            _taking(model.graph, node.name, shared, own_cuts.get(layer_name(node.name)))
-            for model, own_cuts in zip(models, cuts, strict=True)
-        ]
+        takings = [_taking(model.graph, node.name, shared, cut) for model, cut in zip(models, cuts, strict=True)]
         possible = [taking for taking in takings if taking is not None]
         if takings[-1] is not None and sum(taking.saved_bytes for taking in possible) > shared.ByteSize():
             for taking in possible:
@@ -120,21 +94,24 @@ class _Taking:
         self.graph.initializer.extend(self.constants)
 
 
-def _taking(graph: GraphProto, reader_name: str, shared: TensorProto, cut: LayerCut | None) -> _Taking | None:
+def _taking(graph: GraphProto, reader_name: str, shared: TensorProto, cut: Cut) -> _Taking | None:
     """For the node of that name, if it is there, nothing else reads its weight, and the weight can be taken."""
     reader = next((node for node in graph.node if node.name == reader_name), None)
     own = None if reader is None else next((one for one in graph.initializer if one.name == reader.input[1]), None)
     if reader is None or own is None or sum(own.name in node.input for node in graph.node) > 1:
         return None
     whole = numpy_helper.to_array(shared)
-    outputs, inputs = (np.arange(size, dtype=np.int32) for size in whole.shape[:2])
-    cut = cut or LayerCut(outputs, inputs)
-    factors = factors_between(whole[cut.outputs][:, cut.inputs], numpy_helper.to_array(own))
+    layer = layer_name(reader_name)
+    outputs, inputs = (
+        np.asarray(cut.get((layer, side), range(size)), dtype=np.int32)
+        for side, size in zip(SIDES, whole.shape[:2], strict=True)
+    )
+    factors = factors_between(whole[outputs][:, inputs], numpy_helper.to_array(own))
     if factors is None:
         return None
-    steps: list[tuple[str, NDArray[np.int32] | Floats, int | None]] = [("Gather", cut.outputs, 0)]
-    if len(cut.inputs) < len(inputs):
-        steps.append(("Gather", cut.inputs, 1))
+    steps: list[tuple[str, NDArray[np.int32] | Floats, int | None]] = [("Gather", outputs, 0)]
+    if len(inputs) < whole.shape[1]:
+        steps.append(("Gather", inputs, 1))
     if (factors != 1.0).any():
         steps.append(("Mul", factors.reshape(-1, *[1] * (whole.ndim - 1)), None))
     nodes, constants, taken = [], [], shared.name

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from autoprune.adaptive.levels.shared_weights import Cuts, layer_cuts
 from autoprune.compute.compute import HERE, Compute
 from autoprune.config import FinetuneConfig
 from autoprune.data import ImageSplit, SearchData
@@ -68,11 +67,6 @@ class Levels(nn.Module):
                 model.get_parameter(name).copy_(tensor)
         model.eval()
         return model.requires_grad_(True)
-
-    @property
-    def layer_cuts(self) -> tuple[Cuts, ...]:
-        """What each level keeps of the layers of the largest one."""
-        return layer_cuts(self._elastic, self.policies)
 
     def recalibrate(self, images: Tensor, compute: Compute = HERE) -> None:
         """Give every level the BatchNorm statistics of `images` (N, C, H, W), in place."""

@@ -5,15 +5,15 @@ more often than its confidence says (Guo et al. 2017), so that it stops too soon
 errors right, or spoil more answers, so that it goes on in vain. Labels show both, against the search split.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter
 
 from autoprune.adaptive.routing.routing import LevelAnswers, Route
-from autoprune.foundation.bounds import shown
+from autoprune.store.kept import Kept
 
 MEMORY = 1000  # labels of a level after which an older one counts 1/e
 PRIOR = 300  # labels that what is known from the search split counts as
@@ -24,14 +24,20 @@ ROUNDING = 1e-6  # of a share that comes from float32 probabilities
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LevelCalibration:
+Share = Annotated[float, Field(ge=-ROUNDING, le=1.0 + ROUNDING)]
+
+
+class LevelCalibration(NamedTuple):
     """Of a level, each a share of the images (0..1) that it answers or hands on; 0 where there are none."""
 
-    error: float  # answered wrong
-    doubt: float  # of those it answers: 1 less its largest probability, the mean: how many it says are wrong
-    handed_error: float  # of those it hands on: it would have answered them wrong
-    handed_gain: float  # right in the end less right at this level; negative where larger levels do harm
+    error: Share  # answered wrong
+    doubt: Share  # of those it answers: 1 less its largest probability, the mean: how many it says are wrong
+    handed_error: Share  # of those it hands on: it would have answered them wrong
+    # Right in the end less right at this level; negative where larger levels do harm.
+    handed_gain: Annotated[float, Field(ge=-1.0, le=1.0)]
+
+
+CALIBRATION = Kept("calibration", TypeAdapter(tuple[LevelCalibration, ...]))  # in the metadata of a file
 
 
 def calibrations(route: Route, answers: LevelAnswers) -> tuple[LevelCalibration, ...]:
@@ -56,29 +62,11 @@ def _told(right: NDArray[np.bool_], route: Route, probabilities: NDArray[np.floa
     return np.stack([part.sum(1) for part in sums], 1).astype(float), np.stack([part.sum(1) for part in counts], 1)
 
 
-def as_text(found: Sequence[LevelCalibration]) -> str:
-    """JSON, for the metadata of a file."""
-    return json.dumps([astuple(one) for one in found])
-
-
-def of_text(text: str) -> tuple[LevelCalibration, ...]:
-    """Raises `ValueError` for a text that is not from `as_text`."""
-    raw = json.loads(text)
-    if not isinstance(raw, list):
-        raise ValueError("not a list of levels")
-    for one in raw:
-        if not (isinstance(one, list) and [type(value) for value in one] == [float] * 4):
-            raise ValueError(f"{shown(one)} are not the four shares of a level")
-        if not (all(-ROUNDING <= share <= 1.0 + ROUNDING for share in one[:3]) and -1.0 <= one[3] <= 1.0):
-            raise ValueError(f"{one} are not the four shares of a level: one is out of range")
-    return tuple(LevelCalibration(*one) for one in raw)
-
-
 class OnlineCalibration:
     """What going on is worth at each level, as labels that arrive one day tell it."""
 
     def __init__(self, expected: Sequence[LevelCalibration]) -> None:
-        self._expected = np.array([astuple(one) for one in expected])  # (levels, 4), in the order of the fields
+        self._expected = np.array(expected)  # (levels, 4), in the order of the fields
         self._sums = PRIOR * self._expected
         self._silent = np.zeros((len(self._expected), 4))  # labels of the level since the last one that told of a share
 

@@ -1,7 +1,6 @@
-"""The learned router: a Q-network of Stable-Baselines3's DQN, trained on what every level answers to some images."""
+"""Trains the learned router, a Q-network of Stable-Baselines3's DQN, on what every level answers to some images."""
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,11 @@ from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Logger
 from torch import nn
 
-from autoprune.adaptive.routing.environment import InputAdaptiveEnv
-from autoprune.adaptive.routing.routing import LevelAnswers, Router, figures_of, follow
-from autoprune.adaptive.routing.transition import RouterDynamics
-from autoprune.envs.router_observation import observe_answer, price_of, share_of
+from autoprune.adaptive.routing.environment import InputAdaptiveEnv, advance
+from autoprune.adaptive.routing.routers import LearnedRouter
+from autoprune.adaptive.routing.routing import LevelAnswers, figures_of, follow
+from autoprune.envs.router_observation import observe_answer, price_of
+from autoprune.foundation.progress import bar
 from autoprune.foundation.seeding import derive_seed, rng
 
 Array = NDArray[np.float32]
@@ -36,50 +36,20 @@ class RouterSettings:
     max_price: float = 1.0  # at which a run of the largest level is never worth its time
 
 
-@dataclass(frozen=True)
-class LearnedRouter:
-    """A multilayer perceptron with ReLU: observation to the value of each action. `layers` are (out, in), (out,)."""
-
-    layers: tuple[tuple[Array, Array], ...]
-    classes: int
-    levels: int
-    max_price: float
-
-    def values(self, observations: Array) -> Array:
-        """(n, fields) to (n, levels)."""
-        x = observations
-        for number, (weight, bias) in enumerate(self.layers, 1):
-            x = x @ weight.T + bias
-            if number < len(self.layers):
-                x = np.maximum(x, 0.0)
-        return x
-
-    def at_price(self, price: float) -> Router:
-        """The router that weighs time so: the price of a run of the largest level, in right answers."""
-
-        def route(level: int, probabilities: Array) -> NDArray[np.int64]:
-            share = np.full(len(probabilities), share_of(price, self.max_price), dtype=np.float32)
-            values = self.values(observe_answer(level, probabilities, share, levels=self.levels))
-            # Actions up to the level that ran all mean the same, to stop: the value of that level's stands for them.
-            return np.asarray(level + values[:, level:].argmax(1), dtype=np.int64)
-
-        return route
-
-
 def train_router(
     learnt: LevelAnswers,
     held_out: LevelAnswers,
     *,
     seed: int,
     settings: RouterSettings = RouterSettings(),
-    on_round: Callable[[int, float], None] | None = None,
 ) -> LearnedRouter:
     """Learn from the answers `learnt`; those `held_out` choose the state of the network that is kept.
 
-    Every decision about every image is replayed, so that no exploration is needed: a replay buffer holds what stopping
-    and going on lead to. `on_round` gets the round's number and the state's mean return on the images held out.
+    `learnt` may be of images that levels were trained on: there are many more of those, and what the router gains by
+    them is more than it loses by the levels' being surer of these. Every decision about every image is replayed, so
+    that no exploration is needed: a replay buffer holds what stopping and going on lead to.
     """
-    with torch.random.fork_rng(), contextlib.ExitStack() as kept:
+    with bar("router", settings.rounds) as progress, torch.random.fork_rng(), contextlib.ExitStack() as kept:
         kept.callback(np.random.set_state, np.random.get_state())  # the agent seeds the global generators
         env = InputAdaptiveEnv(learnt, max_price=settings.max_price)
         transitions = every_decision(learnt, settings, seed=seed)
@@ -109,15 +79,14 @@ def train_router(
         buffer.pos, buffer.full = 0, True
         classes = learnt.probabilities.shape[2]
         best, best_return = _router_of(agent, classes, settings), -np.inf
-        for number in range(1, settings.rounds + 1):
+        for _ in range(settings.rounds):
             agent.train(settings.steps, settings.batch_size)
             agent.q_net_target.load_state_dict(agent.q_net.state_dict())
             router = _router_of(agent, classes, settings)
             found = mean_return(router, held_out)
             if found > best_return:
                 best, best_return = router, found
-            if on_round is not None:
-                on_round(number, found)
+            progress.advance(1, f"return {found:.4f}")
     return best
 
 
@@ -147,7 +116,7 @@ def every_decision(answers: LevelAnswers, settings: RouterSettings, *, seed: int
 
     The same as stepping through `InputAdaptiveEnv`, all images at once.
     """
-    generator, dynamics = rng(seed, "router prices"), RouterDynamics(answers)
+    generator = rng(seed, "router prices")
     levels, images = answers.levels, len(answers.labels)
     every = np.arange(images)
     parts = []
@@ -156,7 +125,7 @@ def every_decision(answers: LevelAnswers, settings: RouterSettings, *, seed: int
         seen = [observe_answer(level, answers.probabilities[level], share, levels=levels) for level in range(levels)]
         for level in range(levels - 1):
             for action in range(levels):
-                routed = dynamics.advance(level, action, every, price_of(share, settings.max_price))
+                routed = advance(answers, level, action, every, price_of(share, settings.max_price))
                 done = np.full(images, float(routed.done), dtype=np.float32)
                 rewards = np.asarray(routed.rewards, dtype=np.float32)
                 parts.append((seen[level], np.full(images, action), rewards, seen[routed.level], done))

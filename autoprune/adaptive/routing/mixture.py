@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from autoprune.adaptive.routing.routing import LevelAnswers, cascades
+from autoprune.adaptive.routing.operating_point import cascades
+from autoprune.adaptive.routing.routing import LevelAnswers
 from autoprune.store.kept import Count, Finite, Milliseconds, closed
 
 LEAST_LEVELS = 2

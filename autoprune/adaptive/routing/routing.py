@@ -4,7 +4,6 @@ An input runs the smallest level first. A router sees that answer and either sto
 next; so on until it stops or the largest level has run. Everything that ran is paid for.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,9 +32,9 @@ class LevelAnswers:
 
     probabilities: Array  # (levels, N, classes)
     labels: Integers  # (N,)
+    teacher: Array  # (N, classes) probabilities of the original
     latency_ms: tuple[float, ...]  # of each level alone, of one image, measured
     router_ms: float = 0.0  # of one decision
-    teacher: Array | None = None  # (N, classes) probabilities of the original
     trust: Trust = Trust()
 
     def __post_init__(self) -> None:
@@ -45,7 +44,7 @@ class LevelAnswers:
                 f"{levels} levels and {images} images do not fit {len(self.latency_ms)} latencies and labels "
                 f"{self.labels.shape}"
             )
-        if self.teacher is not None and self.teacher.shape != (images, classes):
+        if self.teacher.shape != (images, classes):
             raise ValueError(f"the original's probabilities are {self.teacher.shape}, not {(images, classes)}")
 
     @property
@@ -57,6 +56,16 @@ class LevelAnswers:
         """(levels, N): which images each level classifies right."""
         return np.asarray(self.probabilities.argmax(2) == self.labels)
 
+    @property
+    def original_right(self) -> Bools:
+        """(N,): which images the original classifies right."""
+        return np.asarray(self.teacher.argmax(1) == self.labels)
+
+    @property
+    def original_worth(self) -> float:
+        """The worth of the original's own answers, the mean over the images."""
+        return float(self.teacher.max(1).mean())
+
     @cached_property
     def worth(self) -> Array:
         """(levels, N): how good each answer is; what a router learns from, and what operating points are chosen by.
@@ -65,10 +74,7 @@ class LevelAnswers:
         the original's margin and more the level's, each as far as it is to be trusted. With `Trust()` that is the
         original's probability of the class that the level names: the expectation of being right, where a label would
         say 0 or 1. Two levels differ in few images, so that labels of some thousand of them are mostly noise.
-        Without the original, whether the answer is right.
         """
-        if self.teacher is None:
-            return self.right.astype(np.float32)
         original, level = self.margins
         worth: Array = self.teacher.max(1) - self.trust.original * original + self.trust.level * level
         return worth
@@ -77,7 +83,6 @@ class LevelAnswers:
     def margins(self) -> tuple[Array, Array]:
         """(levels, N) each, of the original over the level's class and of the level over the original's, 0..1: both
         are 0 where they name the same class."""
-        assert self.teacher is not None
         images = np.arange(len(self.labels))
         own, named = self.teacher.argmax(1), self.probabilities.argmax(2)
         original = self.teacher[images, own] - self.teacher[images, named]
@@ -95,13 +100,11 @@ class LevelAnswers:
 
 def joined(parts: Sequence[LevelAnswers]) -> LevelAnswers:
     """The same levels' answers to several lots of images, as one; costs are those of the first."""
-    teachers = [part.teacher for part in parts if part.teacher is not None]
-    assert len(teachers) in (0, len(parts))
     return replace(
         parts[0],
         probabilities=np.concatenate([part.probabilities for part in parts], axis=1),
         labels=np.concatenate([part.labels for part in parts]),
-        teacher=np.concatenate(teachers) if teachers else None,
+        teacher=np.concatenate([part.teacher for part in parts]),
     )
 
 
@@ -159,22 +162,6 @@ def figures_of(route: Route, answers: LevelAnswers) -> RoutedFigures:
     )
 
 
-ALWAYS = 1.02  # a threshold that every confidence is below
-USUAL_PRICE, HIGHEST_PRICE = 0.5, 1.0  # of time for a cascade: where thresholds are as chosen, and where none goes on
-
-
-def priced(threshold: float, price: float) -> float:
-    """A cascade's threshold at a price of time: in straight lines from `ALWAYS` at 0 to 0 at the highest price."""
-    dearer = 2.0 * min(price, HIGHEST_PRICE) - 1.0
-    return threshold - dearer * (threshold if dearer > 0 else ALWAYS - threshold)
-
-
-def by_confidence(thresholds: Sequence[float], *, price: float = USUAL_PRICE) -> Router:
-    """The fixed-confidence cascade: go one level up while the largest probability is below the level's threshold."""
-    thresholds = [priced(threshold, price) for threshold in thresholds]
-    return lambda at, probabilities: np.where(probabilities.max(1) < thresholds[at], at + 1, at)
-
-
 def oracle(answers: LevelAnswers) -> Route:
     """The cheapest route that answers right: no router can do better without knowing the label.
 
@@ -186,39 +173,6 @@ def oracle(answers: LevelAnswers) -> Route:
     ran[0] = True
     ran[final, np.arange(len(final))] = True
     return Route(ran, final.astype(np.int64))
-
-
-@dataclass(frozen=True)
-class CascadePoint:
-    """A cascade and what it comes to on the images it was chosen on."""
-
-    thresholds: tuple[float, ...]  # one for each level but the largest
-    figures: RoutedFigures
-
-
-# Quantiles of a level's confidence that are tried as its threshold, by the number of thresholds: the combinations of
-# more than two levels are many.
-CASCADE_STEPS = {1: 240, 2: 24, 3: 9, 4: 5}
-
-
-def cascades(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
-    """Cascades over a grid of thresholds: quantiles of each level's confidence, and 0, at which no image goes on."""
-    steps = CASCADE_STEPS[answers.levels - 1]
-    grids = [
-        np.unique([0.0, *np.quantile(answers.probabilities[level].max(1), np.linspace(0, 1, steps)), 1.01])
-        for level in range(answers.levels - 1)
-    ]
-    return tuple(
-        CascadePoint(thresholds, figures_of(follow(by_confidence(thresholds), answers), answers))
-        for thresholds in itertools.product(*(grid.tolist() for grid in grids))
-    )
-
-
-def cascade_points(answers: LevelAnswers) -> tuple[CascadePoint, ...]:
-    """The cascades that no other one beats in both worth and mean latency, the fastest first."""
-    return tuple(
-        front_of(cascades(answers), of=lambda point: (point.figures.estimated_latency_ms, point.figures.worth))
-    )
 
 
 Point = TypeVar("Point")

@@ -18,12 +18,11 @@ def fitted_trust(answers: LevelAnswers, *, views: int = 1) -> Trust:
     that seem to lose 0.05 points lose 0.06 instead of 0.10 in the mean, which spreads by 0.7 times as much, at 0.40
     instead of 0.39 of the time (without the prior, which was added later).
 
-    `answers` are of images that no level was trained on, `views` of each, with the original's.
+    `answers` are of images that no level was trained on, `views` of each.
     """
-    assert answers.teacher is not None
     original, level = answers.margins
     differs = original + level > 0
-    gain = answers.right.astype(np.float64) - (answers.teacher.argmax(1) == answers.labels)
+    gain = answers.right.astype(np.float64) - answers.original_right
     told = np.stack([-original[differs], level[differs]], axis=1).astype(np.float64)
     strength = PRIOR * views * max(int(differs.any(1).sum()), 1)  # an image counts once for each level that differs
     squares = told.T @ told + strength * np.eye(2)
