@@ -59,7 +59,7 @@ def in_time(recipe: FitRecipe, training: Training, *, teacher: Teacher, plan_pat
     latency loses 0.59 points after two epochs at 0.1, and 0.39 at 0.03 (Fashion-MNIST, ten views of the search split).
     The rate goes with the root of the share of the steps. Muon's steps (`muon_step`) stay as they are. Epochs take less
     and less where the `teacher` has answered ever more. Where a neighbour holds up one of the threads, fewer may be
-    faster, and are taken. A plan in `plan_path` is followed, a new one is kept there; `RunError` if the file holds none.
+    faster, and are taken. A plan in `plan_path` is followed, a new one is kept there; `RunError` if it holds none.
     """
     if recipe.max_s is None or recipe.epochs == 0:
         return recipe
