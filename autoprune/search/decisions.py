@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from autoprune.prediction.latency_model import LatencyModel
+from autoprune.prediction.latency_table import LatencyModel
 from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.importance import lost_importance
@@ -21,7 +21,7 @@ def decision_of(
         if any(member.module == name and member.axis == "out" for member in group.members)
     }
     everything = shapes.original.values()
-    full_ms = latency.predictor.layers_ms(full)
+    full_ms = latency.layers_ms(full)
     owned_ms, all_ms = sum(full_ms[name] for name in owned), sum(full_ms.values())
     macs_share = sum(shape.macs for shape in owned.values()) / sum(shape.macs for shape in everything)
     return Decision(
@@ -42,7 +42,7 @@ def decision_of(
 def layer_decision(
     option: LayerOption, model: nn.Module, shapes: CutShapes, latency: LatencyModel, full: PruningPolicy
 ) -> Decision:
-    layer, full_ms = shapes.original[option.layer], latency.predictor.layers_ms(full)
+    layer, full_ms = shapes.original[option.layer], latency.layers_ms(full)
     macs_share = layer.macs / sum(shape.macs for shape in shapes.original.values())
     all_ms = sum(full_ms.values())
     return Decision(
