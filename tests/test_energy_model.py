@@ -109,7 +109,7 @@ def test_models_that_cannot_be_told_from_idling_are_estimated(
         energy_model,
         "compare_energy",
         lambda calls, sensor, **times: [
-            replace(reading, net_ci95_mj=(-1.0, 1.0)) for reading in compare(calls, sensor, **times)
+            replace(reading, net_resolved=False) for reading in compare(calls, sensor, **times)
         ],
     )
     assert found(elastic, CONFIG, ledger) == HOROWITZ
