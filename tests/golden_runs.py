@@ -23,7 +23,7 @@ from autoprune.config.file import find_config, load_config
 from autoprune.data.fashion_mnist import INFO
 from autoprune.models import ModelSpec, build_model
 from autoprune.policies.table import KINDS, searcher_maker
-from autoprune.prediction.energy import estimated_energy_mj, work_of
+from autoprune.prediction.energy import estimated_energy_mj
 from autoprune.prediction.latency_model import LATENCY, build_latency_model
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
@@ -88,13 +88,11 @@ def demo_problem() -> SearchProblem:
     with tempfile.TemporaryDirectory() as folder:
         store = TrialStore(Path(folder) / "trials.sqlite")
         store.keep(LATENCY, LATENCY.read(json.dumps(written["latency"])))
-        latency = build_latency_model(
-            elastic, shapes, INFO, search=SearchConfig(), measure=MeasureConfig(), store=store
-        ).predictor
+        latency = build_latency_model(shapes, INFO, search=SearchConfig(), measure=MeasureConfig(), store=store)
 
     def predict(policy: PruningPolicy) -> PredictedCost:
         cost = shapes.cost(policy)
-        energy_mj = estimated_energy_mj(work_of(shapes.layers(policy).values()))
+        energy_mj = estimated_energy_mj(shapes.layers(policy).values())
         return PredictedCost(latency.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
     limits = tuple(Limit(**limit) for limit in written["limits"])

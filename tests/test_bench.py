@@ -16,7 +16,6 @@ from torch import nn
 from autoprune.bench.against import (
     DRIFT,
     NOISY_DRIFT,
-    SavedBench,
     check_comparable,
     compare,
     describe,
@@ -29,24 +28,25 @@ from autoprune.bench.measurement import (
     MOST_RUNS,
     SITTINGS,
     SWEEP_BATCH_SIZES,
-    Bench,
     BenchSettings,
-    FileBench,
-    Machine,
+    Subject,
     device_of,
+    file_result,
+    machine_beside,
     measure,
     plan,
     prepare,
     unique_names,
 )
 from autoprune.bench.plot import write_plot
-from autoprune.bench.result import BenchResult, results
+from autoprune.bench.result import BenchResult, Machine
 from autoprune.data import DataInfo
 from autoprune.errors import InputError, RunError
 from autoprune.export.onnx_file import export_onnx
 from autoprune.export.subnormals import count_subnormals
 from autoprune.foundation.files import write_json
 from autoprune.measure.memory import measure_peak_rss_bytes
+from autoprune.runtimes.runtime import InputSpec
 
 INFO = DataInfo("test", ("a", "b"), 1, 8, 8, mean=(0.0,), std=(1.0,))
 TINY = np.float32(1e-40)  # subnormal: the smallest normal float32 is 1.2e-38
@@ -100,7 +100,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def bench(sources: list[str], settings: BenchSettings) -> BenchResult:
-    return results(measure(prepare(sources, settings), settings))
+    return measure(prepare(sources, settings), settings)
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +134,14 @@ def test_a_measurement_is_whole(files: tuple[Path, Path], measured: BenchResult,
 
 
 def test_a_sweep_has_every_batch_size(measured: BenchResult) -> None:
-    cells = [(point.name, point.batch_size) for point in measured.bench.sweep]
+    assert measured.sweep is not None
+    cells = [(point.name, point.batch_size) for point in measured.sweep]
     assert cells == [(name, size) for name in ("large.onnx", "small.onnx") for size in SWEEP_BATCH_SIZES]
-    for point in measured.bench.sweep:
+    for point in measured.sweep:
         assert point.ms_per_image * point.images_per_s == pytest.approx(1000)
         assert point.quiet_ms == pytest.approx(point.ms_per_image * point.batch_size)
         assert point.latency_ms_p50 >= point.quiet_ms > 0
-    assert measured.bench.sweep[6].quiet_ms > measured.bench.sweep[0].quiet_ms  # 64 images take longer than one
+    assert measured.sweep[6].quiet_ms > measured.sweep[0].quiet_ms  # 64 images take longer than one
 
 
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
@@ -155,8 +156,8 @@ def test_plots(measured: BenchResult, tmp_path: Path, name: str, start: bytes) -
 def test_a_noisy_machine_is_told(measured: BenchResult) -> None:
     """Calls of which four in ten take twice as long are no noise; seven in ten are."""
     for share, noisy in ((0.4, False), (0.7, True)):
-        machine = replace(measured.bench.machine, disturbed_share=share, load_average_1min=3.25, cpus=2)
-        found = results(replace(measured.bench, machine=machine))
+        machine = replace(machine_beside(share, 3.25, np.ones((60, 6)), blocks=12), cpus=2)
+        found = replace(measured, machine=machine)
         assert found.as_json()["machine"]["noisy"] is noisy
         assert any("70% of the calls were disturbed, load average 3.2 on 2 CPUs" in w for w in found.warnings) is noisy
 
@@ -218,13 +219,14 @@ def made_up(*, quiet_ms: float = 1.0, yardstick: float = 1.0, noisy: bool = Fals
     """A run of a.onnx, calls within 1% of `quiet_ms`."""
     rng = np.random.default_rng(1)
     samples_ms = quiet_ms * (1 + 0.01 * rng.random((60, 6)))
-    file = FileBench("a.onnx", "a.onnx", (1, 1, 8, 8), samples_ms, 12, 10.0, 1000, 10**8, 0)
+    subject = Subject("a.onnx", "a.onnx", InputSpec("x", (1, 1, 8, 8)), np.zeros((1, 1, 8, 8)), lambda: None, 0.01)
+    file = file_result(subject, samples_ms, first_ms=None, blocks=12, load_ms=10.0, peak_rss_bytes=10**8, energy=None)
     interval = (yardstick * 0.999, yardstick * 1.001)
-    machine = Machine(0.9 if noisy else 0.1, 0.5, 2, yardstick, interval)
-    return results(Bench(device_of(QUICK), QUICK, (file,), (), machine))
+    machine = Machine(0.9 if noisy else 0.1, 0.5, 2, yardstick, interval, noisy)
+    return BenchResult("onnxruntime", device_of(QUICK), machine, (file,), None)
 
 
-def save(path: Path, result: BenchResult) -> SavedBench:
+def save(path: Path, result: BenchResult) -> BenchResult:
     write_json(path, result.as_json())
     return read_saved(path)
 
@@ -258,10 +260,10 @@ def test_slower_than_saved(tmp_path: Path, quiet_ms: float, yardstick: float, no
 def test_medians_must_agree_unless_they_measure_neighbours(tmp_path: Path) -> None:
     """Today's floor is a fifth higher, but its median is not."""
     saved = save(tmp_path / "saved.json", made_up())
-    slow_before = saved.files[0].model_copy(update={"latency_ms_p50": 1.5, "latency_ms_p50_ci95": (1.49, 1.51)})
-    saved = saved.model_copy(update={"files": (slow_before,)})
+    slow_before = replace(saved.files[0], latency_ms_p50=1.5, latency_ms_p50_ci95=(1.49, 1.51))
+    saved = replace(saved, files=(slow_before,))
     assert not compare(saved, made_up(quiet_ms=1.2)).slower
-    noisy = saved.model_copy(update={"machine": saved.machine.model_copy(update={"noisy": True})})
+    noisy = replace(saved, machine=replace(saved.machine, noisy=True))
     assert compare(noisy, made_up(quiet_ms=1.2)).slower
 
 
@@ -275,8 +277,8 @@ def test_a_ratio_of_intervals_by_hand() -> None:
 def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Path) -> None:
     subjects = prepare([str(files[0])], QUICK)
     saved = save(tmp_path / "saved.json", made_up())
-    small = saved.files[0].model_copy(update={"name": "small.onnx"})
-    named = saved.model_copy(update={"files": (small,)})
+    small = replace(saved.files[0], name="small.onnx")
+    named = replace(saved, files=(small,))
     check_comparable(named, backend="onnxruntime", device=device_of(QUICK), subjects=subjects)
     device = device_of(QUICK)
     for changed, message in (
@@ -292,7 +294,7 @@ def test_other_circumstances_are_refused(files: tuple[Path, Path], tmp_path: Pat
         check_comparable(named, backend="torch", device=device, subjects=subjects)
     with pytest.raises(InputError, match=r"none of the files is in it; it has a\.onnx, now there are small\.onnx"):
         check_comparable(saved, backend="onnxruntime", device=device, subjects=subjects)
-    larger = named.model_copy(update={"files": (small.model_copy(update={"input_shape": (1, 1, 9, 9)}),)})
+    larger = replace(named, files=(replace(small, input_shape=(1, 1, 9, 9)),))
     with pytest.raises(InputError, match=r"small\.onnx was saved with inputs \(1, 1, 9, 9\), now \(1, 1, 8, 8\)"):
         check_comparable(larger, backend="onnxruntime", device=device, subjects=subjects)
 

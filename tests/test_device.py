@@ -1,7 +1,7 @@
 """What makes two devices one or two, and processors read from files as Linux writes them."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def test_the_key_changes_with_every_field() -> None:
 
 
 def test_a_device_goes_through_json() -> None:
-    raw = json.loads(json.dumps(DEVICE.as_json()))
+    raw = json.loads(json.dumps(asdict(DEVICE)))
     assert Device(**{**raw, "instruction_sets": tuple(raw["instruction_sets"])}) == DEVICE
     assert json.loads(DEVICE.key) == raw
 

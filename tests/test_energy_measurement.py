@@ -1,5 +1,6 @@
 """Energy of a call, worked out by hand, and measured on sensors that count what the calls say they take."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -58,7 +59,7 @@ def test_a_call_that_cannot_be_told_from_idling_says_so() -> None:
     reading = energy_reading("hand", loads, [1.5] * ROUNDS, GRAIN)
     assert reading.net_mj == pytest.approx(0, abs=1e-9)
     assert not reading.net_resolved
-    assert json.loads(json.dumps(reading.as_json(), allow_nan=False))["net_resolved"] is False
+    assert json.loads(json.dumps(dataclasses.asdict(reading), allow_nan=False))["net_resolved"] is False
 
 
 def test_idle_power_is_taken_off() -> None:

@@ -13,7 +13,7 @@ from autoprune.config import RunConfig, TargetConfig
 from autoprune.measure import energy_measurement
 from autoprune.models import ModelSpec, build_model
 from autoprune.prediction import energy_model
-from autoprune.prediction.energy import HOROWITZ, EnergyConstants, Work, estimated_energy_mj, work_of
+from autoprune.prediction.energy import HOROWITZ, EnergyConstants, estimated_energy_mj
 from autoprune.prediction.energy_model import ENERGY, MODELS, energy_constants
 from autoprune.prediction.whole_models import whole_models
 from autoprune.pruning.cost import CutShapes
@@ -62,7 +62,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     def energies_mj(elastic: ElasticModel, policies: list[PruningPolicy], info: object) -> Iterator[list[float]]:
         """In the place of files."""
         shapes = CutShapes(elastic, INFO.input_shape)
-        yield [estimated_energy_mj(work_of(shapes.layers(policy).values()), TRUE) for policy in policies]
+        yield [estimated_energy_mj(shapes.layers(policy).values(), TRUE) for policy in policies]
 
     monkeypatch.setattr(energy_model, "exported_cuts", energies_mj)
     monkeypatch.setattr(energy_model, "black_images_call", lambda mj, info, measure: lambda: made.spend(mj))
@@ -75,15 +75,17 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
 def found(elastic: ElasticModel, config: RunConfig, sensor: Ledger | None, store: TrialStore | None = None):
     ladders = {group.name: (group.channels // 4, group.channels // 2, group.channels) for group in elastic.groups}
     shapes = CutShapes(elastic, INFO.input_shape)
-    assert len(whole_models(elastic, shapes, ladders)) > MODELS
-    return energy_constants(config, elastic, shapes, INFO, ladders, sensor=sensor, store=store)
+    assert len(whole_models(shapes, ladders)) > MODELS
+    return energy_constants(config, shapes, INFO, ladders, sensor=sensor, store=store)
 
 
 def test_estimates_come_to_what_the_sensor_counts(elastic: ElasticModel, ledger: Ledger, tmp_path: Path) -> None:
     store = TrialStore(tmp_path / "trials.sqlite")
     constants = found(elastic, CONFIG, ledger, store)
-    for work in (Work(31_000_000, 600_000), Work(9_000_000, 300_000)):
-        assert estimated_energy_mj(work, constants) == pytest.approx(estimated_energy_mj(work, TRUE), rel=0.1)
+    shapes, full = CutShapes(elastic, INFO.input_shape), elastic.full_policy
+    for policy in (full, PruningPolicy.of({name: width // 2 for name, width in full.channels})):
+        layers = shapes.layers(policy).values()
+        assert estimated_energy_mj(layers, constants) == pytest.approx(estimated_energy_mj(layers, TRUE), rel=0.1)
     spent_j = ledger.called_j
     assert found(elastic, CONFIG, ledger, store) == constants, "a resumed run estimates as before"
     assert ledger.called_j == spent_j, "and measures nothing again"
@@ -107,7 +109,7 @@ def test_models_that_cannot_be_told_from_idling_are_estimated(
         energy_model,
         "compare_energy",
         lambda calls, sensor, **times: [
-            replace(reading, net_ci95_mj=(-1.0, 1.0)) for reading in compare(calls, sensor, **times)
+            replace(reading, net_resolved=False) for reading in compare(calls, sensor, **times)
         ],
     )
     assert found(elastic, CONFIG, ledger) == HOROWITZ

@@ -15,7 +15,8 @@ from autoprune.measure.energy_sensors import (
     POWERCAP_VARIABLE,
     NoSensorError,
     PowerIntegral,
-    WrappingCounter,
+    RaplSensor,
+    RaplZone,
     moves,
     nvml_sensor,
     open_sensor,
@@ -180,13 +181,18 @@ def test_no_folder_is_no_sensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @given(st.lists(st.integers(0, 999), max_size=50), st.integers(0, 999))
-def test_wrapping_counter_counts_every_step(steps: list[int], first: int) -> None:
-    counter = WrappingCounter(first, largest=1000)
+def test_a_wrapping_counter_counts_every_step(steps: list[int], first: int) -> None:
     value = first
+
+    class Zone(RaplZone):
+        def read_uj(self) -> int:
+            return value
+
+    sensor = RaplSensor([Zone("zone", Path(), 1000)])
     for step in steps:
         value = (value + step) % 1000
-        counter.add(value)
-    assert counter.total == sum(steps)
+        sensor.read_j()
+    assert sensor.read_j() == pytest.approx(sum(steps) * 1e-6)
 
 
 def test_power_is_integrated_by_hand() -> None:

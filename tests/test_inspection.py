@@ -13,7 +13,7 @@ from models_for_tests import SMALL_NETS, elastic_net, same_state
 from rich.console import Console
 from torch import Tensor, nn
 
-from autoprune.config import SearchConfig
+from autoprune.config import MeasureConfig, SearchConfig
 from autoprune.data import DataInfo
 from autoprune.errors import InputError
 from autoprune.inspection.as_json import as_json
@@ -27,10 +27,11 @@ from autoprune.inspection.facts import (
     Staircase,
     assemble,
     group_of_layer,
+    joining_words,
     smallest_policy,
     staircase_widths,
 )
-from autoprune.inspection.inspect_model import inspect_model, joining_words, time_search
+from autoprune.inspection.inspect_model import inspect_model, time_search
 from autoprune.inspection.report import diagram_columns, print_inspection, write_inspection_page
 from autoprune.inspection.text import duration, headline, search_time_text, shape_text, target_texts
 from autoprune.prediction.latency_validation import compare
@@ -69,12 +70,12 @@ def tiny_facts(*, with_latency: bool = True, name: str = "tiny") -> Inspection:
     )
     latency = LatencyFacts(LAYERS_MS, *WHOLE_MS, device="a CPU", runtime="onnxruntime 1")
     return assemble(
-        InspectedModel(name, None, 1.0, shape, 5, threads=1, batch_size=1),
-        elastic,
+        InspectedModel(name, None, 1.0, shape, 5),
         found.skipped,
         CutShapes(elastic, shape),
         LADDERS,
         search=SearchConfig(),
+        measure=MeasureConfig(),
         latency=latency if with_latency else None,
     )
 
@@ -89,10 +90,9 @@ def whole_facts() -> Inspection:
 def facts_of(name: str) -> Inspection:
     elastic, shape = elastic_net(name), SMALL_NETS[name].input_shape
     ladders = {group.name: (1, group.channels) for group in elastic.groups}
-    described = InspectedModel(name, None, 1.0, shape, 4, 1, 1, joins=joining_words(elastic.original, shape))
-    skipped = find_groups(elastic.original, shape).skipped
-    shapes = CutShapes(elastic, shape)
-    return assemble(described, elastic, skipped, shapes, ladders, search=SearchConfig(), latency=None)
+    described, skipped = InspectedModel(name, None, 1.0, shape, 4), find_groups(elastic.original, shape).skipped
+    shapes, search, measure = CutShapes(elastic, shape), SearchConfig(), MeasureConfig()
+    return assemble(described, skipped, shapes, ladders, search=search, measure=measure, latency=None)
 
 
 def group_of(facts: Inspection, name: str) -> GroupFacts:
@@ -324,9 +324,9 @@ def test_inspecting_leaves_the_model_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     facts = inspect_model(
         model,
-        InspectedModel("tiny", None, 1.0, (1, 6, 6), 5, 1, 1),
+        InspectedModel("tiny", None, 1.0, (1, 6, 6), 5),
         search=SearchConfig(score_images=40, calibration_images=20, min_keep=0.5, max_rungs=2),
-        measure=None,  # type: ignore[arg-type]  # nothing is measured without latency
+        measure=MeasureConfig(),
         with_latency=False,
     )
     untouched = tiny()

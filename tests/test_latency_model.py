@@ -21,18 +21,19 @@ from autoprune.models import ModelSpec, build_model
 from autoprune.prediction import layer_bench
 from autoprune.prediction import whole_models as whole_models_module
 from autoprune.prediction.graph_context import epilogues
+from autoprune.prediction.latency_fit import LatencyFit
 from autoprune.prediction.latency_model import (
     LATENCY,
-    LatencyModel,
     build_latency_model,
     find_ladders,
     group_ms,
     group_staircase,
-    layer_lines,
+    measured_latency,
 )
-from autoprune.prediction.latency_table import LatencyFit, LatencyPredictor, LatencyTable
+from autoprune.prediction.latency_table import LatencyModel, LatencyTable
 from autoprune.prediction.latency_validation import compare, validate_latency
 from autoprune.prediction.layer_bench import LayerInGraph
+from autoprune.prediction.table_store import TableStore
 from autoprune.prediction.whole_models import (
     BY_WEIGHT_BYTES,
     _loaded_together,
@@ -58,7 +59,6 @@ def info_of(shape: tuple[int, int, int]) -> DataInfo:
 def built(name: str, table: Path, store: TrialStore | None = None) -> LatencyModel:
     elastic, shape = elastic_net(name), SMALL_NETS[name].input_shape
     return build_latency_model(
-        elastic,
         CutShapes(elastic, shape),
         info_of(shape),
         search=SEARCH,
@@ -89,17 +89,17 @@ def test_ladders_ascend_to_all_channels(name: str, tmp_path: Path) -> None:
 def test_every_policy_on_the_ladders_is_known_beforehand(name: str, tmp_path: Path) -> None:
     """Layers that read several groups, too."""
     model = built(name, tmp_path / "table.sqlite")
-    before = dict(model.predictor.table.entries)
-    predicted = [model.predictor.predicted_latency_ms(policy) for policy in policies_on(dict(model.ladders))]
-    assert model.predictor.table.entries == before
+    before = dict(model.table.entries)
+    predicted = [model.predicted_latency_ms(policy) for policy in policies_on(dict(model.ladders))]
+    assert model.table.entries == before
     assert all(-1 < latency_ms < 100 for latency_ms in predicted)
 
 
 def test_a_second_model_finds_what_the_first_has_measured(tmp_path: Path) -> None:
     first = built("flatten", tmp_path / "table.sqlite")
     second = built("flatten", tmp_path / "table.sqlite")
-    assert second.predictor.table.entries == first.predictor.table.entries
-    assert (second.predictor.fit, second.ladders) == (first.predictor.fit, first.ladders)
+    assert second.table.entries == first.table.entries
+    assert (second.fit, second.ladders) == (first.fit, first.ladders)
 
 
 def test_a_resumed_run_sees_the_same_figures_without_the_table(tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_a_resumed_run_sees_the_same_figures_without_the_table(tmp_path: Path) -
     (tmp_path / "table.sqlite").unlink()
     second = built("flatten", tmp_path / "table.sqlite", store)
     assert not (tmp_path / "table.sqlite").exists()
-    assert (second.predictor.fit, second.ladders) == (first.predictor.fit, first.ladders)
+    assert (second.fit, second.ladders) == (first.fit, first.ladders)
     for policy in policies_on(dict(first.ladders)):
-        assert second.predictor.predicted_latency_ms(policy) == first.predictor.predicted_latency_ms(policy)
-    assert store.kept(LATENCY) == first.measured() == second.measured()
+        assert second.predicted_latency_ms(policy) == first.predicted_latency_ms(policy)
+    assert store.kept(LATENCY) == measured_latency(first) == measured_latency(second)
 
 
 def after_layers(model: nn.Module, shape: tuple[int, int, int], folder: Path) -> dict[str, tuple[str, ...]]:
@@ -161,15 +161,8 @@ def test_errors_by_hand() -> None:
 def test_predictions_are_compared_with_files(tmp_path: Path) -> None:
     name = "flatten"
     model = built(name, tmp_path / "table.sqlite")
-    found = validate_latency(
-        elastic_net(name),
-        model,
-        info_of(SMALL_NETS[name].input_shape),
-        measure=MeasureConfig(),
-        n=4,
-        seed=0,
-        table_path=tmp_path / "table.sqlite",
-    )
+    info = info_of(SMALL_NETS[name].input_shape)
+    found = validate_latency(model, info, measure=MeasureConfig(), n=4, seed=0)
     assert (found.n, len(found.points)) == (4, 4)
     assert all(measured_ms > 0 for _, measured_ms in found.points)
 
@@ -192,7 +185,7 @@ def build(elastic: ElasticModel, table: Path, measure: MeasureConfig | None = No
     shape = SMALL_NETS["flatten"].input_shape
     shapes = CutShapes(elastic, shape)
     measure = measure or MeasureConfig()
-    return build_latency_model(elastic, shapes, info_of(shape), search=SEARCH, measure=measure, table_path=table)
+    return build_latency_model(shapes, info_of(shape), search=SEARCH, measure=measure, table_path=table)
 
 
 def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -215,10 +208,10 @@ def test_what_the_file_says_is_believed(tmp_path: Path) -> None:
         connection.execute("UPDATE fits SET fit = ?", ('{"offset_ms": 7, "scale": 2}',))
         connection.execute("UPDATE layers SET measured_at = 'then'")
     second = build(elastic, path)
-    known = first.predictor.table.entries
-    assert second.predictor.table.entries == {layer: ms * 1024 for layer, ms in known.items()}
+    known = first.table.entries
+    assert second.table.entries == {layer: ms * 1024 for layer, ms in known.items()}
     assert second.ladders == first.ladders
-    assert second.predictor.fit == LatencyFit(7, 2)
+    assert second.fit == LatencyFit(7, 2)
     after = contents(path)
     assert len(after["devices"]) == 1
     assert {row[-1] for row in after["layers"]} == {"then"}  # nothing was measured again
@@ -235,7 +228,7 @@ def test_a_model_with_equal_layers_measures_only_what_is_new(tmp_path: Path) -> 
     other = FlattenNet()
     other.head = nn.Linear(7, 9)
     second = build(elastic_of(other, (2, 4, 6)), path)
-    known, entries = first.predictor.table.entries, second.predictor.table.entries
+    known, entries = first.table.entries, second.table.entries
     assert {layer: entries[layer] for layer in known} == known
     new = set(entries) - set(known)
     heads = {layer for layer in entries if layer.shape.out_channels == 9}
@@ -257,10 +250,10 @@ def test_another_way_to_run_is_another_device(measure: MeasureConfig, tmp_path: 
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("UPDATE layers SET ms = 1000")
     other = build(elastic, path, measure)
-    assert (other.predictor.table.device.batch_size, other.predictor.table.device.threads) == (
+    assert (other.table.device.batch_size, other.table.device.threads) == (
         measure.batch_size, measure.threads,
     )  # fmt: skip
-    assert all(ms < 1000 for ms in other.predictor.table.entries.values())
+    assert all(ms < 1000 for ms in other.table.entries.values())
     rows = contents(path)
     assert len(rows["devices"]) == 2
     assert len(rows["fits"]) == 2
@@ -276,16 +269,20 @@ def test_a_resumed_run_sees_the_same_figures_when_the_table_has_changed(tmp_path
         connection.execute("UPDATE layers SET ms = 1000")
         connection.execute("DELETE FROM fits")
     second = built("flatten", tmp_path / "table.sqlite", store)
-    assert (second.predictor.fit, second.ladders) == (first.predictor.fit, first.ladders)
+    assert (second.fit, second.ladders) == (first.fit, first.ladders)
     for policy in policies_on(dict(first.ladders)):
-        assert second.predictor.predicted_latency_ms(policy) == first.predictor.predicted_latency_ms(policy)
+        assert second.predicted_latency_ms(policy) == first.predicted_latency_ms(policy)
+
+
+def no_store() -> TableStore:
+    raise AssertionError("measured")
 
 
 class FormulaTable(LatencyTable):
     """A device on which every layer takes the time that a formula gives."""
 
     def __init__(self, formula: Callable[[int, int], float]) -> None:
-        super().__init__(OnnxRuntime(), this_device(OnnxRuntime(), threads=1, batch_size=1))
+        super().__init__(OnnxRuntime(), this_device(OnnxRuntime(), threads=1, batch_size=1), {}, no_store)
         self.formula = formula
 
     def ensure(self, layers: Iterable[LayerInGraph], *, description: str = "") -> None:
@@ -293,10 +290,10 @@ class FormulaTable(LatencyTable):
             self.entries[layer] = self.formula(layer.shape.in_channels, layer.shape.out_channels)
 
 
-def predictor_of(elastic: ElasticModel, formula: Callable[[int, int], float]) -> LatencyPredictor:
+def predictor_of(elastic: ElasticModel, formula: Callable[[int, int], float]) -> LatencyModel:
     shapes = CutShapes(elastic, (1, 5, 5))
     after = dict.fromkeys(shapes.original, ())
-    return LatencyPredictor(shapes, after, FormulaTable(formula), LatencyFit(0.0, 1.0))
+    return LatencyModel(shapes, after, FormulaTable(formula), LatencyFit(0.0, 1.0), ladders={})
 
 
 def chain(*channels: int) -> ElasticModel:
@@ -312,7 +309,7 @@ def test_ladders_lie_where_the_device_has_its_steps(step: int) -> None:
     predictor = predictor_of(elastic, lambda before, after: math.ceil(before / step) * math.ceil(after / step))
     search = SearchConfig(min_keep=0.25, max_rungs=64)
     wide, narrow = (group.name for group in elastic.groups)
-    assert find_ladders(elastic, predictor, search) == {
+    assert find_ladders(predictor, search) == {
         wide: tuple(range(16, 65, step)),
         narrow: (*range(-(-12 // step) * step, 49, step),),
     }
@@ -322,14 +319,14 @@ def test_a_narrow_group_is_measured_at_every_width() -> None:
     elastic = chain(6)
     predictor = predictor_of(elastic, lambda before, after: 1.0 + (before > 1) * (1 + before // 4))
     [group] = elastic.groups
-    assert find_ladders(elastic, predictor, SearchConfig(min_keep=0.1, max_rungs=8)) == {group.name: (1, 3, 6)}
+    assert find_ladders(predictor, SearchConfig(min_keep=0.1, max_rungs=8)) == {group.name: (1, 3, 6)}
 
 
 def test_ladders_have_no_more_rungs_than_asked_for() -> None:
     elastic = chain(64)
     predictor = predictor_of(elastic, lambda before, after: float(math.ceil(before / 4) + math.ceil(after / 4)))
     [group] = elastic.groups
-    ladder = find_ladders(elastic, predictor, SearchConfig(min_keep=0.125, max_rungs=3))[group.name]
+    ladder = find_ladders(predictor, SearchConfig(min_keep=0.125, max_rungs=3))[group.name]
     assert ladder == (8, 36, 64)
 
 
@@ -337,7 +334,7 @@ def test_of_groups_alike_the_widest_few_are_scanned() -> None:
     """Six of 64 to 32 channels: three are timed at their uppermost widths one by one, the others follow their steps."""
     elastic = chain(64, 60, 56, 52, 48, 32)
     predictor = predictor_of(elastic, lambda before, after: math.ceil(before / 8) * math.ceil(after / 8))
-    ladders = find_ladders(elastic, predictor, SearchConfig(min_keep=0.25, max_rungs=64))
+    ladders = find_ladders(predictor, SearchConfig(min_keep=0.25, max_rungs=64))
     names = [group.name for group in elastic.groups]
     outputs = {(layer.shape.in_channels, layer.shape.out_channels) for layer in predictor.table.entries}
     assert {(56, 51), (52, 47), (48, 31)} & outputs == set()
@@ -351,11 +348,11 @@ def test_a_few_lines_of_each_layer_tell_the_rest() -> None:
     elastic = chain(64, 64, 64)
     formula = lambda before, after: 0.01 + math.ceil(before / 8) * math.ceil(after / 8)  # noqa: E731
     exact = predictor_of(elastic, formula)
-    ladders = find_ladders(elastic, exact, SearchConfig(min_keep=0.125, max_rungs=8))
-    lines = layer_lines(exact.shapes, ladders)
+    ladders = find_ladders(exact, SearchConfig(min_keep=0.125, max_rungs=8))
+    few = LatencyModel(exact.shapes, exact.epilogues, FormulaTable(formula), LatencyFit(0.0, 1.0), ladders)
+    lines = few.lines
     assert set(lines) == {"1", "2"}  # the first reads the image, the last makes the classes
     assert all(len(own.measured) == 8 + 5 * 7 for own in lines.values())
-    few = LatencyPredictor(exact.shapes, exact.epilogues, FormulaTable(formula), LatencyFit(0.0, 1.0), lines)
     for policy in policies_on(ladders):
         assert few.predicted_latency_ms(policy) == pytest.approx(exact.predicted_latency_ms(policy))
     timed = {entry.shape for entry in few.table.entries if entry.shape.in_channels > 1 and entry.shape.out_channels > 2}
@@ -366,14 +363,12 @@ def test_a_layer_that_reads_many_groups_is_measured_at_few_widths() -> None:
     """A concatenation of three: 8 * 8 * 8 * 8 sets of widths."""
     elastic, shape = elastic_net("concat"), SMALL_NETS["concat"].input_shape
     shapes = CutShapes(elastic, shape)
-    predictor = LatencyPredictor(
-        shapes, dict.fromkeys(shapes.original, ()), FormulaTable(lambda a, b: 1e-3 * a * b), LatencyFit(0.0, 1.0)
-    )
+    after, table = dict.fromkeys(shapes.original, ()), FormulaTable(lambda a, b: 1e-3 * a * b)
+    predictor = LatencyModel(shapes, after, table, LatencyFit(0.0, 1.0), ladders={})
     ladders = {group.name: tuple(range(1, group.channels + 1)) for group in elastic.groups}
-    lines = layer_lines(shapes, ladders)
-    joined = [name for name in lines if len(shapes.side_owners(name, "in")) > 1]
+    few = LatencyModel(shapes, after, FormulaTable(table.formula), predictor.fit, ladders)
+    joined = [name for name in few.lines if len(shapes.side_owners(name, "in")) > 1]
     assert joined
-    few = LatencyPredictor(shapes, predictor.epilogues, FormulaTable(predictor.table.formula), predictor.fit, lines)  # type: ignore[attr-defined]
     for policy in random_policies(ladders, 40, purpose="test"):
         assert few.predicted_latency_ms(policy) == pytest.approx(predictor.predicted_latency_ms(policy))
 
@@ -383,9 +378,9 @@ def test_the_time_of_a_group_is_that_of_the_layers_that_it_touches() -> None:
     elastic = chain(4, 6)
     predictor = predictor_of(elastic, lambda before, after: 10.0 * before + after)
     first, second = elastic.groups
-    assert group_ms(elastic, predictor, first, 3) == 13 + 36
-    assert group_ms(elastic, predictor, second, 5) == 45 + 52
-    assert group_staircase(elastic, predictor, first, [1, 2]) == [(1, 11 + 16), (2, 12 + 26)]
+    assert group_ms(predictor, first, 3) == 13 + 36
+    assert group_ms(predictor, second, 5) == 45 + 52
+    assert group_staircase(predictor, first, [1, 2]) == [(1, 11 + 16), (2, 12 + 26)]
 
 
 def test_random_policies_are_rungs_drawn_by_purpose_and_seed() -> None:
@@ -404,7 +399,7 @@ def test_cuts_are_exported_and_timed() -> None:
     info = info_of(SMALL_NETS["flatten"].input_shape)
     smallest = PruningPolicy.of(dict.fromkeys(elastic.full_policy.as_dict(), 1))
     shapes = CutShapes(elastic, info.input_shape)
-    times_ms = measure_cuts(elastic, shapes, [elastic.full_policy, smallest], info, MeasureConfig(batch_size=3))
+    times_ms = measure_cuts(shapes, [elastic.full_policy, smallest], info, MeasureConfig(batch_size=3))
     assert len(times_ms) == 2
     assert all(0 < ms < 1000 for ms in times_ms)
 
@@ -434,7 +429,7 @@ def test_a_heavy_model_is_corrected_by_more_whole_models(monkeypatch: pytest.Mon
     for bound, models in ((least + 1, light), (least, heavy)):
         table = ((0.0, light), (bound, heavy))
         monkeypatch.setattr(whole_models_module, "BY_WEIGHT_BYTES", table)
-        assert len(whole_models(elastic, shapes, ladders)) == 2 + models
+        assert len(whole_models(shapes, ladders)) == 2 + models
 
 
 def test_a_group_that_was_scanned_whole_is_not_thinned_out() -> None:
@@ -446,4 +441,4 @@ def test_a_group_that_was_scanned_whole_is_not_thinned_out() -> None:
 
     predictor = predictor_of(elastic, lambda before, after: time_of(max(before, after)))
     [group] = elastic.groups
-    assert find_ladders(elastic, predictor, SearchConfig(min_keep=0.125, max_rungs=8)) == {group.name: (5, 11, 16)}
+    assert find_ladders(predictor, SearchConfig(min_keep=0.125, max_rungs=8)) == {group.name: (5, 11, 16)}

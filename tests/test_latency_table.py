@@ -17,7 +17,7 @@ from autoprune.errors import InputError
 from autoprune.measure.device import this_device
 from autoprune.prediction import latency_table
 from autoprune.prediction.latency_fit import LatencyFit, LayerSums, fit_latency, spilled
-from autoprune.prediction.latency_table import LatencyPredictor, LatencyTable, in_all_conditions
+from autoprune.prediction.latency_table import LatencyModel, LatencyTable, in_all_conditions
 from autoprune.prediction.layer_bench import EPILOGUE_OPS, LayerInGraph, _layer_model, measure_layers
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes, LayerShape
@@ -66,8 +66,16 @@ def test_keys_go_back_to_layers(shape: LayerShape, epilogue: list[str], channels
     assert LayerInGraph.from_key(layer.key) == layer
 
 
-def test_a_layer_is_measured_once() -> None:
-    table = LatencyTable(OnnxRuntime(), DEVICE)
+def no_store() -> TableStore:
+    raise AssertionError("measured")
+
+
+def stored(store: TableStore) -> LatencyTable:
+    return LatencyTable(OnnxRuntime(), DEVICE, store.layers(), open_store=lambda: store)
+
+
+def test_a_layer_is_measured_once(tmp_path: Path) -> None:
+    table = stored(TableStore(tmp_path / "table.sqlite", DEVICE.key))
     first = table.layer_ms(LayerInGraph(CONV))
     assert table.entries == {LayerInGraph(CONV): first}
     assert table.layer_ms(LayerInGraph(CONV)) == first
@@ -75,14 +83,15 @@ def test_a_layer_is_measured_once() -> None:
 
 def test_a_known_table_measures_nothing() -> None:
     """A time that no measurement gives."""
-    assert LatencyTable(OnnxRuntime(), DEVICE, entries={LayerInGraph(CONV): -1.0}).layer_ms(LayerInGraph(CONV)) == -1.0
+    table = LatencyTable(OnnxRuntime(), DEVICE, {LayerInGraph(CONV): -1.0}, no_store)
+    assert table.layer_ms(LayerInGraph(CONV)) == -1.0
 
 
 def test_another_table_of_the_same_file_knows_it(tmp_path: Path) -> None:
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
-    first = LatencyTable(OnnxRuntime(), DEVICE, store=store)
+    first = stored(store)
     first.ensure([LayerInGraph(CONV), LayerInGraph(LINEAR)])
-    assert LatencyTable(OnnxRuntime(), DEVICE, store=store).entries == first.entries
+    assert stored(store).entries == first.entries
 
 
 def cached(*sums_ms: float) -> list[LayerSums]:
@@ -181,9 +190,8 @@ def test_a_prediction_is_the_corrected_sum_over_layers() -> None:
     layers = [LayerInGraph(shape, after[name]) for name, shape in shapes.layers(policy).items()]
     entries = {layer: 0.01 * (index + 1) for index, layer in enumerate(layers)}
     assert len(entries) == 4
-    predictor = LatencyPredictor(
-        shapes, after, LatencyTable(OnnxRuntime(), DEVICE, entries=entries), LatencyFit(0.5, 2.0)
-    )
+    table = LatencyTable(OnnxRuntime(), DEVICE, entries, no_store)
+    predictor = LatencyModel(shapes, after, table, LatencyFit(0.5, 2.0), ladders={})
     expected = 0.5 + 2 * (0.01 + 0.02 + 0.03 + 0.04)
     assert predictor.predicted_latency_ms(policy) == pytest.approx(expected)
     assert sum(predictor.layers_ms(policy).values()) == pytest.approx(expected - 0.5)
@@ -214,9 +222,9 @@ def test_a_model_that_leaves_the_cache_pays_for_its_heavy_layers() -> None:
     shapes = CutShapes(elastic, (96, 4, 4))
     [shape] = shapes.original.values()
     layer = LayerInGraph(shape)
-    table = LatencyTable(OnnxRuntime(), DEVICE, entries={layer: 1.0, replace(layer, cold=True): 4.0})
+    table = LatencyTable(OnnxRuntime(), DEVICE, {layer: 1.0, replace(layer, cold=True): 4.0}, no_store)
     fit = LatencyFit(0.0, 1.0, 0.5, cache_mb=0.0, spill_mb=0.001)
-    predictor = LatencyPredictor(shapes, {"0": ()}, table, fit)
+    predictor = LatencyModel(shapes, {"0": ()}, table, fit, ladders={})
     assert predictor.sums(elastic.full_policy) == LayerSums(1.0, 3.0, pytest.approx(0.331776), (1.0,))
     assert predictor.predicted_latency_ms(elastic.full_policy) == pytest.approx(1.0 + 0.5 * 3.0)
     assert predictor.layers_ms(elastic.full_policy) == {"0": pytest.approx(2.5)}
@@ -236,10 +244,12 @@ def test_more_work_never_makes_a_prediction_smaller(models: list[tuple[float, fl
 
 
 def test_given_times_outrank_those_of_the_file(tmp_path: Path) -> None:
+    """What was not given comes from the file, which is opened when it is asked for."""
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
     with store.measuring() as recorder:
         recorder.add({LayerInGraph(CONV): 1.0, LayerInGraph(LINEAR): 2.0})
-    table = LatencyTable(OnnxRuntime(), DEVICE, store=store, entries={LayerInGraph(CONV): 3.0})
+    table = LatencyTable(OnnxRuntime(), DEVICE, {LayerInGraph(CONV): 3.0}, lambda: store)
+    table.ensure([LayerInGraph(CONV), LayerInGraph(LINEAR)])
     assert table.entries == {LayerInGraph(CONV): 3.0, LayerInGraph(LINEAR): 2.0}
 
 
@@ -249,7 +259,7 @@ def test_chunks_that_were_finished_stay(tmp_path: Path, monkeypatch: pytest.Monk
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
     good = [LayerInGraph(CONV.resized(in_channels=3, out_channels=channels)) for channels in (1, 2, 3, 4)]
     bad = LayerInGraph(CONV, ("Nonsense",))
-    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
+    table = stored(store)
     with pytest.raises(InputError, match="ONNX Runtime cannot load it"):
         table.ensure([good[0], good[1], bad, good[2], good[3]])
     assert list(table.entries) == good[:2]
@@ -273,8 +283,8 @@ def test_a_look_up_asks_for_a_layer_once() -> None:
     """Of four layers the first group touches two, the last group the last two."""
     elastic = elastic_net("flatten")
     shapes = CutShapes(elastic, SMALL_NETS["flatten"].input_shape)
-    table = CountingTable(OnnxRuntime(), DEVICE)
-    predictor = LatencyPredictor(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0))
+    table = CountingTable(OnnxRuntime(), DEVICE, {}, no_store)
+    predictor = LatencyModel(shapes, dict.fromkeys(shapes.original, ()), table, LatencyFit(0.0, 1.0), ladders={})
     first, _, last = (group.name for group in elastic.groups)
     full = elastic.full_policy
     asked = []
@@ -294,8 +304,8 @@ def test_a_look_up_neither_measures_nor_reads_the_file(tmp_path: Path) -> None:
     store = TableStore(path, DEVICE.key)
     with store.measuring() as recorder:
         recorder.add({LayerInGraph(shape, ("Relu",)): 1e6 for shape in shapes.original.values()})
-    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
+    table = stored(store)
     path.write_bytes(b"no table")
-    predictor = LatencyPredictor(shapes, after, table, LatencyFit(0.0, 1.0))
+    predictor = LatencyModel(shapes, after, table, LatencyFit(0.0, 1.0), ladders={})
     assert [predictor.predicted_latency_ms(elastic.full_policy) for _ in range(3)] == [4e6] * 3
     assert path.read_bytes() == b"no table"

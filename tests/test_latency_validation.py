@@ -75,13 +75,13 @@ def test_a_small_network_is_validated(tmp_path: Path, monkeypatch: pytest.Monkey
     info = DataInfo("test", ("a", "b"), *shape, mean=(0.0,) * shape[0], std=(1.0,) * shape[0])
     search, measure = SearchConfig(min_keep=0.3, max_rungs=3), MeasureConfig()
     shapes, table = CutShapes(elastic, shape), tmp_path / "table.sqlite"
-    latency = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table)
-    found = validate_latency(elastic, latency, info, measure=measure, n=3, seed=0, table_path=table)
+    latency = build_latency_model(shapes, info, search=search, measure=measure, table_path=table)
+    found = validate_latency(latency, info, measure=measure, n=3, seed=0)
     assert (found.n, len(found.points)) == (3, 3)
     assert 0 <= found.median_rel_error <= found.p95_rel_error < math.inf
     policies = random_policies(latency.ladders, 3, purpose="latency validation", seed=0)
-    again = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table)
+    again = build_latency_model(shapes, info, search=search, measure=measure, table_path=table)
     assert again.ladders == latency.ladders
-    assert again.predictor.fit != latency.predictor.fit
-    assert [point[0] for point in found.points] == [again.predictor.predicted_latency_ms(each) for each in policies]
+    assert again.fit != latency.fit
+    assert [point[0] for point in found.points] == [again.predicted_latency_ms(each) for each in policies]
     assert all(0 < measured_ms < 1000 for _, measured_ms in found.points)

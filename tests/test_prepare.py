@@ -155,10 +155,10 @@ def test_costs_are_those_of_the_cut(twice: Twice) -> None:
 def test_preparing_again_measures_nothing_again(twice: Twice) -> None:
     assert twice.store.count() == twice.trials
     before, after = twice.first.latency, twice.again.latency
-    assert after.predictor.table.entries
+    assert after.table.entries
     # The table that all runs share may know more layers than this run asked for.
-    assert after.predictor.table.entries.items() <= before.predictor.table.entries.items()
-    assert after.predictor.fit == before.predictor.fit
+    assert after.table.entries.items() <= before.table.entries.items()
+    assert after.fit == before.fit
     assert twice.again.problem.decisions == twice.first.problem.decisions
     assert twice.again.problem.fingerprint == twice.first.problem.fingerprint
     assert twice.again.elastic.ranking == twice.first.elastic.ranking

@@ -43,7 +43,8 @@ from autoprune.prediction.table_store import TableStore
 import autoprune.prediction.latency_table
 autoprune.prediction.latency_table.CHUNK = 8
 device = this_device(OnnxRuntime(), threads=1, batch_size=1)
-table = LatencyTable(OnnxRuntime(), device, store=TableStore(Path(sys.argv[1]), device.key))
+store = TableStore(Path(sys.argv[1]), device.key)
+table = LatencyTable(OnnxRuntime(), device, store.layers(), lambda: store)
 print("ready", flush=True)
 table.ensure(
     LayerInGraph(LayerShape("conv", 4, width, (3, 3), (1, 1), (1, 1), (1, 1), 1, (9, 9), (9, 9), False))
@@ -89,7 +90,7 @@ def test_a_killed_process_leaves_what_it_finished(tmp_path: Path) -> None:
     process.communicate()
     after = TableStore(path, DEVICE.key).layers()
     assert kept and kept.items() <= after.items() and len(after) % 8 == 0 and len(after) < 400
-    table = LatencyTable(OnnxRuntime(), DEVICE, store=TableStore(path, DEVICE.key))
+    table = LatencyTable(OnnxRuntime(), DEVICE, after, lambda: TableStore(path, DEVICE.key))
     table.ensure([layer(width) for width in range(1, 9)])
     assert {layer(width): table.entries[layer(width)] for width in range(1, 9)}.items() <= after.items()
 
@@ -187,7 +188,7 @@ def test_readers_do_not_wait_for_a_measurement(tmp_path: Path) -> None:
 def test_who_waits_finds_what_was_measured_meanwhile(tmp_path: Path) -> None:
     """A time that no measurement gives."""
     store = TableStore(tmp_path / "table.sqlite", DEVICE.key)
-    table = LatencyTable(OnnxRuntime(), DEVICE, store=store)
+    table = LatencyTable(OnnxRuntime(), DEVICE, {}, lambda: store)
     waiting = threading.Thread(target=table.ensure, args=([layer(1), layer(2)],))
     with store.measuring() as recorder:
         recorder.add({layer(1): 1e6})

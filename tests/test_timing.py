@@ -64,11 +64,11 @@ def test_timing_stops_when_time_is_over() -> None:
 
 
 def test_longer_calls_come_out_longer() -> None:
-    counts: list[int] = []
-    short, long = time_until_quiet([lambda: busy(0.0002), lambda: busy(0.002)], limit_s=20, on_progress=counts.append)
+    settled: list[int] = []
+    short, long = time_until_quiet([lambda: busy(0.0002), lambda: busy(0.002)], limit_s=20, on_settled=settled.extend)
     assert 0.02 < short.quiet_ms < long.quiet_ms  # half and less: the reference's best may change meanwhile
     assert long.quiet_ms > 0.2
-    assert counts == sorted(counts)
+    assert sorted(settled) == [index for index, found in enumerate((short, long)) if found.settled]
 
 
 def test_time_runs_out_on_a_machine_that_is_never_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,11 +235,11 @@ def test_waiting_ends_with_quiet_or_with_time(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("quiet_machine", "full_bursts")
 def test_on_a_quiet_machine_the_least_number_of_bursts_settles_all() -> None:
     log, calls = logging_calls(3)
-    progress: list[int] = []
-    times = time_until_quiet(calls, limit_s=1000, on_progress=progress.append)
+    settled: list[Sequence[int]] = []
+    times = time_until_quiet(calls, limit_s=1000, on_settled=settled.append)
     assert [(found.calls, found.settled) for found in times] == [(ROUNDS * MOST_CALLS_A_BURST, True)] * 3
     assert all(0 < found.quiet_ms < 1000 and 0 <= found.disturbed_share <= 1 for found in times)
-    assert progress == [0] * (ROUNDS - 1) + [3]
+    assert settled == [[]] * (ROUNDS - 1) + [[0, 1, 2]]
     assert len(log) == 3 * (2 + ROUNDS * (1 + MOST_CALLS_A_BURST))  # two to size the bursts, and one before each
 
 

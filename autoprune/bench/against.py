@@ -15,16 +15,16 @@ is better measured side by side: `autoprune bench OLD.onnx NEW.onnx`.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
 from autoprune.errors import InputError
-from autoprune.foundation.bounds import LARGEST_WHOLE, LONGEST_SHOWN
+from autoprune.foundation.bounds import LONGEST_SHOWN
 from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 
@@ -32,51 +32,7 @@ DRIFT = 0.02  # of the quiet time between two runs of one file, beyond what a ru
 NOISY_DRIFT = 0.1  # the same where hardly any call was undisturbed: seen here between runs a minute apart: up to 8%
 # What makes times incomparable; another version of the runtime is often the very thing to be compared.
 COMPARED = ("cpu", "instruction_sets", "provider", "threads", "batch_size", "precision")
-
-
-Positive = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
-Size = Annotated[int, Field(gt=0, le=LARGEST_WHOLE, strict=True)]
-Ends = tuple[Positive, Positive]
-
-
-class Saved(BaseModel):
-    """A part of what was saved; a figure lies in its interval."""
-
-    model_config = ConfigDict(frozen=True)
-
-    @model_validator(mode="after")
-    def _in_intervals(self) -> Self:
-        for name, figure in self:
-            if (interval := getattr(self, f"{name}_ci95", None)) and not interval[0] <= figure <= interval[1]:
-                raise ValueError(f"{name} {figure} is not in its interval {interval[0]} to {interval[1]}")
-        return self
-
-
-class SavedFile(Saved):
-    name: str
-    input_shape: tuple[Size, ...]
-    latency_ms_p50: Positive
-    latency_ms_p50_ci95: Ends
-    quiet_ms: Positive
-    quiet_ms_ci95: Ends
-
-
-class SavedMachine(Saved):
-    noisy: bool
-    yardstick_quiet_ms: Positive
-    yardstick_quiet_ms_ci95: Ends
-
-
-class SavedBench(Saved):
-    path: Path
-    backend: str
-    device: Device
-    machine: SavedMachine
-    files: tuple[SavedFile, ...] = Field(min_length=1)
-
-    @property
-    def by_name(self) -> dict[str, SavedFile]:
-        return {file.name: file for file in self.files}
+RESULT = TypeAdapter(BenchResult)
 
 
 @dataclass(frozen=True)
@@ -95,28 +51,28 @@ class Change:
     latency_ratio_ci95: Interval
 
 
-def read_saved(path: Path) -> SavedBench:
+def read_saved(path: Path) -> BenchResult:
     """What `autoprune bench --save` wrote. Raises `InputError` naming the file and what is wrong with it."""
     raw = read_json(path)
     if isinstance(raw, dict) and (raw.get("kind"), raw.get("schema")) != (KIND, SCHEMA):
         kind, schema = (str(raw.get(key))[:LONGEST_SHOWN] for key in ("kind", "schema"))
         raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
     try:
-        return SavedBench.model_validate({**raw, "path": path} if isinstance(raw, dict) else raw)
+        return replace(RESULT.validate_python(raw), path=path)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: not a result of `autoprune bench --save` ({key}: {first['msg']})") from None
 
 
-def check_comparable(saved: SavedBench, *, backend: str, device: Device, subjects: Sequence[Subject]) -> None:
+def check_comparable(saved: BenchResult, *, backend: str, device: Device, subjects: Sequence[Subject]) -> None:
     """Raise `InputError` naming what differs between today's measurement and the saved one."""
     compared = [("backend", saved.backend, backend)]
     compared += [(key, getattr(saved.device, key), getattr(device, key)) for key in COMPARED]
     for key, then, now in compared:
         if then != now:
             raise InputError(f"{saved.path}: saved with another {key} ({_shown(then)}, now {_shown(now)})")
-    files = saved.by_name
+    files = {file.name: file for file in saved.files}
     matched = [subject for subject in subjects if subject.name in files]
     if not matched:
         raise InputError(
@@ -144,13 +100,13 @@ class BenchComparison:
         return tuple(change for change in self.changes if change.slower)
 
 
-def compare(saved: SavedBench, result: BenchResult) -> BenchComparison:
-    now, then = result.bench.machine, saved.machine
+def compare(saved: BenchResult, result: BenchResult) -> BenchComparison:
+    now, then = result.machine, saved.machine
     ratio, ratio_ci95 = ratio_of_intervals(
         now.yardstick_quiet_ms, now.yardstick_quiet_ms_ci95, then.yardstick_quiet_ms, then.yardstick_quiet_ms_ci95
     )
     noisy = now.noisy or then.noisy
-    files = saved.by_name
+    files = {file.name: file for file in saved.files}
     allowed = (1 + (NOISY_DRIFT if noisy else DRIFT)) * max(1.0, ratio_ci95[1])
     changes = tuple(
         judge(file, files[file.name], allowed_ratio=allowed, noisy=noisy) for file in result.files if file.name in files
@@ -159,11 +115,11 @@ def compare(saved: SavedBench, result: BenchResult) -> BenchComparison:
     return BenchComparison(changes, not_saved, ratio, ratio_ci95, allowed)
 
 
-def against_json(saved: SavedBench, comparison: BenchComparison) -> dict[str, Any]:
+def against_json(saved: BenchResult, comparison: BenchComparison) -> dict[str, Any]:
     return {"path": str(saved.path), **asdict(comparison)}
 
 
-def describe(change: Change, comparison: BenchComparison, saved: SavedBench) -> str:
+def describe(change: Change, comparison: BenchComparison, saved: BenchResult) -> str:
     """One line with both figures, then and now."""
     verdict = "slower than" if change.slower else "not slower than"
     machine = (
@@ -180,7 +136,7 @@ def describe(change: Change, comparison: BenchComparison, saved: SavedBench) -> 
     )
 
 
-def judge(now: FileResult, before: SavedFile, *, allowed_ratio: float, noisy: bool) -> Change:
+def judge(now: FileResult, before: FileResult, *, allowed_ratio: float, noisy: bool) -> Change:
     """The rule above, for one file."""
     quiet, quiet_ci95 = ratio_of_intervals(now.quiet_ms, now.quiet_ms_ci95, before.quiet_ms, before.quiet_ms_ci95)
     median, median_ci95 = ratio_of_intervals(

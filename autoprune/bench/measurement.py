@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
+from autoprune.bench.result import BenchResult, FileResult, Machine, SweepPoint
 from autoprune.compute.memory import memory_limited
 from autoprune.errors import InputError
 from autoprune.foundation import progress
@@ -20,7 +21,7 @@ from autoprune.measure.energy_measurement import EnergyReading, compare_energy
 from autoprune.measure.energy_sensors import NoSensorError, Sensor, open_sensor
 from autoprune.measure.memory import measure_peak_rss_bytes
 from autoprune.measure.sittings import WARM_UP_S, time_in_sittings
-from autoprune.measure.stats import BLOCKS, quiet_interval
+from autoprune.measure.stats import BLOCKS, median_interval, paired_ratio, quiet_interval
 from autoprune.measure.timing import NOISY_SHARE, Call, quiet_time, time_once_ms, time_rounds
 from autoprune.measure.yardstick import yardstick
 from autoprune.runtimes.find import find_runtime
@@ -54,58 +55,6 @@ class BenchSettings:
     seconds: float = DEFAULT_SECONDS
     sweep: bool = False
     energy: bool = False
-
-
-@dataclass(frozen=True)
-class FileBench:
-    """One file's measurement; samples_ms is (rounds, runs), its rounds in `blocks` contiguous sittings."""
-
-    name: str
-    source: str
-    input_shape: tuple[int, ...]
-    samples_ms: Array
-    blocks: int
-    load_ms: float  # median: until it is ready to run
-    file_bytes: int | None  # None: a built-in architecture
-    peak_rss_bytes: int
-    subnormal_weights: int | None  # None: not a file of which they can be counted
-    energy: EnergyReading | None = None  # of a call; None: not asked for
-
-
-@dataclass(frozen=True)
-class SweepPoint:
-    """Throughput of a file at one batch size, from the quiet time: neighbours interrupt long calls more often."""
-
-    name: str
-    batch_size: int
-    latency_ms_p50: float  # of a call on the whole batch
-    quiet_ms: float
-    ms_per_image: float
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What else went on while it was measured."""
-
-    disturbed_share: float
-    load_average_1min: float | None  # before the measurement, which adds to it; None: the system has none
-    cpus: int
-    yardstick_quiet_ms: float  # of `autoprune.measure.yardstick`, timed in the same rounds
-    yardstick_quiet_ms_ci95: tuple[float, float]
-
-    @property
-    def noisy(self) -> bool:
-        return self.disturbed_share > NOISY_SHARE
-
-
-@dataclass(frozen=True)
-class Bench:
-    device: Device
-    settings: BenchSettings
-    files: tuple[FileBench, ...]
-    sweep: tuple[SweepPoint, ...]
-    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -161,7 +110,7 @@ def prepare(sources: Sequence[str], settings: BenchSettings) -> list[Subject]:
     return subjects
 
 
-def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor | None = None) -> Bench:
+def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor | None = None) -> BenchResult:
     """Time the files in turn, and measure all else; energy if there is a `sensor`."""
     runtime = runtime_of(settings)
     load_average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -183,7 +132,7 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor
     load_ms = np.median(timed.load_ms, axis=0) if sittings > 1 else [subject.load_s * 1e3 for subject in subjects]
     blocks = sittings if sittings > 1 else BLOCKS
     *samples_ms, yardstick_ms = timed.samples_ms  # (rounds, runs) of each file, and of the yardstick
-    sweep = _sweep(subjects, runtime, settings) if settings.sweep else ()
+    sweep = _sweep(subjects, runtime, settings) if settings.sweep else None
     energies: Sequence[EnergyReading | None] = [None] * len(subjects)
     if sensor is not None:
         with progress.bar("measuring energy", 1):
@@ -197,29 +146,69 @@ def measure(subjects: Sequence[Subject], settings: BenchSettings, sensor: Sensor
                 runtime=settings.backend, device=settings.provider, threads=settings.threads,
             )  # fmt: skip
             files.append(
-                FileBench(
-                    name=subject.name,
-                    source=subject.source,
-                    input_shape=subject.images.shape,
-                    samples_ms=samples_ms[index],
+                file_result(
+                    subject,
+                    samples_ms[index],
+                    first_ms=samples_ms[0] if index else None,
                     blocks=blocks,
                     load_ms=float(load_ms[index]),
-                    file_bytes=_size_bytes(Path(subject.source)),
                     peak_rss_bytes=peak,
-                    subnormal_weights=_subnormal_weights(subject.source),
                     energy=energies[index],
                 )
             )
             bar.advance()
     disturbed = float(np.mean([quiet_time(samples).disturbed_share for samples in samples_ms]))
-    machine = Machine(
-        disturbed_share=disturbed,
-        load_average_1min=load_average,
+    machine = machine_beside(disturbed, load_average, yardstick_ms, blocks=blocks)
+    return BenchResult(settings.backend, device_of(settings), machine, tuple(files), sweep, tuple(samples_ms))
+
+
+def file_result(
+    subject: Subject,
+    samples_ms: Array,
+    *,
+    first_ms: Array | None,
+    blocks: int,
+    load_ms: float,
+    peak_rss_bytes: int,
+    energy: EnergyReading | None,
+) -> FileResult:
+    """From samples (rounds, runs), the rounds in `blocks` contiguous sittings; `first_ms` are those of the first file,
+    None for that one."""
+    speedup = paired_ratio(first_ms, samples_ms, blocks=blocks) if first_ms is not None else None
+    p50, p95 = (float(value) for value in np.percentile(samples_ms, [50, 95]))
+    return FileResult(
+        name=subject.name,
+        path=subject.source,
+        input_shape=subject.images.shape,
+        calls=samples_ms.size,
+        rounds=len(samples_ms),
+        latency_ms_p50=p50,
+        latency_ms_p50_ci95=median_interval(samples_ms, blocks=blocks),
+        latency_ms_p95=p95,
+        quiet_ms=quiet_time(samples_ms).quiet_ms,
+        quiet_ms_ci95=quiet_interval(samples_ms, blocks=blocks),
+        images_per_s=len(subject.images) / p50 * 1e3,
+        speedup=speedup.ratio if speedup is not None else None,
+        speedup_ci95=speedup.ci95 if speedup is not None else None,
+        load_ms=load_ms,
+        file_bytes=_size_bytes(Path(subject.source)),
+        peak_rss_bytes=peak_rss_bytes,
+        subnormal_weights=_subnormal_weights(subject.source),
+        energy=energy,
+    )
+
+
+def machine_beside(
+    disturbed_share: float, load_average_1min: float | None, yardstick_ms: Array, *, blocks: int
+) -> Machine:
+    return Machine(
+        disturbed_share,
+        load_average_1min,
         cpus=os.cpu_count() or 1,
         yardstick_quiet_ms=quiet_time(yardstick_ms).quiet_ms,
         yardstick_quiet_ms_ci95=quiet_interval(yardstick_ms, blocks=blocks),
+        noisy=disturbed_share > NOISY_SHARE,
     )
-    return Bench(device_of(settings), settings, tuple(files), sweep, machine)
 
 
 def plan(*, load_s: float, calls_s: Sequence[float], seconds: float) -> tuple[int, int, int]:

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from autoprune.bench.measurement import SweepPoint
-from autoprune.bench.result import BenchResult, FileResult, Interval
+from autoprune.bench.result import BenchResult, FileResult, Interval, SweepPoint
 from autoprune.foundation.terminal import figures
 from autoprune.measure.energy_measurement import EnergyReading
 
@@ -34,7 +33,7 @@ LEGEND = "in brackets: 95% intervals; quiet: a call that nothing disturbed; spee
 
 
 def headline(result: BenchResult) -> str:
-    device = result.bench.device
+    device = result.device
     threads = "1 thread" if device.threads == 1 else f"{device.threads} threads"
     return f"{device.runtime}, {device.provider}, {threads}, batch {device.batch_size}, {device.cpu}"
 

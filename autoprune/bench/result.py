@@ -24,18 +24,22 @@ from p50, that of the sweep from quiet times. Energies are of a call, `net_mj` a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import numpy as np
+from pydantic import AfterValidator, Field
 
-from autoprune.bench.measurement import Bench, FileBench, Machine
+from autoprune.foundation.bounds import LARGEST_WHOLE
+from autoprune.measure.device import Device
 from autoprune.measure.energy_measurement import EnergyReading
-from autoprune.measure.stats import median_interval, paired_ratio, quiet_interval
-from autoprune.measure.timing import quiet_time
 
 SCHEMA = 1
 KIND = "bench"
 Interval = tuple[float, float]
+# What is said of types here holds for what is read.
+Figure = Annotated[float, Field(gt=0, strict=True, allow_inf_nan=False)]
+Ends = tuple[Figure, Figure]
+Size = Annotated[int, Field(gt=0, le=LARGEST_WHOLE, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -44,80 +48,85 @@ class FileResult:
 
     name: str
     path: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[Size, ...]
     calls: int
     rounds: int
-    latency_ms_p50: float
-    latency_ms_p50_ci95: Interval
+    latency_ms_p50: Figure
+    latency_ms_p50_ci95: Ends
     latency_ms_p95: float
-    quiet_ms: float
-    quiet_ms_ci95: Interval
+    quiet_ms: Figure
+    quiet_ms_ci95: Ends
     images_per_s: float
     speedup: float | None
     speedup_ci95: Interval | None
-    load_ms: float
-    file_bytes: int | None
+    load_ms: float  # median: until it is ready to run
+    file_bytes: int | None  # None: a built-in architecture
     peak_rss_bytes: int
-    subnormal_weights: int | None
-    energy: EnergyReading | None
+    subnormal_weights: int | None  # None: not a file of which they can be counted
+    energy: EnergyReading | None  # of a call; None: not asked for
 
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "energy": self.energy.as_json() if self.energy is not None else None}
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """Throughput of a file at one batch size, from the quiet time: neighbours interrupt long calls more often."""
+
+    name: str
+    batch_size: int
+    latency_ms_p50: float  # of a call on the whole batch
+    quiet_ms: float
+    ms_per_image: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What else went on while it was measured."""
+
+    disturbed_share: float
+    load_average_1min: float | None  # before the measurement, which adds to it; None: the system has none
+    cpus: int
+    yardstick_quiet_ms: Figure  # of `autoprune.measure.yardstick`, timed in the same rounds
+    yardstick_quiet_ms_ci95: Ends
+    noisy: bool
+
+
+def _in_intervals(read: Any) -> Any:
+    """Raises `ValueError` for a figure that does not lie in its interval."""
+    for name, figure in vars(read).items():
+        if (interval := getattr(read, f"{name}_ci95", None)) and not interval[0] <= figure <= interval[1]:
+            raise ValueError(f"{name} {figure} is not in its interval {interval[0]} to {interval[1]}")
+    return read
 
 
 @dataclass(frozen=True)
 class BenchResult:
     """All figures of a measurement."""
 
-    bench: Bench
-    files: tuple[FileResult, ...]
-    warnings: tuple[str, ...]
+    backend: str
+    device: Device
+    machine: Annotated[Machine, AfterValidator(_in_intervals)]
+    files: Annotated[tuple[Annotated[FileResult, AfterValidator(_in_intervals)], ...], Field(min_length=1)]
+    sweep: tuple[SweepPoint, ...] | None  # None: not asked for
+    samples_ms: tuple[Any, ...] = ()  # (rounds, runs) of each file; not kept
+    path: Path | None = None  # where it was kept; None: measured now
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(_warnings(self.machine, self.files))
 
     def as_json(self) -> dict[str, Any]:
         """Of schema 1, without `against`."""
-        machine = self.bench.machine
         return {
             "schema": SCHEMA,
             "kind": KIND,
-            "backend": self.bench.settings.backend,
-            "device": self.bench.device.as_json(),
-            "machine": {**asdict(machine), "noisy": machine.noisy},
-            "files": [file.as_json() for file in self.files],
-            "sweep": [asdict(point) for point in self.bench.sweep] or None,
+            "backend": self.backend,
+            "device": asdict(self.device),
+            "machine": asdict(self.machine),
+            "files": [asdict(file) for file in self.files],
+            "sweep": [asdict(point) for point in self.sweep] if self.sweep else None,
             "warnings": list(self.warnings),
             "against": None,
         }
-
-
-def results(bench: Bench) -> BenchResult:
-    files = tuple(_file_result(file, bench.files[0], bench.settings.batch_size) for file in bench.files)
-    return BenchResult(bench, files, tuple(_warnings(bench.machine, files)))
-
-
-def _file_result(file: FileBench, first: FileBench, batch_size: int) -> FileResult:
-    samples_ms = file.samples_ms
-    speedup = paired_ratio(first.samples_ms, samples_ms, blocks=first.blocks) if file is not first else None
-    p50, p95 = (float(value) for value in np.percentile(samples_ms, [50, 95]))
-    return FileResult(
-        name=file.name,
-        path=file.source,
-        input_shape=file.input_shape,
-        calls=samples_ms.size,
-        rounds=len(samples_ms),
-        latency_ms_p50=p50,
-        latency_ms_p50_ci95=median_interval(samples_ms, blocks=file.blocks),
-        latency_ms_p95=p95,
-        quiet_ms=quiet_time(samples_ms).quiet_ms,
-        quiet_ms_ci95=quiet_interval(samples_ms, blocks=file.blocks),
-        images_per_s=batch_size / p50 * 1e3,
-        speedup=speedup.ratio if speedup is not None else None,
-        speedup_ci95=speedup.ci95 if speedup is not None else None,
-        load_ms=file.load_ms,
-        file_bytes=file.file_bytes,
-        peak_rss_bytes=file.peak_rss_bytes,
-        subnormal_weights=file.subnormal_weights,
-        energy=file.energy,
-    )
 
 
 def _warnings(machine: Machine, files: Sequence[FileResult]) -> Iterator[str]:

@@ -13,8 +13,7 @@ from autoprune.foundation import progress
 if TYPE_CHECKING:  # imported by the command itself: --help answers without ONNX Runtime
     from rich.console import Console
 
-    from autoprune.bench.against import SavedBench
-    from autoprune.bench.measurement import BenchSettings
+    from autoprune.bench.measurement import Subject
     from autoprune.bench.result import BenchResult
 
 EPILOG = "Example: `autoprune bench runs/demo/export/original.onnx runs/demo/export/model.onnx --plot bench.svg`"
@@ -100,7 +99,7 @@ def bench(
         measure,
         prepare,
     )
-    from autoprune.bench.result import KIND, results
+    from autoprune.bench.result import KIND
     from autoprune.cli.outputs import PICTURE, check_outputs, console_beside, json_file, json_kind
     from autoprune.compute.machine import require_threads
 
@@ -126,31 +125,28 @@ def bench(
     subjects = prepare(files, settings)
     if saved is not None:
         check_comparable(saved, backend=backend, device=device, subjects=subjects)
-    result = results(measure(subjects, settings, sensor))
+    result = measure(subjects, settings, sensor)
     console = console_beside(json_to)
     _print(result, console)
     if plot is not None:
         from autoprune.bench.plot import write_plot
 
         write_plot(result, plot)
-    rooflines = _rooflines(files, settings, console) if roofline else []
+    rooflines = _rooflines(subjects, threads, console) if roofline else []
     slower = _finish(result, saved, json_to, save, console, rooflines)
     if slower:
         raise RunError("; ".join(slower))
 
 
-def _rooflines(files: list[str], settings: "BenchSettings", console: "Console") -> list[dict[str, Any]]:
+def _rooflines(subjects: list["Subject"], threads: int, console: "Console") -> list[dict[str, Any]]:
     """Measure and print what bounds each file's layers; the same as JSON."""
-    from autoprune.bench.measurement import unique_names
     from autoprune.cli.roofline import roofline_view
     from autoprune.roofline.report import roofline_report
 
     found = []
-    for file, name in zip(files, unique_names(files), strict=True):
-        measured = roofline_report(
-            Path(file), threads=settings.threads, batch_size=settings.batch_size, shape=settings.shape
-        )
-        console.print(roofline_view(measured, name, width=console.width))
+    for subject in subjects:
+        measured = roofline_report(subject, threads=threads)
+        console.print(roofline_view(measured, subject.name, width=console.width))
         found.append(measured.as_json())
     return found
 
@@ -161,16 +157,16 @@ def _print(result: "BenchResult", console: "Console") -> None:
     console.print(headline(result), style="bold", markup=False, soft_wrap=True)
     console.print(table(result))
     console.print(LEGEND, markup=False, soft_wrap=True)
-    if result.bench.sweep:
+    if result.sweep:
         console.print("throughput by batch size, undisturbed", style="bold")
-        console.print(sweep_table(result.bench.sweep))
+        console.print(sweep_table(result.sweep))
     for line in result.warnings:
         console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _finish(
     result: "BenchResult",
-    saved: "SavedBench | None",
+    saved: "BenchResult | None",
     json_to: str | None,
     save: Path | None,
     console: "Console",
@@ -189,8 +185,8 @@ def _finish(
         comparison = compare(saved, result)
         document["against"] = against_json(saved, comparison)
         notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
-        if (then := saved.device.runtime) != result.bench.device.runtime:
-            notes.append(f"{saved.path}: saved with {then}, now {result.bench.device.runtime}")
+        if (then := saved.device.runtime) != result.device.runtime:
+            notes.append(f"{saved.path}: saved with {then}, now {result.device.runtime}")
         notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
         slower = [describe(change, comparison, saved) for change in comparison.slower]
         for note in notes:

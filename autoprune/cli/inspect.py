@@ -127,7 +127,7 @@ def inspect(
             require_memory(needed, field=f"--batch {batch}", fix="lower it, or leave out latency with --no-latency")
         facts = inspect_model(
             loaded,
-            InspectedModel(model, checkpoint, width, shape, class_count, threads, batch),
+            InspectedModel(model, checkpoint, width, shape, class_count),
             search=search,
             measure=measure,
             with_latency=not no_latency,

@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from autoprune.inspection.facts import GroupFacts, Inspection, LayerFacts, Staircase
+from autoprune.inspection.facts import GroupFacts, Inspection, LayerFacts, Staircase, TargetRange
 from autoprune.prediction.latency_validation import LatencyValidation
 
 SCHEMA = 1
@@ -13,22 +13,16 @@ SHAPE = ("in_channels", "out_channels", "kernel", "stride", "in_size", "out_size
 
 def as_json(inspection: Inspection) -> dict[str, Any]:
     """The facts as JSON's own types (schema 1): shares and ratios 0..1, times in ms or s as the names say."""
-    model, search, latency = inspection.model, inspection.search, inspection.latency
+    search, measure, latency = inspection.search, inspection.measure, inspection.latency
     time, stairs, check = inspection.search_time, inspection.staircase, inspection.validation
     return {
         "schema": SCHEMA,
-        "model": {
-            "name": model.name,
-            "checkpoint": model.checkpoint,
-            "width": model.width,
-            "input_shape": list(model.input_shape),
-            "classes": model.classes,
-        },
+        "model": asdict(inspection.model),
         "settings": {
             "device": None if latency is None else latency.device,
             "runtime": None if latency is None else latency.runtime,
-            "threads": model.threads,
-            "batch_size": model.batch_size,
+            "threads": measure.threads,
+            "batch_size": measure.batch_size,
             "ladders": "evenly spaced" if latency is None else "measured",
             "min_keep": search.min_keep,
             "max_rungs": search.max_rungs,
@@ -41,16 +35,7 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
             "predicted_latency_ms": None if latency is None else latency.original_ms,
             "rest_latency_ms": inspection.rest_latency_ms,
         },
-        "targets": {
-            target.metric: {
-                "unit": target.unit,
-                "source": target.source,
-                "ceiling": target.ceiling,
-                "floor": target.floor,
-                "smallest_max_ratio": target.smallest_max_ratio,
-            }
-            for target in inspection.targets
-        },
+        "targets": {target.metric: _target_json(target) for target in inspection.targets},
         "groups": [_group_json(group) for group in inspection.groups],
         "skipped": [asdict(group) for group in inspection.skipped],
         "layers": [_layer_json(layer) for layer in inspection.layers],
@@ -58,6 +43,12 @@ def as_json(inspection: Inspection) -> dict[str, Any]:
         "staircase": None if stairs is None else _staircase_json(stairs),
         "latency_validation": None if check is None else _validation_json(check),
     }
+
+
+def _target_json(target: TargetRange) -> dict[str, Any]:
+    fields = asdict(target)
+    del fields["metric"]
+    return {**fields, "smallest_max_ratio": target.smallest_max_ratio}
 
 
 def _group_json(group: GroupFacts) -> dict[str, Any]:

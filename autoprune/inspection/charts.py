@@ -1,6 +1,7 @@
 """The staircase of a group and the check of predicted latency, as pictures: inside a page, in a file, in a terminal."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -30,7 +31,7 @@ Draw = Callable[[Axes, Mapping[str, str]], None]
 
 def write_staircase(staircase: Staircase, path: Path) -> None:
     """The staircase as PNG or SVG, as the name of `path` says; the file is whole or absent."""
-    figure = _figure(lambda axes, colours: _draw_staircase(axes, staircase, colours), ON_WHITE)
+    figure = _figure(partial(_draw_staircase, staircase), ON_WHITE)
     figure.suptitle(f"Group {shorten(staircase.group)}", x=0.02, ha="left", fontsize=10)
     kind = path.suffix.lower()[1:]
     with atomic_path(path) as temporary, rc_context(STYLE):
@@ -45,16 +46,14 @@ def write_staircase(staircase: Staircase, path: Path) -> None:
 
 def staircase_svg(staircase: Staircase) -> str:
     """The staircase as an element of a page that defines the colours."""
-    figure = _figure(lambda axes, colours: _draw_staircase(axes, staircase, colours), COLOURS)
     description = f"Time by width of group {staircase.group}: {len(staircase.points)} widths"
-    return _element(figure, name="staircase", description=description)
+    return _element(partial(_draw_staircase, staircase), name="staircase", description=description)
 
 
 def validation_svg(validation: LatencyValidation) -> str:
     """Predicted against measured latency as an element of a page that defines the colours."""
-    figure = _figure(lambda axes, colours: _draw_validation(axes, validation, colours), COLOURS)
     description = f"Predicted against measured latency of {validation.n} policies"
-    return _element(figure, name="validation", description=description)
+    return _element(partial(_draw_validation, validation), name="validation", description=description)
 
 
 def staircase_lines(staircase: Staircase) -> list[str]:
@@ -78,12 +77,12 @@ def _figure(draw: Draw, colours: Mapping[str, str]) -> Figure:
     return figure
 
 
-def _element(figure: Figure, *, name: str, description: str) -> str:
+def _element(draw: Draw, *, name: str, description: str) -> str:
     with rc_context(STYLE):
-        return as_svg(figure, name=name, description=description)
+        return as_svg(_figure(draw, COLOURS), name=name, description=description)
 
 
-def _draw_staircase(axes: Axes, staircase: Staircase, colours: Mapping[str, str]) -> None:
+def _draw_staircase(staircase: Staircase, axes: Axes, colours: Mapping[str, str]) -> None:
     widths, times_ms = zip(*staircase.points, strict=True)
     axes.plot(widths, times_ms, "-", color=colours["muted"], linewidth=0.9)
     axes.plot(widths, times_ms, "o", color=colours["accent"], markersize=2.8, label="width")
@@ -93,7 +92,7 @@ def _draw_staircase(axes: Axes, staircase: Staircase, colours: Mapping[str, str]
     axes.set(xlim=(0, staircase.channels * 1.03), ylim=(0, max(times_ms) * 1.08))
 
 
-def _draw_validation(axes: Axes, validation: LatencyValidation, colours: Mapping[str, str]) -> None:
+def _draw_validation(validation: LatencyValidation, axes: Axes, colours: Mapping[str, str]) -> None:
     predicted_ms, measured_ms = zip(*validation.points, strict=True)
     ends = (min(*predicted_ms, *measured_ms) * 0.96, max(*predicted_ms, *measured_ms) * 1.04)
     axes.plot(ends, ends, "-", color=colours["muted"], linewidth=0.9, label="equal")

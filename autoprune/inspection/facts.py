@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import nn
 
-from autoprune.config import CostName, SearchConfig
+from autoprune.config import CostName, MeasureConfig, SearchConfig
 from autoprune.errors import InputError
-from autoprune.prediction.energy import estimated_energy_mj, work_of
+from autoprune.prediction.energy import estimated_energy_mj
 from autoprune.prediction.latency_validation import LatencyValidation
+from autoprune.prediction.staircase import Ladders
 from autoprune.pruning.cost import Cost, CutShapes, LayerShape
-from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.elastic import sliced_fields
+from autoprune.pruning.forward_pass import evaluation_mode, graph_of
 from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
 from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
 from autoprune.space.policy import PruningPolicy
@@ -23,6 +26,8 @@ from autoprune.space.policy import PruningPolicy
 MAKERS = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear, nn.Embedding)
 MOST_WIDTHS = 64  # of a staircase; a wider group shows every k-th
 MOST_NAMES = 8  # in an error message
+LEAF = "torch::autograd::AccumulateGrad"  # a parameter or the image
+JOINS = {"adds": "Add", "multiplies": "Mul"}  # the starts of autograd's names
 
 Role = Literal["makes", "depthwise", "normalises", "reads", "holds"]
 Source = Literal["predicted", "counted", "estimated"]
@@ -36,16 +41,13 @@ UNITS: dict[CostName, tuple[str, Source]] = {
 
 @dataclass(frozen=True)
 class InspectedModel:
-    """What was asked for. `joins` is what the model does with tensors element by element: "adds", ..."""
+    """What was asked for."""
 
     name: str
     checkpoint: str | None
     width: float
     input_shape: tuple[int, int, int]
     classes: int
-    threads: int
-    batch_size: int
-    joins: str = "adds"
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ class Inspection:
 
     model: InspectedModel
     search: SearchConfig
+    measure: MeasureConfig
     macs: int
     params: int
     estimated_energy_mj: float
@@ -177,16 +180,17 @@ class Inspection:
 
 def assemble(
     model: InspectedModel,
-    elastic: ElasticModel,
     skipped: Sequence[SkippedGroup],
     shapes: CutShapes,
-    ladders: Mapping[str, tuple[int, ...]],
+    ladders: Ladders,
     *,
     search: SearchConfig,
+    measure: MeasureConfig,
     latency: LatencyFacts | None,
 ) -> Inspection:
-    """The facts of `elastic` whose groups may have the widths of `ladders`; nothing is run or measured."""
-    full = elastic.full_policy
+    """The facts of the model of `shapes`, whose groups may have the widths of `ladders`; nothing is measured."""
+    elastic = shapes.elastic
+    full, joins = elastic.full_policy, joining_words(elastic.original, model.input_shape)
     smallest = smallest_policy(ladders)
     original, least = shapes.cost(full), shapes.cost(smallest)
     owners = {member.module: group.name for group in elastic.groups for member in group.members if member.axis == "out"}
@@ -196,7 +200,7 @@ def assemble(
         )
         for name, shape in shapes.original.items()
     )
-    energies_mj = [estimated_energy_mj(work_of(shapes.layers(policy).values())) for policy in (full, smallest)]
+    energies_mj = [estimated_energy_mj(shapes.layers(policy).values()) for policy in (full, smallest)]
     ranges: dict[CostName, Sequence[float]] = {
         **({} if latency is None else {"latency": (latency.original_ms, latency.smallest_ms)}),
         "macs": (original.macs, least.macs),
@@ -206,13 +210,13 @@ def assemble(
     return Inspection(
         model=model,
         search=search,
+        measure=measure,
         macs=original.macs,
         params=original.params,
         estimated_energy_mj=energies_mj[0],
         latency=latency,
         groups=tuple(
-            _group_facts(group, elastic, shapes, ladders[group.name], latency, joins=model.joins)
-            for group in elastic.groups
+            _group_facts(group, shapes, ladders[group.name], original, latency, joins=joins) for group in elastic.groups
         ),
         skipped=tuple(skipped),
         layers=layers,
@@ -220,7 +224,7 @@ def assemble(
     )
 
 
-def smallest_policy(ladders: Mapping[str, tuple[int, ...]]) -> PruningPolicy:
+def smallest_policy(ladders: Ladders) -> PruningPolicy:
     return PruningPolicy.of({name: min(widths) for name, widths in ladders.items()})
 
 
@@ -242,13 +246,29 @@ def coupling_words(members: Sequence[CoupledLayer], *, joins: str) -> str:
     return "; ".join(parts)
 
 
+def joining_words(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
+    """What the model does with several tensors element by element: "adds", or more where it does not only add.
+
+    Read from autograd's graph of one image; a concatenation couples nothing and does not count.
+    """
+    with evaluation_mode(model), torch.enable_grad():
+        output = model(torch.zeros(1, *input_shape, requires_grad=True))
+    names: set[str] = set()
+    for node in graph_of(output):
+        inputs = [parent for parent, _ in node.next_functions if parent is not None]
+        if len([parent for parent in inputs if parent.name() != LEAF]) > 1:
+            names.add(node.name())
+    kinds = [word for word, start in JOINS.items() if any(name.startswith(start) for name in names)]
+    return " or ".join(kinds) or "joins"
+
+
 def group_of_layer(
     layer: str, model: nn.Module, groups: Sequence[PrunableGroup], skipped: Sequence[SkippedGroup]
 ) -> PrunableGroup:
     """The group that makes, filters or normalises the outputs of `layer`; `InputError` says why there is none."""
-    owning = [group for group in groups if any(member == (layer, "out") for member in _sides(group))]
-    if owning:
-        return owning[0]
+    for group in groups:
+        if any(member.module == layer and member.axis == "out" for member in group.members):
+            return group
     reasons = [group.reason for group in skipped if group.name == layer]
     if reasons:
         raise InputError(f"--staircase {layer}: its channels cannot be pruned ({reasons[0]})")
@@ -263,10 +283,6 @@ def staircase_widths(channels: int, rungs: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({*range(channels, 0, -step), *rungs}))
 
 
-def _sides(group: PrunableGroup) -> set[tuple[str, str]]:
-    return {(member.module, member.axis) for member in group.members}
-
-
 def _some(groups: Sequence[PrunableGroup]) -> str:
     names = [group.name for group in groups]
     return ", ".join(names[:MOST_NAMES]) + (", …" if len(names) > MOST_NAMES else "")
@@ -274,33 +290,33 @@ def _some(groups: Sequence[PrunableGroup]) -> str:
 
 def _group_facts(
     group: PrunableGroup,
-    elastic: ElasticModel,
     shapes: CutShapes,
     ladder: tuple[int, ...],
+    whole: Cost,
     latency: LatencyFacts | None,
     *,
     joins: str,
 ) -> GroupFacts:
+    model = shapes.elastic.original
     owned = [member for member in group.members if member.axis == "out"]
     layers = list(dict.fromkeys(member.module for member in owned if member.module in shapes.original))
     macs = sum(shapes.original[name].macs for name in layers)
     params = sum(shapes.original[name].params for name in layers)
     for member in owned:
         if member.module not in shapes.original:  # of a BatchNorm: a scale and a shift for each of the group's channels
-            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+            for _, _, tensor, dim in sliced_fields(model, member.module, member.axis):
                 if isinstance(tensor, nn.Parameter):
                     params += tensor.numel() // tensor.shape[dim] * len(member.local)
-    roles = [_role(elastic.original, member, shapes.original) for member in group.members]
     members = tuple(
-        CoupledLayer(member.module, member.axis, role, len(set(member.local)))
-        for member, role in zip(group.members, roles, strict=True)
+        CoupledLayer(member.module, member.axis, _role(model, member, shapes.original), len(set(member.local)))
+        for member in group.members
     )
     return GroupFacts(
         group.name,
         group.channels,
         coupling_words(members, joins=joins),
         members,
-        _share(macs, params, layers, shapes.cost(elastic.full_policy), latency),
+        _share(macs, params, layers, whole, latency),
         ladder,
     )
 

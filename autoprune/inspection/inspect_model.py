@@ -34,7 +34,7 @@ from autoprune.prediction.whole_models import random_policies
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
-from autoprune.pruning.forward_pass import evaluation_mode, graph_of
+from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.importance import rank_channels
 from autoprune.pruning.plain import bake, check_module
 from autoprune.search.evaluate import Evaluator
@@ -43,8 +43,6 @@ EVALUATIONS_TIMED = 4
 EVALUATION_S = 1.0  # about as long as a timed evaluation may take; one that takes longer gets fewer images
 LEAST_IMAGES = 24
 PROBE_IMAGES = 8
-LEAF = "torch::autograd::AccumulateGrad"  # a parameter or the image
-JOINS = {"adds": "Add", "multiplies": "Mul"}  # the starts of autograd's names
 
 
 def load_model(
@@ -108,36 +106,32 @@ def inspect_model(
     ranking = rank_channels(model, found.prunable, "l2", images=shown, labels=torch.zeros(1, dtype=torch.int64))
     elastic = ElasticModel(model, found.prunable, ranking)
     shapes = CutShapes(elastic, described.input_shape)
-    described = replace(described, joins=joining_words(model, described.input_shape))
     asked = None if staircase_of is None else group_of_layer(staircase_of, model, found.prunable, found.skipped)
     latency = measured = table_s = None
     if with_latency:
         started = time.perf_counter()
-        latency = build_latency_model(elastic, shapes, info, search=search, measure=measure, table_path=table_path)
+        latency = build_latency_model(shapes, info, search=search, measure=measure, table_path=table_path)
         table_s = time.perf_counter() - started
         ladders = latency.ladders
-        predictor = latency.predictor
         measured = LatencyFacts(
-            predictor.layers_ms(elastic.full_policy),
-            predictor.predicted_latency_ms(elastic.full_policy),
-            predictor.predicted_latency_ms(smallest_policy(ladders)),
-            device=predictor.table.device.cpu,
-            runtime=predictor.table.device.runtime,
+            latency.layers_ms(elastic.full_policy),
+            latency.predicted_latency_ms(elastic.full_policy),
+            latency.predicted_latency_ms(smallest_policy(ladders)),
+            device=latency.table.device.cpu,
+            runtime=latency.table.device.runtime,
         )
     else:
         ladders = {
             group.name: with_branch_rung(_even_ladder(group.channels, search), group, search)
             for group in elastic.groups
         }
-    facts = assemble(described, elastic, found.skipped, shapes, ladders, search=search, latency=measured)
+    facts = assemble(described, found.skipped, shapes, ladders, search=search, measure=measure, latency=measured)
     if latency is not None and staircase_of is not None and asked is not None:
         rungs = ladders[asked.name]
-        points = group_staircase(elastic, latency.predictor, asked, staircase_widths(asked.channels, rungs))
+        points = group_staircase(latency, asked, staircase_widths(asked.channels, rungs))
         facts = replace(facts, staircase=Staircase(staircase_of, asked.name, asked.channels, tuple(points), rungs))
     if latency is not None and validations:
-        checked = validate_latency(
-            elastic, latency, info, measure=measure, n=validations, seed=0, table_path=table_path
-        )
+        checked = validate_latency(latency, info, measure=measure, n=validations, seed=0)
         facts = replace(facts, validation=checked)
     return replace(facts, search_time=time_search(elastic, info, ladders, search, table_s=table_s))
 
@@ -181,22 +175,6 @@ def time_search(
         setup_evaluations=len(elastic.groups),
         table_s=table_s,
     )
-
-
-def joining_words(model: nn.Module, input_shape: tuple[int, int, int]) -> str:
-    """What the model does with several tensors element by element: "adds", or more where it does not only add.
-
-    Read from autograd's graph of one image; a concatenation couples nothing and does not count.
-    """
-    with evaluation_mode(model), torch.enable_grad():
-        output = model(torch.zeros(1, *input_shape, requires_grad=True))
-    names: set[str] = set()
-    for node in graph_of(output):
-        inputs = [parent for parent, _ in node.next_functions if parent is not None]
-        if len([parent for parent in inputs if parent.name() != LEAF]) > 1:
-            names.add(node.name())
-    kinds = [word for word, start in JOINS.items() if any(name.startswith(start) for name in names)]
-    return " or ".join(kinds) or "joins"
 
 
 def _even_ladder(channels: int, search: SearchConfig) -> tuple[int, ...]:

@@ -41,12 +41,12 @@ def headline(inspection: Inspection) -> str:
 
 def conditions(inspection: Inspection) -> str:
     """What latency is of, or that it was left out."""
-    model, latency = inspection.model, inspection.latency
+    measure, latency = inspection.measure, inspection.latency
     if latency is None:
         return "Latency was left out: the ladders are evenly spaced widths, not those where measured time steps down."
-    threads = f"{model.threads} thread{'' if model.threads == 1 else 's'}"
+    threads = f"{measure.threads} thread{'' if measure.threads == 1 else 's'}"
     text = f"Latency of the exported file in {latency.runtime} on {latency.device}, {threads}"
-    return f"{text}, batch {model.batch_size}{'' if model.batch_size == 1 else ' (ms for the whole batch)'}."
+    return f"{text}, batch {measure.batch_size}{'' if measure.batch_size == 1 else ' (ms for the whole batch)'}."
 
 
 def target_texts(target: TargetRange) -> tuple[str, str, str, str]:

@@ -65,7 +65,7 @@ class Evaluation:
     files: tuple[FileFigures, ...]
 
     def as_json(self) -> dict[str, Any]:
-        return {"schema": SCHEMA, "kind": KIND, **asdict(self), "device": self.device.as_json()}
+        return {"schema": SCHEMA, "kind": KIND, **asdict(self)}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import json
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,9 +38,6 @@ class Device:
     def key(self) -> str:
         """Equal for equal devices, and readable."""
         return json.dumps(asdict(self), sort_keys=True)
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "instruction_sets": list(self.instruction_sets)}
 
 
 def this_device(runtime: Runtime, *, threads: int, batch_size: int) -> Device:

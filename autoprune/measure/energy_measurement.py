@@ -11,9 +11,9 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from autoprune.errors import RunError
 from autoprune.measure.energy_sensors import Sensor
@@ -66,14 +66,7 @@ class EnergyReading:
     rounds: int
     update_interval_ms: float  # of the sensor
     step_mj: float  # least amount that the sensor was seen to count while the call ran
-
-    @property
-    def net_resolved(self) -> bool:
-        """Whether the call can be told from idling at all: if not, `net_mj` means nothing yet."""
-        return self.net_ci95_mj[0] > 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "net_resolved": self.net_resolved}
+    net_resolved: bool  # whether the call can be told from idling at all: if not, `net_mj` means nothing yet
 
 
 def compare_energy(
@@ -116,13 +109,14 @@ def energy_reading(
         for spell, idle_w in zip(spells_under_load, idle_power_w, strict=True)
     ]
     load_s = sum(spell.seconds for spell in spells_under_load)
+    net_ci95_mj = _ci95(net_mj)
     return EnergyReading(
         sensor=sensor,
         energy_source="measured",
         gross_mj=statistics.fmean(gross_mj),
         gross_ci95_mj=_ci95(gross_mj),
         net_mj=statistics.fmean(net_mj),
-        net_ci95_mj=_ci95(net_mj),
+        net_ci95_mj=net_ci95_mj,
         load_power_w=sum(spell.joules for spell in spells_under_load) / load_s,
         idle_power_w=statistics.fmean(idle_power_w),
         calls=sum(spell.calls for spell in spells_under_load),
@@ -130,6 +124,7 @@ def energy_reading(
         rounds=len(spells_under_load),
         update_interval_ms=grain.update_interval_s * 1e3,
         step_mj=grain.step_j * 1e3,
+        net_resolved=net_ci95_mj[0] > 0,
     )
 
 

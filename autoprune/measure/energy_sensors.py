@@ -52,19 +52,6 @@ class NoSensorError(Exception):
     """There is no such sensor, or it cannot be read; the message says why and what to do."""
 
 
-class WrappingCounter:
-    """Sums up a counter that starts again at zero after `largest`: at most one wrap-around between two values."""
-
-    def __init__(self, first: int, *, largest: int) -> None:
-        self._last, self._largest = first, largest
-        self.total = 0
-
-    def add(self, value: int) -> None:
-        gained = value - self._last
-        self.total += gained if gained >= 0 else gained + self._largest
-        self._last = value
-
-
 class PowerIntegral:
     """Energy from samples of power, by the trapezoidal rule."""
 
@@ -104,16 +91,20 @@ class RaplSensor:
         self.name = "RAPL " + " + ".join(zone.name for zone in zones)
         self.sampling_s = min(zone.shortest_wrap_s for zone in zones) / READS_A_WRAP
         self._lock = threading.Lock()
-        self._counters = [WrappingCounter(zone.read_uj(), largest=zone.max_energy_range_uj) for zone in zones]
+        self._last_uj = [zone.read_uj() for zone in zones]
+        self._total_uj = 0
 
     def read_j(self) -> float:
         with self._lock:
-            for zone, counter in zip(self.zones, self._counters, strict=True):
+            for index, zone in enumerate(self.zones):
                 try:
-                    counter.add(zone.read_uj())
+                    now_uj = zone.read_uj()
                 except (OSError, ValueError) as error:
                     raise RunError(f"{zone.folder}/energy_uj: cannot be read any more ({error})") from None
-            return sum(counter.total for counter in self._counters) * 1e-6
+                # At most one wrap-around between two readings: `sampling_s` sees to that.
+                self._total_uj += (now_uj - self._last_uj[index]) % zone.max_energy_range_uj
+                self._last_uj[index] = now_uj
+            return self._total_uj * 1e-6
 
 
 def rapl_sensor(root: Path | None = None) -> RaplSensor:

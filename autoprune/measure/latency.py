@@ -52,7 +52,7 @@ def measure_interleaved(
             float(np.median(samples)),
             float(np.percentile(samples, 95)),
             samples,
-            timed.blocks,
+            sittings,
             undisturbed,
         )
         for samples, undisturbed in zip(timed.samples_ms, quiet_ms, strict=True)

@@ -21,11 +21,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Sittings:
-    """samples_ms is (calls, rounds, runs), the rounds in `blocks` contiguous sittings as `numpy.array_split` has them;
+    """samples_ms is (calls, rounds, runs), the rounds in contiguous sittings as `numpy.array_split` has them;
     load_ms is (sittings, loads). `calls` are those of the last sitting."""
 
     samples_ms: Array
-    blocks: int
     load_ms: Array
     calls: tuple[Call, ...]
 
@@ -55,7 +54,7 @@ def time_in_sittings(
         parts.append(time_rounds(together, rounds=len(part), runs=runs, rng=rng))
         if on_sitting is not None:
             on_sitting()
-    return Sittings(np.concatenate(parts, axis=1), sittings, load_ms, tuple(calls))
+    return Sittings(np.concatenate(parts, axis=1), load_ms, tuple(calls))
 
 
 def warm_up(calls: Sequence[Call]) -> None:

@@ -150,12 +150,12 @@ def time_until_quiet(
     limit_s: float,
     slow_to_warm: Sequence[bool] | None = None,
     seed: int = 0,
-    on_progress: Callable[[int], None] | None = None,
+    on_settled: Callable[[Sequence[int]], object] | None = None,
 ) -> list[QuietTime]:
     """Time `calls` in turn, in random order, each until enough undisturbed calls were seen or `limit_s` is over.
 
     `slow_to_warm`: for each call, whether it is to be warmed up like a long one, because it reads much memory.
-    `on_progress` gets the number of calls settled so far. Raises whatever a call raises.
+    `on_settled` gets the numbers of the calls that settled in a round, also of none. Raises whatever a call raises.
     """
     order = np.random.default_rng(seed)
     seen = [_Seen() for _ in calls]
@@ -178,9 +178,10 @@ def time_until_quiet(
                     seen[index].add_disturbed(times_ms)
                 else:
                     seen[index].add_quiet(times_ms, reference_ms=(before_ms + after_ms) / 2)
+            settled = [index for index in active if seen[index].settled]
             active = [index for index in active if not seen[index].settled]
-            if on_progress is not None:
-                on_progress(len(calls) - len(active))
+            if on_settled is not None:
+                on_settled(settled)
             if time.perf_counter() > deadline:
                 break
     return [calls_seen.result(reference.best_ms) for calls_seen in seen]

@@ -31,33 +31,26 @@ class EnergyConstants:
 HOROWITZ = EnergyConstants(3.7 + 0.9, 100.0)
 
 
-@dataclass(frozen=True)
-class Work:
-    """What energy is spent on, for one image."""
-
-    macs: int
-    values_moved: int
+Layers = Collection[LayerShape]  # of a model
 
 
-def work_of(layers: Collection[LayerShape]) -> Work:
-    return Work(sum(layer.macs for layer in layers), sum(layer.values_moved for layer in layers))
-
-
-def estimated_energy_mj(work: Work, constants: EnergyConstants = HOROWITZ) -> float:
+def estimated_energy_mj(layers: Layers, constants: EnergyConstants = HOROWITZ) -> float:
     """Estimated millijoules for one image."""
-    picojoule = work.macs * constants.pj_per_mac + work.values_moved * constants.pj_per_value_moved
+    macs, values_moved = _work(layers)
+    picojoule = macs * constants.pj_per_mac + values_moved * constants.pj_per_value_moved
     return picojoule * PJ / MJ + constants.mj_per_call
 
 
-def fit_constants(works: Sequence[Work], measured_mj: Sequence[float]) -> EnergyConstants:
+def fit_constants(models: Sequence[Layers], measured_mj: Sequence[float]) -> EnergyConstants:
     """The constants that come closest to measured energies: least squares on relative errors, none of them negative.
 
     Raises `ValueError` without at least one positive energy for each model.
     """
     measured = np.array(measured_mj, dtype=float)
-    if len(works) != len(measured) or not len(measured) or measured.min() <= 0:
+    if len(models) != len(measured) or not len(measured) or measured.min() <= 0:
         raise ValueError("a positive measured energy is needed for each model")
-    columns = np.array([[work.macs * PJ / MJ, work.values_moved * PJ / MJ, 1.0] for work in works]) / measured[:, None]
+    works = map(_work, models)
+    columns = np.array([[macs * PJ / MJ, moved * PJ / MJ, 1.0] for macs, moved in works]) / measured[:, None]
     best, least = np.zeros(3), math.inf
     # The best solution without negative constants has some of them zero and is the plain one in the others.
     for used in itertools.chain.from_iterable(itertools.combinations(range(3), count) for count in (1, 2, 3)):
@@ -67,3 +60,8 @@ def fit_constants(works: Sequence[Work], measured_mj: Sequence[float]) -> Energy
             best, least = np.zeros(3), error
             best[list(used)] = solution
     return EnergyConstants(*best.tolist())
+
+
+def _work(layers: Layers) -> tuple[int, int]:
+    """Multiply-adds, and values moved."""
+    return sum(layer.macs for layer in layers), sum(layer.values_moved for layer in layers)

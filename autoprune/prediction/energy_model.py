@@ -7,10 +7,10 @@ from autoprune.data import DataInfo
 from autoprune.foundation.progress import say
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.prediction.energy import HOROWITZ, EnergyConstants, fit_constants, work_of
-from autoprune.prediction.whole_models import Ladders, black_images_call, exported_cuts, whole_models
+from autoprune.prediction.energy import HOROWITZ, EnergyConstants, fit_constants
+from autoprune.prediction.staircase import Ladders
+from autoprune.prediction.whole_models import black_images_call, exported_cuts, whole_models
 from autoprune.pruning.cost import CutShapes
-from autoprune.pruning.elastic import ElasticModel
 from autoprune.store.kept import Kept
 from autoprune.store.trials import TrialStore
 
@@ -21,7 +21,6 @@ SECONDS_A_MODEL, IDLE_SECONDS = 1.0, 3.0
 
 def energy_constants(
     config: RunConfig,
-    elastic: ElasticModel,
     shapes: CutShapes,
     info: DataInfo,
     ladders: Ladders,
@@ -39,20 +38,20 @@ def energy_constants(
     saved = store.kept(ENERGY) if store is not None else None
     if saved is not None:
         return saved
-    policies = whole_models(elastic, shapes, ladders)[:MODELS]
-    with exported_cuts(elastic, policies, info) as files:
+    policies = whole_models(shapes, ladders)[:MODELS]
+    with exported_cuts(shapes.elastic, policies, info) as files:
         calls = [black_images_call(file, info, config.measure) for file in files]
     readings = compare_energy(calls, sensor, seconds=SECONDS_A_MODEL, idle_seconds=IDLE_SECONDS)
     resolved = [
-        (work_of(shapes.layers(policy).values()), reading.net_mj / config.measure.batch_size)
+        (shapes.layers(policy).values(), reading.net_mj / config.measure.batch_size)
         for policy, reading in zip(policies, readings, strict=True)
         if reading.net_resolved
     ]
     if len(resolved) < len(policies) / 2:
         say(f"{sensor.name} hardly tells the models from idling: energies are estimated by published constants")
         return HOROWITZ
-    works, measured_mj = zip(*resolved, strict=True)
-    constants = fit_constants(works, measured_mj)
+    models, measured_mj = zip(*resolved, strict=True)
+    constants = fit_constants(models, measured_mj)
     if store is not None:
         store.keep(ENERGY, constants)
     return constants

@@ -1,14 +1,14 @@
-"""Builds a model's latency predictor and the ladders of its groups by measuring; what is known is looked up."""
+"""Builds the latency model of a network and the ladders of its groups by measuring; what is known is looked up."""
 
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import onnx
 from pydantic import Field, TypeAdapter
 
@@ -20,11 +20,9 @@ from autoprune.foundation.scratch import scratch_folder
 from autoprune.measure.device import Device, this_device
 from autoprune.prediction.graph_context import epilogues
 from autoprune.prediction.latency_fit import LatencyFit, fit_latency
-from autoprune.prediction.latency_table import LatencyPredictor, LatencyTable, in_all_conditions
+from autoprune.prediction.latency_table import LatencyModel, LatencyTable, in_all_conditions
 from autoprune.prediction.layer_bench import LayerInGraph, LayerKey
-from autoprune.prediction.layer_lines import LayerLines, evenly_filled
 from autoprune.prediction.staircase import (
-    Step,
     alignment,
     candidate_widths,
     least_width,
@@ -34,17 +32,14 @@ from autoprune.prediction.staircase import (
     thinned,
 )
 from autoprune.prediction.table_store import TableStore, default_table_path
-from autoprune.prediction.whole_models import Ladders, measure_cuts, whole_models
+from autoprune.prediction.whole_models import measure_cuts, whole_models
 from autoprune.pruning.cost import CutShapes
-from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.runtime import Runtime
-from autoprune.space.policy import PruningPolicy
 from autoprune.store.kept import Count, Kept, Milliseconds, closed
 from autoprune.store.trials import TrialStore
 
-JUDGED_AGAIN = 3
 SCANNED_ALIKE = 3  # of the groups that touch the same kinds of layers
 NO_FIT = LatencyFit(0.0, 1.0)
 
@@ -62,19 +57,7 @@ class MeasuredLatency:
 LATENCY = Kept("latency", TypeAdapter(MeasuredLatency))
 
 
-@dataclass(frozen=True)
-class LatencyModel:
-    predictor: LatencyPredictor
-    ladders: Ladders  # widths worth trying by group, ascending
-
-    def measured(self) -> MeasuredLatency:
-        table = self.predictor.table
-        layers = {layer: table.layer_ms(layer) for layer in _on_ladders(self.predictor, self.ladders)}
-        return MeasuredLatency(layers, self.predictor.fit, dict(self.ladders))
-
-
 def build_latency_model(
-    elastic: ElasticModel,
     shapes: CutShapes,
     info: DataInfo,
     *,
@@ -90,34 +73,32 @@ def build_latency_model(
     """
     saved = store.kept(LATENCY) if store is not None else None
     if saved is not None:
-        return latency_model_of(saved, elastic, shapes, info, measure=measure, table_path=table_path)
-    after = _epilogues(elastic, shapes, info)
+        return latency_model_of(saved, shapes, info, measure=measure, table_path=table_path)
+    after = _epilogues(shapes, info)
     runtime, device = _ruler(measure)
     shared = TableStore(table_path or default_table_path(), device.key)
-    table = LatencyTable(runtime, device, store=shared)
-    ladders = find_ladders(elastic, LatencyPredictor(shapes, after, table, NO_FIT), search)
-    lines = layer_lines(shapes, ladders)
-    unfitted = LatencyPredictor(shapes, after, table, NO_FIT, lines)
-    table.ensure(_on_ladders(unfitted, ladders))
-    model_key = _model_key(unfitted, ladders)
-    fit = shared.fit(model_key)
+    table = LatencyTable(runtime, device, shared.layers(), open_store=lambda: shared)
+    ladders = find_ladders(LatencyModel(shapes, after, table, NO_FIT, ladders={}), search)
+    unfitted = LatencyModel(shapes, after, table, NO_FIT, ladders)
+    table.ensure(_on_ladders(unfitted))
+    key = model_key(unfitted)
+    fit = shared.fit(key)
     if fit is None:
-        policies = whole_models(elastic, shapes, ladders)
+        policies = whole_models(shapes, ladders)
         sums = [unfitted.sums(policy) for policy in policies]  # may measure layers, which takes the lock itself
         with shared.measuring() as recorder:
-            fit = recorder.fit(model_key)  # another process may have fitted it while this one waited
+            fit = recorder.fit(key)  # another process may have fitted it while this one waited
             if fit is None:
-                fit = fit_latency(sums, measure_cuts(elastic, shapes, policies, info, measure))
-                recorder.add_fit(model_key, fit)
-    found = LatencyModel(LatencyPredictor(shapes, after, table, fit, lines), ladders)
+                fit = fit_latency(sums, measure_cuts(shapes, policies, info, measure))
+                recorder.add_fit(key, fit)
+    found = unfitted.corrected(fit)
     if store is not None:
-        store.keep(LATENCY, found.measured())
+        store.keep(LATENCY, measured_latency(found))
     return found
 
 
 def latency_model_of(
     measured: MeasuredLatency,
-    elastic: ElasticModel,
     shapes: CutShapes,
     info: DataInfo,
     *,
@@ -128,49 +109,22 @@ def latency_model_of(
     """The model that was measured earlier, or `elsewhere`. What lies between the ladders comes from the shared table;
     of a model that was measured elsewhere it is a `RunError`: this may be another device."""
     runtime, device = _ruler(measure)
-
-    def shared() -> TableStore:
-        if elsewhere:
-            raise RunError("a layer was not measured where the search runs, and other devices take other times")
-        return TableStore(table_path or default_table_path(), device.key)
-
-    table = LatencyTable(runtime, device, entries=measured.layers, late_store=shared)
-    after, lines = _epilogues(elastic, shapes, info), layer_lines(shapes, measured.ladders)
-    return LatencyModel(LatencyPredictor(shapes, after, table, measured.fit, lines), measured.ladders)
+    path = table_path or default_table_path()
+    open_store = _refuse_to_measure if elsewhere else partial(TableStore, path, device.key)
+    table = LatencyTable(runtime, device, measured.layers, open_store)
+    return LatencyModel(shapes, _epilogues(shapes, info), table, measured.fit, measured.ladders)
 
 
-def corrected_again(
-    elastic: ElasticModel,
-    latency: LatencyModel,
-    policies: Sequence[PruningPolicy],
-    info: DataInfo,
-    *,
-    measure: MeasureConfig,
-    table_path: Path | None = None,
-) -> tuple[LatencyModel, list[float]]:
-    """Measure `policies` among the whole models that correct predictions, and correct by the latter anew.
-
-    What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
-    other. The new correction is kept in the shared table. Returns the model and the policies' measured_latency_ms, each
-    the mean over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
-    """
-    predictor = latency.predictor
-    fitted = whole_models(elastic, predictor.shapes, latency.ladders)
-    shared = TableStore(table_path or default_table_path(), predictor.table.device.key)
-    sums = [predictor.sums(policy) for policy in fitted]
-    with shared.measuring() as recorder:
-        measured = [*fitted, *itertools.chain(*[policies] * JUDGED_AGAIN)]
-        measured_ms = measure_cuts(elastic, predictor.shapes, measured, info, measure)
-        fit = fit_latency(sums, measured_ms[: len(fitted)])
-        recorder.add_fit(_model_key(predictor, latency.ladders), fit)
-    corrected = LatencyPredictor(predictor.shapes, predictor.epilogues, predictor.table, fit, predictor.lines)
-    judged_ms = np.reshape(measured_ms[len(fitted) :], (JUDGED_AGAIN, len(policies))).mean(0)
-    return LatencyModel(corrected, latency.ladders), judged_ms.tolist()
+def _refuse_to_measure() -> TableStore:
+    raise RunError("a layer was not measured where the search runs, and other devices take other times")
 
 
-def find_ladders(
-    elastic: ElasticModel, predictor: LatencyPredictor, search: SearchConfig
-) -> dict[str, tuple[int, ...]]:
+def measured_latency(latency: LatencyModel) -> MeasuredLatency:
+    layers = {layer: latency.table.layer_ms(layer) for layer in _on_ladders(latency)}
+    return MeasuredLatency(layers, latency.fit, dict(latency.ladders))
+
+
+def find_ladders(latency: LatencyModel, search: SearchConfig) -> dict[str, tuple[int, ...]]:
     """Each group's ladder from measured times.
 
     The uppermost widths of some groups are measured one by one, which shows at what distance the steps lie; the widths
@@ -178,42 +132,38 @@ def find_ladders(
     same kinds of layers, the few widest are scanned, and the others follow them. Where a branch may go, no channel at
     all is one more.
     """
-    widths = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in elastic.groups}
+    groups = latency.shapes.elastic.groups
+    widths = {group.name: scanned_widths(group.channels, min_keep=search.min_keep) for group in groups}
     alike: dict[Hashable, list[PrunableGroup]] = {}  # those that are wide; the others are scanned whole
-    for group in sorted(elastic.groups, key=lambda group: -group.channels):
+    for group in sorted(groups, key=lambda group: -group.channels):
         if widths[group.name][0] > least_width(group.channels, min_keep=search.min_keep):
-            alike.setdefault(_kinds(predictor, group), []).append(group)
-    wide = {group.name for groups in alike.values() for group in groups}
-    scanned = {group.name for groups in alike.values() for group in groups[:SCANNED_ALIKE]}
-    scans = {name: own for name, own in widths.items() if name in scanned or name not in wide}
-    measure_widths(elastic, predictor, scans, description="latency staircases")
+            alike.setdefault(_kinds(latency, group), []).append(group)
+    following = {group.name for kin in alike.values() for group in kin[SCANNED_ALIKE:]}
+    scans = {name: own for name, own in widths.items() if name not in following}
+    measure_widths(latency, scans, description="latency staircases")
     candidates = dict(scans)
-    for groups in alike.values():
-        found = {group.name: _alignment(elastic, predictor, group, scans) for group in groups if group.name in scans}
-        steps = settled_steps(found, also=[group.name for group in groups])
+    for kin in alike.values():
+        found = {}
+        for group in kin[:SCANNED_ALIKE]:
+            own = scans[group.name]
+            found[group.name] = alignment(own, [group_ms(latency, group, width) for width in own])
+        steps = settled_steps(found, also=[group.name for group in kin])
         candidates |= {
             group.name: candidate_widths(group.channels, step=steps[group.name], min_keep=search.min_keep)
-            for group in groups
+            for group in kin
         }
-    measure_widths(elastic, predictor, candidates, description="latency ladders")
+    measure_widths(latency, candidates, description="latency ladders")
     ladders = {}
-    for group in elastic.groups:
-        cost = _cost(elastic, predictor, group)
+    for group in groups:
+        cost = partial(group_ms, latency, group)
         ladder = thinned(staircase(candidates[group.name], cost), cost, max_rungs=search.max_rungs)
         ladders[group.name] = with_branch_rung(ladder, group, search)
     return ladders
 
 
-def _alignment(
-    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, scans: Mapping[str, Sequence[int]]
-) -> Step:
-    widths = scans[group.name]
-    return alignment(widths, [group_ms(elastic, predictor, group, width) for width in widths])
-
-
-def _kinds(predictor: LatencyPredictor, group: PrunableGroup) -> Hashable:
+def _kinds(latency: LatencyModel, group: PrunableGroup) -> Hashable:
     """The kinds of layers that a group touches, and on which side."""
-    shapes = predictor.shapes.original
+    shapes = latency.shapes.original
     layers = [(shapes[member.module], member.axis) for member in group.members if member.module in shapes]
     return frozenset((shape.kind, shape.kernel, axis) for shape, axis in layers)
 
@@ -223,85 +173,49 @@ def with_branch_rung(ladder: tuple[int, ...], group: PrunableGroup, search: Sear
     return (0, *ladder) if group.branch and search.drop_branches else ladder
 
 
-def measure_widths(
-    elastic: ElasticModel, predictor: LatencyPredictor, widths: Mapping[str, Sequence[int]], *, description: str
-) -> None:
+def measure_widths(latency: LatencyModel, widths: Mapping[str, Sequence[int]], *, description: str) -> None:
     """Measure in one go what `group_ms` needs for these widths of these groups."""
-    predictor.table.ensure(
+    latency.table.ensure(
         (
             layer
-            for group in elastic.groups
+            for group in latency.shapes.elastic.groups
             for width in widths.get(group.name, ())
-            for layer in _touched(elastic, predictor, group, width)
+            for layer in _touched(latency, group, width)
         ),
         description=description,
     )
 
 
-def group_ms(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int) -> float:
+def group_ms(latency: LatencyModel, group: PrunableGroup, width: int) -> float:
     """Time of all layers that the group touches, with `width` of its channels, the other groups at full width.
 
     At width 0, the branch that the group is in is gone, and takes none.
     """
-    return sum(predictor.table.layer_ms(layer) for layer in _touched(elastic, predictor, group, width))
+    return sum(latency.table.layer_ms(layer) for layer in _touched(latency, group, width))
 
 
-def group_staircase(
-    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, widths: Sequence[int]
-) -> list[tuple[int, float]]:
+def group_staircase(latency: LatencyModel, group: PrunableGroup, widths: Sequence[int]) -> list[tuple[int, float]]:
     """(width, ms) for each of `widths`, as `group_ms` gives it."""
-    measure_widths(elastic, predictor, {group.name: widths}, description=f"staircase of {group.name}")
-    return [(width, group_ms(elastic, predictor, group, width)) for width in widths]
+    measure_widths(latency, {group.name: widths}, description=f"staircase of {group.name}")
+    return [(width, group_ms(latency, group, width)) for width in widths]
 
 
-def _cost(elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup) -> Callable[[int], float]:
-    return lambda width: group_ms(elastic, predictor, group, width)
-
-
-def _touched(
-    elastic: ElasticModel, predictor: LatencyPredictor, group: PrunableGroup, width: int
-) -> list[LayerInGraph]:
-    channels = {**elastic.full_policy.as_dict(), group.name: width}
-    gone = predictor.shapes.gone_layers(channels)
+def _touched(latency: LatencyModel, group: PrunableGroup, width: int) -> list[LayerInGraph]:
+    channels = {**latency.shapes.elastic.full_policy.as_dict(), group.name: width}
+    gone = latency.shapes.gone_layers(channels)
     members = {member.module for member in group.members}
-    return [predictor.in_graph(name, channels) for name in predictor.shapes.original if name in members - gone]
+    return [latency.in_graph(name, channels) for name in latency.shapes.original if name in members - gone]
 
 
-def layer_lines(shapes: CutShapes, ladders: Ladders) -> dict[str, LayerLines]:
-    """The lines along which layers are measured that depend on several groups.
-
-    Where one group is on both sides beside others there are none: such a layer is measured when it is asked for.
-    """
-    lines = {}
-    for name, shape in shapes.original.items():
-        sides = shapes.side_owners(name, "in"), shapes.side_owners(name, "out")
-        if shape.kind == "depthwise" or set(sides[0]) & set(sides[1]) or len(shapes.owners[name]) < 2:
-            continue
-        whole = {group: ladders[group][-1] for group in shapes.owners[name]}
-        inputs, outputs = (
-            [shapes.layer(name, whole | dict(zip(groups, widths, strict=True))) for widths in _steps(groups, ladders)]
-            for groups in sides
-        )
-        lines[name] = LayerLines(
-            tuple(sorted({layer.in_channels for layer in inputs if not layer.is_empty})),
-            tuple(sorted({layer.out_channels for layer in outputs if not layer.is_empty})),
-        )
-    return lines
-
-
-def _steps(groups: Sequence[str], ladders: Ladders) -> list[tuple[int, ...]]:
-    return evenly_filled([ladders[group] for group in groups])
-
-
-def _on_ladders(predictor: LatencyPredictor, ladders: Ladders) -> list[LayerInGraph]:
+def _on_ladders(latency: LatencyModel) -> list[LayerInGraph]:
     """All that predictions of policies on the ladders are worked out from, so that no lookup has to wait later."""
     layers: list[LayerInGraph] = []
-    for name, owners in predictor.shapes.owners.items():
-        if name in predictor.lines:
-            layers += [predictor.resized(name, *widths) for widths in predictor.lines[name].measured]
+    for name, owners in latency.shapes.owners.items():
+        if name in latency.lines:
+            layers += [latency.resized(name, *widths) for widths in latency.lines[name].measured]
         elif len(owners) <= 2:
-            each = itertools.product(*(ladders[group] for group in owners))
-            layers += [predictor.in_graph(name, dict(zip(owners, widths, strict=True))) for widths in each]
+            each = itertools.product(*(latency.ladders[group] for group in owners))
+            layers += [latency.in_graph(name, dict(zip(owners, widths, strict=True))) for widths in each]
     left = (layer for layer in layers if not layer.shape.is_empty)
     return list(dict.fromkeys(itertools.chain.from_iterable(map(in_all_conditions, left))))
 
@@ -311,18 +225,15 @@ def _ruler(measure: MeasureConfig) -> tuple[Runtime, Device]:
     return runtime, this_device(runtime, threads=measure.threads, batch_size=measure.batch_size)
 
 
-def _epilogues(elastic: ElasticModel, shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:
+def _epilogues(shapes: CutShapes, info: DataInfo) -> dict[str, tuple[str, ...]]:
     with scratch_folder() as folder:
         file = folder / "original.onnx"
-        export_onnx(elastic.original, file, info)
+        export_onnx(shapes.elastic.original, file, info)
         return epilogues(onnx.load(str(file)), shapes.original)
 
 
-def _model_key(predictor: LatencyPredictor, ladders: Ladders) -> str:
+def model_key(latency: LatencyModel) -> str:
     """Architecture and ladders, not weights: latency does not depend on those."""
-    layers = {name: predictor.in_graph(name, dict(_full(ladders))).key for name in predictor.shapes.original}
-    return hashlib.sha256(json.dumps([layers, ladders], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _full(ladders: Ladders) -> dict[str, int]:
-    return {name: widths[-1] for name, widths in ladders.items()}
+    full = {name: widths[-1] for name, widths in latency.ladders.items()}
+    layers = {name: latency.in_graph(name, full).key for name in latency.shapes.original}
+    return hashlib.sha256(json.dumps([layers, dict(latency.ladders)], sort_keys=True).encode()).hexdigest()[:16]

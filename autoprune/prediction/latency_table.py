@@ -6,8 +6,9 @@ from dataclasses import replace
 from autoprune.foundation.progress import bar
 from autoprune.measure.device import Device
 from autoprune.prediction.latency_fit import LatencyFit, LayerSums
-from autoprune.prediction.layer_bench import COLD_FROM_BYTES, LayerInGraph, measure_layers
-from autoprune.prediction.layer_lines import LayerLines
+from autoprune.prediction.layer_bench import LayerInGraph, measure_layers
+from autoprune.prediction.layer_lines import layer_lines
+from autoprune.prediction.staircase import Ladders
 from autoprune.prediction.table_store import TableStore
 from autoprune.pruning.cost import CutShapes
 from autoprune.runtimes.runtime import Runtime
@@ -17,23 +18,18 @@ CHUNK = 256  # layers timed in turn and then stored together: a killed process l
 
 
 class LatencyTable:
-    """Measured time of layers on one device, which a runtime is part of; what is not there yet is measured when it is
-    asked for."""
+    """Measured time of layers on one device, which a runtime is part of; what is not among the `entries` yet is
+    measured when it is asked for, and kept in the store that is opened then."""
 
     def __init__(
         self,
         runtime: Runtime,
         device: Device,
-        *,
-        store: TableStore | None = None,
-        entries: Mapping[LayerInGraph, float] | None = None,
-        late_store: Callable[[], TableStore] | None = None,
+        entries: Mapping[LayerInGraph, float],
+        open_store: Callable[[], TableStore],
     ) -> None:
-        """`late_store` is opened when something is missing among `entries`."""
-        self.runtime, self.device, self.store, self._late_store = runtime, device, store, late_store
-        self.entries: dict[LayerInGraph, float] = dict(entries or {})
-        if store is not None:
-            self.entries = store.layers() | self.entries
+        self.runtime, self.device, self.open_store = runtime, device, open_store
+        self.entries = dict(entries)
 
     def layer_ms(self, layer: LayerInGraph) -> float:
         if layer not in self.entries:
@@ -45,30 +41,22 @@ class LatencyTable:
         missing = [layer for layer in dict.fromkeys(layers) if layer not in self.entries]
         if not missing:
             return
-        if self.store is None and self._late_store is not None:
-            self.store = self._late_store()
+        store = self.open_store()
         with bar(description, len(missing)) as progress:
             for start in range(0, len(missing), CHUNK):
                 chunk = missing[start : start + CHUNK]
-
-                def on_progress(settled: int, start: int = start, most: int = len(chunk)) -> None:
-                    """Of the chunk; what is measured beside the layers is settled too, and counts for nothing."""
-                    progress.advance(max(0, start + min(settled, most) - progress.done))
-
-                if self.store is None:
-                    self.entries |= measure_layers(chunk, self.runtime, self.device, on_progress=on_progress)
-                else:
-                    with self.store.measuring() as recorder:
-                        self.entries |= recorder.known(chunk)
-                        left = [layer for layer in chunk if layer not in self.entries]
-                        fresh = measure_layers(left, self.runtime, self.device, on_progress=on_progress)
-                        recorder.add(fresh)
-                    self.entries |= fresh
-                on_progress(len(chunk))
+                with store.measuring() as recorder:
+                    self.entries |= recorder.known(chunk)
+                    left = [layer for layer in chunk if layer not in self.entries]
+                    fresh = measure_layers(left, self.runtime, self.device, on_settled=progress.advance)
+                    recorder.add(fresh)
+                self.entries |= fresh
+                progress.advance(start + len(chunk) - progress.done)  # those that were known, or did not settle
 
 
-class LatencyPredictor:
-    """Predicted latency of any cut. Looking up a policy costs a dictionary access for each layer."""
+class LatencyModel:
+    """Predicted latency of any cut, and the widths worth trying. Looking up a policy costs a dictionary access for each
+    layer."""
 
     def __init__(
         self,
@@ -76,15 +64,20 @@ class LatencyPredictor:
         epilogues: Mapping[str, tuple[str, ...]],
         table: LatencyTable,
         fit: LatencyFit,
-        lines: Mapping[str, LayerLines] | None = None,
+        ladders: Ladders,
     ) -> None:
-        """`lines` of a layer tell at which widths it is measured; without any, at those that are asked for."""
-        self.shapes, self.epilogues, self.table, self.fit = shapes, epilogues, table, fit
-        self.lines = dict(lines or {})
+        """`ladders`, of each group and ascending, tell at which widths layers are measured; without any, at those that
+        are asked for."""
+        self.shapes, self.epilogues, self.table, self.fit, self.ladders = shapes, epilogues, table, fit, ladders
+        self.lines = layer_lines(shapes, ladders) if ladders else {}
         # For each layer: its owners, and (ms, what it takes longer cold, MB of weights) by their widths.
         self._known: list[tuple[str, tuple[str, ...], dict[tuple[int, ...], tuple[float, float, float]]]] = [
             (name, owners, {}) for name, owners in shapes.owners.items()
         ]
+
+    def corrected(self, fit: LatencyFit) -> "LatencyModel":
+        """The same layers, with another correction."""
+        return LatencyModel(self.shapes, self.epilogues, self.table, fit, self.ladders)
 
     def in_graph(self, name: str, channels: Mapping[str, int]) -> LayerInGraph:
         return LayerInGraph(self.shapes.layer(name, channels), self.epilogues[name])
@@ -131,19 +124,14 @@ class LatencyPredictor:
             return self.table.layer_ms(layer), self._cold_extra_ms(layer), layer.weight_bytes / 1e6
         ms = lines.ms(*sides, lambda *near: self.table.layer_ms(self.resized(name, *near)))
         extra_ms = lines.ms(*sides, lambda *near: self._cold_extra_ms(self.resized(name, *near)))
-        return ms, extra_ms if is_heavy(layer) else 0.0, layer.weight_bytes / 1e6
+        return ms, extra_ms if layer.is_heavy else 0.0, layer.weight_bytes / 1e6
 
     def _cold_extra_ms(self, layer: LayerInGraph) -> float:
-        if not is_heavy(layer):
+        if not layer.is_heavy:
             return 0.0
         return max(0.0, self.table.layer_ms(replace(layer, cold=True)) - self.table.layer_ms(layer))
 
 
 def in_all_conditions(layer: LayerInGraph) -> tuple[LayerInGraph, ...]:
     """What is to be measured of a layer: with its weights in a cache and, if they are many, with them in memory."""
-    return (layer, replace(layer, cold=True)) if is_heavy(layer) else (layer,)
-
-
-def is_heavy(layer: LayerInGraph) -> bool:
-    """Whether it takes longer with its weights in memory than with them in a cache."""
-    return layer.weight_bytes >= COLD_FROM_BYTES
+    return (layer, replace(layer, cold=True)) if layer.is_heavy else (layer,)

@@ -1,16 +1,18 @@
 """How well predicted latency agrees with what the exported files then show."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from autoprune.config import MeasureConfig
 from autoprune.data import DataInfo
 from autoprune.measure.stats import spearman
-from autoprune.prediction.latency_model import LatencyModel, corrected_again
-from autoprune.prediction.whole_models import random_policies
-from autoprune.pruning.elastic import ElasticModel
+from autoprune.prediction.latency_fit import fit_latency
+from autoprune.prediction.latency_model import model_key
+from autoprune.prediction.latency_table import LatencyModel
+from autoprune.prediction.whole_models import measure_cuts, random_policies, whole_models
+
+JUDGED_AGAIN = 3
 
 
 @dataclass(frozen=True)
@@ -28,23 +30,26 @@ class LatencyValidation:
 
 
 def validate_latency(
-    elastic: ElasticModel,
-    latency: LatencyModel,
-    info: DataInfo,
-    *,
-    measure: MeasureConfig,
-    n: int,
-    seed: int,
-    table_path: Path | None = None,
+    latency: LatencyModel, info: DataInfo, *, measure: MeasureConfig, n: int, seed: int
 ) -> LatencyValidation:
-    """Export `n` random policies and time them in turn with the models that correct predictions.
+    """Export `n` random policies, time them in turn with the whole models that correct predictions, and correct by the
+    latter anew.
 
-    None of the `n` is used for the correction, which is made anew and kept for later runs.
+    What others leave of a shared cache changes within minutes, so that only figures of one session can judge each
+    other. The new correction, for which none of the `n` is used, is kept in the shared table. A measured latency is the
+    mean over `JUDGED_AGAIN` times as many loads as the models of the correction get, among which errors even out.
     """
     policies = random_policies(latency.ladders, n, purpose="latency validation", seed=seed)
-    latency, measured_ms = corrected_again(elastic, latency, policies, info, measure=measure, table_path=table_path)
-    predicted_ms = [latency.predictor.predicted_latency_ms(policy) for policy in policies]
-    return compare(predicted_ms, measured_ms)
+    fitted = whole_models(latency.shapes, latency.ladders)
+    sums = [latency.sums(policy) for policy in fitted]  # may measure layers, which takes the lock itself
+    with latency.table.open_store().measuring() as recorder:
+        times_ms = measure_cuts(latency.shapes, [*fitted, *policies * JUDGED_AGAIN], info, measure)
+        fit = fit_latency(sums, times_ms[: len(fitted)])
+        recorder.add_fit(model_key(latency), fit)
+    measured_ms = np.reshape(times_ms[len(fitted) :], (JUDGED_AGAIN, n)).mean(0)
+    corrected = latency.corrected(fit)
+    predicted_ms = [corrected.predicted_latency_ms(policy) for policy in policies]
+    return compare(predicted_ms, measured_ms.tolist())
 
 
 def compare(predicted_ms: list[float], measured_ms: list[float]) -> LatencyValidation:

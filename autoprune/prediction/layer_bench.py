@@ -18,18 +18,18 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 from pydantic import PlainSerializer, PlainValidator
 
+from autoprune.export.small_graph import small_model
 from autoprune.measure.device import Device, last_level_cache_bytes
 from autoprune.measure.timing import Call, time_cold, time_until_quiet
 from autoprune.pruning.cost import LayerShape
 from autoprune.runtimes.runtime import Runtime
 
 METHOD = 5  # part of what is stored: times of another method are not mixed with these
-OPSET, IR_VERSION = 17, 9
 EPILOGUE_OPS = ("Relu", "Clip", "Add", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish")
-CLIP_RANGE = (0.0, 6.0)
+CLIP_RANGE = (np.array(0.0, np.float32), np.array(6.0, np.float32))
 SECONDS_A_LAYER = 0.25  # at most, on a machine that is never quiet
 BYTES_PER_WEIGHT = 4
 SLOW_FROM_BYTES = 1_000_000  # so many weights come back into the cache only after some calls
@@ -51,6 +51,11 @@ class LayerInGraph:
     @property
     def weight_bytes(self) -> int:
         return self.shape.params * BYTES_PER_WEIGHT
+
+    @property
+    def is_heavy(self) -> bool:
+        """Whether it takes longer with its weights in memory than with them in a cache."""
+        return self.weight_bytes >= COLD_FROM_BYTES
 
     @classmethod
     def from_key(cls, key: str) -> "LayerInGraph":
@@ -95,18 +100,13 @@ def measure_layers(
     runtime: Runtime,
     device: Device,
     *,
-    on_progress: Callable[[int], None] = lambda settled: None,
+    on_settled: Callable[[int], object] = lambda count: None,
 ) -> dict[LayerInGraph, float]:
-    """Milliseconds of each of `layers` for one call, timed in turn; `on_progress` gets how many are settled."""
+    """Milliseconds of each of `layers` for one call, timed in turn; `on_settled` gets how many more are settled."""
     measured: dict[LayerInGraph, float] = {}
     for cold in (False, True):
-        alike = [layer for layer in layers if layer.cold is cold]
-        if alike:
-
-            def shifted(settled: int, done: int = len(measured)) -> None:
-                on_progress(done + settled)
-
-            measured |= _measure_alike(alike, runtime, device, cold=cold, on_progress=shifted)
+        if alike := [layer for layer in layers if layer.cold is cold]:
+            measured |= _measure_alike(alike, runtime, device, cold=cold, on_settled=on_settled)
     return measured
 
 
@@ -116,7 +116,7 @@ def _measure_alike(
     device: Device,
     *,
     cold: bool,
-    on_progress: Callable[[int], None],
+    on_settled: Callable[[int], object],
 ) -> dict[LayerInGraph, float]:
     """Layers that are all `cold`, or none."""
     # The smallest one stands for the call itself, the same whatever else is measured.
@@ -128,14 +128,14 @@ def _measure_alike(
     ]
     if cold:
         times_ms = time_cold(calls, cache_bytes=last_level_cache_bytes())
-        on_progress(len(layers))
+        on_settled(len(layers))
     else:
         slow_to_warm = [layer.weight_bytes >= SLOW_FROM_BYTES for layer in layers] + [False] * len(carriers)
         times = time_until_quiet(
             calls,
             limit_s=SECONDS_A_LAYER * len(calls) + 1.0,
             slow_to_warm=slow_to_warm,
-            on_progress=on_progress,
+            on_settled=lambda settled: on_settled(sum(index < len(layers) for index in settled)),
         )
         times_ms = [time.quiet_ms for time in times]
     carrier_ms = dict(zip(carriers, times_ms[len(layers) :], strict=True))
@@ -164,20 +164,12 @@ class _Graph:
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
-        self.inputs: list[Any] = []
-        self.initializers: list[TensorProto] = []
+        self.inputs: dict[str, Sequence[int | str]] = {}
+        self.constants: dict[str, NDArray[np.float32]] = {}
         self._random = np.random.default_rng(0)
 
-    def input(self, name: str, size: Sequence[int | str]) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, size))
-        return name
-
     def weight(self, name: str, size: Sequence[int]) -> str:
-        values = self._random.standard_normal(size, dtype=np.float32) * np.float32(0.1)
-        return self.constant(name, values)
-
-    def constant(self, name: str, values: NDArray[np.float32]) -> str:
-        self.initializers.append(numpy_helper.from_array(values, name))
+        self.constants[name] = self._random.standard_normal(size, dtype=np.float32) * np.float32(0.1)
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, attributes: Mapping[str, Any] | None = None) -> str:
@@ -187,19 +179,15 @@ class _Graph:
     def made_input(self, name: str, carrier: _Carrier) -> str:
         """An activation as a layer before would leave it."""
         if carrier.kind == "linear":
-            raw = self.input(name, ["batch", carrier.channels])
-            return self.node("Relu", [raw], f"{name}_made")
-        raw = self.input(name, ["batch", 1, *carrier.size])
+            self.inputs[name] = ["batch", carrier.channels]
+            return self.node("Relu", [name], f"{name}_made")
+        self.inputs[name] = ["batch", 1, *carrier.size]
         weight = self.weight(f"{name}_w", (carrier.channels, 1, 1, 1))
         bias = self.weight(f"{name}_b", (carrier.channels,))
-        return self.node("Relu", [self.node("Conv", [raw, weight, bias], f"{name}_conv")], f"{name}_made")
+        return self.node("Relu", [self.node("Conv", [name, weight, bias], f"{name}_conv")], f"{name}_made")
 
     def content(self, output: str) -> bytes:
-        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
-        graph = helper.make_graph(self.nodes, "layer", self.inputs, outputs, self.initializers)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-        content: bytes = model.SerializeToString()
-        return content
+        return small_model(self.nodes, self.inputs, output, self.constants)
 
     def one_pixel(self, x: str, size: tuple[int, int]) -> str:
         """Read off one pixel: the cheapest consumer that takes the runtime's own layout."""
@@ -240,10 +228,8 @@ def _layer_model(layer: LayerInGraph) -> bytes:
         if op == "Add":
             beside = [added]
         elif op == "Clip":
-            beside = [
-                graph.constant(f"bound{index}{side}", np.array(bound, np.float32))
-                for side, bound in enumerate(CLIP_RANGE)
-            ]
+            beside = [f"least{index}", f"most{index}"]
+            graph.constants |= dict(zip(beside, CLIP_RANGE, strict=True))
         out = graph.node(op, [out, *beside], f"e{index}")
     return graph.content(out if shape.kind == "linear" else graph.one_pixel(out, shape.out_size))
 

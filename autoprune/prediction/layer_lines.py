@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from autoprune.prediction.staircase import Ladders
+from autoprune.pruning.cost import CutShapes
+
 ANCHORS = 5  # the fewest inputs, all of them, and some between, evenly
 Time = Callable[[int, int], float]
 """Of a layer with so many input and output channels, in milliseconds, as it was measured."""
@@ -68,3 +71,28 @@ def evenly_filled(ladders: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     steps = max((len(ladder) for ladder in ladders), default=1)
     places = [np.linspace(0, len(ladder) - 1, steps).round().astype(int) for ladder in ladders]
     return [tuple(ladder[place[step]] for ladder, place in zip(ladders, places, strict=True)) for step in range(steps)]
+
+
+def layer_lines(shapes: CutShapes, ladders: Ladders) -> dict[str, LayerLines]:
+    """The lines along which layers are measured that depend on several groups.
+
+    Where one group is on both sides beside others there are none: such a layer is measured when it is asked for.
+    """
+    lines = {}
+    for name, shape in shapes.original.items():
+        sides = shapes.side_owners(name, "in"), shapes.side_owners(name, "out")
+        if shape.kind == "depthwise" or set(sides[0]) & set(sides[1]) or len(shapes.owners[name]) < 2:
+            continue
+        whole = {group: ladders[group][-1] for group in shapes.owners[name]}
+        inputs, outputs = (
+            [
+                shapes.layer(name, whole | dict(zip(groups, widths, strict=True)))
+                for widths in evenly_filled([ladders[group] for group in groups])
+            ]
+            for groups in sides
+        )
+        lines[name] = LayerLines(
+            tuple(sorted({layer.in_channels for layer in inputs if not layer.is_empty})),
+            tuple(sorted({layer.out_channels for layer in outputs if not layer.is_empty})),
+        )
+    return lines

@@ -11,6 +11,7 @@ CLEAR_GAIN = 0.05
 MOST_CANDIDATES = 16
 SCANNED_WHOLE = 16  # a group of up to this many channels is measured at every width
 Cost = Callable[[int], float]
+Ladders = Mapping[str, tuple[int, ...]]  # by group
 
 
 def staircase(widths: Sequence[int], cost: Cost) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Whole models: random cuts, exported, loaded and timed, by which predictions are corrected and judged."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from autoprune.foundation.scratch import scratch_folder
 from autoprune.foundation.seeding import rng
 from autoprune.measure.timing import Call, time_until_quiet
 from autoprune.prediction.layer_bench import BYTES_PER_WEIGHT
+from autoprune.prediction.staircase import Ladders
 from autoprune.pruning.cost import CutShapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.runtimes.find import find_runtime
@@ -31,15 +32,14 @@ BY_WEIGHT_BYTES = ((0.0, 12), (10e6, 28))  # from so many bytes on: models
 LOADED_BYTES, LOADED_SHARE = 5e8, 0.15  # at least so many, and as a share of the free memory
 SECONDS_A_LOAD = 0.8  # of a model, at most, on a machine that is never quiet
 
-Ladders = Mapping[str, tuple[int, ...]]
 
-
-def whole_models(elastic: ElasticModel, shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
+def whole_models(shapes: CutShapes, ladders: Ladders) -> list[PruningPolicy]:
     """What predictions are corrected by: the original, the smallest and some random cuts."""
     smallest = PruningPolicy.of({name: widths[0] for name, widths in ladders.items()})
-    weights = weight_bytes(shapes, elastic.full_policy)
+    full = shapes.elastic.full_policy
+    weights = weight_bytes(shapes, full)
     models = max(models for least, models in BY_WEIGHT_BYTES if weights >= least)
-    return [elastic.full_policy, smallest, *random_policies(ladders, models, purpose="whole models")]
+    return [full, smallest, *random_policies(ladders, models, purpose="whole models")]
 
 
 def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0) -> list[PruningPolicy]:
@@ -52,11 +52,7 @@ def random_policies(ladders: Ladders, count: int, *, purpose: str, seed: int = 0
 
 
 def measure_cuts(
-    elastic: ElasticModel,
-    shapes: CutShapes,
-    policies: Sequence[PruningPolicy],
-    info: DataInfo,
-    measure: MeasureConfig,
+    shapes: CutShapes, policies: Sequence[PruningPolicy], info: DataInfo, measure: MeasureConfig
 ) -> list[float]:
     """Export each cut and time the files in turn: milliseconds of an undisturbed call, mean over several loads.
 
@@ -64,7 +60,7 @@ def measure_cuts(
     """
     loads_ms = np.empty((LOADS, len(policies)))
     order = rng(0, "whole models in turn")
-    with exported_cuts(elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
+    with exported_cuts(shapes.elastic, policies, info) as files, bar("whole models", LOADS * len(policies)) as progress:
         for load_ms in loads_ms:
             for part in _loaded_together(policies, shapes, order.permutation(len(policies)).tolist()):
                 calls = [black_images_call(files[index], info, measure) for index in part]

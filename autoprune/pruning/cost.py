@@ -162,7 +162,7 @@ class CutShapes:
             for name in self.original
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
-        self._elastic, self._input_shape = elastic, input_shape
+        self.elastic, self._input_shape = elastic, input_shape
         self._parts = self._parts_of(model, _CutDimensions(elastic))
         self._counted: dict[PruningPolicy, Cost] = {}
         self._is_exact = all(self._summed(policy) == self._count(policy) for policy in _trial_policies(elastic))
@@ -215,8 +215,8 @@ class CutShapes:
 
     def _less_options(self, cost: Cost, policy: PruningPolicy) -> Cost:
         macs, params, channels = float(cost.macs), float(cost.params), policy.as_dict()
-        layers: Mapping[str, LayerShape] = self.layers(policy) if self._elastic.options else {}
-        for option in self._elastic.options:
+        layers: Mapping[str, LayerShape] = self.layers(policy) if self.elastic.options else {}
+        for option in self.elastic.options:
             if (layer := layers.get(option.layer)) is not None:
                 gone = 1.0 - option.kind.left(option.size_in(policy))
                 own = [part for part in self._parts if part.owner == option.layer]
@@ -225,7 +225,7 @@ class CutShapes:
         return Cost(round(macs), round(params))
 
     def _count(self, policy: PruningPolicy) -> Cost:
-        return count_cost(self._elastic.cut(policy), self._input_shape)
+        return count_cost(self.elastic.cut(policy), self._input_shape)
 
     def _summed(self, policy: PruningPolicy) -> Cost:
         channels = policy.as_dict()

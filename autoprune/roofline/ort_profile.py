@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from autoprune.errors import InputError
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.roofline.onnx_cost import Attributes, NodeCost, TensorShape, node_cost
 from autoprune.runtimes.onnxruntime import OPTIMISED_FILE, make_session
@@ -93,15 +92,8 @@ class NodeProfiler:
 
 
 def load_named(file: Path) -> onnx.ModelProto:
-    """The model of `file`, every node with a name of its own. Raises `InputError` if it is no ONNX model."""
-    try:
-        model = onnx.load(str(file))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except Exception as error:  # protobuf's exceptions and those of missing weight files share no base class
-        raise InputError(f"{file}: not an ONNX model ({error})") from None
-    if not model.graph.node:
-        raise InputError(f"{file}: not an ONNX model (it holds no nodes)")
+    """The model of `file`, every node with a name of its own."""
+    model = onnx.load(str(file))
     counts = Counter(node.name for node in model.graph.node)
     for index, node in enumerate(model.graph.node):
         if not node.name or counts[node.name] > 1:

@@ -10,15 +10,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
+from autoprune.export.small_graph import small_model
 from autoprune.measure.device import last_level_cache_bytes
 from autoprune.measure.timing import no_garbage_collection, time_once_ms
 from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
-OPSET, IR_VERSION = 17, 9
 FLOAT_BYTES = 4
 LARGEST_MEMORY_PROBE_BYTES = 256 * 2**20
 
@@ -115,9 +115,8 @@ def _product_probe(node: NodeProto, dims: Sequence[int], weight_dims: Sequence[i
     """Of a node that makes `y` of `x`, both of the shape `dims`, and a weight `w`."""
     generator = np.random.default_rng(0)
     weight = generator.standard_normal(weight_dims, dtype=np.float32)
-    return _Probe(
-        _model([node], dims, {"w": weight}), generator.standard_normal(dims, dtype=np.float32), threads=threads
-    )
+    content = small_model([node], {"x": dims}, "y", {"w": weight})
+    return _Probe(content, generator.standard_normal(dims, dtype=np.float32), threads=threads)
 
 
 def _chain_probe(nodes: int, values: int, *, threads: int) -> _Probe:
@@ -128,17 +127,4 @@ def chain_model(nodes: int, values: int) -> bytes:
     """`nodes` times Relu in a row on `values` floats; from the second on the runtime works in place."""
     names = ["x", *(f"t{index}" for index in range(1, nodes)), "y"]
     chain = [helper.make_node("Relu", [before], [after], name=after) for before, after in pairwise(names)]
-    return _model(chain, (values,), {})
-
-
-def _model(nodes: Sequence[NodeProto], dims: Sequence[int], weights: dict[str, Floats]) -> bytes:
-    graph = helper.make_graph(
-        nodes,
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, dims)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
-        [numpy_helper.from_array(values, name) for name, values in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    content: bytes = model.SerializeToString()
-    return content
+    return small_model(chain, {"x": (values,)}, "y", {})

@@ -5,7 +5,6 @@ than its bytes at the peak bandwidth. Both peaks, and what an empty node costs, 
 same threads in the same run, so that the limits are the runtime's and not a data sheet's.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from autoprune.bench.inputs import bind_and_run, only_input, random_inputs, resolve_shape
+from autoprune.bench.measurement import Subject
 from autoprune.errors import RunError
 from autoprune.measure.device import last_level_cache_bytes
-from autoprune.measure.timing import Call, QuietTime, quiet_time, time_rounds
+from autoprune.measure.timing import quiet_time, time_rounds
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, settle
 from autoprune.roofline.peaks import Peaks, best_of, chain_model, measure_peaks
-from autoprune.runtimes.onnxruntime import OnnxRuntime
 
 Bound = Literal["compute", "memory", "overhead"]
 
 LIMIT_S = 5.0
-CHUNK_ROUNDS, MOST_CHUNKS = 10, 40  # 400 rounds, of two calls each, make a clear profile
+LEAST_ROUNDS, MOST_ROUNDS = 10, 400  # so many, of two calls each, make a clear profile
 EMPTY_NODES = 33
 LEAST_NODE_US = 0.05
 LEAST_PEAK_NODE_US = 10.0  # a shorter node's time is too rough to make it a peak
@@ -116,17 +114,9 @@ class Roofline:
         }
 
 
-def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[int, ...] | None) -> Roofline:
-    """Measure `file` and the machine on the CPU, in about ten seconds. `shape`: of one image, without the batch.
-
-    Raises `InputError` for a file that is no ONNX model or an input that does not fit, before anything is measured.
-    """
-    model = load_named(file)
-    loaded = OnnxRuntime().open_model(file, threads=threads)
-    spec = only_input(str(file), loaded)
-    images = random_inputs(spec, resolve_shape(str(file), spec, batch_size=batch_size, shape=shape))
-    run_model = bind_and_run(str(file), loaded, images)
-    feed = {spec.name: images}
+def roofline_report(subject: Subject, *, threads: int) -> Roofline:
+    """Measure a file, in ONNX Runtime on the CPU with so many `threads`, and the machine, in about ten seconds."""
+    model, feed = load_named(Path(subject.source)), {subject.spec.name: subject.images}
     before = measure_peaks(threads=threads)
     empty = onnx.load_from_string(chain_model(EMPTY_NODES, 1))
     one = {"x": np.ones(1, dtype=np.float32)}
@@ -134,11 +124,16 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
         NodeProfiler(model, feed, threads=threads) as profiler,
         NodeProfiler(empty, one, threads=threads) as empty_profiler,
     ):
-        whole = _time_in_turn([run_model, profiler.run, empty_profiler.run])
+        # Those that profile run as often in between, so that a slow spell of the machine falls on all.
+        samples_ms = time_rounds(
+            [subject.call, profiler.run, empty_profiler.run],
+            rounds=MOST_ROUNDS, runs=1, rng=np.random.default_rng(0), limit_s=LIMIT_S, least_rounds=LEAST_ROUNDS,
+        )  # fmt: skip
         nodes, empty_nodes = profiler.nodes(), empty_profiler.nodes()
     if not nodes:
-        raise RunError(f"{file}: ONNX Runtime's profiler shows no nodes; is the graph empty?")
+        raise RunError(f"{subject.source}: ONNX Runtime's profiler shows no nodes; is the graph empty?")
     peaks = best_of(before, measure_peaks(threads=threads))
+    whole = quiet_time(samples_ms[0])
     profiler_us = float(np.median([node.profiled_us for node in empty_nodes])) - peaks.node_us
     settled = settle(
         [node.profiled_us for node in nodes],
@@ -148,8 +143,8 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
     )
     peaks = raised(peaks, nodes, settled.times_us)
     return Roofline(
-        str(file),
-        images.shape,
+        subject.source,
+        subject.images.shape,
         threads,
         peaks,
         whole.quiet_ms,
@@ -158,16 +153,6 @@ def roofline_report(file: Path, *, threads: int, batch_size: int, shape: tuple[i
         settled.scale,
         judge_nodes(nodes, settled.times_us, peaks, cache_bytes=int(CACHE_SHARE * last_level_cache_bytes())),
     )
-
-
-def _time_in_turn(calls: Sequence[Call]) -> QuietTime:
-    """Time of the first call; the others run as often in between, so that a slow spell of the machine falls on all."""
-    deadline = time.perf_counter() + LIMIT_S
-    rng = np.random.default_rng(0)
-    samples_ms: list[np.ndarray[Any, Any]] = []
-    while len(samples_ms) < MOST_CHUNKS and (not samples_ms or time.perf_counter() < deadline):
-        samples_ms.append(time_rounds(calls, rounds=CHUNK_ROUNDS, runs=1, rng=rng)[0])
-    return quiet_time(np.concatenate(samples_ms))
 
 
 def judge_nodes(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from autoprune.prediction.latency_model import LatencyModel
+from autoprune.prediction.latency_table import LatencyModel
 from autoprune.pruning.cost import CutShapes, LayerShape
 from autoprune.pruning.groups import PrunableGroup
 from autoprune.pruning.importance import lost_importance
@@ -44,7 +44,7 @@ def _decision(
     full: PruningPolicy,
 ) -> Decision:
     """Of a `layer`, and of the share that the layers `owned` have of the whole."""
-    full_ms = latency.predictor.layers_ms(full)
+    full_ms = latency.layers_ms(full)
     all_ms = sum(full_ms.values())
     macs = {name: shape.macs for name, shape in shapes.original.items()}
     macs_share = sum(macs[name] for name in owned) / sum(macs.values())

@@ -13,16 +13,16 @@ from autoprune.data import SearchData, normalise
 from autoprune.foundation.progress import bar
 from autoprune.measure.device import environment
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj, work_of
+from autoprune.prediction.energy import EnergyConstants, estimated_energy_mj
 from autoprune.prediction.energy_model import ENERGY, energy_constants
 from autoprune.prediction.latency_model import (
     LATENCY,
-    LatencyModel,
     MeasuredLatency,
     build_latency_model,
     latency_model_of,
+    measured_latency,
 )
-from autoprune.prediction.latency_table import LatencyPredictor
+from autoprune.prediction.latency_table import LatencyModel
 from autoprune.pruning.cost import CutShapes, layer_shapes
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups
@@ -96,12 +96,12 @@ class PredictCost:
     """What a cut is predicted to cost, from its shapes alone."""
 
     shapes: CutShapes
-    latency: LatencyPredictor
+    latency: LatencyModel
     energy: EnergyConstants
 
     def __call__(self, policy: PruningPolicy) -> PredictedCost:
         cost = self.shapes.cost(policy)
-        energy_mj = estimated_energy_mj(work_of(self.shapes.layers(policy).values()), self.energy)
+        energy_mj = estimated_energy_mj(self.shapes.layers(policy).values(), self.energy)
         return PredictedCost(self.latency.predicted_latency_ms(policy), energy_mj, cost.macs, cost.params)
 
 
@@ -132,12 +132,12 @@ def prepare(
     elastic = ElasticModel(model, model_groups.prunable, ranking_of(scored), options)
     shapes = CutShapes(elastic, info.input_shape)
     if measured:
-        latency = latency_model_of(measured.latency, elastic, shapes, info, measure=config.measure, elsewhere=True)
+        latency = latency_model_of(measured.latency, shapes, info, measure=config.measure, elsewhere=True)
         energy = measured.energy
     else:
-        latency = build_latency_model(elastic, shapes, info, search=config.search, measure=config.measure, store=store)
-        energy = energy_constants(config, elastic, shapes, info, latency.ladders, sensor=sensor, store=store)
-    predict = PredictCost(shapes, latency.predictor, energy)
+        latency = build_latency_model(shapes, info, search=config.search, measure=config.measure, store=store)
+        energy = energy_constants(config, shapes, info, latency.ladders, sensor=sensor, store=store)
+    predict = PredictCost(shapes, latency, energy)
     original_cost = predict(elastic.full_policy)
     smallest = PruningPolicy.of({group.name: latency.ladders[group.name][0] for group in elastic.groups})
     evaluator = Evaluator(
@@ -169,7 +169,7 @@ def prepare(
     if measured is None:
         decisions = measure_sensitivities(problem, usual())
         known = tuple(problem.pruning_of(policy) for policy in problem.known)
-        measured = Measured(scored, latency.measured(), energy, decisions, known, problem.fingerprint)
+        measured = Measured(scored, measured_latency(latency), energy, decisions, known, problem.fingerprint)
     return Prepared(
         data=data,
         elastic=elastic,
