@@ -20,6 +20,7 @@ from torch import nn
 from autoprune.adaptive.figures.schema import AdaptiveResult, ClassFigures, RouteFigures
 from autoprune.adaptive.report import page as adaptive
 from autoprune.adaptive.report.charts import share_chart
+from autoprune.cli import summary
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, parse_config
 from autoprune.data import DataInfo
@@ -42,6 +43,18 @@ from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
 GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}
+ADAPTIVE = {
+    "test_accuracy": 0.93,
+    "latency_ms_mean": 0.2,
+    "latency_ratio": 0.4,
+    "level_share": [0.7, 0.2, 0.1],
+    "static_at_equal_accuracy": {
+        "model": "pruned",
+        "test_accuracy": 0.93,
+        "latency_ms_mean": 0.25,
+        "latency_ratio": 0.8,
+    },
+}
 FINETUNE = (EpochLog(1, 0.52, 0.918, 0.04), EpochLog(2, 0.41, 0.926, 0.02), EpochLog(3, 0.36, 0.931, 0.001))
 
 
@@ -355,17 +368,8 @@ def test_a_run_that_found_no_cut_within_the_drop_says_what_is_lost() -> None:
 
 
 def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
-    result = make_result()
+    result = make_result() | {"adaptive": ADAPTIVE | {"more": 1}}
     result["search"] |= {"proxy_rank_correlation": 0.934, "proxy_candidates": 8}
-    static = {"model": "pruned", "test_accuracy": 0.93, "latency_ms_mean": 0.25, "latency_ratio": 0.8}
-    result["adaptive"] = {
-        "test_accuracy": 0.93,
-        "latency_ms_mean": 0.2,
-        "latency_ratio": 0.4,
-        "level_share": [0.7, 0.2, 0.1],
-        "static_at_equal_accuracy": static,
-        "more": 1,
-    }
     del result["environment"]
     text = report_of(make_run(tmp_path, result=result)).text
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
@@ -495,6 +499,19 @@ def test_an_adaptive_page_says_what_its_headline_leaves_out() -> None:
     assert adaptive.headline(result) == "0.40 of the original's mean latency, ±0.00 points of test accuracy"
     assert adaptive.headline(lost) == "3.0 points of test accuracy lost: 0.40 of the mean latency"
     assert "take about as long: one in twenty" in adaptive.caveats(lost)[1]
+
+
+def test_whatever_made_a_run_its_adaptive_model_is_told_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`autoprune apply` told nothing of it."""
+    told: list[Path] = []
+    monkeypatch.setattr(summary, "summarise_adaptive", told.append)
+    summary.summarise(parse_result(make_result(), where="result"), tmp_path)
+    assert not told
+    summary.summarise(parse_result(make_result() | {"adaptive": ADAPTIVE}, where="result"), tmp_path)
+    assert told == [tmp_path]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "report.html")] * 2
 
 
 def test_energy_that_was_not_measured_is_not_made_up() -> None:

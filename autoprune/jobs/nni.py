@@ -68,10 +68,10 @@ def _searched(config: RunConfig, root: Path, *, resume: bool) -> Iterator[tuple[
         yield place, problem
 
 
-def resumed(root: Path, *, server: Server, search_only: bool) -> tuple[RunConfig, RunResult | Outcome]:
+def resumed(root: Path, *, server: Server, search_only: bool) -> RunResult | Outcome:
     """Go on with the experiment of a run, by its own configuration."""
     config = load_config(_run_of(root).config)
-    return config, nni_run(config, root, resume=True, server=server, search_only=search_only)
+    return nni_run(config, root, resume=True, server=server, search_only=search_only)
 
 
 def space_of(config: RunConfig, root: Path, *, tuner: str) -> SearchSpace:
