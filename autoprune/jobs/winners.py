@@ -13,8 +13,9 @@ from autoprune.results.comparison import Final
 from autoprune.runtimes.find import find_runtime
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
-from autoprune.steps.final import FileJudge, timed_images, timed_together
+from autoprune.steps.final import FileJudge
 from autoprune.steps.finetune import settling
+from autoprune.steps.met import timed_images, timed_together
 from autoprune.training.distill import finetune
 
 
