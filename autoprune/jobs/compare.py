@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from autoprune.config import CLASSIFICATION_NAME, RunConfig, check_bounds
+from autoprune.config import CLASSIFICATION_NAME, RunConfig
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
 from autoprune.foundation.factories import short_name
@@ -28,7 +28,6 @@ from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.kept import Kept
-from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
 
 COMPARISON_FILE = "comparison.json"
@@ -55,18 +54,14 @@ def compare(
     Raises `InputError` for bad input, before any work.
     """
     check_searchers(searchers)
-    check_bounds(config)
     check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
     if config.task != CLASSIFICATION_NAME and finetune_epochs > 0:
         raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
-    run_dir = check_run_dir(root, config, resume=resume)
     all_searches = [(name, seed) for seed in range(seeds) for name in searchers]
     steps: tuple[Kept[Any], ...] = (*PREPARED, *(_kept(name, seed) for name, seed in all_searches))
-    with problem_of(
-        config, run_dir, Job("compare"), needs_weights="a comparison needs a trained model", steps=steps
-    ) as (place, problem, context):
+    with problem_of(config, root, Job("compare"), resume=resume, steps=steps) as (place, problem, context):
         searches = [_searched(problem, place, name, seed) for name, seed in all_searches]
         finals: list[Final | None] = [None] * len(searches)
         original_accuracy = None
@@ -91,8 +86,8 @@ def compare(
             searches=tuple(searches),
             finals=tuple(finals),
         )
-        write_json(run_dir.root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
-        shutil.rmtree(run_dir.state, ignore_errors=True)
+        write_json(root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
+        shutil.rmtree(place.run_dir.state, ignore_errors=True)
     return comparison
 
 

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -96,16 +97,16 @@ def run(
         check_earlier_levels(config)
     if cluster is not None:
         check_cluster(cluster, partial(check_importable, config))
-    job = checked(config, subject=subject)
-    kind = Job(command, is_trained=job.subject.is_trained)
-    steps, ahead = (*STEPS, *also_keeps), _stages(config, job.subject)
+    subject = checked(config, subject=subject)
+    kind = Job(command, is_trained=subject.is_trained)
+    steps, ahead = (*STEPS, *also_keeps), _stages(config, subject)
     with workspace(config, run_dir, kind, steps, cluster=cluster) as place, stages(ahead) as stage:
-        if not job.subject.is_trained:
+        if not subject.is_trained:
             stage.begin(BASELINE)
-        model = _baseline(place, job.subject)
+            subject = replace(subject, model=_baseline(place, subject))
         stage.begin(SETTING_UP)
         open_target = config.drop_target
-        context = context_of(place, job, model=model, at=config.at_ratio(1.0))
+        context = context_of(place, subject, at=config.at_ratio(1.0))
         if config.adaptive.enabled:
             check_level_limits(context.prepared.problem, config, context.store)
         stage.begin(SEARCHING)
@@ -142,8 +143,6 @@ def _stages(config: RunConfig, subject: Subject) -> list[str]:
 
 
 def _baseline(place: Workspace, subject: Subject) -> nn.Module:
-    if subject.is_trained:
-        return subject.model
     return train_baseline(
         subject.model,
         subject.data,
