@@ -15,7 +15,7 @@ from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
-from autoprune.jobs.winners import Winner, worth
+from autoprune.jobs.winners import finals_of
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.results.run import MetricValue
@@ -24,7 +24,6 @@ from autoprune.search.loop import run_search
 from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.space.decision import Policy
-from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.kept import Kept
@@ -63,16 +62,11 @@ def compare(
     steps: tuple[Kept[Any], ...] = (*PREPARED, *(_kept(name, seed) for name, seed in all_searches))
     with problem_of(config, root, Job("compare"), resume=resume, steps=steps) as (place, problem, context):
         searches = [_searched(problem, place, name, seed) for name, seed in all_searches]
-        finals: list[Final | None] = [None] * len(searches)
-        original_accuracy = None
+        original_accuracy: float | None = None
+        finals: tuple[Final | None, ...] = (None,) * len(searches)
         epochs = 0 if context is None else finetune_epochs
         if context is not None and epochs > 0:
-            winners = [Winner(PruningPolicy.of(search.policy), search.seed) for search in searches]
-            distinct = list(dict.fromkeys(winners))
-            found = worth(distinct, context, epochs=epochs)
-            final_of = dict(zip(distinct, found.finals, strict=True))
-            finals = [final_of[winner] for winner in winners]
-            original_accuracy = found.original_test_accuracy
+            original_accuracy, finals = finals_of(searches, context, epochs=epochs)
         at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
         ranked = standings(searches, finals, at_s=at_s)
         comparison = Comparison(
@@ -84,7 +78,7 @@ def compare(
             standings=ranked,
             verdicts=verdicts(ranked),
             searches=tuple(searches),
-            finals=tuple(finals),
+            finals=finals,
         )
         write_json(root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
         shutil.rmtree(place.run_dir.state, ignore_errors=True)
@@ -109,10 +103,11 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
     with bar(f"{label}, seed {seed}", config.search.max_evaluations) as progress:
 
         def on_outcome(outcome: Outcome) -> None:
-            progress.advance(int(outcome.policy not in seen), f"best reward {_best(curve, outcome):.4f}")
+            best = max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward
+            progress.advance(int(outcome.policy not in seen), f"best reward {best:.4f}")
             seen.add(outcome.policy)
             elapsed_s = time.perf_counter() - started
-            curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=_best(curve, outcome)))
+            curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=best))
 
         seed_everything(derive_seed(seed, "search"))
         result = run_search(
@@ -142,7 +137,3 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
     found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
     say(f"{label}, seed {seed}: {found}")
     return search
-
-
-def _best(curve: Sequence[Progress], outcome: Outcome) -> float:
-    return max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward
