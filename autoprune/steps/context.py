@@ -74,7 +74,7 @@ def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights:
     which says what for.
     """
     check_machine(config)
-    find_energy_source(config)
+    find_energy_source(config)  # or estimates, if they are allowed
     subject = subject or load_subject(config)
     if needs_weights is not None and not subject.is_trained:
         raise InputError(f"model.checkpoint: {needs_weights}; make one with `autoprune train`")
