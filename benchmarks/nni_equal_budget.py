@@ -24,7 +24,7 @@ from autoprune.reports.tensorboard import RunLogger
 from autoprune.search.problem import SearchProblem
 from autoprune.steps.choice import search_only
 from autoprune.steps.context import Workspace, problem_of
-from autoprune.store.run_dir import RunDir, check_run_dir
+from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 
 IN_NNI = {"NNI, TPE": "TPE", "NNI, Evolution": "Evolution", "NNI, agent (ddpg)": "agent"}
@@ -42,9 +42,9 @@ def main() -> None:
     progress.show(True)
     overrides = [f"search.max_evaluations={arguments.evaluations}", *arguments.override]
     config = load_config(find_config(arguments.config), overrides)
-    run_dir = check_run_dir(arguments.out / "problem", config, resume=True)
     rows: dict[str, list[tuple[float, int, float]]] = {name: [] for name in (*IN_NNI, *IN_PROCESS)}
-    with scratch_for_all(), problem_of(config, run_dir, Job("search"), needs_weights="it searches") as (_, problem, _c):
+    place = arguments.out / "problem"
+    with scratch_for_all(), problem_of(config, place, Job("search"), resume=True) as (_, problem, _c):
         for seed in range(arguments.seeds):
             for name in rows:
                 folder = arguments.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"

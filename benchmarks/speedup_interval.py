@@ -22,7 +22,7 @@ from check_bench_coverage import benched, busy_core
 from autoprune.config import MeasureConfig
 from autoprune.measure.latency import speedup
 from autoprune.measure.stats import PairedRatio
-from autoprune.steps.final import timed_together
+from autoprune.steps.met import timed_together
 
 LEAST_SHARE = 9 / 10
 

@@ -257,7 +257,7 @@ def test_apply_of_a_policy_of_another_model(small_config: Path, tmp_path: Path) 
 def test_search_without_trained_weights(tmp_path: Path) -> None:
     config = write_config(tmp_path / "untrained.yaml")
     said = refused("search", config, "--run-dir", tmp_path / "run")
-    assert said == "model.checkpoint: a search needs a trained model; make one with `autoprune train`"
+    assert said == "model.checkpoint: `autoprune search` needs a trained model; make one with `autoprune train`"
     assert not (tmp_path / "run").exists()
 
 

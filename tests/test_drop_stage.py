@@ -17,7 +17,6 @@ from autoprune.config.file import load_config
 from autoprune.data import DataInfo, ImageSplit, views
 from autoprune.errors import ConfigError, TargetError
 from autoprune.export.onnx_file import export_onnx
-from autoprune.measure.stats import PairedRatio
 from autoprune.prediction.latency_model import LATENCY
 from autoprune.results import kept
 from autoprune.results.kept import VERDICT
@@ -26,7 +25,7 @@ from autoprune.results.run import RunResult, parse_result
 from autoprune.runtimes.onnxruntime import OnnxRuntime
 from autoprune.search.prepare import prepare
 from autoprune.space.policy import load_policy
-from autoprune.steps.final import BeforeAndAfter, FileJudge, target_met
+from autoprune.steps.final import FileJudge, target_met
 from autoprune.steps.max_drop import cost_ratio, floor_ratio, problem_at
 from autoprune.steps.subject import load_subject
 from autoprune.store.trials import TrialStore
@@ -120,15 +119,13 @@ def test_the_files_are_those_of_the_trial_that_is_kept(whole: Path) -> None:
 
 def test_the_target_is_met_by_what_holds_and_costs_less(whole: Path) -> None:
     result, target = result_of(whole), load_config(whole / "config.yaml").target[0]
-    speedup = PairedRatio(1.0, (1.0, 1.0), 2)
-    cheaper = BeforeAndAfter(result.original, result.pruned, speedup)
-    dearer = BeforeAndAfter(result.pruned, result.original, speedup)
+    cheaper, dearer = (result.original, result.pruned), (result.pruned, result.original)
     trials = tuple(trial.model_copy(update={"kept": not trial.accepted}) for trial in result.search.max_drop_trials)
-    assert target_met(target, cheaper, result.search)
-    assert not target_met(target, dearer, result.search)
-    assert not target_met(target, BeforeAndAfter(result.original, result.original, speedup), result.search)
-    assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": trials}))
-    assert not target_met(target, cheaper, result.search.model_copy(update={"max_drop_trials": ()}))
+    assert target_met(target, *cheaper, result.search)
+    assert not target_met(target, *dearer, result.search)
+    assert not target_met(target, result.original, result.original, result.search)
+    assert not target_met(target, *cheaper, result.search.model_copy(update={"max_drop_trials": trials}))
+    assert not target_met(target, *cheaper, result.search.model_copy(update={"max_drop_trials": ()}))
 
 
 def test_each_search_is_noted_under_its_own_name(whole: Path) -> None:

@@ -242,7 +242,7 @@ def test_files_are_timed_once_whenever_a_run_is_stopped(
     prepared = prepare(config, subject.model, subject.data)
     outcomes = [prepared.problem.evaluate(prepared.problem.floor_policy)]
     store, timed = TrialStore(tmp_path / "trials.sqlite"), list[str]()
-    monkeypatch.setattr(stage, "measure_interleaved", counted(stage.measure_interleaved, timed))
+    monkeypatch.setattr(stage, "timed_together", counted(stage.timed_together, timed))
     first = kept_finalists(prepared, outcomes, config, store)
     assert first.policies == (ends(prepared.problem)[0],) and first.measured and first.latency_error
     assert kept_finalists(prepared, outcomes, config, TrialStore(store.path)) == first

@@ -19,7 +19,6 @@ from autoprune.space.policy import PruningPolicy
 from autoprune.steps.finalists import Finalists
 from autoprune.steps.proposals import (
     MOST,
-    Given,
     Offers,
     offers,
     proposal_figures,
@@ -34,7 +33,7 @@ AGENT = "ddpg (trained before)"
 
 
 def offered(own: PruningPolicy, within: SearchProblem, **reward: Any) -> Offers:
-    return offers(within, Given(AGENT, own), RunConfig(search=SearchConfig(reward=RewardConfig.model_validate(reward))))
+    return offers(within, AGENT, own, RunConfig(search=SearchConfig(reward=RewardConfig.model_validate(reward))))
 
 
 def figures(proposer: str, reward: float, **others: object) -> ProposalFigures:

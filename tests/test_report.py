@@ -20,6 +20,7 @@ from torch import nn
 from autoprune.adaptive.figures.schema import AdaptiveResult, ClassFigures, RouteFigures
 from autoprune.adaptive.report import page as adaptive
 from autoprune.adaptive.report.charts import share_chart
+from autoprune.cli import summary
 from autoprune.config import RunConfig
 from autoprune.config.file import dump_config, parse_config
 from autoprune.data import DataInfo
@@ -42,6 +43,18 @@ from autoprune.store.trials import Episode, TrialStore
 from autoprune.training.train import EpochLog
 
 GROUPS = {"stem": (12, 16), "layer1.0.conv1": (8, 16), "layer2.0.conv1": (16, 32)}
+ADAPTIVE = {
+    "test_accuracy": 0.93,
+    "latency_ms_mean": 0.2,
+    "latency_ratio": 0.4,
+    "level_share": [0.7, 0.2, 0.1],
+    "static_at_equal_accuracy": {
+        "model": "pruned",
+        "test_accuracy": 0.93,
+        "latency_ms_mean": 0.25,
+        "latency_ratio": 0.8,
+    },
+}
 FINETUNE = (EpochLog(1, 0.52, 0.918, 0.04), EpochLog(2, 0.41, 0.926, 0.02), EpochLog(3, 0.36, 0.931, 0.001))
 
 
@@ -52,6 +65,7 @@ def make_result(*, speedup: float = 2.11, pruned_accuracy: float = 0.9331, targe
         "macs": 31_200_000,
         "latency_ms_p50": 0.6123,
         "latency_ms_p95": 0.66,
+        "latency_ms_quiet": 0.6,
         "energy_mj": 3.1,
         "energy_source": "estimated",
         "onnx_bytes": 1_100_000,
@@ -63,6 +77,7 @@ def make_result(*, speedup: float = 2.11, pruned_accuracy: float = 0.9331, targe
         "macs": 12_480_000,
         "latency_ms_p50": 0.6123 / speedup,
         "latency_ms_p95": 0.33,
+        "latency_ms_quiet": 0.6 / speedup,
         "energy_mj": 1.55,
         "onnx_bytes": 440_000,
         "peak_rss_bytes": 55_000_000,
@@ -78,6 +93,7 @@ def make_result(*, speedup: float = 2.11, pruned_accuracy: float = 0.9331, targe
             "energy": 0.5,
             "speedup": speedup,
             "speedup_ci95": [speedup - 0.05, speedup + 0.06],
+            "speedup_quiet": speedup,
         },
         "checks": {"onnx_parity_max_abs": 1.3e-6, "target_met": target_met},
         "search": {
@@ -240,7 +256,7 @@ def test_any_number_of_groups(tmp_path: Path, groups: int) -> None:
     widths = {f"features.blocks.{index}.depthwise.conv": (5 + index % 7, 64) for index in range(groups)}
     page = report_of(make_run(tmp_path, groups=widths))
     assert sum(text.endswith(" / 64") for text in page.texts) == groups
-    assert page.counts["tr"] == 10 + 1 + groups + 1 + 4
+    assert page.counts["tr"] == 11 + 1 + groups + 1 + 4
 
 
 def test_a_run_without_episodes_and_fine_tuning_says_so(tmp_path: Path) -> None:
@@ -355,17 +371,8 @@ def test_a_run_that_found_no_cut_within_the_drop_says_what_is_lost() -> None:
 
 
 def test_optional_figures_are_shown_when_they_are_there(tmp_path: Path) -> None:
-    result = make_result()
+    result = make_result() | {"adaptive": ADAPTIVE | {"more": 1}}
     result["search"] |= {"proxy_rank_correlation": 0.934, "proxy_candidates": 8}
-    static = {"model": "pruned", "test_accuracy": 0.93, "latency_ms_mean": 0.25, "latency_ratio": 0.8}
-    result["adaptive"] = {
-        "test_accuracy": 0.93,
-        "latency_ms_mean": 0.2,
-        "latency_ratio": 0.4,
-        "level_share": [0.7, 0.2, 0.1],
-        "static_at_equal_accuracy": static,
-        "more": 1,
-    }
     del result["environment"]
     text = report_of(make_run(tmp_path, result=result)).text
     assert "with that after a little fine-tuning, over its 8 best candidates: 0.93." in text
@@ -497,17 +504,26 @@ def test_an_adaptive_page_says_what_its_headline_leaves_out() -> None:
     assert "take about as long: one in twenty" in adaptive.caveats(lost)[1]
 
 
-def test_energy_that_was_not_measured_is_not_made_up() -> None:
-    result = make_result()
-    for figures in (result["original"], result["pruned"]):
-        figures["energy_mj"] = figures["energy_source"] = None
-    result["ratios"]["energy"] = None
-    *_, row = comparison_rows(parse_result(result, where="result"))
+def test_whatever_made_a_run_its_adaptive_model_is_told_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`autoprune apply` told nothing of it."""
+    told: list[Path] = []
+    monkeypatch.setattr(summary, "summarise_adaptive", told.append)
+    summary.summarise(parse_result(make_result(), where="result"), tmp_path)
+    assert not told
+    summary.summarise(parse_result(make_result() | {"adaptive": ADAPTIVE}, where="result"), tmp_path)
+    assert told == [tmp_path]
+    assert capsys.readouterr().out.split() == [str(tmp_path / "report.html")] * 2
+
+
+def test_energy_that_is_estimated_is_told_as_that() -> None:
+    *_, row = comparison_rows(parse_result(make_result(), where="result"))
     assert (row.label, row.before, row.after, row.ratio) == (
-        "Energy per inference (not measured)",
-        "not measured",
-        "not measured",
-        "–",
+        "Energy per inference (estimated)",
+        "3.1 mJ",
+        "1.55 mJ",
+        "0.50",
     )
 
 
@@ -620,7 +636,7 @@ def test_a_run_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"schema": 2}, "schema"),
         ({"ratios": {"params": 0.5}}, "ratios.macs: Field required"),
         ({"original": make_result()["original"] | {"energy_source": "guessed"}}, "original.energy_source"),
-        ({"original": make_result()["original"] | {"energy_source": None}}, "energy_mj needs energy_source"),
+        ({"original": make_result()["original"] | {"energy_source": None}}, "original.energy_source"),
         ({"pruned": make_result()["pruned"] | {"params": 0}}, "pruned.params"),
     ],
 )

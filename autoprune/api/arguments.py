@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.data import ImageSplit, SearchData
+from autoprune.data.splits import check_split
 from autoprune.errors import InputError, shown
 from autoprune.foundation.paths import user_path
 
@@ -64,16 +65,7 @@ def check_data(data: Any, test: Any) -> None:
         raise InputError(f"data.info.name: must be a name, got {shown(info.name)}")
     if info.num_classes < 2:
         raise InputError(f"data.info.classes: must be a tuple of two names or more, got {shown(info.classes)}")
-    if len(test) == 0:
-        raise InputError("test: holds no images")
-    if (shape := tuple(test.images.shape[1:])) != info.input_shape:
-        raise InputError(f"test: the test split has images of {shape}, data.info says {info.input_shape}")
-    lowest, highest = int(test.labels.min()), int(test.labels.max())
-    if lowest < 0 or highest >= info.num_classes:
-        raise InputError(
-            f"test: has labels from {lowest} to {highest}; with {info.num_classes} classes (data.info.classes) they "
-            f"must lie in 0..{info.num_classes - 1}"
-        )
+    check_split(test, info, "test: the test split")
 
 
 def check_target(target: Any) -> list[dict[str, Any]]:

@@ -100,8 +100,9 @@ def bench(
         prepare,
     )
     from autoprune.bench.result import KIND
-    from autoprune.cli.outputs import PICTURE, check_outputs, console_beside, json_file, json_kind
+    from autoprune.cli.outputs import PICTURE, check_outputs, console_beside, json_file, json_kind, write_figures
     from autoprune.compute.machine import require_threads
+    from autoprune.foundation.files import write_json
 
     require_threads(threads, field="--threads")
     settings = BenchSettings(
@@ -132,8 +133,14 @@ def bench(
         from autoprune.bench.plot import write_plot
 
         write_plot(result, plot)
-    rooflines = _rooflines(subjects, threads, console) if roofline else []
-    slower = _finish(result, saved, json_to, save, console, rooflines)
+    document, slower = result.as_json(), list[str]()
+    if roofline:
+        document["roofline"] = _rooflines(subjects, threads, console)
+    if saved is not None:
+        document["against"], slower = _against(saved, result, console)
+    if save is not None:
+        write_json(save, document)
+    write_figures(document, json_to)
     if slower:
         raise RunError("; ".join(slower))
 
@@ -164,34 +171,15 @@ def _print(result: "BenchResult", console: "Console") -> None:
         console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _finish(
-    result: "BenchResult",
-    saved: "BenchResult | None",
-    json_to: str | None,
-    save: Path | None,
-    console: "Console",
-    rooflines: list[dict[str, Any]],
-) -> list[str]:
-    """Compare, write what is to be kept, and give the files that are slower, each with its figures."""
+def _against(saved: "BenchResult", result: "BenchResult", console: "Console") -> tuple[dict[str, Any], list[str]]:
+    """Compare and print what is told of it; the same as JSON, and the files that are slower, each with its figures."""
     from autoprune.bench.against import against_json, compare, describe
-    from autoprune.cli.outputs import write_figures
-    from autoprune.foundation.files import write_json
 
-    document = result.as_json()
-    if rooflines:
-        document["roofline"] = rooflines
-    slower = []
-    if saved is not None:
-        comparison = compare(saved, result)
-        document["against"] = against_json(saved, comparison)
-        notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
-        if (then := saved.device.runtime) != result.device.runtime:
-            notes.append(f"{saved.path}: saved with {then}, now {result.device.runtime}")
-        notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
-        slower = [describe(change, comparison, saved) for change in comparison.slower]
-        for note in notes:
-            console.print(note, markup=False, soft_wrap=True)
-    if save is not None:
-        write_json(save, document)
-    write_figures(document, json_to)
-    return slower
+    comparison = compare(saved, result)
+    notes = [f"{name}: not in {saved.path}" for name in comparison.not_saved]
+    if (then := saved.device.runtime) != result.device.runtime:
+        notes.append(f"{saved.path}: saved with {then}, now {result.device.runtime}")
+    notes += [describe(change, comparison, saved) for change in comparison.changes if not change.slower]
+    for note in notes:
+        console.print(note, markup=False, soft_wrap=True)
+    return against_json(saved, comparison), [describe(change, comparison, saved) for change in comparison.slower]

@@ -44,10 +44,8 @@ def front(
             raise InputError(f"--save {save}: is the folder of a run; choose another folder, such as {save / 'front'}")
 
     from autoprune.cli.outputs import POLICY, check_outputs
-    from autoprune.foundation.bounds import whole_number
-    from autoprune.foundation.files import read_json
     from autoprune.jobs.front import read_front
-    from autoprune.space.policy import PruningPolicy, load_policy, save_policy
+    from autoprune.space.policy import PruningPolicy, load_stored_policy, save_policy
     from autoprune.store.run_dir import RunDir
 
     progress.show(True)
@@ -56,20 +54,14 @@ def front(
         raise InputError(f"{', '.join(map(str, run_dirs))}: no candidate was evaluated there")
     if save is not None:
         chosen = RunDir(run_dirs[0]).policy
-        load_policy(chosen)  # says what is wrong with it
-        described = read_json(chosen)
-        original = {
-            name: whole_number(f"{chosen}: groups.{name}.of", group.get("of"), least=0)
-            for name, group in described["groups"].items()
-        }
-        if original.keys() != rows[0].channels.keys():
+        stored = load_stored_policy(chosen)
+        if stored.widths.keys() != rows[0].channels.keys():
             raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
         files = [save / f"{number}.json" for number in range(1, len(rows) + 1)]
         check_outputs([("--save", file, POLICY) for file in files], [chosen])
         save.mkdir(parents=True, exist_ok=True)
         for file, row in zip(files, rows, strict=True):
-            policy = PruningPolicy.of_key(row.policy)
-            save_policy(file, policy, model=str(described.get("model", "")), original=original)
+            save_policy(file, PruningPolicy.of(row.channels), model=stored.model or "", original=stored.widths)
     if as_json:
         typer.echo(json.dumps({"schema": 1, "front": [_as_dict(row) for row in rows]}, indent=2))
     else:
@@ -86,7 +78,7 @@ def _as_dict(row: "EpisodeRow") -> dict[str, object]:
         "estimated_energy_mj": row.estimated_energy_mj,
         "params": row.params,
         "macs": row.macs,
-        "policy": json.loads(row.policy),
+        "policy": row.channels,
     }
 
 

@@ -96,8 +96,6 @@ def run(
     with process_of_a_job(quiet):
         result = run_job(settings, folder, resume=resume, cluster=cluster)
     summarise(result, folder)
-    if settings.adaptive.enabled:
-        summarise_adaptive(folder)
 
 
 @app.command(

@@ -21,13 +21,14 @@ from autoprune.cli.options import (
     settings_of,
 )
 from autoprune.cli.process import process_of_a_job
-from autoprune.cli.summary import summarise, summarise_adaptive, summarise_search
+from autoprune.cli.summary import summarise, summarise_search
 from autoprune.errors import InputError, RunError
 from autoprune.foundation import progress, terminal
 
 if TYPE_CHECKING:
-    from autoprune.config import RunConfig
     from autoprune.nni.manager import Server
+    from autoprune.results.run import RunResult
+    from autoprune.search.problem import Outcome
 
 app = typer.Typer(
     name="nni", help="Searches as experiments of NNI 3.0: its tuners, its web page.", no_args_is_help=True
@@ -73,7 +74,7 @@ def run(
 
     with process_of_a_job(quiet):
         found = nni_run(settings, folder, resume=resume, server=_server(port, host), search_only=search_only)
-    _told(settings, folder, found)
+    _told(found, folder)
 
 
 @app.command(epilog="Example: `autoprune nni resume runs/tpe`")
@@ -88,8 +89,8 @@ def resume(
     from autoprune.jobs.nni import resumed
 
     with process_of_a_job(quiet):
-        settings, found = resumed(run_dir, server=_server(port, host), search_only=search_only)
-    _told(settings, run_dir, found)
+        found = resumed(run_dir, server=_server(port, host), search_only=search_only)
+    _told(found, run_dir)
 
 
 @app.command(epilog="Example: `autoprune nni view runs/tpe --port 8090`")
@@ -234,13 +235,10 @@ def _server(port: int | None, host: str) -> "Server":
     return Server(port, host)
 
 
-def _told(settings: "RunConfig", folder: Path, found: object) -> None:
+def _told(found: "RunResult | Outcome", folder: Path) -> None:
     from autoprune.results.run import RunResult
-    from autoprune.search.problem import Outcome
 
     if isinstance(found, RunResult):
         summarise(found, folder)
-        if settings.adaptive.enabled:
-            summarise_adaptive(folder)
-    elif isinstance(found, Outcome):
+    else:
         summarise_search(found, folder)

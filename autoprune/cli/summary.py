@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 def summarise(result: "RunResult", folder: Path) -> None:
+    """Of a run, with its input-adaptive model if it has one."""
     from autoprune.reports.proposals import proposals_table
     from autoprune.reports.run import summary_table, unmet_drop
 
@@ -24,6 +25,8 @@ def summarise(result: "RunResult", folder: Path) -> None:
     elif not result.checks.target_met:
         progress.console.print("the target is not met as measured; see the report", style="yellow", soft_wrap=True)
     typer.echo(folder / "report.html")
+    if result.adaptive is not None:
+        summarise_adaptive(folder)
 
 
 def summarise_adaptive(folder: Path) -> None:

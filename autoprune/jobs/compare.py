@@ -8,14 +8,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from autoprune.config import CLASSIFICATION_NAME, RunConfig, check_bounds
+from autoprune.config import CLASSIFICATION_NAME, RunConfig
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
 from autoprune.foundation.factories import short_name
 from autoprune.foundation.files import write_json
 from autoprune.foundation.progress import bar, say
 from autoprune.foundation.seeding import derive_seed, seed_everything
-from autoprune.jobs.winners import Winner, worth
+from autoprune.jobs.winners import finals_of
 from autoprune.policies.table import KINDS, searcher_maker
 from autoprune.results.comparison import Comparison, Final, Progress, Search, equal_time_s, standings, verdicts
 from autoprune.results.run import MetricValue
@@ -24,11 +24,9 @@ from autoprune.search.loop import run_search
 from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.space.decision import Policy
-from autoprune.space.policy import PruningPolicy
 from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.kept import Kept
-from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
 
 COMPARISON_FILE = "comparison.json"
@@ -55,29 +53,20 @@ def compare(
     Raises `InputError` for bad input, before any work.
     """
     check_searchers(searchers)
-    check_bounds(config)
     check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
     if config.task != CLASSIFICATION_NAME and finetune_epochs > 0:
         raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
-    run_dir = check_run_dir(root, config, resume=resume)
     all_searches = [(name, seed) for seed in range(seeds) for name in searchers]
     steps: tuple[Kept[Any], ...] = (*PREPARED, *(_kept(name, seed) for name, seed in all_searches))
-    with problem_of(
-        config, run_dir, Job("compare"), needs_weights="a comparison needs a trained model", steps=steps
-    ) as (place, problem, context):
+    with problem_of(config, root, Job("compare"), resume=resume, steps=steps) as (place, problem, context):
         searches = [_searched(problem, place, name, seed) for name, seed in all_searches]
-        finals: list[Final | None] = [None] * len(searches)
-        original_accuracy = None
+        original_accuracy: float | None = None
+        finals: tuple[Final | None, ...] = (None,) * len(searches)
         epochs = 0 if context is None else finetune_epochs
         if context is not None and epochs > 0:
-            winners = [Winner(PruningPolicy.of(search.policy), search.seed) for search in searches]
-            distinct = list(dict.fromkeys(winners))
-            found = worth(distinct, context, epochs=epochs)
-            final_of = dict(zip(distinct, found.finals, strict=True))
-            finals = [final_of[winner] for winner in winners]
-            original_accuracy = found.original_test_accuracy
+            original_accuracy, finals = finals_of(searches, context, epochs=epochs)
         at_s = equal_time_s(searches, max_evaluations=config.search.max_evaluations)
         ranked = standings(searches, finals, at_s=at_s)
         comparison = Comparison(
@@ -89,10 +78,10 @@ def compare(
             standings=ranked,
             verdicts=verdicts(ranked),
             searches=tuple(searches),
-            finals=tuple(finals),
+            finals=finals,
         )
-        write_json(run_dir.root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
-        shutil.rmtree(run_dir.state, ignore_errors=True)
+        write_json(root / COMPARISON_FILE, comparison.model_dump(mode="json", by_alias=True))
+        shutil.rmtree(place.run_dir.state, ignore_errors=True)
     return comparison
 
 
@@ -114,10 +103,11 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
     with bar(f"{label}, seed {seed}", config.search.max_evaluations) as progress:
 
         def on_outcome(outcome: Outcome) -> None:
-            progress.advance(int(outcome.policy not in seen), f"best reward {_best(curve, outcome):.4f}")
+            best = max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward
+            progress.advance(int(outcome.policy not in seen), f"best reward {best:.4f}")
             seen.add(outcome.policy)
             elapsed_s = time.perf_counter() - started
-            curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=_best(curve, outcome)))
+            curve.append(Progress(evaluations=len(seen), elapsed_s=elapsed_s, best_reward=best))
 
         seed_everything(derive_seed(seed, "search"))
         result = run_search(
@@ -147,7 +137,3 @@ def _searched(problem: SearchProblem, place: Workspace, name: str, seed: int) ->
     found = f"best reward {best.reward:.4f} after {result.evaluations} evaluations, {result.wall_s:.1f} s"
     say(f"{label}, seed {seed}: {found}")
     return search
-
-
-def _best(curve: Sequence[Progress], outcome: Outcome) -> float:
-    return max(outcome.reward, curve[-1].best_reward) if curve else outcome.reward

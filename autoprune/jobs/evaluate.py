@@ -26,7 +26,7 @@ from autoprune.foundation.bounds import LONGEST_SHOWN, thread_count
 from autoprune.foundation.seeding import rng
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.matched import Interval, Right, change_of_accuracy
-from autoprune.measure.stats import PairedRatio, mean_ratio
+from autoprune.measure.stats import mean_ratio
 from autoprune.runtimes.onnxruntime import OnnxRuntime, make_session
 from autoprune.runtimes.runtime import Runtime
 from autoprune.tasks.classification import CLASSIFICATION
@@ -159,57 +159,42 @@ def evaluate_files(
     for file, time in zip(files, times, strict=True):
         if file.levels is not None:
             _check_levels(file, time.levels)
-    right = [_right(time, images) for time in times]
-    names = unique_names([file.source for file in files])
+    first = _right(times[0], images)
+    figures = []
+    for name, file, time in zip(unique_names([file.source for file in files]), files, times, strict=True):
+        right, is_first = _right(time, images), time is times[0]
+        change, change_ci95 = (None, None) if is_first else change_of_accuracy(first, right)
+        ratio = None if is_first else mean_ratio(times[0].latency_ms, time.latency_ms)
+        p50, p95 = np.percentile(time.latency_ms, [50, 95])
+        figures.append(
+            FileFigures(
+                name=name,
+                path=file.source,
+                accuracy=float(right.mean()),
+                accuracy_change=change,
+                accuracy_change_ci95=change_ci95,
+                latency_ms_mean=time.latency_ms_mean,
+                latency_ms_p50=float(p50),
+                latency_ms_p95=float(p95),
+                latency_ms_max=float(time.latency_ms.max()),
+                latency_ratio=ratio.ratio if ratio is not None else None,
+                latency_ratio_ci95=ratio.ci95 if ratio is not None else None,
+                level_share=shares(time.levels, levels=file.levels) if file.levels is not None else None,
+                file_bytes=Path(file.source).stat().st_size,
+            )
+        )
     return Evaluation(
         data=info.name,
         split=split,
         images=len(images),
         device=this_device(runtime, threads=threads, batch_size=1),
-        files=tuple(
-            _figures(
-                name,
-                file,
-                time,
-                right[place],
-                change=change_of_accuracy(right[0], right[place]) if place else None,
-                ratio=mean_ratio(times[0].latency_ms, time.latency_ms) if place else None,
-            )
-            for place, (name, file, time) in enumerate(zip(names, files, times, strict=True))
-        ),
+        files=tuple(figures),
     )
 
 
 def _right(times: ImageTimes, images: ImageSplit) -> Right:
     metric = main_metric(CLASSIFICATION, torch.from_numpy(times.logits), images.labels)[1]
     return np.asarray(metric.values.numpy(), dtype=np.bool_)
-
-
-def _figures(
-    name: str,
-    file: CheckedFile,
-    times: ImageTimes,
-    right: Right,
-    *,
-    change: tuple[float, Interval] | None,
-    ratio: PairedRatio | None,
-) -> FileFigures:
-    p50, p95 = np.percentile(times.latency_ms, [50, 95])
-    return FileFigures(
-        name=name,
-        path=file.source,
-        accuracy=float(right.mean()),
-        accuracy_change=change[0] if change is not None else None,
-        accuracy_change_ci95=change[1] if change is not None else None,
-        latency_ms_mean=times.latency_ms_mean,
-        latency_ms_p50=float(p50),
-        latency_ms_p95=float(p95),
-        latency_ms_max=float(times.latency_ms.max()),
-        latency_ratio=ratio.ratio if ratio is not None else None,
-        latency_ratio_ci95=ratio.ci95 if ratio is not None else None,
-        level_share=shares(times.levels, levels=file.levels) if file.levels is not None else None,
-        file_bytes=Path(file.source).stat().st_size,
-    )
 
 
 def _is_level_count(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,12 @@ from autoprune.adaptive.steps import adaptive_model
 from autoprune.compute.compute import this_compute
 from autoprune.config import RunConfig, check_bounds, check_options
 from autoprune.config.unused import Command, Job
-from autoprune.data import normalise
-from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.files import read_json, write_json
-from autoprune.foundation.progress import say, stages
+from autoprune.foundation.progress import stages
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.reports.run import write_report
 from autoprune.results.kept import FINETUNE, FRAME, SEARCH, VERDICT
-from autoprune.results.run import RunResult, SearchFigures, parse_result
-from autoprune.runtimes.find import find_runtime
+from autoprune.results.run import RunResult, parse_result
 from autoprune.search.prepare import PREPARED, SETTING_UP
 from autoprune.search.ray_cluster import Cluster, check_cluster
 from autoprune.steps.applied import STORED_POLICY
@@ -36,19 +34,18 @@ from autoprune.steps.choice import (
     check_search,
     search_choice,
 )
-from autoprune.steps.context import Context, Workspace, checked, context_of, workspace
-from autoprune.steps.final import compare_files, run_result
+from autoprune.steps.context import Workspace, checked, context_of, workspace
+from autoprune.steps.final import final_result
 from autoprune.steps.finalists import FILES_TIMED
 from autoprune.steps.finetune import finetuned
 from autoprune.steps.max_drop import cheapest_within_drop
-from autoprune.steps.narrowing import NARROWED, Measured, measured_within_target
+from autoprune.steps.narrowing import NARROWED, measured_within_target
 from autoprune.steps.recipe import check_importable
 from autoprune.steps.subject import Subject
 from autoprune.store.kept import Kept
 from autoprune.store.run_dir import check_run_dir, clean_finished
 from autoprune.training.train import train_baseline
 
-PARITY_IMAGES = 256
 BASELINE, SEARCHING = "training a baseline", "search"
 FINE_TUNING, MEASURING = "fine-tuning", "exporting and measuring"
 # In order, what each step keeps; a resumed run does those that have left nothing yet.
@@ -100,16 +97,16 @@ def run(
         check_earlier_levels(config)
     if cluster is not None:
         check_cluster(cluster, partial(check_importable, config))
-    job = checked(config, subject=subject)
-    kind = Job(command, is_trained=job.subject.is_trained)
-    steps, ahead = (*STEPS, *also_keeps), _stages(config, job.subject)
+    subject = checked(config, subject=subject)
+    kind = Job(command, is_trained=subject.is_trained)
+    steps, ahead = (*STEPS, *also_keeps), _stages(config, subject)
     with workspace(config, run_dir, kind, steps, cluster=cluster) as place, stages(ahead) as stage:
-        if not job.subject.is_trained:
+        if not subject.is_trained:
             stage.begin(BASELINE)
-        model = _baseline(place, job.subject)
+            subject = replace(subject, model=_baseline(place, subject))
         stage.begin(SETTING_UP)
         open_target = config.drop_target
-        context = context_of(place, job, model=model, at=config.at_ratio(1.0))
+        context = context_of(place, subject, at=config.at_ratio(1.0))
         if config.adaptive.enabled:
             check_level_limits(context)
         stage.begin(SEARCHING)
@@ -123,7 +120,7 @@ def run(
         stage.begin(MEASURING)
         may_narrow = open_target is None and chosen.search.searcher != STORED_POLICY
         measured = measured_within_target(context, chosen.policy, pruned, may_narrow=may_narrow)
-        result = _result(context, chosen.search, measured)
+        result = final_result(context, chosen.search, measured)
         if config.adaptive.enabled:
             adaptive = adaptive_model(context, pruned=PrunedModel(measured.policy, measured.model))
             result = result.model_copy(update={"adaptive": adaptive.summary})
@@ -146,8 +143,6 @@ def _stages(config: RunConfig, subject: Subject) -> list[str]:
 
 
 def _baseline(place: Workspace, subject: Subject) -> nn.Module:
-    if subject.is_trained:
-        return subject.model
     return train_baseline(
         subject.model,
         subject.data,
@@ -157,36 +152,4 @@ def _baseline(place: Workspace, subject: Subject) -> nn.Module:
         compute=this_compute(own_kernels=place.config.own_kernels),
         state_path=place.run_dir.state / "baseline.pt",
         on_epoch=lambda log: place.logger.epoch("train", log),
-    )
-
-
-def _result(context: Context, search: SearchFigures, measured: Measured) -> RunResult:
-    """Check the parity of the timed file, and measure all else."""
-    config, subject, run_dir, problem = context.config, context.subject, context.run_dir, context.prepared.problem
-    info, flushed = subject.data.info, measured.flushed_subnormals
-    if flushed:
-        say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
-    shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
-    runtime = find_runtime(config.measure.runtime)
-    parity = check_parity(measured.model, run_dir.model_onnx, shown, runtime=runtime)
-    comparison = compare_files(
-        run_dir.original_onnx,
-        run_dir.model_onnx,
-        costs=(problem.original_cost, problem.cost_of(measured.policy)),
-        latencies=(measured.original, measured.pruned),
-        test=subject.test,
-        info=info,
-        config=config.measure,
-        sensor=context.sensor,
-        task=subject.task,
-    )
-    return run_result(
-        comparison,
-        parity_max_abs=parity,
-        flushed_subnormals=flushed,
-        targets=config.target,
-        search=search,
-        info=info,
-        runtime=runtime,
-        narrowed=measured.narrowed,
     )

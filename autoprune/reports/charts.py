@@ -1,13 +1,14 @@
 """The charts of a run's report, as SVG text."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import accumulate, cycle
 
 from matplotlib import rc_context
 from matplotlib.ticker import MaxNLocator
 
 from autoprune.reports.drawing import COLOURS, SERIES, STYLE, add_legend, as_svg, label_axes, new_axes, shorten
+from autoprune.store.trials import EpisodeRow
 
 BAR_PITCH_IN = 0.25
 SEARCH_COLOURS = [colour for colour in SERIES if colour != "best"]  # that of the best so far, and of the chosen one
@@ -25,15 +26,6 @@ class GroupWidths:
     @property
     def keep_ratio(self) -> float:
         return self.kept / self.of
-
-
-@dataclass(frozen=True)
-class Series:
-    """A value for each episode, and the value that counts as the best after each episode."""
-
-    label: str
-    values: tuple[float, ...]
-    best: tuple[float, ...]
 
 
 def keep_chart(groups: Sequence[GroupWidths]) -> str:
@@ -60,21 +52,30 @@ def keep_chart(groups: Sequence[GroupWidths]) -> str:
         return as_svg(figure, name="keep", description=f"Share of channels kept in each of {len(groups)} groups")
 
 
-def episode_chart(series: Sequence[Series], *, name: str, ylabel: str, best_label: str) -> str:
-    """Dots for the episodes and a line for the best so far, for each series."""
+def episode_chart(
+    searches: Mapping[str, Sequence[EpisodeRow]],
+    value: Callable[[EpisodeRow], float],
+    *,
+    name: str,
+    ylabel: str,
+    best_label: str,
+) -> str:
+    """Dots for the value of each episode, and a line for that of the best reward so far, for each search."""
     with rc_context(STYLE):
         figure, axes = new_axes()
-        only = len(series) == 1
-        for one, colour in zip(series, cycle(SEARCH_COLOURS), strict=False):
-            episodes = range(1, len(one.values) + 1)
+        only = len(searches) == 1
+        for (label, rows), colour in zip(searches.items(), cycle(SEARCH_COLOURS), strict=False):
+            episodes = range(1, len(rows) + 1)
+            best = accumulate(rows, _better)
             line_colour = COLOURS["best" if only else colour]
-            axes.plot(episodes, one.values, "o", color=COLOURS[colour], markersize=3.4, alpha=0.7, markeredgewidth=0)
-            axes.plot([], [], "o", color=COLOURS[colour], markersize=4, label="episode" if only else one.label)
+            values = [value(row) for row in rows]
+            axes.plot(episodes, values, "o", color=COLOURS[colour], markersize=3.4, alpha=0.7, markeredgewidth=0)
+            axes.plot([], [], "o", color=COLOURS[colour], markersize=4, label="episode" if only else label)
             axes.plot(
                 episodes,
-                one.best,
+                [value(row) for row in best],
                 drawstyle="steps-post",
-                marker="." if len(one.values) == 1 else "",
+                marker="." if len(rows) == 1 else "",
                 color=line_colour,
                 linewidth=1.6,
                 label=best_label if only else None,
@@ -143,3 +144,7 @@ def epoch_chart(
             add_legend(figure)
         label_axes(axes, "epoch", ylabel)
         return as_svg(figure, name=name, description=f"{ylabel} by epoch of fine-tuning")
+
+
+def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
+    return row if row.reward > best.reward else best

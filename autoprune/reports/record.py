@@ -13,7 +13,7 @@ from autoprune.results.kept import FINETUNE, FRAME, NNI_TRIALS, SEARCH, Finetune
 from autoprune.results.max_drop import part_name
 from autoprune.results.run import RunResult, parse_result
 from autoprune.search.prepare import ENVIRONMENT, ORIGINAL, OriginalPoint
-from autoprune.space.policy import load_policy
+from autoprune.space.policy import load_stored_policy
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import EpisodeRow, TrialStore
 from autoprune.training.train import EpochLog
@@ -97,12 +97,11 @@ def _search(run_dir: RunDir, config: RunConfig, store: TrialStore, searched: Tri
 
 
 def _read_groups(path: Path, ladders: dict[str, tuple[int, ...]]) -> tuple[dict[str, int], tuple[GroupWidths, ...]]:
-    policy = load_policy(path)
-    raw = read_json(path)["groups"]
+    stored = load_stored_policy(path)
     groups = []
-    for name, kept in policy.channels:
-        before = raw[name].get("of")
-        if not isinstance(before, int) or before < kept:
+    for name, kept in stored.policy.channels:
+        before = stored.widths.get(name)
+        if before is None or before < kept:
             raise InputError(f"{path}: group {name} keeps {kept} of {before!r} channels")
         groups.append(GroupWidths(name, kept, before, ladders.get(name, ())))
-    return policy.as_dict(), tuple(groups)
+    return stored.policy.as_dict(), tuple(groups)

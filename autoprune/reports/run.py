@@ -85,10 +85,8 @@ def comparison_rows(result: RunResult) -> Iterator[Row]:
     latencies = [
         ("p50", before.latency_ms_p50, after.latency_ms_p50, ratios.latency),
         ("p95", before.latency_ms_p95, after.latency_ms_p95, after.latency_ms_p95 / before.latency_ms_p95),
+        ("undisturbed call", before.latency_ms_quiet, after.latency_ms_quiet, 1 / ratios.speedup_quiet),
     ]
-    quiet_ms, quiet_after_ms, speedup = before.latency_ms_quiet, after.latency_ms_quiet, ratios.speedup_quiet
-    if quiet_ms is not None and quiet_after_ms is not None and speedup is not None:
-        latencies.append(("undisturbed call", quiet_ms, quiet_after_ms, 1 / speedup))
     for name, before_ms, after_ms, ratio in latencies:
         yield Row(f"Latency, {name}", f"{before_ms:.3f} ms", f"{after_ms:.3f} ms", f"{ratio:.2f}")
     low, high = ratios.speedup_ci95
@@ -99,9 +97,9 @@ def comparison_rows(result: RunResult) -> Iterator[Row]:
     yield Row("Peak memory (RSS)", *_megabytes(before.peak_rss_bytes, after.peak_rss_bytes))
     yield Row(
         f"Energy per inference ({_energy_source(result)})",
-        _millijoules(before.energy_mj),
-        _millijoules(after.energy_mj),
-        "–" if ratios.energy is None else f"{ratios.energy:.2f}",
+        f"{before.energy_mj:.3g} mJ",
+        f"{after.energy_mj:.3g} mJ",
+        f"{ratios.energy:.2f}",
     )
 
 
@@ -116,13 +114,8 @@ def _interval(metric: MetricFigures, ends: tuple[float, float]) -> str:
     return f"{100 * low:.1f}–{high:.1%}" if metric.is_share else f"{low:.4g}–{high:.4g}"
 
 
-def _megabytes(before: int | None, after: int | None) -> tuple[str, str, str]:
-    texts = ["not measured" if size is None else f"{size / 1e6:.2f} MB" for size in (before, after)]
-    return texts[0], texts[1], "–" if before is None or after is None else f"{after / before:.2f}"
-
-
-def _millijoules(energy_mj: float | None) -> str:
-    return "not measured" if energy_mj is None else f"{energy_mj:.3g} mJ"
+def _megabytes(before: int, after: int) -> tuple[str, str, str]:
+    return f"{before / 1e6:.2f} MB", f"{after / 1e6:.2f} MB", f"{after / before:.2f}"
 
 
 def _energy_source(result: RunResult) -> str:
@@ -133,7 +126,7 @@ def _energy_source(result: RunResult) -> str:
 def _energy_source_of(figures: Figures) -> str:
     if figures.energy_sensor is not None:
         return f"measured above idle, {figures.energy_sensor}"
-    return figures.energy_source or "not measured"
+    return figures.energy_source
 
 
 def unmet_drop(result: RunResult) -> str | None:
@@ -168,18 +161,15 @@ def _target_line(target: TargetConfig, result: RunResult) -> tuple[str, str]:
     """A target in words and what the run reached, in the target's own unit."""
     metric, energy = result.metric, _energy_source(result)
     told = target_in_words(target, called(metric.name), higher_is_better=metric.higher_is_better, energy=energy)
-    ratio: float | None = getattr(result.ratios, target.metric)
+    ratio: float = getattr(result.ratios, target.metric)
     if target.max_ratio is not None:
-        return told, "not measured" if ratio is None else f"{ratio:.2f}"
+        return told, f"{ratio:.2f}"
     if target.max_drop is not None:
         kept = result.search.kept_trial
-        reached = "not measured" if ratio is None else f"{ratio:.2f} of the original"
-        return told, reached + ("" if kept is None else f", {_inpoints(kept.drop)} points lost there")
-    named = {"latency": "latency_ms_p50", "energy": "energy_mj"}.get(target.metric, target.metric)
-    value: float | None = getattr(result.pruned, named)
-    if value is not None and target.unit == "us":
-        value *= 1e3
-    return told, "not measured" if value is None else f"{value:,.6g}{unit_of(target)}"
+        lost = "" if kept is None else f", {_inpoints(kept.drop)} points lost there"
+        return told, f"{ratio:.2f} of the original{lost}"
+    value = result.pruned.of(target.metric) * (1e3 if target.unit == "us" else 1)
+    return told, f"{value:,.6g}{unit_of(target)}"
 
 
 def _charts(record: RunRecord) -> dict[str, str]:

@@ -3,14 +3,14 @@
 import json
 import shlex
 from collections.abc import Sequence
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 
 from markupsafe import Markup
 
 from autoprune.config import RewardConfig, RunConfig, TargetConfig
 from autoprune.config.nni import OF_NNI
-from autoprune.reports.charts import Series, episode_chart, keep_chart, scatter_chart
+from autoprune.reports.charts import episode_chart, keep_chart, scatter_chart
 from autoprune.reports.pages import write_page
 from autoprune.reports.record import SearchRecord, read_search
 from autoprune.reports.words import target_in_words, told_proposals
@@ -71,14 +71,18 @@ def search_charts(search: SearchRecord) -> dict[str, str]:
     if search.groups:
         charts["keep"] = keep_chart(search.groups)
     if search.episodes:
-        rewards, accuracies = zip(*_episode_series(search.episodes), strict=True)
-        charts["reward"] = episode_chart(rewards, name="reward", ylabel="reward", best_label="best so far")
+        searches = _searches(search.episodes)
+        charts["reward"] = episode_chart(
+            searches, lambda row: row.reward, name="reward", ylabel="reward", best_label="best so far"
+        )
         name, metric = search.episodes[0].score.main
         charted = on_search_split(name, metric)
-        charts["metric"] = episode_chart(accuracies, name="metric", ylabel=charted, best_label="best reward so far")
+        charts["metric"] = episode_chart(
+            searches, _charted, name="metric", ylabel=charted, best_label="best reward so far"
+        )
         chosen, original = _chosen(search), search.original
         charts["trials"] = scatter_chart(
-            {label: [_point(row) for row in _trials(rows)] for label, rows in _searches(search.episodes).items()},
+            {label: [_point(row) for row in _trials(rows)] for label, rows in searches.items()},
             chosen=_point(chosen) if chosen else None,
             original=(original.predicted_latency_ms, (100 if metric.is_share else 1) * original.metric)
             if original
@@ -147,28 +151,10 @@ def on_search_split(name: str, metric: Metric | MetricFigures) -> str:
     return f"{name} on the search split{' (%)' if metric.is_share else ''}{direction(metric.higher_is_better)}"
 
 
-def _episode_series(episodes: Sequence[EpisodeRow]) -> list[tuple[Series, Series]]:
-    """(reward, main metric) of each search; the metric's line follows the policy of the best reward so far."""
-    pairs = []
-    for label, values in _searches(episodes).items():
-        best = list(accumulate(values, _better))
-        pairs.append(
-            (
-                Series(label, tuple(row.reward for row in values), tuple(row.reward for row in best)),
-                Series(label, tuple(map(_charted, values)), tuple(map(_charted, best))),
-            )
-        )
-    return pairs
-
-
 def _searches(episodes: Sequence[EpisodeRow]) -> dict[str, list[EpisodeRow]]:
     """The episodes of each search, by what it is called in a legend."""
     by_search = groupby(episodes, key=lambda row: (row.searcher, row.seed))
     return {f"{searcher}, seed {seed}": list(rows) for (searcher, seed), rows in by_search}
-
-
-def _better(best: EpisodeRow, row: EpisodeRow) -> EpisodeRow:
-    return row if row.reward > best.reward else best
 
 
 def _trials(episodes: Sequence[EpisodeRow]) -> list[EpisodeRow]:

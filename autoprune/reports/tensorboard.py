@@ -38,10 +38,7 @@ class RunLogger:
         values = {
             "reward": outcome.reward,
             **{name: metric.value for name, metric in outcome.score.metrics.items()},
-            "predicted_latency_ms": outcome.cost.predicted_latency_ms,
-            "estimated_energy_mj": outcome.cost.estimated_energy_mj,
-            "macs": outcome.cost.macs,
-            "params": outcome.cost.params,
+            **asdict(outcome.cost),
         }
         self._write(SEARCH, "episode", values, step=episode)
 

@@ -59,13 +59,13 @@ class Figures(Part):
     macs: int = Field(gt=0)
     latency_ms_p50: float = Field(gt=0)
     latency_ms_p95: float = Field(gt=0)
-    latency_ms_quiet: float | None = Field(None, gt=0)  # of a call that nothing else on the machine disturbed
-    energy_mj: float | None = Field(ge=0)
-    energy_source: Literal["measured", "estimated"] | None
+    latency_ms_quiet: float = Field(gt=0)  # of a call that nothing else on the machine disturbed
+    energy_mj: float = Field(ge=0)
+    energy_source: Literal["measured", "estimated"]
     energy_sensor: str | None = None  # what counted it; the idle power of the device is taken off
     energy_mj_ci95: tuple[float, float] | None = None
     onnx_bytes: int = Field(gt=0)
-    peak_rss_bytes: int | None = Field(gt=0)
+    peak_rss_bytes: int = Field(gt=0)
 
     @property
     def quality(self) -> float:
@@ -80,11 +80,9 @@ class Figures(Part):
             raise ValueError("test_accuracy, or test_metric, must be a number")
         return self
 
-    @model_validator(mode="after")
-    def _energy_has_a_source(self) -> "Figures":
-        if self.energy_mj is not None and self.energy_source is None:
-            raise ValueError("energy_mj needs energy_source, measured or estimated")
-        return self
+    def of(self, metric: str) -> float:
+        """What a target on `metric` bounds."""
+        return float(getattr(self, {"latency": "latency_ms_p50", "energy": "energy_mj"}.get(metric, metric)))
 
 
 class AccuracyFigures(Part):
@@ -104,10 +102,10 @@ class Ratios(Part):
     params: float = Field(gt=0)
     macs: float = Field(gt=0)
     latency: float = Field(gt=0)
-    energy: float | None
+    energy: float = Field(ge=0)
     speedup: float = Field(gt=0)
     speedup_ci95: tuple[float, float]
-    speedup_quiet: float | None = None
+    speedup_quiet: float = Field(gt=0)
 
 
 class Checks(Part):

@@ -8,16 +8,15 @@ from autoprune.errors import InputError
 from autoprune.foundation.bounds import shown
 from autoprune.foundation.progress import say
 from autoprune.policies.actor import Actor, roll_out
-from autoprune.results.kept import SEARCH
 from autoprune.results.run import SearchFigures
 from autoprune.search.loop import SearchResult
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy, StoredPolicy, load_policy, load_stored_policy
-from autoprune.steps.choice import SOURCE, Choose, Chosen, stored_choice, verified
+from autoprune.steps.choice import SOURCE, Choose, Chosen, decided, stored_choice, verified
 from autoprune.steps.context import Context
 from autoprune.steps.finalists import finalists
-from autoprune.steps.proposals import Given, Offers, offers, proposal_figures, strange_training, verdict
+from autoprune.steps.proposals import Offers, offers, proposal_figures, strange_training, verdict
 from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 
@@ -46,7 +45,7 @@ def agent_choice(actor: Actor) -> Choose:
         rounds: list[Offers] = []
 
         def propose(problem: SearchProblem) -> SearchResult:
-            rounds.append(offers(problem, Given(searcher, problem.pruning_of(roll_out(actor, problem))), config))
+            rounds.append(offers(problem, searcher, problem.pruning_of(roll_out(actor, problem)), config))
             return rounds[-1].result
 
         one = config.model_copy(update={"search": config.search.model_copy(update={"finalists": 1})})
@@ -67,7 +66,7 @@ def agent_choice(actor: Actor) -> Choose:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Chosen(chosen, figures), context)
+        return decided(context, chosen, figures)
 
     return choose
 
@@ -87,7 +86,7 @@ def policy_choice(config: RunConfig, path: Path) -> Choose:
         ordered = _checked(prepared, stored, config, run_dir)
         if (done := _resumed(f"policy {ordered.key}", run_dir, store)) is not None:
             return done
-        offered = offers(prepared.problem, Given(STORED_POLICY, ordered), config)
+        offered = offers(prepared.problem, STORED_POLICY, ordered, config)
         found = finalists(prepared, offered.outcomes[STORED_POLICY], config)
         proposals = proposal_figures([offered], found, ordered)
         own = verdict(proposals, remedy="it is applied all the same, as it was given; `autoprune search` finds another")
@@ -100,7 +99,7 @@ def policy_choice(config: RunConfig, path: Path) -> Choose:
             proposals=proposals,
             warnings=tuple(text for text in (strange, own) if text is not None),
         )
-        return _noted(Chosen(ordered, figures), context)
+        return decided(context, ordered, figures)
 
     return choose
 
@@ -156,9 +155,3 @@ def _checked(prepared: Prepared, stored: StoredPolicy, config: RunConfig, run_di
     if run_dir.policy.is_file() and load_policy(run_dir.policy) != ordered:
         raise InputError(f"{run_dir.policy}: the run there applies another policy; choose another --run-dir")
     return ordered
-
-
-def _noted(chosen: Chosen, context: Context) -> Chosen:
-    context.save_policy(chosen.policy)
-    context.store.keep(SEARCH, chosen.search)
-    return chosen

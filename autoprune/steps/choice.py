@@ -183,7 +183,6 @@ def search_choice(context: Context, *, search: Search = search_only) -> Chosen:
 
     found, result = verified(context, result, search_on)
     policy, tuned = best_finalist(context, found.policies)
-    context.save_policy(policy)
     summary = SearchFigures(
         searcher=result.searcher,
         evaluations=result.evaluations,
@@ -194,8 +193,14 @@ def search_choice(context: Context, *, search: Search = search_only) -> Chosen:
         proxy_candidates=len(tuned),
         latency_error=found.latency_error,
     )
-    store.keep(SEARCH, summary)
-    return Chosen(policy, summary)
+    return decided(context, policy, summary)
+
+
+def decided(context: Context, policy: PruningPolicy, figures: SearchFigures) -> Chosen:
+    """The choice, on disk for a run that goes on later."""
+    context.save_policy(policy)
+    context.store.keep(SEARCH, figures)
+    return Chosen(policy, figures)
 
 
 def stored_choice(run_dir: RunDir, store: TrialStore) -> Chosen | None:

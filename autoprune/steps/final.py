@@ -2,24 +2,24 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.config import AugmentConfig, MeasureConfig, TargetConfig
+from autoprune.config import AugmentConfig, TargetConfig
 from autoprune.data import DataInfo, ImageSplit, normalise, views
+from autoprune.export.onnx_file import check_parity
 from autoprune.foundation.progress import say
 from autoprune.measure.device import environment
 from autoprune.measure.energy_measurement import compare_energy
 from autoprune.measure.energy_sensors import Sensor
-from autoprune.measure.latency import Latency, measure_interleaved, speedup
+from autoprune.measure.latency import speedup
 from autoprune.measure.matched import change_of, interval_of
 from autoprune.measure.memory import measure_peak_rss_bytes
-from autoprune.measure.stats import PairedRatio
 from autoprune.measure.timing import Call
 from autoprune.results.run import (
     AccuracyFigures,
@@ -33,23 +33,16 @@ from autoprune.results.run import (
 )
 from autoprune.runtimes.find import find_runtime
 from autoprune.runtimes.runtime import Runtime
-from autoprune.search.problem import PredictedCost
+from autoprune.steps.context import Context
+from autoprune.steps.met import timed_images
+from autoprune.steps.narrowing import Measured
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import main_metric, mean_of, targets_of
 from autoprune.tasks.task import PerExample, Task
 
 SCORING_BATCH = 200
+PARITY_IMAGES = 256
 ENERGY_SECONDS = 2.0  # of load for each file, and of idling in all
-METRIC_KEYS = {"latency": "latency_ms_p50", "energy": "energy_mj", "macs": "macs", "params": "params"}
-
-
-@dataclass(frozen=True)
-class BeforeAndAfter:
-    original: Figures
-    pruned: Figures
-    speedup: PairedRatio
-    accuracy: AccuracyFigures | None = None
-    metric: MetricFigures = field(default_factory=MetricFigures)
 
 
 @dataclass(frozen=True)
@@ -99,99 +92,54 @@ def file_outputs(file: Path, split: ImageSplit, info: DataInfo, runtime: Runtime
     return torch.cat(outputs)
 
 
-def timed_images(split: ImageSplit, info: DataInfo, config: MeasureConfig) -> np.ndarray[Any, Any]:
-    """The batch (N, C, H, W) that files are timed on: the first images of `split`, normalised, over and over if there
-    are too few."""
-    places = torch.arange(config.batch_size) % len(split)
-    return normalise(split.images[places], info).contiguous().numpy()
+def final_result(context: Context, search: SearchFigures, measured: Measured) -> RunResult:
+    """The contents of `result.json`: the parity of the timed file is checked, and all else measured of both files.
 
-
-def timed_together(files: Sequence[Path], images: np.ndarray[Any, Any], config: MeasureConfig) -> list[Latency]:
-    """All files on the same images (N, C, H, W), in turn."""
-    return measure_interleaved(
-        files,
-        images,
-        runtime=find_runtime(config.runtime),
-        threads=config.threads,
-        rounds=config.rounds,
-        runs_per_round=config.runs_per_round,
-    )
-
-
-def compare_files(
-    original: Path,
-    pruned: Path,
-    *,
-    costs: tuple[PredictedCost, PredictedCost],
-    latencies: tuple[Latency, Latency],
-    test: ImageSplit,
-    info: DataInfo,
-    config: MeasureConfig,
-    sensor: Sensor | None = None,
-    task: Task = CLASSIFICATION,
-) -> BeforeAndAfter:
-    """Measure both files; `costs` gives MACs, parameters and the estimated energy of (original, pruned), `latencies`
-    what their latency was measured to be.
-
-    Energy is measured with `sensor`, and estimated without one.
+    The test split is read here. Energy is measured with the context's sensor, and estimated without one.
     """
-    runtime = find_runtime(config.runtime)
-    images = timed_images(test, info, config)
+    config, subject, run_dir, problem = context.config, context.subject, context.run_dir, context.prepared.problem
+    info, test, runtime = subject.data.info, subject.test, find_runtime(config.measure.runtime)
+    flushed = measured.flushed_subnormals
+    if flushed:
+        say(f"{flushed} weights too small for a normal float32 (subnormal) were set to zero: they slow a CPU down")
+    shown = normalise(subject.data.search.images[:PARITY_IMAGES], info)
+    parity = check_parity(measured.model, run_dir.model_onnx, shown, runtime=runtime)
+    files = (run_dir.original_onnx, run_dir.model_onnx)
+    costs = (problem.original_cost, problem.cost_of(measured.policy))
+    images = timed_images(test, info, config.measure)
     consumed = energies(
-        [runtime.open_model(file, threads=config.threads).bind(images) for file in (original, pruned)],
+        [runtime.open_model(file, threads=config.measure.threads).bind(images) for file in files],
         [cost.estimated_energy_mj for cost in costs],
         images_a_call=len(images),
-        sensor=sensor,
+        sensor=context.sensor,
     )
-    judge = FileJudge(info, original, runtime, task)
-    name, judged = judge.each(original, test)
-    metric = MetricFigures(name=name, higher_is_better=judged.higher_is_better, is_share=judged.is_share)
-    values = [judged.values, judge.each(pruned, test)[1].values]
-    figures = [
-        _figures(file, cost, latency, energy, mean_of(found), info, config, is_accuracy=task is CLASSIFICATION)
-        for file, cost, latency, energy, found in zip(
-            (original, pruned), costs, latencies, consumed, values, strict=True
+    judge = FileJudge(info, run_dir.original_onnx, runtime, subject.task)
+    (name, judged), (_, judged_pruned) = (judge.each(file, test) for file in files)
+    values = (judged.values, judged_pruned.values)
+    before, after = (
+        Figures(
+            test_accuracy=mean_of(found) if subject.task is CLASSIFICATION else None,
+            test_metric=mean_of(found),
+            params=cost.params,
+            macs=cost.macs,
+            latency_ms_p50=latency.latency_ms_p50,
+            latency_ms_p95=latency.latency_ms_p95,
+            latency_ms_quiet=latency.latency_ms_quiet,
+            energy_mj=energy.mj,
+            energy_source=energy.source,
+            energy_sensor=energy.sensor,
+            energy_mj_ci95=energy.ci95_mj,
+            onnx_bytes=file.stat().st_size,
+            peak_rss_bytes=measure_peak_rss_bytes(
+                str(file), images.shape, runtime=config.measure.runtime, threads=config.measure.threads
+            ),
         )
-    ]
-    before, after = (found.numpy() for found in values)
-    change, change_ci95 = change_of(before, after)
-    accuracy = AccuracyFigures(
-        images=len(test),
-        original_ci95=interval_of(before),
-        pruned_ci95=interval_of(after),
-        change=change,
-        change_ci95=change_ci95,
+        for file, cost, latency, energy, found in zip(
+            files, costs, (measured.original, measured.pruned), consumed, values, strict=True
+        )
     )
-    return BeforeAndAfter(figures[0], figures[1], speedup(*latencies), accuracy, metric)
-
-
-def target_met(target: TargetConfig, comparison: BeforeAndAfter, search: SearchFigures) -> bool:
-    """Whether the pruned file's measured figure (of energy without a sensor: the estimate) is within the target.
-
-    A target with `max_drop` is met by a file that costs less than the original's and whose model lost no more.
-    """
-    key = METRIC_KEYS[target.metric]
-    before, after = float(getattr(comparison.original, key)), float(getattr(comparison.pruned, key))
-    if target.max_drop is not None:
-        return search.kept_trial is not None and search.kept_trial.accepted and after < before
-    return after <= target.bound(before)
-
-
-def run_result(
-    comparison: BeforeAndAfter,
-    *,
-    parity_max_abs: float,
-    flushed_subnormals: int,
-    targets: tuple[TargetConfig, ...],
-    search: SearchFigures,
-    info: DataInfo,
-    runtime: Runtime,
-    narrowed: tuple[str, ...] = (),
-) -> RunResult:
-    """The contents of `result.json`."""
-    before, after = comparison.original, comparison.pruned
-    assert before.energy_mj is not None and after.energy_mj is not None
-    assert before.latency_ms_quiet is not None and after.latency_ms_quiet is not None
+    faster = speedup(measured.original, measured.pruned)
+    change, change_ci95 = change_of(values[0].numpy(), values[1].numpy())
     return RunResult(
         original=before,
         pruned=after,
@@ -199,23 +147,40 @@ def run_result(
             params=after.params / before.params,
             macs=after.macs / before.macs,
             latency=after.latency_ms_p50 / before.latency_ms_p50,
-            energy=after.energy_mj / before.energy_mj,
-            speedup=comparison.speedup.ratio,
-            speedup_ci95=comparison.speedup.ci95,
-            speedup_quiet=before.latency_ms_quiet / after.latency_ms_quiet,
+            energy=consumed[1].mj / consumed[0].mj,
+            speedup=faster.ratio,
+            speedup_ci95=faster.ci95,
+            speedup_quiet=measured.original.latency_ms_quiet / measured.pruned.latency_ms_quiet,
         ),
         checks=Checks(
-            onnx_parity_max_abs=parity_max_abs,
-            flushed_subnormals=flushed_subnormals,
-            target_met=all(target_met(target, comparison, search) for target in targets),
-            narrowed=narrowed,
+            onnx_parity_max_abs=parity,
+            flushed_subnormals=flushed,
+            target_met=all(target_met(target, before, after, search) for target in config.target),
+            narrowed=measured.narrowed,
         ),
         search=search,
-        metric=comparison.metric,
-        accuracy=comparison.accuracy,
+        metric=MetricFigures(name=name, higher_is_better=judged.higher_is_better, is_share=judged.is_share),
+        accuracy=AccuracyFigures(
+            images=len(test),
+            original_ci95=interval_of(values[0].numpy()),
+            pruned_ci95=interval_of(values[1].numpy()),
+            change=change,
+            change_ci95=change_ci95,
+        ),
         input=input_figures(info),
         environment=environment(runtime),
     )
+
+
+def target_met(target: TargetConfig, original: Figures, pruned: Figures, search: SearchFigures) -> bool:
+    """Whether the pruned file's measured figure (of energy without a sensor: the estimate) is within the target.
+
+    A target with `max_drop` is met by a file that costs less than the original's and whose model lost no more.
+    """
+    before, after = original.of(target.metric), pruned.of(target.metric)
+    if target.max_drop is not None:
+        return search.kept_trial is not None and search.kept_trial.accepted and after < before
+    return after <= target.bound(before)
 
 
 def input_figures(info: DataInfo) -> InputFigures:
@@ -242,33 +207,3 @@ def energies(
         )
         for reading in readings
     ]
-
-
-def _figures(
-    file: Path,
-    cost: PredictedCost,
-    latency: Latency,
-    energy: Energy,
-    metric: float,
-    info: DataInfo,
-    config: MeasureConfig,
-    *,
-    is_accuracy: bool,
-) -> Figures:
-    return Figures(
-        test_accuracy=metric if is_accuracy else None,
-        test_metric=metric,
-        params=cost.params,
-        macs=cost.macs,
-        latency_ms_p50=latency.latency_ms_p50,
-        latency_ms_p95=latency.latency_ms_p95,
-        latency_ms_quiet=latency.latency_ms_quiet,
-        energy_mj=energy.mj,
-        energy_source=energy.source,
-        energy_sensor=energy.sensor,
-        energy_mj_ci95=energy.ci95_mj,
-        onnx_bytes=file.stat().st_size,
-        peak_rss_bytes=measure_peak_rss_bytes(
-            str(file), (config.batch_size, *info.input_shape), runtime=config.runtime, threads=config.threads
-        ),
-    )

@@ -12,15 +12,13 @@ from pydantic import Field, TypeAdapter
 from autoprune.config import RunConfig, TargetConfig
 from autoprune.export.onnx_file import export_onnx
 from autoprune.foundation.scratch import scratch_folder
-from autoprune.measure.latency import Latency, measure_interleaved
+from autoprune.measure.latency import Latency
 from autoprune.pruning.groups import PrunableGroup
-from autoprune.runtimes.find import find_runtime
 from autoprune.search.prepare import Prepared
 from autoprune.search.problem import Limit, Outcome, SearchProblem
 from autoprune.space.layer_option import LayerOption
 from autoprune.space.policy import PruningPolicy
-from autoprune.steps.final import timed_images
-from autoprune.steps.met import HEADROOM, latency_targets, share_of_allowed
+from autoprune.steps.met import HEADROOM, latency_targets, share_of_allowed, timed_images, timed_together
 from autoprune.store.kept import Kept, KeptPolicy, PolicyKey, Positive, closed
 from autoprune.store.trials import TrialStore
 
@@ -186,12 +184,5 @@ def _timed(prepared: Prepared, policies: list[PruningPolicy], config: RunConfig)
         for index, policy in enumerate([elastic.full_policy, *policies]):
             files.append(folder / f"{index}.onnx")
             export_onnx(elastic.cut(policy), files[-1], info)
-        images = timed_images(prepared.data.search, info, config.measure)
-        return measure_interleaved(
-            files,
-            images,
-            runtime=find_runtime(config.measure.runtime),
-            threads=config.measure.threads,
-            rounds=VERIFY_ROUNDS,
-            runs_per_round=VERIFY_RUNS,
-        )
+        shortly = config.measure.model_copy(update={"rounds": VERIFY_ROUNDS, "runs_per_round": VERIFY_RUNS})
+        return timed_together(files, timed_images(prepared.data.search, info, shortly), shortly)

@@ -80,18 +80,10 @@ def finalist_training(context: Context, policy: PruningPolicy, *, description: s
     the one that is taken. Where a cut is made in steps they are a short training of its own, thrown away."""
     config, prepared = context.config, context.prepared
     cut = repaired_cut(prepared.elastic, policy, prepared, repairs=config.search.repair).original
-    epochs = config.search.finalist_epochs
+    trained, epochs = partial(training_of, context, cut, policy, description=description), config.search.finalist_epochs
     if cutting_steps(prepared.elastic.full_policy, policy, config.finetune.cut_per_step) == (policy,):
-        return training_of(
-            context,
-            cut,
-            policy,
-            name="finetune 0",
-            epochs=config.finetune.epochs,
-            until_epoch=epochs,
-            description=description,
-        )
-    return training_of(context, cut, policy, name="finalist", epochs=epochs, description=description)
+        return trained(name="finetune 0", epochs=config.finetune.epochs, until_epoch=epochs)
+    return trained(name="finalist", epochs=epochs)
 
 
 def training_of(

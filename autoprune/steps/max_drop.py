@@ -21,7 +21,7 @@ from autoprune.pruning.structure import load_pruned, save_pruned
 from autoprune.reports.tensorboard import RunLogger
 from autoprune.results.kept import FINETUNE, VERDICT
 from autoprune.results.max_drop import kept_trial, next_ratio, paired_drop, part_name
-from autoprune.results.run import DropTrial, SearchFigures
+from autoprune.results.run import DropTrial
 from autoprune.search.prepare import Prepared, search_limits
 from autoprune.search.problem import KNOWN_POLICIES, SearchProblem
 from autoprune.space.decision import narrowest
@@ -37,71 +37,11 @@ from autoprune.training.scores import merits_in_views
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial: what it came to, and where its files are."""
+    """A finished trial: what it came to, and the context that it worked in, with a folder and a store of its own."""
 
     figures: DropTrial
-    policy: PruningPolicy
-    search: SearchFigures
-    run_dir: RunDir
-    store: TrialStore
-
-
-@dataclass(frozen=True)
-class DropStage:
-    """What all trials share."""
-
+    chosen: Chosen
     context: Context
-    target: TargetConfig
-    original_merits: Tensor  # (views, N), of the search split
-
-    def trial(self, ratio: float, earlier: Sequence[Trial]) -> Trial:
-        """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original.
-
-        Each step goes on where it was. A policy that an earlier trial has fine-tuned has its verdict already.
-        """
-        number = len(earlier) + 1
-        run, prepared = self.context.run_dir, self.context.prepared
-        run_dir = RunDir(run.state / part_name(number).replace(" ", "-"))
-        store = TrialStore(run.trials).part(part_name(number))
-        say(f"{part_name(number)}: {self.target.metric} at most {ratio:.3f} of the original's")
-        config = self.context.config.at_ratio(ratio)
-        problem = problem_at(prepared, config, store, known=known_policies(prepared.problem, earlier, ratio))
-        with RunLogger(run.logs / run_dir.root.name) as logger:
-            seed_everything(derive_seed(config.seed, "search"))
-            own = replace(self.context, config=config, run_dir=run_dir, store=store, logger=logger)
-            chosen = search_choice(replace(own, prepared=replace(prepared, problem=problem)))
-            done = figures = store.kept(VERDICT)
-            same = next((trial for trial in earlier if trial.policy == chosen.policy), None)
-            if figures is None and same is not None:
-                figures = same.figures.model_copy(update={"ratio": ratio})
-            if figures is None:
-                finetuned(own, chosen.policy)
-                figures = self._verdict(ratio, chosen.policy, self.model_of(run_dir))
-        if done is None:
-            store.keep(VERDICT, figures)
-        shutil.rmtree(run_dir.state, ignore_errors=True)
-        said = "holds" if figures.accepted else "is too much"
-        found = self.context.prepared.evaluator.told(figures.search_accuracy)
-        say(f"{part_name(number)}: search {found}, a drop of {figures.drop:.4f}: {said}")
-        return Trial(figures, chosen.policy, chosen.search, run_dir, store)
-
-    def model_of(self, run_dir: RunDir) -> nn.Module:
-        """The fine-tuned model from its files: the same whether the run was stopped in between or not."""
-        elastic = self.context.prepared.elastic
-        return load_pruned(run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
-
-    def _verdict(self, ratio: float, policy: PruningPolicy, model: nn.Module) -> DropTrial:
-        merits = drop_merits(self.context, model)
-        drop = paired_drop(self.original_merits, merits)
-        assert self.target.max_drop is not None
-        return DropTrial(
-            ratio=ratio,
-            reached=cost_ratio(self.context.prepared.problem, policy, self.target),
-            search_accuracy=mean_of(merits[0]),
-            drop=drop.share,
-            drop_se=drop.se,
-            accepted=drop.within(self.target.max_drop),
-        )
 
 
 def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen, nn.Module]:
@@ -111,29 +51,76 @@ def cheapest_within_drop(context: Context, target: TargetConfig) -> tuple[Chosen
     nothing to be had by cutting.
     """
     floor = floor_ratio(context.prepared.problem, target)
-    stage = DropStage(context, target, drop_merits(context, context.prepared.elastic.original))
+    original_merits = drop_merits(context, context.prepared.elastic.original)
     trials: list[Trial] = []
     while True:
         figures = [trial.figures for trial in trials]
         ratio = next_ratio(figures, floor=floor, max_trials=context.config.search.max_drop_trials)
         if ratio is None:
             break
-        trials.append(stage.trial(ratio, trials))
+        trials.append(tried(context, target, ratio, trials, original_merits=original_merits))
     place = kept_trial(figures)
     kept = trials[place]
     say(f"{part_name(place + 1)} is the result" + ("" if kept.figures.accepted else ": none holds, it comes nearest"))
-    model = stage.model_of(kept.run_dir)
+    model = tuned_model(kept.context)
     _copy_files(context, kept, model)
-    summary = kept.search.model_copy(
+    summary = kept.chosen.search.model_copy(
         update={
-            "evaluations": sum(trial.search.evaluations for trial in trials),
-            "wall_s": sum(trial.search.wall_s for trial in trials),
+            "evaluations": sum(trial.chosen.search.evaluations for trial in trials),
+            "wall_s": sum(trial.chosen.search.wall_s for trial in trials),
             "max_drop_trials": tuple(
                 trial.model_copy(update={"kept": index == place}) for index, trial in enumerate(figures)
             ),
         }
     )
-    return Chosen(kept.policy, summary), model
+    return Chosen(kept.chosen.policy, summary), model
+
+
+def tried(
+    context: Context, target: TargetConfig, ratio: float, earlier: Sequence[Trial], *, original_merits: Tensor
+) -> Trial:
+    """Search below `ratio` of the original's cost, fine-tune what is found, compare it with the original, whose merits
+    are those of `drop_merits`. Each step goes on where it was."""
+    prepared, name = context.prepared, part_name(len(earlier) + 1)
+    run_dir = RunDir(context.run_dir.state / name.replace(" ", "-"))
+    store = context.store.part(name)
+    say(f"{name}: {target.metric} at most {ratio:.3f} of the original's")
+    config = context.config.at_ratio(ratio)
+    problem = problem_at(prepared, config, store, known=known_policies(prepared.problem, earlier, ratio))
+    with RunLogger(context.run_dir.logs / run_dir.root.name) as logger:
+        seed_everything(derive_seed(config.seed, "search"))
+        own = replace(context, config=config, run_dir=run_dir, store=store, logger=logger)
+        chosen = search_choice(replace(own, prepared=replace(prepared, problem=problem)))
+
+        def verdict() -> DropTrial:
+            """A policy that an earlier trial has fine-tuned has its verdict already."""
+            for trial in earlier:
+                if trial.chosen.policy == chosen.policy:
+                    return trial.figures.model_copy(update={"ratio": ratio})
+            finetuned(own, chosen.policy)
+            merits = drop_merits(context, tuned_model(own))
+            drop = paired_drop(original_merits, merits)
+            assert target.max_drop is not None
+            return DropTrial(
+                ratio=ratio,
+                reached=cost_ratio(prepared.problem, chosen.policy, target),
+                search_accuracy=mean_of(merits[0]),
+                drop=drop.share,
+                drop_se=drop.se,
+                accepted=drop.within(target.max_drop),
+            )
+
+        figures = store.once(VERDICT, verdict)
+    shutil.rmtree(run_dir.state, ignore_errors=True)
+    said = "holds" if figures.accepted else "is too much"
+    say(f"{name}: search {prepared.evaluator.told(figures.search_accuracy)}, a drop of {figures.drop:.4f}: {said}")
+    return Trial(figures, chosen, own)
+
+
+def tuned_model(trial: Context) -> nn.Module:
+    """The fine-tuned model from its files: the same whether the run was stopped in between or not."""
+    elastic = trial.prepared.elastic
+    return load_pruned(trial.run_dir.pruned, architecture=elastic.cut(elastic.full_policy))
 
 
 def drop_merits(context: Context, model: nn.Module) -> Tensor:
@@ -175,15 +162,16 @@ def known_policies(problem: SearchProblem, earlier: Sequence[Trial], ratio: floa
     if not earlier:
         return tuple(problem.pruning_of(policy) for policy in problem.known)
     nearest = sorted(earlier, key=lambda trial: abs(math.log(trial.figures.ratio / ratio)))
-    rows = sorted((row for row in nearest[0].store.episodes() if row.on_search_split), key=lambda row: -row.reward)
+    episodes = nearest[0].context.store.episodes()
+    rows = sorted((row for row in episodes if row.on_search_split), key=lambda row: -row.reward)
     best = [PruningPolicy.of(row.channels) for row in rows]
-    return tuple(dict.fromkeys([*(trial.policy for trial in nearest), *best]))[:KNOWN_POLICIES]
+    return tuple(dict.fromkeys([*(trial.chosen.policy for trial in nearest), *best]))[:KNOWN_POLICIES]
 
 
 def _copy_files(context: Context, kept: Trial, model: nn.Module) -> None:
-    run_dir = context.run_dir
-    context.save_policy(kept.policy)
-    if kept.run_dir.agent.is_dir():
-        shutil.copytree(kept.run_dir.agent, run_dir.agent, dirs_exist_ok=True)
+    run_dir, theirs = context.run_dir, kept.context
+    context.save_policy(kept.chosen.policy)
+    if theirs.run_dir.agent.is_dir():
+        shutil.copytree(theirs.run_dir.agent, run_dir.agent, dirs_exist_ok=True)
     save_pruned(run_dir.pruned, model, context.subject.spec)
-    context.store.keep(FINETUNE, kept.store.kept(FINETUNE) or ())
+    context.store.keep(FINETUNE, theirs.store.kept(FINETUNE) or ())

@@ -22,9 +22,8 @@ from autoprune.search.prepare import Prepared
 from autoprune.search.problem import SearchProblem
 from autoprune.space.policy import PruningPolicy
 from autoprune.steps.context import Context
-from autoprune.steps.final import timed_images, timed_together
 from autoprune.steps.finetune import repaired_cut, training_of
-from autoprune.steps.met import HEADROOM, latency_targets, median_share
+from autoprune.steps.met import HEADROOM, latency_targets, median_share, timed_images, timed_together
 from autoprune.store.kept import Kept, KeptPolicy, closed
 from autoprune.store.run_dir import RunDir
 

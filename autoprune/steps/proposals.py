@@ -26,14 +26,6 @@ SAME_RATIO = 0.005  # of the original's cost: limits that differ by less are the
 
 
 @dataclass(frozen=True)
-class Given:
-    """A policy to be offered, whether or not it meets the limits, and by whom."""
-
-    name: str
-    policy: PruningPolicy
-
-
-@dataclass(frozen=True)
 class Offers:
     """What each proposer offered under the same limits; the agent, or the stored policy, comes first."""
 
@@ -42,13 +34,12 @@ class Offers:
     outcomes: Mapping[str, tuple[Outcome, ...]]
 
 
-def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
-    """Score the policy of `own` and a few of each of its rivals; scores and episodes are kept as a search's are."""
+def offers(problem: SearchProblem, own: str, policy: PruningPolicy, config: RunConfig) -> Offers:
+    """Score `policy`, which `own` offers whether or not it meets the limits, and a few of each of its rivals. Scores
+    and episodes are kept as a search's are."""
     constrained = config.search.reward.form == "constrained"
-    holding = problem.including(own.policy)
-    offered: dict[str, tuple[SearchProblem, tuple[Policy, ...]]] = {
-        own.name: (holding, (holding.policy_of(own.policy),))
-    }
+    holding = problem.including(policy)
+    offered: dict[str, tuple[SearchProblem, tuple[Policy, ...]]] = {own: (holding, (holding.policy_of(policy),))}
     for name in HEURISTICS:
         offered[name] = (problem, tuple(_some(problem, name, constrained=constrained)))
     results: list[SearchResult] = []
@@ -61,15 +52,15 @@ def offers(problem: SearchProblem, own: Given, config: RunConfig) -> Offers:
                     searched,
                     max_evaluations=MOST,
                     seed=config.seed,
-                    execute=inline if name == own.name else usual(),
+                    execute=inline if name == own else usual(),
                     races=False,
-                    as_given=name == own.name,
+                    as_given=name == own,
                 )
             )
             progress.advance(note=f"{name}: reward {results[-1].best.reward:.4f}")
     outcomes = tuple(outcome for result in results for outcome in result.outcomes)
     together = SearchResult(
-        searcher=own.name,
+        searcher=own,
         seed=config.seed,
         best=max(outcomes, key=lambda outcome: outcome.reward),
         outcomes=outcomes,

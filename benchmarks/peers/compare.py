@@ -18,7 +18,8 @@ from autoprune.measure.device import environment
 from autoprune.measure.latency import Latency
 from autoprune.pruning.cost import count_cost
 from autoprune.runtimes.find import find_runtime
-from autoprune.steps.final import FileJudge, timed_images, timed_together
+from autoprune.steps.final import FileJudge
+from autoprune.steps.met import timed_images, timed_together
 from autoprune.training.scores import Judge
 from autoprune.training.teacher import Teacher
 from peers.contest import Contest
