@@ -23,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import LARGEST_WHOLE, LONGEST_SHOWN
+from autoprune.errors import InputError, cut
+from autoprune.foundation.bounds import LARGEST_WHOLE
 from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 
@@ -99,7 +99,7 @@ def read_saved(path: Path) -> SavedBench:
     """What `autoprune bench --save` wrote. Raises `InputError` naming the file and what is wrong with it."""
     raw = read_json(path)
     if isinstance(raw, dict) and (raw.get("kind"), raw.get("schema")) != (KIND, SCHEMA):
-        kind, schema = (str(raw.get(key))[:LONGEST_SHOWN] for key in ("kind", "schema"))
+        kind, schema = (cut(str(raw.get(key))) for key in ("kind", "schema"))
         raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
     try:
         return SavedBench.model_validate({**raw, "path": path} if isinstance(raw, dict) else raw)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.adaptive.routing.routing import LevelAnswers, Route
-from autoprune.foundation.bounds import shown
+from autoprune.errors import shown
 
 MEMORY = 1000  # labels of a level after which an older one counts 1/e
 PRIOR = 300  # labels that what is known from the search split counts as
