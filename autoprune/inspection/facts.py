@@ -15,7 +15,7 @@ from autoprune.errors import InputError
 from autoprune.prediction.energy import estimated_energy_mj, work_of
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.pruning.cost import Cost, CutShapes, LayerShape
-from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.elastic import ElasticModel, sliced_tensors
 from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
 from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
 from autoprune.space.policy import PruningPolicy
@@ -287,7 +287,7 @@ def _group_facts(
     params = sum(shapes.original[name].params for name in layers)
     for member in owned:
         if member.module not in shapes.original:  # of a BatchNorm: a scale and a shift for each of the group's channels
-            for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
+            for tensor, dim in sliced_tensors(elastic.original, member.module, member.axis):
                 if isinstance(tensor, nn.Parameter):
                     params += tensor.numel() // tensor.shape[dim] * len(member.local)
     roles = [_role(elastic.original, member, shapes.original) for member in group.members]

@@ -5,7 +5,7 @@ input on (the layer dropping of Huang et al. 2016, for good).
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,6 @@ def remove_layers(model: nn.Module, names: Iterable[str]) -> None:
     """Put `Nothing` in place of the layers named, in place."""
     for name in names:
         model.set_submodule(name, Nothing())
-
-
-def branch_outputs(layers_in: Sequence[str], normalised: Mapping[str, str]) -> tuple[str, ...]:
-    """Where a branch ends: the layers that read its channels, or the BatchNorms that read those."""
-    return tuple(normalised.get(name, name) for name in layers_in)
 
 
 def gone_with(model: nn.Module, layers: Sequence[str], ends: Sequence[str], images: Tensor) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.branches import branch_outputs, gone_with
+from autoprune.pruning.branches import gone_with
 from autoprune.pruning.forward_pass import normalised_layers
 from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels
 from autoprune.pruning.layers import RECURRENT
@@ -40,22 +40,21 @@ def read_groups(model: nn.Module, inputs: Inputs) -> tuple[ModelGroups, Trace]:
     guess, found = guessed_groups(model, inputs)
     fixed = [tensor.shape[1] for tensor in inputs if tensor.dim() > 1] + [group.channels for group in guess.skipped]
     proof = proven_groups(model, guess.prunable, inputs, fixed=fixed)
-    held, failed = list(proof.proven), dict(proof.failed)
+    failed = dict(proof.failed)
     skipped = {group.name: group for group in guess.skipped}
     for split in OTHER_SPLITS if found.is_split and failed else ():
         other, _ = guessed_groups(model, inputs, split=split)
-        retried = [group for group in other.prunable if group.name in failed and _is_apart(group, held)]
-        if not retried:
-            continue
-        proof = proven_groups(model, (*held, *retried), inputs, fixed=fixed)
-        held = list(proof.proven)
-        failed = {name: reason for name, reason in failed.items() if name not in {group.name for group in held}}
+        retried = [group for group in other.prunable if group.name in failed and _is_apart(group, proof.proven)]
+        if retried:
+            proof = proven_groups(model, (*proof.proven, *retried), inputs, fixed=fixed)
+            proven = {group.name for group in proof.proven}
+            failed = {name: why for name, why in {**proof.failed, **failed}.items() if name not in proven}
     channels = {group.name: group.channels for group in guess.prunable}
     skipped |= {name: SkippedGroup(name, channels[name], reason) for name, reason in failed.items()}
     order = {name: index for index, name in enumerate(_names(model))}
     return (
         ModelGroups(
-            tuple(sorted(held, key=lambda group: order[group.name])),
+            tuple(sorted(proof.proven, key=lambda group: order[group.name])),
             tuple(sorted(skipped.values(), key=lambda group: order[group.name])),
         ),
         found,
@@ -90,7 +89,8 @@ def _with_branches(
     normalised = normalised_layers(model, images[:1])
     found = []
     for group in groups:
-        ends = branch_outputs([member.module for member in group.members if member.axis == "in"], normalised)
+        readers = [member.module for member in group.members if member.axis == "in"]
+        ends = tuple(normalised.get(name, name) for name in readers)  # or the BatchNorms that read those
         branch: tuple[str, ...] = ()
         if all(_is_whole_layer(model, member) for member in group.members):
             layers = tuple(dict.fromkeys((*(member.module for member in group.members), *ends)))

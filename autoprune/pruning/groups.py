@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, in_a_line
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.layers import Axis, kind_of, layer_sides, side_size, tensors_of
+from autoprune.pruning.layers import SIDES, Axis, kind_of, layer_sides, tensors_of
 from autoprune.tracing.call import Split
 from autoprune.tracing.labels import Ints, Side
 from autoprune.tracing.told import Trace
-from autoprune.tracing.tracer import Inputs, one_sample, trace
+from autoprune.tracing.tracer import Inputs, trace
 
 ALONE = "it has one channel"
 TOGETHER = "its channels depend on each other"
@@ -77,15 +77,14 @@ class ModelGroups:
 def side_channels(model: nn.Module, member: Member) -> int:
     """How many channels the side of the layer has in all."""
     if member.axis.startswith("dim"):
-        return owner_of(model, member.module)[1].shape[int(member.axis[3:])]
-    return side_size(model.get_submodule(member.module), member.axis)
+        return tensor_of(model, member.module).shape[int(member.axis[3:])]
+    return layer_sides(model.get_submodule(member.module))[SIDES.index(member.axis)]
 
 
-def owner_of(model: nn.Module, tensor: str) -> tuple[nn.Module, Tensor]:
-    """The module that holds the parameter or buffer of that name, and it."""
-    parent, _, field = tensor.rpartition(".")
-    module = model.get_submodule(parent)
-    return module, tensors_of(module)[field]
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that name."""
+    parent, _, field = name.rpartition(".")
+    return tensors_of(model.get_submodule(parent))[field]
 
 
 def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> tuple[ModelGroups, Trace]:
@@ -96,7 +95,7 @@ def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -
     try:
         with evaluation_mode(model):
             try:
-                found = trace(model, one_sample(inputs), split=split)
+                found = trace(model, tuple(tensor[:1].clone() for tensor in inputs), split=split)
             except Exception:  # code may be written for the batch that is given
                 found = trace(model, inputs, split=split)
     except Exception as error:  # the user's model may raise anything
@@ -107,7 +106,7 @@ def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -
                 "with torch.where"
             ) from error
         raise ModelError(
-            f"the model does not run on its example inputs ({type(error).__name__}: {_short(error)}); "
+            f"the model does not run on its example inputs ({type(error).__name__}: {in_a_line(error, 300)}); "
             f"give inputs of the shapes and types that it is made for, with the batch first"
         ) from error
     if found.foreign:
@@ -149,11 +148,10 @@ class _Reading:
 
     def groups(self) -> ModelGroups:
         sides = self._labels.sides
-        makers = [number for number in sorted(self._labels.made) if self._owners.get(sides[number].tensor)]
         prunable: list[PrunableGroup] = []
         skipped: list[SkippedGroup] = []
         holders = self._holders()
-        for component in self._components(makers):
+        for component in self._components(sorted(self._labels.made)):
             named = sorted(component, key=lambda number: self._place(sides[number]))
             first = sides[named[0]]
             name, size = self._name(first), first.size
@@ -227,7 +225,7 @@ class _Reading:
         for side in sides:
             pairs = [(local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel]
             local, root = tuple(place for place, _ in pairs), tuple(number for _, number in pairs)
-            for owner, field in self._owners.get(side.tensor, ()):
+            for owner, field in self._owners[side.tensor]:
                 name, axis = self._named(owner, field, side)
                 member = Member(name, axis, local, root)
                 if found.setdefault((name, axis), member) != member:
@@ -272,7 +270,3 @@ def _unstored(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         for field in module._non_persistent_buffers_set
     ]
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -5,7 +5,7 @@ network is made of: layers, functions, bare parameters, views.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -119,7 +119,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         if not self._is_paused:
-            self._follow(func, self._call(name, func, args, kwargs, out), is_inplace=is_inplace)
+            call = self._call(name, func, args, kwargs, out)
+            self._follow(call, rule_of(func, name), tags=func.tags, is_inplace=is_inplace)
         return out
 
     @contextlib.contextmanager
@@ -151,12 +152,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         return bool(self._written_to) and tensor.untyped_storage().data_ptr() in self._written_to
 
-    def _is_by_value(self, func: Any, call: Call) -> bool:
+    def _is_by_value(self, call: Call, tags: Collection[torch.Tag]) -> bool:
         """Whether values become a number of Python's, by which code may choose, or the shape of what is made."""
         if call.name == "index":
             masks = [one for one in call.given["indices"] if isinstance(one, Tensor) and one.dtype in MASKS]
             return any(self._depends(mask) for mask in masks)
-        return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
 
     def _note_weights(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
@@ -192,12 +193,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = run()
         finally:
             self._is_paused = before
-        call = self._call(name, None, (), given, out)
-        tensors = call.tensors()
-        self._note_weights(tensors)
-        made = rule(call)
-        assert isinstance(made, tuple)
-        self._known[out] = _Known(made, any(self._depends(tensor) for tensor in tensors), False)
+        self._follow(self._call(name, None, (), given, out), rule)
         return out
 
     def _call(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> Call:
@@ -213,18 +209,20 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             run=lambda changed: func(**changed),
         )
 
-    def _follow(self, func: Any, call: Call, *, is_inplace: bool) -> None:
+    def _follow(
+        self, call: Call, rule: Rule | None, *, tags: Collection[torch.Tag] = (), is_inplace: bool = False
+    ) -> None:
         tensors = call.tensors()
         self._note_weights(tensors)
         depends = any(self._depends(tensor) for tensor in tensors)
         is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
-        if depends and self._is_by_value(func, call) and not self._is_checking:
+        if depends and self._is_by_value(call, tags) and not self._is_checking:
             self._found.by_value.append(self._here)
         self._count(call)
         if not tensors:
             return
         has_slots = any(self._of(tensor).slots for tensor in tensors)
-        made = self._slots_made(func, call) if has_slots else ()
+        made = self._slots_made(call, rule) if has_slots else ()
         if is_inplace and has_slots:
             made = self._written(call.given, tensors[0], made)
         if is_inplace and depends and not self._depends(tensors[0]):
@@ -237,8 +235,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 own = ()
             self._known[tensor] = _Known(tuple(slot for slot in own if _fits(slot, tensor)), depends, is_weight)
 
-    def _slots_made(self, func: Any, call: Call) -> Slots | list[Slots]:
-        rule = rule_of(func, call.name)
+    def _slots_made(self, call: Call, rule: Rule | None) -> Slots | list[Slots]:
         if rule is None:
             return self._not_followed(call)
         try:
@@ -304,8 +301,3 @@ def _named(func: Any) -> tuple[str, bool]:
     name = func._schema.name.partition("::")[2]
     is_inplace = name.endswith("_") and not name.startswith("__")
     return name.rstrip("_") if is_inplace else name, is_inplace
-
-
-def one_sample(inputs: Sequence[Tensor]) -> Inputs:
-    """The first sample of a batch."""
-    return tuple(tensor[:1].clone() for tensor in inputs)
