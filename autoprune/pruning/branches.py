@@ -87,11 +87,10 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     if not any(leaf is images for leaf in read):
         return answers.detach(), None
     known = {id(leaf) for leaf in read}
-    owners = {name.rpartition(".")[0]: False for name in required}
-    for name, parameter in model.named_parameters():
-        owners[name.rpartition(".")[0]] |= id(parameter) in known
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in required)
+    used = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in known}
     leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())} - {""}
-    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read and owner in leaves)
+    return answers.detach(), tuple(owner for owner in owners if owner in leaves - used)
 
 
 @contextlib.contextmanager

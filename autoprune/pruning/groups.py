@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError, in_a_line
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.layers import SIDES, Axis, kind_of, layer_sides, tensors_of
+from autoprune.pruning.layers import RECURRENT, SIDES, Axis, kind_of, layer_sides, tensors_of
 from autoprune.tracing.call import Split
 from autoprune.tracing.labels import Ints, Side
 from autoprune.tracing.told import Trace
@@ -81,10 +81,25 @@ def side_channels(model: nn.Module, member: Member) -> int:
     return layer_sides(model.get_submodule(member.module))[SIDES.index(member.axis)]
 
 
+def is_whole_layer(model: nn.Module, member: Member) -> bool:
+    """Whether all channels of one side of a layer are meant, and the layer gives one tensor."""
+    if member.axis.startswith("dim") or len(member.local) != side_channels(model, member):
+        return False
+    return not isinstance(model.get_submodule(member.module), RECURRENT)
+
+
 def tensor_of(model: nn.Module, name: str) -> Tensor:
     """The parameter or buffer of that name."""
     parent, _, field = name.rpartition(".")
     return tensors_of(model.get_submodule(parent))[field]
+
+
+def places_of(model: nn.Module) -> dict[str, int]:
+    """The place of each module by its name, and after it that of each parameter and buffer of its own."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        names += [name, *(f"{name}.{field}" if name else field for field in tensors_of(module))]
+    return {name: place for place, name in enumerate(names)}
 
 
 def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> tuple[ModelGroups, Trace]:
@@ -130,7 +145,7 @@ class _Reading:
 
     def __init__(self, model: nn.Module, found: Trace) -> None:
         self._model, self._labels = model, found.labels
-        self._order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+        self._places = places_of(model)
         self._owners = _owners(model)
         self._classes = found.labels.classes()
         self._pinned: dict[int, str] = {}
@@ -169,16 +184,15 @@ class _Reading:
             else:
                 prunable.append(PrunableGroup(name, len(roots), members))
         skipped += self._small_layers()
-        key = lambda group: self._name_place(group.name)  # noqa: E731
+        key = lambda group: self._places[group.name]  # noqa: E731
         return ModelGroups(tuple(sorted(prunable, key=key)), tuple(sorted(skipped, key=key)))
 
     def _small_layers(self) -> Iterator[SkippedGroup]:
         """Layers of one channel, and those that did not run."""
         for name, module in self._model.named_modules():
-            kind = kind_of(module)
-            if kind is None or not any(field in kind.tensors.get("in", ()) for field in tensors_of(module)):
+            kind, fields = kind_of(module), tensors_of(module)
+            if kind is None or not any(field in kind.tensors.get("in", ()) for field in fields):
                 continue
-            fields = tensors_of(module)
             if name not in self._ran and not any(
                 (f"{name}.{field}" if name else field) in self._used for field in fields
             ):
@@ -213,11 +227,9 @@ class _Reading:
 
     def _reason(self, every: Sequence[int], roots: Sequence[int]) -> str:
         reasons = [self._pinned[root] for root in every if root in self._pinned]
-        if reasons:
-            return next((reason for reason in reasons if reason), TOGETHER)
-        if len(every) == 1:
-            return TOGETHER
-        return UNREAD if not roots else TOGETHER
+        if not (reasons or roots) and len(every) > 1:
+            return UNREAD
+        return next((reason for reason in reasons if reason), TOGETHER)
 
     def _members(self, sides: Iterable[Side], channel: Mapping[int, int]) -> tuple[Member, ...] | None:
         """The sides of layers that lose channels; None if tensors of one layer would lose different ones."""
@@ -230,7 +242,7 @@ class _Reading:
                 member = Member(name, axis, local, root)
                 if found.setdefault((name, axis), member) != member:
                     return None
-        order = sorted(found.values(), key=lambda member: (self._name_place(member.module), member.axis))
+        order = sorted(found.values(), key=lambda member: (self._places[member.module], member.axis))
         return tuple(order)
 
     def _named(self, owner: str, field: str, side: Side) -> tuple[str, Axis]:
@@ -246,10 +258,7 @@ class _Reading:
         return self._named(owner, field, side)[0]
 
     def _place(self, side: Side) -> tuple[int, int]:
-        return self._order[self._owners[side.tensor][0][0]], side.first
-
-    def _name_place(self, name: str) -> tuple[int, str]:
-        return (self._order[name], "") if name in self._order else (self._order[name.rpartition(".")[0]], name)
+        return self._places[self._owners[side.tensor][0][0]], side.first
 
 
 def _owners(model: nn.Module) -> dict[str, list[tuple[str, str]]]:

@@ -54,7 +54,7 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
         torch.inference_mode(False),
         torch.no_grad(),
         follower.places(),
-        _Watcher(follower),
+        _Watcher(follower, found),
         follower,
     ):
         found.outputs = model(*inputs)
@@ -65,9 +65,9 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
 class _Watcher(TorchFunctionMode):
     """Sees what leaves PyTorch without an operation: values as lists and arrays, and `x.data`."""
 
-    def __init__(self, follower: "_Follower") -> None:
+    def __init__(self, follower: "_Follower", found: Trace) -> None:
         super().__init__()
-        self._follower = follower
+        self._follower, self._found = follower, found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -76,8 +76,10 @@ class _Watcher(TorchFunctionMode):
             if given.get("mode") == "circular":
                 rule = partial(windows, trailing=len(given["pad"]) // 2)
                 return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
-        with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
-            out = func(*args, **kwargs)
+        noted = len(self._found.by_value)
+        out = func(*args, **kwargs)
+        if func in CHECKED:
+            del self._found.by_value[noted:]
         if func in EXITS:
             self._follower.values_leave(args[0])
         elif func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
@@ -92,7 +94,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._place: list[str] = []
-        self._is_checking, self._is_paused = False, False
+        self._is_paused = False
         self._written_to: dict[int, Tensor] = {}  # by address, kept alive so that it is not given to another
         self._weights: dict[int, str] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -166,15 +168,6 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif isinstance(tensor, nn.Parameter):
                 self._found.foreign.append(self._here)
 
-    @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """While the block runs, values are only looked at to check that they are in range."""
-        before, self._is_checking = self._is_checking, True
-        try:
-            yield
-        finally:
-            self._is_checking = before
-
     def values_leave(self, tensor: Tensor) -> None:
         if self._depends(tensor):
             self._found.by_value.append(self._here)
@@ -216,7 +209,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._note_weights(tensors)
         depends = any(self._depends(tensor) for tensor in tensors)
         is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
-        if depends and self._is_by_value(call, tags) and not self._is_checking:
+        if depends and self._is_by_value(call, tags):
             self._found.by_value.append(self._here)
         self._count(call)
         if not tensors:
