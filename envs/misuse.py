@@ -6,8 +6,7 @@ from typing import cast
 import gymnasium
 import numpy as np
 
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import InputError, shown
 from autoprune.search.problem import PruningProblem
 
 PROBLEM_PARTS = ("decisions", "limits", "known", "original_cost", "predict", "evaluate")  # of the protocol

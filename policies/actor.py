@@ -14,8 +14,7 @@ from autoprune import __version__
 from autoprune.compute.memory import memory_limited
 from autoprune.envs.observation import OBSERVATION_FIELDS
 from autoprune.envs.rollout import roll_out as roll_out_in_env
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.files import read_json
 from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 from autoprune.search.problem import PruningProblem

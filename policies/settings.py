@@ -7,8 +7,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 
 from autoprune.config.section import unknown_keys
-from autoprune.errors import ConfigError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import ConfigError, shown
 
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]  # of learning
 Count = Annotated[int, Field(gt=0, le=100_000)]

@@ -426,7 +426,7 @@ def test_files_that_hold_themselves_are_read_at_once(tmp_path: Path) -> None:
 
 def test_names_are_escaped_and_cut_in_messages(tmp_path: Path, said: Callable[[], str]) -> None:
     state, path = net().state_dict(), tmp_path / "net.pt"
-    for name, part in (("a\n\x1b[31m", r"'a\\n\\x1b\[31m' unexpected"), ("x" * 5000, r"'x{99}\.\.\. \(5,002 ch")):
+    for name, part in (("a\n\x1b[31m", r"'a\\n\\x1b\[31m' unexpected"), ("x" * 5000, r"'x{48} … x{48}' \(5,002 ch")):
         for content in (
             state | {name: torch.zeros(1)},
             {name: {"weight": torch.zeros(1)}, "model": {name: torch.zeros(1)}},

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from models_for_tests import SMALL_NETS, elastic_net, images_for, policies, random_policy, same_state, smaller_policies
 from torch import nn
 
-from autoprune.pruning.elastic import ElasticModel, changed_layers, resized
+from autoprune.pruning.elastic import ElasticModel, changed_layers, cut_sides
 from autoprune.pruning.find import find_groups
-from autoprune.pruning.layers import layer_sides
+from autoprune.pruning.layers import SIDES, kind_of, layer_sides
 from autoprune.space.policy import PruningPolicy
 
 EXAMPLES = 8
@@ -192,9 +192,16 @@ def test_a_policy_that_does_not_fit_is_refused(change: dict[str, int | None], me
         (nn.BatchNorm2d(5), (2, 2), (2,)),
     ],
 )
-def test_layers_are_resized(module: nn.Module, wanted: tuple[int, int], shape: tuple[int, ...]) -> None:
+def test_sides_of_layers_are_cut(module: nn.Module, wanted: tuple[int, int], shape: tuple[int, ...]) -> None:
     before = layer_sides(module)
-    smaller = resized(nn.Sequential(module), {"0": wanted}, {})[0]  # type: ignore[index]
+    kind = kind_of(module)
+    assert kind is not None
+    kept = {
+        ("0", axis): torch.arange(size)
+        for axis, size, most in zip(SIDES, wanted, before, strict=True)
+        if size < most and axis in kind.tensors
+    }
+    smaller = cut_sides(nn.Sequential(module), kept)[0]  # type: ignore[index]
     assert layer_sides(smaller) == wanted
     assert tuple(smaller.get_parameter("weight").shape) == shape
     assert layer_sides(module) == before

@@ -1,18 +1,21 @@
 """Which channels are coupled, and what is left out with which reason; reading a model leaves no trace in it."""
 
 import copy
+from collections.abc import Sequence
 
 import pytest
 import torch
 from models_for_tests import SMALL_NETS, ConcatNet, FlattenNet, GroupedNet, same_state
+from networks_for_tests import CASES
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.models import ModelSpec, build_model
-from autoprune.pruning.find import find_groups
+from autoprune.pruning.find import find_groups, read_groups
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup
+from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, guessed_groups
 from autoprune.pruning.layers import is_depthwise
+from autoprune.pruning.probe import Proof
 
 
 def built_in(name: str, width: float = 1.0) -> nn.Module:
@@ -227,3 +230,21 @@ def test_evaluation_mode_ends_with_an_error() -> None:
         assert not any(module.training for module in model.modules())
         raise KeyError
     assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_a_group_that_fails_beside_groups_that_are_read_otherwise_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = CASES["halves"].build().eval(), CASES["halves"].inputs()
+    proofs = 0
+
+    def proven(_model: nn.Module, groups: Sequence[PrunableGroup], *_: object, **__: object) -> Proof:
+        nonlocal proofs
+        proofs += 1
+        held, others = (groups[:1], groups[1:]) if proofs == 1 else (groups[1:], groups[:1])
+        return Proof(tuple(held), {group.name: "late" for group in others})
+
+    guess, _ = guessed_groups(model, inputs)
+    monkeypatch.setattr("autoprune.pruning.find.proven_groups", proven)
+    found, _ = read_groups(model, inputs)
+    assert proofs > 1
+    told = {group.name for group in (*found.prunable, *found.skipped)}
+    assert told >= {group.name for group in guess.prunable}

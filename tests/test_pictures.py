@@ -82,7 +82,8 @@ def test_deep_png_pixels_are_read_whole(tmp_path: Path, channels: int) -> None:
     write_png16(tmp_path / "x.png", pixels)
     header = pictures.read_header(tmp_path / "x.png")
     assert (header.is_grey, header.deep) == (channels < 3, "whole")
-    found = pictures._deep_pixels(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as picture:
+        found = pictures._deep_pixels(tmp_path / "x.png", picture)
     assert np.array_equal(found.colours, pixels[..., :3] if channels > 2 else pixels[..., 0])
     if channels in (2, 4):
         assert np.array_equal(found.alpha, pixels[..., -1] >> 8)
@@ -96,7 +97,8 @@ def test_deep_tiff_pixels_are_read_whole(tmp_path: Path, order: str, compressed:
     pixels = RNG.integers(0, 2**16, (6, 8, 3))
     write_tiff16(tmp_path / "x.tif", pixels, order=order, compressed=compressed)
     assert pictures.read_header(tmp_path / "x.tif").deep == "whole"
-    assert np.array_equal(pictures._deep_pixels(tmp_path / "x.tif").colours, pixels)
+    with Image.open(tmp_path / "x.tif") as picture:
+        assert np.array_equal(pictures._deep_pixels(tmp_path / "x.tif", picture).colours, pixels)
 
 
 @pytest.mark.parametrize(

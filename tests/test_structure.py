@@ -144,6 +144,14 @@ def test_weights_of_another_cut_are_refused(folder: Path, tmp_path: Path) -> Non
         load_pruned(folder)
 
 
+def test_a_grouped_convolution_cannot_lose_inputs(tmp_path: Path) -> None:
+    grouped = nn.Sequential(nn.Conv2d(4, 8, 3, groups=2))
+    save_pruned(tmp_path, grouped, None)
+    edit(tmp_path, lambda raw: raw["layers"]["0"].update(in_channels=3))
+    with pytest.raises(ModelError, match="layer 0 does not fit the architecture"):
+        load_pruned(tmp_path, architecture=grouped)
+
+
 def test_another_architecture_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="does not fit the architecture"):
         load_pruned(folder, architecture=nn.Sequential(nn.Conv2d(1, 4, 3)))

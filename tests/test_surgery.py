@@ -259,7 +259,7 @@ def test_code_that_looks_at_values_is_refused(choose: str) -> None:
     [
         (nn.DataParallel, "a DataParallel, wraps the network; give its .module"),
         (lambda model: torch.jit.trace(model, images()), "TorchScript module; give the module that it was made of"),
-        (lambda model: model.to("meta"), "meta tensor without values"),
+        (lambda model: model.to("meta"), "meta tensor, without values"),
         (lambda model: nn.Sequential(model, nn.Linear(9, 2)), "does not run on its example inputs"),
         (lambda model: nn.Sequential(nn.LazyConv2d(2, 1), model), "has no shape yet"),
     ],

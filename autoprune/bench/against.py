@@ -23,8 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoprune.bench.measurement import Subject
 from autoprune.bench.result import KIND, SCHEMA, BenchResult, FileResult, Interval
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import LONGEST_SHOWN
+from autoprune.errors import InputError, cut
 from autoprune.foundation.files import read_json
 from autoprune.measure.device import Device
 
@@ -55,7 +54,7 @@ def read_saved(path: Path) -> BenchResult:
     """What `autoprune bench --save` wrote. Raises `InputError` naming the file and what is wrong with it."""
     raw = read_json(path)
     if isinstance(raw, dict) and (raw.get("kind"), raw.get("schema")) != (KIND, SCHEMA):
-        kind, schema = (str(raw.get(key))[:LONGEST_SHOWN] for key in ("kind", "schema"))
+        kind, schema = (cut(str(raw.get(key))) for key in ("kind", "schema"))
         raise InputError(f"{path}: is {kind} of schema {schema}; this version reads {KIND} of {SCHEMA}")
     try:
         return replace(RESULT.validate_python(raw), path=path)

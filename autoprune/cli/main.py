@@ -28,9 +28,8 @@ from autoprune.cli.options import (
 from autoprune.cli.process import process_of_a_job
 from autoprune.cli.summary import summarise, summarise_adaptive, summarise_search
 from autoprune.compute.openmp import share_cores
-from autoprune.errors import AutopruneError, InputError
+from autoprune.errors import AutopruneError, InputError, shown
 from autoprune.foundation import progress
-from autoprune.foundation.bounds import shown
 from autoprune.foundation.factories import short_name, users_errors
 from autoprune.foundation.plain import open_streams, print_plainly
 

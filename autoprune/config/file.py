@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from autoprune.config import RunConfig
 from autoprune.config.layout import ADVANCED, Written, laid_out
 from autoprune.config.yaml_text import MOST_BYTES, parse_yaml
-from autoprune.errors import LONGEST_VALUE, ConfigError, cut, shown
+from autoprune.errors import ConfigError, cut, shown
 from autoprune.foundation.bounds import LARGEST_WHOLE
 from autoprune.foundation.paths import user_path
 
@@ -32,9 +32,7 @@ def find_config(name: str) -> Path:
     shipped = {path.stem: path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml"))}
     stem = name.removeprefix("configs/").removesuffix(".yaml")
     if stem not in shipped:
-        raise ConfigError(
-            f"{cut(name, LONGEST_VALUE)}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}"
-        )
+        raise ConfigError(f"{cut(name)}: no such file; shipped configurations are {', '.join(shipped) or '(none)'}")
     return shipped[stem]
 
 
@@ -101,7 +99,7 @@ def _checked(written: Written, *, where: str) -> RunConfig:
 def _overridden(written: Written, override: str) -> Written:
     key, separator, text = override.partition("=")
     parts = key.split(".")
-    where = f"-o {cut(override, LONGEST_VALUE)}"
+    where = f"-o {cut(override)}"
     if not separator or not all(parts):
         raise ConfigError(f"{where}: expected key=value, for example -o search.agent=ppo")
     if len(parts) > MOST_PARTS:

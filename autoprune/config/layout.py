@@ -37,10 +37,9 @@ class Written:
     def of(cls, raw: Mapping[Any, Any]) -> "Written":
         """Raises `ConfigError` for a key below `advanced` that does not belong there, or that is said twice."""
         values = {key: value for key, value in raw.items() if key != ADVANCED}
-        found = dict(_advanced_keys(raw.get(ADVANCED)))
+        found, beside = dict(_advanced_keys(raw.get(ADVANCED))), dict(keys_of(values))
         for path, value in found.items():
-            said = _said(values, path, value)
-            if said != value:
+            if (said := beside.get(path, value)) != value:
                 raise ConfigError(
                     f"{'.'.join((ADVANCED, *path))}: is {shown(value)}, but {'.'.join(path)} is {shown(said)}; they "
                     "are one key: leave one out"
@@ -59,10 +58,7 @@ class Written:
             others = {key for key in self.below_advanced if key[: len(path)] != path and path[: len(key)] != key}
             return Written(with_value(self.values, path, value), frozenset(others))
         path, values, keys = tuple(parts[1:]), self.values, set(self.below_advanced)
-        whole = value
-        for part in reversed(path):
-            whole = {part: whole}
-        for key, said in _advanced_keys(whole):
+        for key, said in _advanced_keys(with_value({}, path, value)):
             keys.add(key)
             values = with_value(values, path, value) if len(path) > len(key) else with_value(values, key, said)
         return Written(values, frozenset(keys))
@@ -78,8 +74,24 @@ class Written:
 
 def laid_out(values: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of a configuration as a file has them."""
-    basic, advanced = _parted(values, RunConfig, "")
+    basic: Any = {}
+    advanced: Any = {}
+    for path, value in keys_of(values):
+        if path[-1] in BASIC.get(".".join(path[:-1]), ()):
+            basic = with_value(basic, path, value)
+        else:
+            advanced = with_value(advanced, path, value)
     return {**basic, ADVANCED: advanced}
+
+
+def keys_of(values: Mapping[str, Any], section: type[Section] = RunConfig, path: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Each key in the sections of a configuration, with its value; so is what stands in a section's place."""
+    for key, value in values.items():
+        below = section_of(section, key)
+        if below is not None and isinstance(value, Mapping):
+            yield from keys_of(value, below, (*path, key))
+        else:
+            yield (*path, key), value
 
 
 def section_of(section: type[Section], key: Any) -> type[Section] | None:
@@ -124,27 +136,3 @@ def _advanced_keys(given: Any, section: type[Section] = RunConfig, path: Key = (
             yield (*path, key), value
         else:
             yield from _advanced_keys(value, below, (*path, key))
-
-
-def _parted(values: Mapping[str, Any], section: type[Section], name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The basic keys of a section and those below it, and the others."""
-    basic: dict[str, Any] = {}
-    advanced: dict[str, Any] = {}
-    for key, value in values.items():
-        below = section_of(section, key)
-        if below is None:
-            (basic if key in BASIC.get(name, ()) else advanced)[key] = value
-            continue
-        for part, inner in zip((basic, advanced), _parted(value, below, f"{name}.{key}" if name else key), strict=True):
-            if inner:
-                part[key] = inner
-    return basic, advanced
-
-
-def _said(node: Any, path: Key, default: Any) -> Any:
-    """What stands at a key, or `default` if nothing does, null neither."""
-    for part in path:
-        if not isinstance(node, Mapping) or part not in node:
-            return default
-        node = node[part]
-    return node

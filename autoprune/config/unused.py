@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from autoprune.config.layout import keys_of
 from autoprune.config.nni import AGENT_TUNER
 from autoprune.config.run import RunConfig
-from autoprune.config.section import Section
 from autoprune.foundation.progress import say
 
 MOST_TOLD = 3  # keys of one section
@@ -198,16 +198,6 @@ def unused(config: RunConfig, job: Job) -> Iterator[tuple[Sequence[str], str]]:
 def set_among(config: RunConfig, keys: str) -> list[str]:
     """Those of `keys`, written as in a `Rule`, whose values are not what the preset says."""
     ours = tuple(f"{key}." for key in keys.split())
-    return [key for key in _differing(config, RunConfig(preset=config.preset)) if f"{key}.".startswith(ours)]
-
-
-def _differing(config: Section, default: Section, name: str = "") -> list[str]:
-    found: list[str] = []
-    for key in type(config).model_fields:
-        ours, theirs = getattr(config, key), getattr(default, key)
-        dotted = f"{name}.{key}" if name else key
-        if isinstance(ours, Section):
-            found += _differing(ours, theirs, dotted)
-        elif ours != theirs:
-            found.append(dotted)
-    return found
+    usual = dict(keys_of(RunConfig(preset=config.preset).model_dump()))
+    set_keys = (".".join(path) for path, value in keys_of(config.model_dump()) if value != usual[path])
+    return [key for key in set_keys if f"{key}.".startswith(ours)]

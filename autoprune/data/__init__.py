@@ -16,8 +16,8 @@ from autoprune.data.splits import (
     cut_search_split,
     stratified_indices,
 )
-from autoprune.errors import DataError
-from autoprune.foundation.files import named_path, shortened
+from autoprune.errors import DataError, cut
+from autoprune.foundation.files import named_path
 from autoprune.foundation.progress import say
 
 __all__ = [
@@ -86,7 +86,7 @@ def tell_repeated(data: SearchData, test: ImageSplit) -> None:
 def _check(config: DataConfig) -> None:
     if config.name != fashion_mnist.INFO.name and ":" not in config.name:
         raise DataError(
-            f"data.name={shortened(config.name)}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory"
+            f"data.name={cut(config.name)}: unknown; use fashion-mnist, imagefolder:DIR or path/file.py:factory"
         )
     if config.image_size is not None and _folder(config) is None:
         raise DataError(f"data.image_size={config.image_size}: only imagefolder:DIR scales its pictures")

@@ -4,11 +4,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from autoprune.errors import DataError
+from autoprune.errors import DataError, listed, shown
 
 LISTED = 5  # names in a message
 
@@ -35,24 +34,19 @@ def class_names(names: Any, where: str) -> tuple[str, ...]:
     return found
 
 
-def check_same_classes(given: Sequence[str], classes: Sequence[str], where: str) -> None:
-    """Raise `DataError` that lists the difference unless both have the same names, in whatever order."""
-    ours, theirs = {same_text(name) for name in classes}, {same_text(name) for name in given}
+def mapped_labels(labels: Tensor, given: Sequence[str], classes: Sequence[str], where: str) -> Tensor:
+    """(N,) labels that count in `given`, counted in `classes`, those of train, instead.
+
+    Raises `DataError` that lists the difference unless both have the same names, in whatever order.
+    """
+    places = {same_text(name): place for place, name in enumerate(classes)}
+    named = [same_text(name) for name in given]
+    ours, theirs = set(places), set(named)
     if ours != theirs:
         differences = [
-            f"{label} {_listed(names)}"
+            f"{label} {listed(sorted(names), most=LISTED, show=shown)}"
             for label, names in (("train alone has", ours - theirs), ("train lacks", theirs - ours))
             if names
         ]
         raise DataError(f"{where}: its classes are not those of train ({'; '.join(differences)}); give both the same")
-
-
-def mapped_labels(labels: Tensor, given: Sequence[str], classes: Sequence[str]) -> Tensor:
-    """(N,) labels that count in `given`, counted in `classes` instead: the same names in another order."""
-    places = {same_text(name): place for place, name in enumerate(classes)}
-    return torch.from_numpy(np.array([places[same_text(name)] for name in given], dtype=np.int64))[labels]
-
-
-def _listed(names: Set[str]) -> str:
-    shown = [repr(name) for name in sorted(names)]
-    return ", ".join(shown[:LISTED]) + (f" and {len(shown) - LISTED} more" if len(shown) > LISTED else "")
+    return torch.tensor([places[name] for name in named])[labels]

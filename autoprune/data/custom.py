@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.data.classes import check_same_classes, class_names, mapped_labels
+from autoprune.data.classes import class_names, mapped_labels
 from autoprune.data.splits import ImageSplit
 from autoprune.errors import DataError
 from autoprune.foundation.factories import load_factory
@@ -43,8 +43,7 @@ def load(spec: str, split: str) -> tuple[ImageSplit, tuple[str, ...]]:
 def load_as(spec: str, split: str, classes: tuple[str, ...]) -> ImageSplit:
     """One split with labels that count in `classes`, those of train; `DataError` if its names are others."""
     loaded, names = load(spec, split)
-    check_same_classes(names, classes, f"data.name={spec}: {split!r}")
-    return ImageSplit(loaded.images, mapped_labels(loaded.labels, names, classes))
+    return ImageSplit(loaded.images, mapped_labels(loaded.labels, names, classes, f"data.name={spec}: {split!r}"))
 
 
 def _array(values: Any, name: str) -> np.ndarray:

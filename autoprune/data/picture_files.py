@@ -10,8 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from autoprune.data.classes import class_names, same_text
-from autoprune.errors import DataError
-from autoprune.foundation.files import shortened
+from autoprune.errors import DataError, cut
 from autoprune.foundation.progress import say
 
 # Of all that Pillow knows: still pictures that it decodes by itself, without another program (as EPS needs one).
@@ -93,9 +92,9 @@ def _class_folders(folder: Path, split: str) -> list[str]:
     where = folder / split
     if not is_folder(where):
         there = _folders_in(folder)
-        hint = f"; {shortened(str(folder))} holds {', '.join(there[:8])}" if there else ""
+        hint = f"; {cut(str(folder))} holds {', '.join(there[:8])}" if there else ""
         raise DataError(
-            f"{shortened(str(where))}: no such folder; an image folder holds train/CLASS/* and test/CLASS/*{hint}"
+            f"{cut(str(where))}: no such folder; an image folder holds train/CLASS/* and test/CLASS/*{hint}"
         )
     return _folders_in(where)
 

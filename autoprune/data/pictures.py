@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -83,13 +83,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class _DeepPixels:
-    """(H, W) or (H, W, C) whole numbers or fractions as in the file, (H, W) how opaque they are if it says, and which
-    way up."""
+    """(H, W) or (H, W, C) whole numbers or fractions as in the file, (H, W) how opaque they are if it says."""
 
     colours: NDArray[Any]
     alpha: NDArray[np.uint8] | None
-    orientation: int
-    is_first: bool
 
 
 def read_header(path: Path) -> Header:
@@ -106,7 +103,7 @@ def read(path: Path, *, mode: Mode, image_size: int | None) -> tuple[Header, Pic
         made = None
         if header.deep is None and header.pixels <= LARGE_PIXELS:
             with suppress(Exception):  # the decoders raise almost anything on broken bytes
-                made = _made_of(picture, mode, image_size)
+                made = _made_of(picture, picture, mode, image_size)
         return header, made
 
 
@@ -120,7 +117,8 @@ def _header(picture: ImageFile.ImageFile) -> Header:
 
 def peak(path: Path) -> float:
     """The largest pixel of a deep picture."""
-    return float(_deep_pixels(path).colours.max())
+    with _open(path) as picture:
+        return float(_deep_pixels(path, picture).colours.max())
 
 
 def decode(path: Path, *, mode: Mode, image_size: int | None, deep: Deep | None = None) -> Picture:
@@ -129,33 +127,28 @@ def decode(path: Path, *, mode: Mode, image_size: int | None, deep: Deep | None 
     `deep` is how to take pixels of more than 8 bits; None: the picture has none. Raises `DataError` naming a picture
     that is broken, too large, or deeper than those of the training.
     """
-    if deep is not None:
-        found = _deep_pixels(path)
-        made, is_transparent = _fitted(_shallow(path, found, deep), mode, image_size)
-        return _picture(
-            made, found.orientation, transparent=is_transparent, first=found.is_first, black=_is_black(made)
-        )
     with _open(path) as picture:
-        if image_size is not None and picture.width * picture.height > LARGE_PIXELS:
+        if deep is None and image_size is not None and picture.width * picture.height > LARGE_PIXELS:
             scale = 2 * image_size / min(picture.size)
             picture.draft(None, (math.ceil(picture.width * scale), math.ceil(picture.height * scale)))  # JPEG alone
-        _check_size(path, picture)
         try:
-            return _made_of(picture, mode, image_size)
+            if deep is None:
+                _check_size(path, picture, MAX_PIXELS)
+                return _made_of(picture, picture, mode, image_size)
+            made = _made_of(_shallow(path, _deep_pixels(path, picture), deep), picture, mode, image_size)
+            black: set[Note] = {"black"} if _is_black(made.pixels) else set()
+            return replace(made, notes=made.notes | black)
+        except DataError:
+            raise
         except Exception as error:  # the decoders raise almost anything on broken bytes
             raise _unreadable(path, error) from None
 
 
-def _made_of(picture: ImageFile.ImageFile, mode: Mode, image_size: int | None) -> Picture:
-    made, is_transparent = _fitted(picture, mode, image_size)
-    return _picture(made, _orientation(picture), transparent=is_transparent, first=_has_more(picture))
-
-
-def _picture(
-    made: NDArray[np.uint8], orientation: int, *, transparent: bool, first: bool, black: bool = False
-) -> Picture:
-    turn = UPRIGHT.get(orientation)
-    told: dict[Note, bool] = {"transparent": transparent, "turned": turn is not None, "first": first, "black": black}
+def _made_of(shown: Image.Image, picture: ImageFile.ImageFile, mode: Mode, image_size: int | None) -> Picture:
+    """Of the pixels that are `shown` of a picture."""
+    made, is_transparent = _fitted(shown, mode, image_size)
+    turn = UPRIGHT.get(_orientation(picture))
+    told: dict[Note, bool] = {"transparent": is_transparent, "turned": turn is not None, "first": _has_more(picture)}
     return Picture(made if turn is None else turn(made), frozenset(note for note, holds in told.items() if holds))
 
 
@@ -199,34 +192,32 @@ def _is_black(made: NDArray[np.uint8]) -> bool:
     return int((made > BLACK).sum()) <= max(1, HOT_SHARE * made.size)
 
 
-def _deep_pixels(path: Path) -> _DeepPixels:
+def _deep_pixels(path: Path, picture: ImageFile.ImageFile) -> _DeepPixels:
     """The pixels of a picture of more than 8 bits; none is below zero."""
     alpha = None
-    with _open(path) as picture:
-        _check_size(path, picture, MAX_DEEP_PIXELS)
-        raw = _raw_mode(picture)
-        try:
-            if not _is_deep(raw) or picture.mode.startswith("I"):
-                pixels = np.asarray(picture)
-            elif raw.startswith("LA;"):  # Pillow knows its upper bytes alone: as four bytes a pixel all are there
-                parts = np.asarray(_read_as(picture, "RGBA"))
-                pixels = (parts[..., 0].astype(np.uint16) << 8) | parts[..., 1]
-                alpha = parts[..., 2]
-            else:
-                upper = np.asarray(picture).astype(np.uint16)
-                with _open(path) as again:  # read in the other byte order, the upper byte is the lower one
-                    pixels = (upper << 8) | np.asarray(_read_as(again, raw[:-1] + OTHER_ORDER[raw[-1]]))
-                if picture.mode == "RGBA":
-                    pixels, alpha = pixels[..., :3], upper[..., 3].astype(np.uint8)
-            orientation, is_first = _orientation(picture), _has_more(picture)
-        except Exception as error:  # the decoders raise almost anything on broken bytes
-            raise _unreadable(path, error) from None
+    _check_size(path, picture, MAX_DEEP_PIXELS)
+    raw = _raw_mode(picture)
+    try:
+        if not _is_deep(raw) or picture.mode.startswith("I"):
+            pixels = np.asarray(picture)
+        elif raw.startswith("LA;"):  # Pillow knows its upper bytes alone: as four bytes a pixel all are there
+            parts = np.asarray(_read_as(picture, "RGBA"))
+            pixels = (parts[..., 0].astype(np.uint16) << 8) | parts[..., 1]
+            alpha = parts[..., 2]
+        else:
+            upper = np.asarray(picture).astype(np.uint16)
+            with _open(path) as again:  # read in the other byte order, the upper byte is the lower one
+                pixels = (upper << 8) | np.asarray(_read_as(again, raw[:-1] + OTHER_ORDER[raw[-1]]))
+            if picture.mode == "RGBA":
+                pixels, alpha = pixels[..., :3], upper[..., 3].astype(np.uint8)
+    except Exception as error:  # the decoders raise almost anything on broken bytes
+        raise _unreadable(path, error) from None
     if not np.isfinite(pixels).all() or pixels.min() < 0:
         found = (
             f"from {pixels.min():g} to {pixels.max():g}" if np.isfinite(pixels).all() else "that are NaN or infinite"
         )
         raise DataError(f"{path}: holds pixels {found}; save it as an 8-bit picture")
-    return _DeepPixels(pixels, alpha, orientation, is_first)
+    return _DeepPixels(pixels, alpha)
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -273,7 +264,7 @@ def _open(path: Path) -> ImageFile.ImageFile:
         raise _unreadable(path, error) from None
 
 
-def _check_size(path: Path, picture: Image.Image, most: int = MAX_PIXELS) -> None:
+def _check_size(path: Path, picture: Image.Image, most: int) -> None:
     if picture.width * picture.height > most:
         raise DataError(
             f"{path}: {picture.width}x{picture.height} pixels are more than are read ({most:,}); make it smaller"

@@ -4,9 +4,8 @@ import math
 import numbers
 import os
 
-from autoprune.errors import InputError
+from autoprune.errors import InputError, shown
 
-LONGEST_SHOWN = 200  # characters of what was given, in a message
 LARGEST_WHOLE = 2**53  # what every float, JSON and SQLite hold exactly
 
 
@@ -37,15 +36,6 @@ def thread_count(name: str, value: object) -> int:
     Raises `InputError` naming `name` and that range.
     """
     return whole_number(name, value, least=1, most=os.cpu_count() or 1)
-
-
-def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
-    """How a message shows what was given: cut where it is long."""
-    try:
-        text = repr(value)
-    except Exception as error:  # a stranger's object, or a number of more digits than Python prints
-        return f"{type(value).__name__} ({type(error).__name__})"
-    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def _float(value: object) -> float:

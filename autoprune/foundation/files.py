@@ -89,8 +89,3 @@ def named_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError:
         return Path(text)
-
-
-def shortened(text: str, length: int = 200) -> str:
-    """What a user wrote, for a message: the middle of a very long text is left out."""
-    return text if len(text) <= length else f"{text[: length - 60]}…{text[-50:]} ({len(text):,} characters)"

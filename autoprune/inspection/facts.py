@@ -17,7 +17,7 @@ from autoprune.prediction.energy import estimated_energy_mj
 from autoprune.prediction.latency_validation import LatencyValidation
 from autoprune.prediction.staircase import Ladders
 from autoprune.pruning.cost import Cost, CutShapes, LayerShape
-from autoprune.pruning.elastic import sliced_fields
+from autoprune.pruning.elastic import sliced_tensors
 from autoprune.pruning.forward_pass import evaluation_mode, graph_of
 from autoprune.pruning.groups import Member, PrunableGroup, SkippedGroup
 from autoprune.pruning.layers import CONVOLUTIONS, NORMS, TRANSPOSED, Axis
@@ -304,7 +304,7 @@ def _group_facts(
     params = sum(shapes.original[name].params for name in layers)
     for member in owned:
         if member.module not in shapes.original:  # of a BatchNorm: a scale and a shift for each of the group's channels
-            for _, _, tensor, dim in sliced_fields(model, member.module, member.axis):
+            for tensor, dim in sliced_tensors(model, member.module, member.axis):
                 if isinstance(tensor, nn.Parameter):
                     params += tensor.numel() // tensor.shape[dim] * len(member.local)
     members = tuple(

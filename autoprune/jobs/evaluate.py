@@ -20,9 +20,9 @@ from autoprune.adaptive.file.session_file import MOST_LEVELS
 from autoprune.bench.measurement import unique_names
 from autoprune.compute.memory import memory_limited
 from autoprune.data import DataInfo, ImageSplit
-from autoprune.errors import AutopruneError, InputError
+from autoprune.errors import AutopruneError, InputError, cut
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, ONNX_RUNTIME, OUTPUT_NAME, STD_KEY
-from autoprune.foundation.bounds import LONGEST_SHOWN, thread_count
+from autoprune.foundation.bounds import thread_count
 from autoprune.foundation.seeding import rng
 from autoprune.measure.device import Device, this_device
 from autoprune.measure.matched import Interval, Right, change_of_accuracy
@@ -105,8 +105,7 @@ def check_files(sources: Sequence[str], info: DataInfo, *, runtime: Runtime = ON
         if levels is not None and not (_is_level_count(levels) and LEVEL_NAME in outputs):
             given = ", ".join(outputs)
             raise InputError(
-                f"{source}: its metadata say it has {levels[:LONGEST_SHOWN]} levels, and it gives {given}; "
-                "export it again"
+                f"{source}: its metadata say it has {cut(levels)} levels, and it gives {given}; export it again"
             )
         if levels is not None and not isinstance(runtime, OnnxRuntime):
             raise InputError(f"{source}: an input-adaptive file needs ONNX Runtime; set measure.runtime=onnxruntime")

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, cut, in_a_line
 from autoprune.foundation.factories import is_of_machine, load_factory
-from autoprune.foundation.files import shortened
 from autoprune.models.mobilenet import CifarMobileNetV2
 from autoprune.models.resnet import CifarResNet
 from autoprune.models.vgg import CifarVGG
@@ -48,7 +47,7 @@ def build_model(spec: ModelSpec) -> nn.Module:
     if not separator:
         if spec.name not in BUILT_IN:
             raise ModelError(
-                f"model.name={shortened(spec.name)}: unknown; built in are {', '.join(BUILT_IN)}; or torchvision:NAME, "
+                f"model.name={cut(spec.name)}: unknown; built in are {', '.join(BUILT_IN)}; or torchvision:NAME, "
                 f"timm:NAME, path/file.py:factory, package.module:factory"
             )
         return BUILT_IN[spec.name](spec.num_classes, spec.in_channels, spec.width).eval()
@@ -116,7 +115,7 @@ def _check_known(name: str, known: Sequence[str], spec: ModelSpec, library: str)
         near = difflib.get_close_matches(name, known, n=3)
         shown = f"near it are {', '.join(near)}" if near else f"there is for example {', '.join(known[:3])}"
         raise ModelError(
-            f"model.name={shortened(spec.name)}: {library} cannot build it: of its {len(known):,} classifiers none has "
+            f"model.name={cut(spec.name)}: {library} cannot build it: of its {len(known):,} classifiers none has "
             f"this name; {shown}"
         )
 
@@ -125,8 +124,7 @@ def _constructed(construct: Callable[[], Any], spec: ModelSpec, library: str) ->
     try:
         model: nn.Module = construct()
     except Exception as error:  # their constructors raise whatever their arguments lead to
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"model.name={spec.name}: {library} cannot build it ({reason})") from None
+        raise ModelError(f"model.name={spec.name}: {library} cannot build it ({in_a_line(error)})") from None
     return model
 
 
@@ -143,10 +141,9 @@ def _imported(library: str) -> Any:
         missing = library if importlib.util.find_spec(library) is None else f"{library} needs {error.name}, which"
         raise ModelError(f"{missing} is not installed; pip install 'autoprune[vision]'") from None
     except Exception as error:  # libraries that do not fit this torch fail in many ways
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(
-            f"{library} does not work beside torch {torch.__version__} ({reason}); install the versions that belong "
-            f"together: pip install -U torch 'autoprune[vision]'"
+            f"{library} does not work beside torch {torch.__version__} ({in_a_line(error)}); install the versions that "
+            f"belong together: pip install -U torch 'autoprune[vision]'"
         ) from None
 
 

@@ -8,21 +8,17 @@ from typing import Any
 import safetensors.torch
 from torch import nn
 
-from autoprune.errors import ModelError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import ModelError, in_a_line, listed, shown
 from autoprune.foundation.files import atomic_path
 from autoprune.foundation.progress import say
-from autoprune.models.weight_checks import cast_types, check_shapes_known, converted
+from autoprune.models.weight_checks import check_shapes_known, converted
 from autoprune.models.weight_files import read_content, weights_path
 from autoprune.models.weight_fit import Fit, common, fit
 from autoprune.models.weight_sets import (
     EXTRA_STATE,
-    LISTED,
-    LONGEST_NAME,
     WeightSet,
     chosen_set,
     distinct,
-    some,
     tensors_in,
     undecided,
     weight_sets,
@@ -54,10 +50,11 @@ def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -
         raise ModelError(_misfit(path, name, sets, fits[name]))
     name = fitting[0]
     if undecided(fitting):
-        raise ModelError(f"{path}: weights that fit are under {_listed(fitting)}: model.checkpoint_key chooses")
+        there = listed(fitting, show=shown)
+        raise ModelError(f"{path}: weights that fit are under {there}: model.checkpoint_key chooses")
     if choices := [f"{name}.{start}" if name else start for start in fits[name].choices]:
         raise ModelError(
-            f"{path}: names of weights that fit begin with {_listed(choices)}: model.checkpoint_key chooses"
+            f"{path}: names of weights that fit begin with {listed(choices, show=shown)}: model.checkpoint_key chooses"
         )
     given = fits[name].tensors
     ready = converted(model, expected, given, str(path))
@@ -65,14 +62,17 @@ def load_weights(model: nn.Module, checkpoint: str, *, key: str | None = None) -
     try:
         load_tensor_state(model, ready)
     except Exception as error:  # the model's own hooks and extra state may raise anything
-        raise ModelError(f"{path}: the model does not take its weights ({' '.join(str(error).split())})") from None
-    _tell(path, name, [other for other in sets if other != name and common(expected, sets[other])])
+        raise ModelError(f"{path}: the model does not take its weights ({in_a_line(error)})") from None
+    if others := [other for other in sets if other != name and common(expected, sets[other])]:
+        taken = f"weights under {shown(name)} are taken"
+        say(f"{path}: {taken}; {listed(others, show=shown)} is there too: model.checkpoint_key chooses")
     for done in fits[name].said:
         say(f"{path}: {done}")
-    if types := cast_types(expected, given):
-        say(f"{path}: its {' and '.join(types)} weights are computed with in the model's float32")
+    floats = [(given[name].dtype, made.dtype) for name, made in ready.items() if made.is_floating_point()]
+    if cast := sorted({str(before).removeprefix("torch.") for before, after in floats if before != after}):
+        say(f"{path}: its {' and '.join(cast)} weights are computed with in the model's float32")
     if kept:
-        say(f"{path}: {some(kept)} stays as the model has it: it is no tensor in the file")
+        say(f"{path}: {listed(kept)} stays as the model has it: it is no tensor in the file")
 
 
 def save_weights(model: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -123,17 +123,7 @@ def _state(model: nn.Module, where: str) -> dict[str, Any]:
 def _misfit(path: Path, name: str, sets: dict[str, WeightSet], made: Fit) -> str:
     under = f" under {shown(name)}" if name else ""
     others = [other for other in sets if other and other != name]
-    hint = f"; it also holds {_listed(others)}: model.checkpoint_key chooses" if others else ""
+    hint = f"; it also holds {listed(others, show=shown)}: model.checkpoint_key chooses" if others else ""
     unbaked = UNBAKED if any(".parametrizations." in f".{each}" for each in made.unexpected) else ""
-    listed = "; ".join(made.wrong[:WRONG_LISTED])
-    return f"{path}: does not fit the model{under} ({listed}; {len(made.wrong)} in all){unbaked}{hint}"
-
-
-def _tell(path: Path, name: str, others: list[str]) -> None:
-    if others:
-        taken = f"weights under {shown(name)} are taken"
-        say(f"{path}: {taken}; {_listed(others)} is there too: model.checkpoint_key chooses")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join([*(shown(name, LONGEST_NAME) for name in names[:LISTED]), *(["…"] if len(names) > LISTED else [])])
+    wrong = "; ".join(made.wrong[:WRONG_LISTED])
+    return f"{path}: does not fit the model{under} ({wrong}; {len(made.wrong)} in all){unbaked}{hint}"

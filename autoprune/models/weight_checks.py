@@ -27,7 +27,7 @@ def check_weights(model: nn.Module, where: str) -> None:
             raise ModelError(f"{where}: {name} is quantised ({type(module).__name__}); give the float32 model instead")
     check_shapes_known(model, where)
     for name, tensor in _judged(model):
-        if strange := _strange(tensor):
+        if strange := strangeness(tensor):
             raise ModelError(f"{where}: {name} is {strange}")
         if tensor.dtype in FLOATS and tensor.dtype != torch.float32:
             raise ModelError(f"{where}: {name} is {_shown(tensor.dtype)}, not float32; call .float() on the model")
@@ -50,7 +50,7 @@ def converted(model: nn.Module, expected: Mapping[str, Any], tensors: WeightSet,
     judged = {name for name, _ in _judged(model)}
     made = {}
     for name, tensor in tensors.items():
-        if strange := _strange(tensor):
+        if strange := strangeness(tensor):
             raise ModelError(f"{where}: {name} is {strange}")
         wanted = tensor.dtype if name.rpartition(".")[2] == EXTRA_STATE else expected[name].dtype
         if not _may_become(name, tensor.dtype, wanted):
@@ -64,19 +64,6 @@ def converted(model: nn.Module, expected: Mapping[str, Any], tensors: WeightSet,
     return made
 
 
-def cast_types(expected: Mapping[str, Any], tensors: WeightSet) -> tuple[str, ...]:
-    """The float types of `tensors` that are not what the model computes in, for what is said."""
-    given = {
-        _shown(tensor.dtype)
-        for name, tensor in tensors.items()
-        if isinstance(expected.get(name), Tensor)
-        and tensor.is_floating_point()
-        and expected[name].is_floating_point()
-        and tensor.dtype != expected[name].dtype
-    }
-    return tuple(sorted(given))
-
-
 def _judged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The parameters and the statistics of norms, by all their names."""
     yield from model.named_parameters(remove_duplicate=False)
@@ -85,7 +72,7 @@ def _judged(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def _strange(tensor: Tensor) -> str | None:
+def strangeness(tensor: Tensor) -> str | None:
     """What makes a tensor none that holds its values one by one, with the fix."""
     if tensor.is_meta:
         return "a meta tensor, without values; give the model's trained weights"

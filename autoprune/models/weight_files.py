@@ -11,8 +11,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from autoprune.errors import ModelError
-from autoprune.foundation.files import named_path, shortened
+from autoprune.errors import ModelError, cut
+from autoprune.foundation.files import named_path
 from autoprune.models.weight_kinds import AGAIN, HOW_TO_SAVE, is_safetensors, unreadable
 
 SHIPPED = {
@@ -38,7 +38,7 @@ def weights_path(checkpoint: str) -> Path:
     fix = f"give a file or a shipped name ({', '.join(SHIPPED)})"
     if not checkpoint.strip():
         raise ModelError(f"checkpoint: the name is empty; {fix}")
-    path, shown = named_path(checkpoint), shortened(checkpoint)
+    path, shown = named_path(checkpoint), cut(checkpoint)
     try:
         if path.is_file():
             return path

@@ -4,6 +4,8 @@ import json
 import zipfile
 from pathlib import Path
 
+from autoprune.errors import listed
+
 HOW_TO_SAVE = "where the model was made, save its weights alone: torch.save(model.state_dict(), 'weights.pt')"
 HEAD_BYTES = 512
 FEWEST_BYTES = 9  # of safetensors: the length of the JSON in 8 bytes, then the JSON
@@ -65,7 +67,7 @@ def _json_kind(path: Path) -> str:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"is text, not weights; {HOW_TO_SAVE}"
     return (
-        f"is the index of weights that lie in {len(shards)} other files ({_some([str(shard) for shard in shards])}); "
+        f"is the index of weights that lie in {len(shards)} other files ({listed(map(str, shards), most=LISTED)}); "
         f"join them into one: state = {{}}; for each: state.update(safetensors.torch.load_file(FILE)); then "
         f"safetensors.torch.save_file(state, 'weights.safetensors')"
     )
@@ -94,7 +96,7 @@ def _zip_kind(path: Path, size: int) -> str | None:
                 f"is a NumPy archive; make a state dict of it: torch.save({{name: torch.from_numpy(array) for name, "
                 f"array in numpy.load('{path.name}').items()}}, 'weights.pt')"
             )
-        return f"is {ARCHIVE.format('a zip archive')} ({_some(names)})"
+        return f"is {ARCHIVE.format('a zip archive')} ({listed(names, most=LISTED)})"
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         return f"is compressed, which torch.save never does, and may unpack to any size; {HOW_TO_SAVE}"
     if sum(record.file_size for record in records) > size:
@@ -105,8 +107,3 @@ def _zip_kind(path: Path, size: int) -> str | None:
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD_BYTES)
-
-
-def _some(names: list[str]) -> str:
-    shown = [ascii(name)[1:-1][:80] for name in names[:LISTED]]
-    return ", ".join([*shown, *(["..."] if len(names) > LISTED else [])])

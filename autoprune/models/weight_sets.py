@@ -4,22 +4,19 @@ A set is a mapping of names to tensors. Its own name is the way to it: "ema.stat
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from autoprune.errors import ModelError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import ModelError, listed, shown
 from autoprune.models.weight_kinds import HOW_TO_SAVE
 
 WeightSet = dict[str, Tensor]
 MAX_DEPTH = 3
 MAX_SETS = 1000
-LISTED = 8  # names in a message
-LONGEST_NAME = 100  # characters of a name in a message
 EXTRA_STATE = "_extra_state"
 # The first of these is taken where several would do: the weights themselves come before averages of them.
 PREFERRED = (
@@ -74,7 +71,7 @@ def chosen_set(sets: Mapping[str, WeightSet], key: str, where: Path) -> dict[str
             f"{where}: holds one set of weights without a name; leave model.checkpoint_key ({shown(key)}) out"
         )
     raise ModelError(
-        f"{where}: model.checkpoint_key={shown(key)}: no weights are under this name; there are {some(named)}"
+        f"{where}: model.checkpoint_key={shown(key)}: no weights are under this name; there are {listed(named)}"
     )
 
 
@@ -94,16 +91,6 @@ def undecided(names: Sequence[str]) -> bool:
 
 def tensors_in(content: Mapping[str, Any]) -> WeightSet:
     return {key: value for key, value in content.items() if isinstance(value, Tensor)}
-
-
-def plain(name: str) -> str:
-    """A name from a file, for a message: cut if it is long, escaped if it would change a terminal."""
-    return name if name.isprintable() and len(name) <= LONGEST_NAME else shown(name, LONGEST_NAME)
-
-
-def some(names: Iterable[str]) -> str:
-    listed = [plain(name) for name in names]
-    return ", ".join([*listed[:LISTED], *([f"... ({len(listed)} in all)"] if len(listed) > LISTED else [])])
 
 
 def _inner(content: Mapping[str, Any]) -> list[str]:
@@ -139,8 +126,8 @@ def _described(content: Any) -> str:
         )
     lists = ((key, value) for key, value in content.items() if isinstance(value, list | tuple))
     if (held := next((pair for pair in lists if any(isinstance(each, Mapping) for each in pair[1])), None)) is not None:
-        return _of_a_list(held[1], f"[{shown(held[0], LONGEST_NAME)}]")
-    return f"{some(content)}, none of which has tensors under names; {HOW_TO_SAVE}"
+        return _of_a_list(held[1], f"[{shown(held[0])}]")
+    return f"{listed(content)}, none of which has tensors under names; {HOW_TO_SAVE}"
 
 
 def _of_a_list(values: Sequence[Any], place: str) -> str:

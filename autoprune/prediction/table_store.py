@@ -17,8 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.files import cache_folder
 from autoprune.foundation.progress import say
 from autoprune.prediction.latency_fit import LatencyFit

@@ -5,7 +5,7 @@ input on (the layer dropping of Huang et al. 2016, for good).
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -37,11 +37,6 @@ def remove_layers(model: nn.Module, names: Iterable[str]) -> None:
     """Put `Nothing` in place of the layers named, in place."""
     for name in names:
         model.set_submodule(name, Nothing())
-
-
-def branch_outputs(layers_in: Sequence[str], normalised: Mapping[str, str]) -> tuple[str, ...]:
-    """Where a branch ends: the layers that read its channels, or the BatchNorms that read those."""
-    return tuple(normalised.get(name, name) for name in layers_in)
 
 
 def gone_with(model: nn.Module, layers: Sequence[str], ends: Sequence[str], images: Tensor) -> tuple[str, ...]:
@@ -92,11 +87,10 @@ def _idle_layers(model: nn.Module, images: Tensor) -> tuple[Tensor, tuple[str, .
     if not any(leaf is images for leaf in read):
         return answers.detach(), None
     known = {id(leaf) for leaf in read}
-    owners = {name.rpartition(".")[0]: False for name in required}
-    for name, parameter in model.named_parameters():
-        owners[name.rpartition(".")[0]] |= id(parameter) in known
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in required)
+    used = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if id(parameter) in known}
     leaves = {name for name, module in model.named_modules() if not any(True for _ in module.children())} - {""}
-    return answers.detach(), tuple(owner for owner, is_read in owners.items() if not is_read and owner in leaves)
+    return answers.detach(), tuple(owner for owner in owners if owner in leaves - used)
 
 
 @contextlib.contextmanager

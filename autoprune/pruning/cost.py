@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from autoprune.pruning.elastic import ElasticModel, sliced_fields
+from autoprune.pruning.elastic import ElasticModel, sliced_tensors
 from autoprune.pruning.forward_pass import evaluation_mode, watched
 from autoprune.pruning.groups import side_channels
 from autoprune.pruning.layers import Axis, is_depthwise, layer_sides
@@ -163,20 +163,32 @@ class CutShapes:
         }
         self._known: dict[str, dict[tuple[int, ...], LayerShape]] = {name: {} for name in self.original}
         self.elastic, self._input_shape = elastic, input_shape
-        self._parts = self._parts_of(model, _CutDimensions(elastic))
+        self._parts = self._parts_of(model)
         self._counted: dict[PruningPolicy, Cost] = {}
-        self._is_exact = all(self._summed(policy) == self._count(policy) for policy in _trial_policies(elastic))
+        widths = ({group.name: max(1, group.channels * part // 3) for group in elastic.groups} for part in (3, 2, 1))
+        self._is_exact = all(self._summed(policy) == self._count(policy) for policy in map(PruningPolicy.of, widths))
 
-    def _parts_of(self, model: nn.Module, cut: "_CutDimensions") -> list[_Part]:
+    def _parts_of(self, model: nn.Module) -> list[_Part]:
+        cut: dict[int, dict[int, tuple[str, Axis]]] = {}  # by the identity of a tensor, the side along each dimension
+        for name, axis in self._brings:
+            for tensor, dim in sliced_tensors(model, name, axis):
+                cut.setdefault(id(tensor), {})[dim] = (name, axis)
+
+        def combined(tensor: Tensor) -> tuple[int, Sides]:
+            """How many elements there are for each combination of channels of some sides, and these sides."""
+            own = cut.get(id(tensor), {})
+            rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in own)
+            return rest, tuple(side for _, side in sorted(own.items()))
+
         params: Counter[tuple[str, Sides]] = Counter()
         for name, parameter in model.named_parameters():  # a tied one is there once
-            each, sides = cut.of(parameter)
+            each, sides = combined(parameter)
             params[name.rpartition(".")[0], sides] += each
         macs: Counter[tuple[str, Sides]] = Counter()
         tensors = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
         for product in _traced(model, self._input_shape).products:
             weight = tensors.get(product.weight or f"{product.module}.weight")
-            each, sides = (1, ()) if weight is None else cut.of(weight)
+            each, sides = (1, ()) if weight is None else combined(weight)
             whole = 1 if weight is None else weight.numel()
             macs[product.module, sides] += product.macs * each // max(whole, 1)
         return [_Part(*key, macs[key], params[key]) for key in dict.fromkeys((*macs, *params))]
@@ -243,34 +255,6 @@ class CutShapes:
     def _side(self, name: str, axis: Axis, channels: Mapping[str, int]) -> int:
         brought = sum(cumulative[channels[group]] for group, cumulative in self._brings.get((name, axis), ()))
         return self._fixed[name, axis] + brought
-
-
-def _trial_policies(elastic: ElasticModel) -> tuple[PruningPolicy, ...]:
-    """The whole, and all groups at two thirds and at a third of their channels."""
-    return (
-        elastic.full_policy,
-        *(
-            PruningPolicy.of({group.name: max(1, group.channels * thirds // 3) for group in elastic.groups})
-            for thirds in (2, 1)
-        ),
-    )
-
-
-class _CutDimensions:
-    """Which dimensions of which tensors the groups of a model cut."""
-
-    def __init__(self, elastic: ElasticModel) -> None:
-        self._sides: dict[int, dict[int, tuple[str, Axis]]] = {}
-        for group in elastic.groups:
-            for member in group.members:
-                for _, _, tensor, dim in sliced_fields(elastic.original, member.module, member.axis):
-                    self._sides.setdefault(id(tensor), {})[dim] = (member.module, member.axis)
-
-    def of(self, tensor: Tensor) -> tuple[int, Sides]:
-        """How many elements there are for each combination of channels of some sides, and these sides."""
-        cut = self._sides.get(id(tensor), {})
-        rest = math.prod(size for dim, size in enumerate(tensor.shape) if dim not in cut)
-        return rest, tuple(side for _, side in sorted(cut.items()))
 
 
 def _traced(model: nn.Module, input_shape: tuple[int, int, int]) -> Trace:

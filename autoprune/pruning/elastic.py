@@ -1,6 +1,6 @@
 """The elastic model: channels sorted once, so that every policy is a nested cut of the same weights."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from autoprune.pruning.branches import remove_layers
 from autoprune.pruning.copies import copy_with
-from autoprune.pruning.groups import Member, PrunableGroup, owner_of, side_channels
-from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, layer_sides, tensors_of
+from autoprune.pruning.groups import Member, PrunableGroup, side_channels, tensor_of
+from autoprune.pruning.layers import DEPTHWISE, Axis, kind_of, tensors_of
 from autoprune.space.layer_option import LayerOption, apply_options
 from autoprune.space.policy import PruningPolicy
 
-SIDES: tuple[Axis, Axis] = ("out", "in")
+Kept = Mapping[tuple[str, Axis], Tensor]
+"""Local channel indices that stay, ascending, for each cut side of each layer."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ElasticModel:
                 keep[side][list(member.local)] = root_kept[list(member.root)]
         return {side: torch.nonzero(mask).squeeze(1) for side, mask in keep.items()}
 
-    def gone_layers(self, kept: Mapping[tuple[str, Axis], Tensor]) -> frozenset[str]:
+    def gone_layers(self, kept: Kept) -> frozenset[str]:
         """Those of the branches that keep no channel, by what `kept_channels` says of a policy."""
         emptied = (
             group
@@ -67,30 +68,18 @@ class ElasticModel:
         apply_options(self.options, smaller, policy)
         return smaller
 
-    def cut_to(self, kept: Mapping[tuple[str, Axis], Tensor], *, shares: bool = False) -> nn.Module:
+    def cut_to(self, kept: Kept, *, shares: bool = False) -> nn.Module:
         """`cut`, of what `kept_channels` says of a policy; if it `shares` the parameters that stay whole, it is quick
         to make, and not to be trained."""
-        gone = self.gone_layers(kept)
-        left = {side: indices for side, indices in kept.items() if side[0] not in gone}
-        shared = {id(tensor): tensor for tensor in self.original.parameters()} if shares else {}
-        smaller = copy_with(self.original, shared | _sliced_tensors(self.original, left))
-        remove_layers(smaller, gone)
-        for (name, axis), indices in left.items():
-            if not axis.startswith("dim"):
-                state_channels(smaller.get_submodule(name), axis, len(indices))
-        return smaller
+        return cut_sides(self.original, kept, self.gone_layers(kept), shares=shares)
 
     def cut_parameters(self, policy: PruningPolicy) -> dict[str, Tensor]:
         """The parameters of the cut, by name, as slices of the original's through which gradients flow back."""
         kept = self.kept_channels(policy)
         gone = self.gone_layers(kept)
+        slices = {id(tensor): taken for tensor, taken in _sliced(self.original, kept)}
         parameters = self.original.named_parameters()
-        tensors: dict[str, Tensor] = {key: tensor for key, tensor in parameters if key.rpartition(".")[0] not in gone}
-        for (name, axis), indices in kept.items():
-            for owner, field, _, dim in sliced_fields(self.original, name, axis):
-                if (key := f"{owner}.{field}" if owner else field) in tensors:
-                    tensors[key] = tensors[key].index_select(dim, indices)
-        return tensors
+        return {key: slices.get(id(each), each) for key, each in parameters if key.rpartition(".")[0] not in gone}
 
     def narrow(self, policy: PruningPolicy) -> "ElasticModel":
         """The cut as an elastic model of its own, with the same groups and ranking: for cutting step by step."""
@@ -127,49 +116,28 @@ def changed_layers(original: nn.Module, smaller: nn.Module) -> set[str]:
     }
 
 
-def resized(
-    model: nn.Module, layers: Mapping[str, tuple[int, int]], tensors: Mapping[str, tuple[int, ...]]
-) -> nn.Module:
-    """A copy of pruned shape with meaningless weights: the first step of loading a pruned model.
-
-    `layers` are (out, in) channels by name, `tensors` the shapes of bare tensors.
-    """
-    shapes: dict[int, tuple[Tensor, list[int]]] = {}
-    changed: list[tuple[str, Axis, int]] = []
-    for name, sides in layers.items():
-        module = model.get_submodule(name)
-        kind = kind_of(module)
-        assert kind is not None
-        for axis, size, before in zip(SIDES, sides, layer_sides(module), strict=True):
-            if size == before:
-                continue
-            for field, dim in kind.tensors.get(axis, {}).items():
-                if (tensor := tensors_of(module).get(field)) is not None:
-                    shapes.setdefault(id(tensor), (tensor, list(tensor.shape)))[1][dim] = size
-            if axis in kind.sizes:
-                changed.append((name, axis, size))
-    for name, shape in tensors.items():
-        tensor = owner_of(model, name)[1]
-        if tensor.shape != shape:
-            shapes[id(tensor)] = (tensor, list(shape))
-    made = {key: alike(tensor, tensor.detach().new_zeros(shape)) for key, (tensor, shape) in shapes.items()}
+def cut_sides(model: nn.Module, kept: Kept, gone: Collection[str] = (), *, shares: bool = False) -> nn.Module:
+    """A copy without the layers that are `gone`, of whose other sides what is `kept` stays; `shares` as in `cut_to`."""
+    left = {side: indices for side, indices in kept.items() if side[0] not in gone}
+    made: dict[int, Tensor] = {id(tensor): tensor for tensor in model.parameters()} if shares else {}
+    with torch.no_grad():
+        made |= {id(tensor): alike(tensor, taken) for tensor, taken in _sliced(model, left)}
     smaller = copy_with(model, made)
-    for name, axis, size in changed:
-        state_channels(smaller.get_submodule(name), axis, size)
+    remove_layers(smaller, gone)
+    for (name, axis), indices in left.items():
+        if not axis.startswith("dim"):
+            _state_channels(smaller.get_submodule(name), axis, len(indices))
     return smaller
 
 
-def state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
+def _state_channels(module: nn.Module, axis: Axis, channels: int) -> None:
     """Let a layer's own numbers say how many channels one side has; its tensors are not touched."""
     kind = kind_of(module)
     assert kind is not None, type(module)
     if kind is DEPTHWISE:  # several filters may read each channel
         filters = int(module.out_channels) // int(module.groups)  # type: ignore[arg-type]
-        sizes = {"out_channels": channels, "in_channels": channels // filters, "groups": channels // filters}
-    else:
-        sizes = dict.fromkeys(kind.sizes[axis], channels)
-    for attribute, size in sizes.items():
-        setattr(module, attribute, size)
+        module.in_channels = module.groups = channels // filters  # type: ignore[assignment]
+    setattr(module, kind.sizes[axis], channels)
 
 
 def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Member:
@@ -182,34 +150,28 @@ def _renumber(member: Member, kept: Tensor, new_root: Mapping[int, int]) -> Memb
     return replace(member, local=tuple(local for local, _ in pairs), root=tuple(root for _, root in pairs))
 
 
-def sliced_fields(model: nn.Module, name: str, axis: Axis) -> Iterator[tuple[str, str, Tensor, int]]:
-    """(module's name, field, tensor, dimension) of all tensors that a cut of one side slices."""
+def sliced_tensors(model: nn.Module, name: str, axis: Axis) -> list[tuple[Tensor, int]]:
+    """The tensors that a cut of one side slices, each with the dimension along which it does."""
     if axis.startswith("dim"):
-        owner, _, field = name.rpartition(".")
-        yield owner, field, owner_of(model, name)[1], int(axis[3:])
-        return
+        return [(tensor_of(model, name), int(axis[3:]))]
     module = model.get_submodule(name)
     kind = kind_of(module)
     assert kind is not None, type(module)
     own = tensors_of(module)
-    for field, dim in kind.tensors[axis].items():
-        if field in own:
-            yield name, field, own[field], dim
+    return [(own[field], dim) for field, dim in kind.tensors.get(axis, {}).items() if field in own]
 
 
-def _sliced_tensors(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> dict[int, Tensor]:
-    """By the identity of a tensor of the model's, what is left of it: these indices of each side."""
+def _sliced(model: nn.Module, kept: Kept) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each tensor of which something goes, and what is left of it: these indices of each side."""
     wanted: dict[int, tuple[Tensor, dict[int, Tensor]]] = {}
     for (name, axis), indices in kept.items():
-        for _, _, tensor, dim in sliced_fields(model, name, axis):
+        for tensor, dim in sliced_tensors(model, name, axis):
             wanted.setdefault(id(tensor), (tensor, {}))[1][dim] = indices
-    made: dict[int, Tensor] = {}
     for tensor, dims in wanted.values():
-        taken = tensor.detach()
+        taken = tensor
         for dim, indices in dims.items():
             taken = taken.index_select(dim, indices)
-        made[id(tensor)] = alike(tensor, taken)
-    return made
+        yield tensor, taken
 
 
 def alike(tensor: Tensor, values: Tensor) -> Tensor:

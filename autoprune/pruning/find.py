@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.pruning.branches import branch_outputs, gone_with
+from autoprune.pruning.branches import gone_with
 from autoprune.pruning.forward_pass import normalised_layers
-from autoprune.pruning.groups import Member, ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, side_channels
-from autoprune.pruning.layers import RECURRENT
+from autoprune.pruning.groups import ModelGroups, PrunableGroup, SkippedGroup, guessed_groups, is_whole_layer, places_of
 from autoprune.pruning.plain import own_copy
 from autoprune.pruning.probe import proven_groups
 from autoprune.tracing.call import Split
@@ -40,23 +39,22 @@ def read_groups(model: nn.Module, inputs: Inputs) -> tuple[ModelGroups, Trace]:
     guess, found = guessed_groups(model, inputs)
     fixed = [tensor.shape[1] for tensor in inputs if tensor.dim() > 1] + [group.channels for group in guess.skipped]
     proof = proven_groups(model, guess.prunable, inputs, fixed=fixed)
-    held, failed = list(proof.proven), dict(proof.failed)
+    failed = dict(proof.failed)
     skipped = {group.name: group for group in guess.skipped}
     for split in OTHER_SPLITS if found.is_split and failed else ():
         other, _ = guessed_groups(model, inputs, split=split)
-        retried = [group for group in other.prunable if group.name in failed and _is_apart(group, held)]
-        if not retried:
-            continue
-        proof = proven_groups(model, (*held, *retried), inputs, fixed=fixed)
-        held = list(proof.proven)
-        failed = {name: reason for name, reason in failed.items() if name not in {group.name for group in held}}
+        retried = [group for group in other.prunable if group.name in failed and _is_apart(group, proof.proven)]
+        if retried:
+            proof = proven_groups(model, (*proof.proven, *retried), inputs, fixed=fixed)
+            proven = {group.name for group in proof.proven}
+            failed = {name: why for name, why in {**proof.failed, **failed}.items() if name not in proven}
     channels = {group.name: group.channels for group in guess.prunable}
     skipped |= {name: SkippedGroup(name, channels[name], reason) for name, reason in failed.items()}
-    order = {name: index for index, name in enumerate(_names(model))}
+    places = places_of(model)
     return (
         ModelGroups(
-            tuple(sorted(held, key=lambda group: order[group.name])),
-            tuple(sorted(skipped.values(), key=lambda group: order[group.name])),
+            tuple(sorted(proof.proven, key=lambda group: places[group.name])),
+            tuple(sorted(skipped.values(), key=lambda group: places[group.name])),
         ),
         found,
     )
@@ -73,15 +71,6 @@ def _is_apart(group: PrunableGroup, others: Sequence[PrunableGroup]) -> bool:
     )
 
 
-def _names(model: nn.Module) -> list[str]:
-    """Modules in order, and after each its own parameters."""
-    names = []
-    for name, module in model.named_modules():
-        own = (*module.named_parameters(name, recurse=False), *module.named_buffers(name, recurse=False))
-        names += [name, *(tensor for tensor, _ in own)]
-    return names
-
-
 def _with_branches(
     model: nn.Module, groups: tuple[PrunableGroup, ...], input_shape: tuple[int, int, int]
 ) -> tuple[PrunableGroup, ...]:
@@ -90,17 +79,11 @@ def _with_branches(
     normalised = normalised_layers(model, images[:1])
     found = []
     for group in groups:
-        ends = branch_outputs([member.module for member in group.members if member.axis == "in"], normalised)
+        readers = [member.module for member in group.members if member.axis == "in"]
+        ends = tuple(normalised.get(name, name) for name in readers)  # or the BatchNorms that read those
         branch: tuple[str, ...] = ()
-        if all(_is_whole_layer(model, member) for member in group.members):
+        if all(is_whole_layer(model, member) for member in group.members):
             layers = tuple(dict.fromkeys((*(member.module for member in group.members), *ends)))
             branch = gone_with(model, layers, ends, images)
         found.append(replace(group, branch=branch))
     return tuple(found)
-
-
-def _is_whole_layer(model: nn.Module, member: Member) -> bool:
-    """Whether all channels of one side of a layer are meant, and the layer gives one tensor."""
-    if member.axis.startswith("dim") or len(member.local) != side_channels(model, member):
-        return False
-    return not isinstance(model.get_submodule(member.module), RECURRENT)

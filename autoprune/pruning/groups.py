@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, in_a_line
 from autoprune.pruning.forward_pass import evaluation_mode
-from autoprune.pruning.layers import Axis, kind_of, layer_sides, side_size, tensors_of
+from autoprune.pruning.layers import RECURRENT, SIDES, Axis, kind_of, layer_sides, tensors_of
 from autoprune.tracing.call import Split
 from autoprune.tracing.labels import Ints, Side
 from autoprune.tracing.told import Trace
-from autoprune.tracing.tracer import Inputs, one_sample, trace
+from autoprune.tracing.tracer import Inputs, trace
 
 ALONE = "it has one channel"
 TOGETHER = "its channels depend on each other"
@@ -77,15 +77,29 @@ class ModelGroups:
 def side_channels(model: nn.Module, member: Member) -> int:
     """How many channels the side of the layer has in all."""
     if member.axis.startswith("dim"):
-        return owner_of(model, member.module)[1].shape[int(member.axis[3:])]
-    return side_size(model.get_submodule(member.module), member.axis)
+        return tensor_of(model, member.module).shape[int(member.axis[3:])]
+    return layer_sides(model.get_submodule(member.module))[SIDES.index(member.axis)]
 
 
-def owner_of(model: nn.Module, tensor: str) -> tuple[nn.Module, Tensor]:
-    """The module that holds the parameter or buffer of that name, and it."""
-    parent, _, field = tensor.rpartition(".")
-    module = model.get_submodule(parent)
-    return module, tensors_of(module)[field]
+def is_whole_layer(model: nn.Module, member: Member) -> bool:
+    """Whether all channels of one side of a layer are meant, and the layer gives one tensor."""
+    if member.axis.startswith("dim") or len(member.local) != side_channels(model, member):
+        return False
+    return not isinstance(model.get_submodule(member.module), RECURRENT)
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that name."""
+    parent, _, field = name.rpartition(".")
+    return tensors_of(model.get_submodule(parent))[field]
+
+
+def places_of(model: nn.Module) -> dict[str, int]:
+    """The place of each module by its name, and after it that of each parameter and buffer of its own."""
+    names: list[str] = []
+    for name, module in model.named_modules():
+        names += [name, *(f"{name}.{field}" if name else field for field in tensors_of(module))]
+    return {name: place for place, name in enumerate(names)}
 
 
 def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> tuple[ModelGroups, Trace]:
@@ -96,7 +110,7 @@ def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -
     try:
         with evaluation_mode(model):
             try:
-                found = trace(model, one_sample(inputs), split=split)
+                found = trace(model, tuple(tensor[:1].clone() for tensor in inputs), split=split)
             except Exception:  # code may be written for the batch that is given
                 found = trace(model, inputs, split=split)
     except Exception as error:  # the user's model may raise anything
@@ -107,7 +121,7 @@ def guessed_groups(model: nn.Module, inputs: Inputs, *, split: Split = "free") -
                 "with torch.where"
             ) from error
         raise ModelError(
-            f"the model does not run on its example inputs ({type(error).__name__}: {_short(error)}); "
+            f"the model does not run on its example inputs ({type(error).__name__}: {in_a_line(error, 300)}); "
             f"give inputs of the shapes and types that it is made for, with the batch first"
         ) from error
     if found.foreign:
@@ -131,7 +145,7 @@ class _Reading:
 
     def __init__(self, model: nn.Module, found: Trace) -> None:
         self._model, self._labels = model, found.labels
-        self._order = {name: index for index, (name, _) in enumerate(model.named_modules())}
+        self._places = places_of(model)
         self._owners = _owners(model)
         self._classes = found.labels.classes()
         self._pinned: dict[int, str] = {}
@@ -149,11 +163,10 @@ class _Reading:
 
     def groups(self) -> ModelGroups:
         sides = self._labels.sides
-        makers = [number for number in sorted(self._labels.made) if self._owners.get(sides[number].tensor)]
         prunable: list[PrunableGroup] = []
         skipped: list[SkippedGroup] = []
         holders = self._holders()
-        for component in self._components(makers):
+        for component in self._components(sorted(self._labels.made)):
             named = sorted(component, key=lambda number: self._place(sides[number]))
             first = sides[named[0]]
             name, size = self._name(first), first.size
@@ -171,16 +184,15 @@ class _Reading:
             else:
                 prunable.append(PrunableGroup(name, len(roots), members))
         skipped += self._small_layers()
-        key = lambda group: self._name_place(group.name)  # noqa: E731
+        key = lambda group: self._places[group.name]  # noqa: E731
         return ModelGroups(tuple(sorted(prunable, key=key)), tuple(sorted(skipped, key=key)))
 
     def _small_layers(self) -> Iterator[SkippedGroup]:
         """Layers of one channel, and those that did not run."""
         for name, module in self._model.named_modules():
-            kind = kind_of(module)
-            if kind is None or not any(field in kind.tensors.get("in", ()) for field in tensors_of(module)):
+            kind, fields = kind_of(module), tensors_of(module)
+            if kind is None or not any(field in kind.tensors.get("in", ()) for field in fields):
                 continue
-            fields = tensors_of(module)
             if name not in self._ran and not any(
                 (f"{name}.{field}" if name else field) in self._used for field in fields
             ):
@@ -215,11 +227,9 @@ class _Reading:
 
     def _reason(self, every: Sequence[int], roots: Sequence[int]) -> str:
         reasons = [self._pinned[root] for root in every if root in self._pinned]
-        if reasons:
-            return next((reason for reason in reasons if reason), TOGETHER)
-        if len(every) == 1:
-            return TOGETHER
-        return UNREAD if not roots else TOGETHER
+        if not (reasons or roots) and len(every) > 1:
+            return UNREAD
+        return next((reason for reason in reasons if reason), TOGETHER)
 
     def _members(self, sides: Iterable[Side], channel: Mapping[int, int]) -> tuple[Member, ...] | None:
         """The sides of layers that lose channels; None if tensors of one layer would lose different ones."""
@@ -227,12 +237,12 @@ class _Reading:
         for side in sides:
             pairs = [(local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel]
             local, root = tuple(place for place, _ in pairs), tuple(number for _, number in pairs)
-            for owner, field in self._owners.get(side.tensor, ()):
+            for owner, field in self._owners[side.tensor]:
                 name, axis = self._named(owner, field, side)
                 member = Member(name, axis, local, root)
                 if found.setdefault((name, axis), member) != member:
                     return None
-        order = sorted(found.values(), key=lambda member: (self._name_place(member.module), member.axis))
+        order = sorted(found.values(), key=lambda member: (self._places[member.module], member.axis))
         return tuple(order)
 
     def _named(self, owner: str, field: str, side: Side) -> tuple[str, Axis]:
@@ -248,10 +258,7 @@ class _Reading:
         return self._named(owner, field, side)[0]
 
     def _place(self, side: Side) -> tuple[int, int]:
-        return self._order[self._owners[side.tensor][0][0]], side.first
-
-    def _name_place(self, name: str) -> tuple[int, str]:
-        return (self._order[name], "") if name in self._order else (self._order[name.rpartition(".")[0]], name)
+        return self._places[self._owners[side.tensor][0][0]], side.first
 
 
 def _owners(model: nn.Module) -> dict[str, list[tuple[str, str]]]:
@@ -272,7 +279,3 @@ def _unstored(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         for field in module._non_persistent_buffers_set
     ]
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from autoprune.errors import InputError, ModelError
 from autoprune.foundation.factories import check_call, load_factory
 from autoprune.pruning.copies import copied
-from autoprune.pruning.elastic import sliced_fields
+from autoprune.pruning.elastic import sliced_tensors
 from autoprune.pruning.groups import Member, PrunableGroup
 from autoprune.tasks.classification import CLASSIFICATION
 from autoprune.tasks.judging import targets_of
@@ -136,7 +136,7 @@ def _producers(model: nn.Module, group: PrunableGroup, *, with_gradient: bool = 
     for member in group.members:
         if member.axis not in ("out", "dim0"):
             continue
-        for _, _, tensor, dim in sliced_fields(model, member.module, member.axis):
+        for tensor, dim in sliced_tensors(model, member.module, member.axis):
             if tensor.dim() < 2 or id(tensor) in seen:  # a tied weight counts once
                 continue
             seen.add(id(tensor))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 Axis = str
 """A side of a layer, "out" or "in"; of a bare parameter or buffer, one of its dimensions: "dim0", "dim1", ..."""
+SIDES: tuple[Axis, Axis] = ("out", "in")
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -19,34 +20,29 @@ RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 
 @dataclass(frozen=True)
 class LayerKind:
-    """`tensors` gives, for each side, the dimension of each tensor that lies along it, `sizes` the attributes that
-    state its channels."""
+    """`tensors` gives, for each side, the dimension of each tensor that lies along it, `sizes` the attribute that
+    states its channels."""
 
     tensors: Mapping[Axis, Mapping[str, int]]
-    sizes: Mapping[Axis, tuple[str, ...]]
+    sizes: Mapping[Axis, str]
 
 
 _VECTORS = {"weight": 0, "bias": 0, "running_mean": 0, "running_var": 0}
 _WEIGHTS_IN = {f"weight_ih_l0{end}": 1 for end in ("", "_reverse")}
-CONVOLUTION = LayerKind(
-    {"out": {"weight": 0, "bias": 0}, "in": {"weight": 1}}, {"out": ("out_channels",), "in": ("in_channels",)}
-)
-TRANSPOSED_CONVOLUTION = LayerKind(
-    {"out": {"weight": 1, "bias": 0}, "in": {"weight": 0}}, {"out": ("out_channels",), "in": ("in_channels",)}
-)
-DEPTHWISE = LayerKind({"out": {"weight": 0, "bias": 0}}, {"out": ("out_channels", "in_channels", "groups")})
-LINEAR = LayerKind(
-    {"out": {"weight": 0, "bias": 0}, "in": {"weight": 1}}, {"out": ("out_features",), "in": ("in_features",)}
-)
-NORM = LayerKind({"out": _VECTORS}, {"out": ("num_features",)})
+_CHANNELS = {"out": "out_channels", "in": "in_channels"}
+CONVOLUTION = LayerKind({"out": {"weight": 0, "bias": 0}, "in": {"weight": 1}}, _CHANNELS)
+TRANSPOSED_CONVOLUTION = LayerKind({"out": {"weight": 1, "bias": 0}, "in": {"weight": 0}}, _CHANNELS)
+DEPTHWISE = LayerKind({"out": {"weight": 0, "bias": 0}}, _CHANNELS)
+LINEAR = LayerKind(CONVOLUTION.tensors, {"out": "out_features", "in": "in_features"})
+NORM = LayerKind({"out": _VECTORS}, {"out": "num_features"})
 KINDS: tuple[tuple[tuple[type[nn.Module], ...], LayerKind], ...] = (
     (CONVOLUTIONS, CONVOLUTION),
     (TRANSPOSED, TRANSPOSED_CONVOLUTION),
     ((nn.Linear,), LINEAR),
     (NORMS, NORM),
-    ((nn.Embedding,), LayerKind({"out": {"weight": 1}}, {"out": ("embedding_dim",)})),
-    ((nn.PReLU,), LayerKind({"out": {"weight": 0}}, {"out": ("num_parameters",)})),
-    (RECURRENT, LayerKind({"in": _WEIGHTS_IN}, {"in": ("input_size",)})),
+    ((nn.Embedding,), LayerKind({"out": {"weight": 1}}, {"out": "embedding_dim"})),
+    ((nn.PReLU,), LayerKind({"out": {"weight": 0}}, {"out": "num_parameters"})),
+    (RECURRENT, LayerKind({"in": _WEIGHTS_IN}, {"in": "input_size"})),
 )
 
 
@@ -85,14 +81,6 @@ def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     )
 
 
-def side_size(module: nn.Module, axis: Axis) -> int:
-    """How many channels a side of a known layer has."""
-    kind = kind_of(module)
-    assert kind is not None, type(module)
-    attributes = kind.sizes.get(axis) or kind.sizes["out"]
-    return int(getattr(module, attributes[0]))
-
-
 def is_resized(module: nn.Module, field: str) -> bool:
     """Whether a tensor of a module follows from its kind and its sides."""
     kind = kind_of(module)
@@ -100,14 +88,12 @@ def is_resized(module: nn.Module, field: str) -> bool:
 
 
 def layer_sides(module: nn.Module) -> tuple[int, int]:
-    """(output channels, input channels) of a known layer; where one side is the other, both are."""
+    """(output channels, input channels) of a known layer; where one side is the other, both are; 0 outputs of one whose
+    outputs are never cut."""
     kind = kind_of(module)
     assert kind is not None, type(module)
-    if kind is DEPTHWISE:
-        return int(module.out_channels), int(module.in_channels)  # type: ignore[arg-type]
-    if "out" not in kind.sizes:
-        return 0, side_size(module, "in")
-    return side_size(module, "out"), side_size(module, "in")
+    out = int(getattr(module, kind.sizes["out"])) if "out" in kind.sizes else 0
+    return out, int(getattr(module, kind.sizes["in"])) if "in" in kind.sizes else out
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

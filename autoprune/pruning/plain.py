@@ -1,12 +1,12 @@
 """A copy of a model to work on: weights that are made of others are made once and for all, and nothing is shared."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from autoprune.errors import ModelError
+from autoprune.models.weight_checks import check_shapes_known, strangeness
 from autoprune.pruning.copies import copy_with
 from autoprune.tracing.structures import tensors_in
 
@@ -47,13 +47,10 @@ def check_module(model: nn.Module) -> None:
             raise ModelError(f"model: {name or 'it'} is a TorchScript module; give the module that it was made of")
         if type(module).__name__ == "OptimizedModule":
             raise ModelError(f"model: {name or 'it'} was compiled; give the module before torch.compile")
+    check_shapes_known(model, "model")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if torch.nn.parameter.is_lazy(tensor):
-            raise ModelError(f"model: {name} has no shape yet; run the lazy network on an input once")
-        if tensor.is_meta:
-            raise ModelError(f"model: {name} is a meta tensor without values; load the weights first")
-        if tensor.layout is not _STRIDED or tensor.is_quantized:
-            raise ModelError(f"model: {name} is sparse or quantised; give the model with plain float32 weights")
+        if strange := strangeness(tensor):
+            raise ModelError(f"model: {name} is {strange}")
 
 
 def bake(model: nn.Module) -> list[str]:
@@ -86,6 +83,3 @@ def _computed(model: nn.Module) -> list[Tensor]:
         own = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_modules")}
         found += [tensor for tensor in tensors_in(own) if not tensor.is_leaf]
     return found
-
-
-_STRIDED = Tensor().layout

@@ -2,12 +2,13 @@
 
 A wrong map of channels (a permuted flatten, a shuffle, a number of features in the code) gives a network that runs and
 answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ,
-the groups are halved until those that fail are known. Weights are random for that, so that no channel is like another
-and none is silent, as a trained network's may be.
+the first group that fails together with those before it is looked for, and left whole, until the others hold. Weights
+are random for that, so that no channel is like another and none is silent, as a trained network's may be.
 """
 
 import bisect
 import itertools
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, in_a_line
 from autoprune.pruning.copies import copied, copy_with
-from autoprune.pruning.elastic import ElasticModel, alike, sliced_fields
+from autoprune.pruning.elastic import ElasticModel, Kept, alike, sliced_tensors
 from autoprune.pruning.forward_pass import evaluation_mode
 from autoprune.pruning.groups import PrunableGroup
-from autoprune.pruning.layers import Axis, tensors_of
+from autoprune.pruning.layers import tensors_of
 from autoprune.space.policy import PruningPolicy
 from autoprune.tracing.structures import tensors_in
 from autoprune.tracing.tracer import Inputs
@@ -30,7 +31,7 @@ ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summat
 VALUES = 20_000  # of an input, at least, unless that takes more samples than `MOST_SAMPLES`
 MOST_SAMPLES = 8
 MOST_FIXED = 4
-FEW_CUTS = 3  # while groups are halved; most faults show in the first one
+FEW_CUTS = 3  # while faults are looked for; most show in the first one
 LATE = "there was no time to prove that it may be cut"
 RANDOM = "the model answers otherwise each time that it is asked, so that no cut can be checked"
 SECONDS = 300.0  # for all groups of a network
@@ -58,34 +59,33 @@ def proven_groups(
     `fixed` are widths that stay, of inputs and of other layers: code may do something else where one meets its equal.
     What was not looked at after `seconds` counts as failed. Raises `ModelError` if the network gives no finite numbers.
     """
-    probe = _Probe(model, inputs, fixed=fixed, deadline=time.monotonic() + seconds)
+    deadline = time.monotonic() + seconds
+    probe, held = _Probe(model, inputs, fixed=fixed), tuple(groups)
     if probe.is_random:
-        return Proof((), dict.fromkeys((group.name for group in groups), RANDOM))
-    if probe.fault(tuple(groups)) is None:
-        return Proof(tuple(groups), {})
+        return Proof((), dict.fromkeys((group.name for group in held), RANDOM))
+    if probe.fault(held) is None:
+        return Proof(held, {})
+    probe.deadline = deadline
     failed: dict[str, str] = {}
-    held = probe.holding(tuple(groups), failed, thorough=False)
-    if held and probe.fault(held) is not None:  # what a few cuts did not show
-        held = probe.holding(held, failed, thorough=True)
-    while held and probe.fault(held) is not None:  # each alone, but not all together
-        if probe.is_late:
-            failed |= dict.fromkeys((group.name for group in held), LATE)
-            return Proof((), failed)
-        beginnings = [held[: count + 1] for count in range(len(held))]
-        place = bisect.bisect_left(beginnings[:-1], True, key=lambda some: probe.fault(some) is not None)
-        fault = probe.fault(beginnings[place])
-        failed[held[place].name] = f"it cannot be cut together with the groups before it ({fault})"
-        held = (*held[:place], *held[place + 1 :])
+    for thorough in (False, True):
+        sound = 0  # of the groups: the first ones, which hold together
+        while sound < len(held) and probe.fault(held, thorough=thorough) is not None:
+            sound = probe.sound(held, known=sound, thorough=thorough)
+            failed[held[sound].name] = probe.fault(held[sound : sound + 1]) or (
+                f"it cannot be cut together with the groups before it ({probe.fault(held[: sound + 1])})"
+            )
+            held = (*held[:sound], *held[sound + 1 :])
     return Proof(held, failed)
 
 
 class _Probe:
-    def __init__(self, model: nn.Module, inputs: Inputs, *, fixed: Sequence[int], deadline: float) -> None:
+    deadline = math.inf  # of `time.monotonic`
+
+    def __init__(self, model: nn.Module, inputs: Inputs, *, fixed: Sequence[int]) -> None:
         self._fixed = tuple(width for width, _ in Counter(fixed).most_common(MOST_FIXED))
         generator = torch.Generator().manual_seed(0)
         self._model = distinct(model, generator)
         self._inputs = _samples(inputs, generator)
-        self._deadline = deadline
         with evaluation_mode(model), torch.random.fork_rng(devices=[]):
             if not self._is_usable():  # code may be written for one size of batch
                 self._inputs = tuple(other_values(tensor, len(tensor), generator) for tensor in inputs)
@@ -119,33 +119,18 @@ class _Probe:
         except Exception:  # the user's model may raise anything
             return False
 
-    @property
-    def is_late(self) -> bool:
-        return time.monotonic() > self._deadline
+    def sound(self, groups: tuple[PrunableGroup, ...], *, known: int, thorough: bool) -> int:
+        """How many of the first of these groups, which do not all hold, hold together; so many are `known` to."""
 
-    def holding(
-        self, groups: tuple[PrunableGroup, ...], failed: dict[str, str], *, thorough: bool
-    ) -> tuple[PrunableGroup, ...]:
-        """Those that hold, by halving; the reasons of the others go into `failed`."""
-        if not groups:
-            return ()
-        if self.is_late:
-            failed |= dict.fromkeys((group.name for group in groups), LATE)
-            return ()
-        fault = self.fault(groups, thorough=thorough)
-        if fault is None:
-            return groups
-        if len(groups) == 1:
-            failed[groups[0].name] = fault
-            return ()
-        middle = len(groups) // 2
-        return (
-            *self.holding(groups[:middle], failed, thorough=thorough),
-            *self.holding(groups[middle:], failed, thorough=thorough),
-        )
+        def fails(end: int) -> bool:
+            return self.fault(groups[:end], thorough=thorough) is not None
+
+        return known + bisect.bisect_left(range(known + 1, len(groups)), True, key=fails)
 
     def fault(self, groups: tuple[PrunableGroup, ...], *, thorough: bool = True) -> str | None:
         """What is wrong with cuts of these groups, all or just a few of them; None if nothing is."""
+        if time.monotonic() > self.deadline:
+            return LATE
         made = cuts(self._model, groups, fixed=self._fixed)
         for number, (elastic, policy) in enumerate(made if thorough else itertools.islice(made, FEW_CUTS)):
             try:
@@ -175,7 +160,7 @@ def cut_fault(cut: nn.Module, silent: nn.Module, inputs: Inputs) -> str | None:
 
 
 def _not_run(error: Exception) -> str:
-    return f"the network does not run without some of its channels ({type(error).__name__}: {_line(error)})"
+    return f"the network does not run without some of its channels ({type(error).__name__}: {in_a_line(error, 120)})"
 
 
 def cuts(
@@ -209,7 +194,7 @@ def _keeping(
     return ElasticModel(model, tuple(groups), ranking), PruningPolicy.of(widths)
 
 
-def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Module:
+def masked(model: nn.Module, kept: Kept) -> nn.Module:
     """A copy of `model` in which all channels but `kept`, of each side of its layers, are zero; what is not cut it
     shares with the model.
 
@@ -218,7 +203,7 @@ def masked(model: nn.Module, kept: Mapping[tuple[str, Axis], Tensor]) -> nn.Modu
     """
     silent: dict[int, Tensor] = {}
     for (name, axis), indices in kept.items():
-        for _, _, tensor, dim in sliced_fields(model, name, axis):
+        for tensor, dim in sliced_tensors(model, name, axis):
             if axis.startswith("dim") and tensor.numel() == tensor.shape[dim]:
                 continue
             gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
@@ -318,7 +303,3 @@ def _is_finite(outputs: Sequence[Tensor]) -> bool:
         bool((torch.isfinite(tensor) | tensor.isneginf()).all()) and bool(torch.isfinite(tensor).any())
         for tensor in floats
     )
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

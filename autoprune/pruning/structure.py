@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import InputError, ModelError, shown
 from autoprune.foundation.files import read_json, write_json
 from autoprune.foundation.paths import user_path
 from autoprune.models import ModelSpec, build_model, load_weights, save_weights
 from autoprune.models.build import is_factory
-from autoprune.pruning.branches import Nothing, remove_layers
-from autoprune.pruning.elastic import resized
-from autoprune.pruning.layers import is_resized, kind_of, layer_sides, tensors_of
+from autoprune.pruning.branches import Nothing
+from autoprune.pruning.elastic import Kept, cut_sides, sliced_tensors
+from autoprune.pruning.layers import SIDES, Axis, is_resized, kind_of, layer_sides, tensors_of
 from autoprune.pruning.plain import plain_copy
 
 SCHEMA = 1
@@ -92,14 +92,12 @@ def load_pruned(folder: Path | str, *, architecture: nn.Module | None = None) ->
             raise ModelError(f"{path}: {error}") from None
         if sum(parameter.numel() for parameter in unpruned.parameters()) > MOST_PARAMS:
             raise ModelError(f"{path}: the model before pruning would have more than {MOST_PARAMS:,} parameters")
-        _check_fits(unpruned, structure, path)
+        kept = _kept(unpruned, structure, path)
         model = build_model(spec)
     else:
-        _check_fits(architecture, structure, path)
+        kept = _kept(architecture, structure, path)
         model = plain_copy(architecture)
-    layers = {name: (sides.out_channels, sides.in_channels) for name, sides in structure.layers.items()}
-    model = resized(model, layers, structure.tensors)
-    remove_layers(model, structure.gone)
+    model = cut_sides(model, kept, structure.gone)
     load_weights(model, str(folder / WEIGHTS_FILE))
     model.eval()
     return model
@@ -125,27 +123,34 @@ def _buildable(spec: _Spec | None, path: Path) -> ModelSpec:
     return ModelSpec(**spec.model_dump())
 
 
-def _check_fits(unpruned: nn.Module, structure: _Structure, path: Path) -> None:
-    """Raises `ModelError` for what is no cut of this architecture."""
+def _kept(unpruned: nn.Module, structure: _Structure, path: Path) -> Kept:
+    """So many channels of each cut side as the file says; which ones does not matter, all weights are read afterwards.
+
+    Raises `ModelError` for what is no cut of this architecture.
+    """
     modules = dict(unpruned.named_modules())
+    kept: dict[tuple[str, Axis], Tensor] = {}
     for name in structure.gone:
         if not name or name not in modules or name in structure.layers:
             raise ModelError(f"{path}: layer {name}, which is gone, does not fit the architecture")
     for name, sides in structure.layers.items():
         module = modules.get(name)
-        if module is None or kind_of(module) is None or not _is_cut_of(module, sides):
+        if module is None or (kind := kind_of(module)) is None:
             raise ModelError(f"{path}: layer {name} does not fit the architecture")
+        for axis, size, most in zip(SIDES, (sides.out_channels, sides.in_channels), layer_sides(module), strict=True):
+            lengths = [tensor.shape[dim] for tensor, dim in sliced_tensors(unpruned, name, axis)]
+            if size != most and not 1 <= size <= min((most, *lengths)):
+                raise ModelError(f"{path}: layer {name} does not fit the architecture")
+            if size != most and axis in kind.tensors:
+                kept[name, axis] = torch.arange(size)
     for name, shape in structure.tensors.items():
         parent, _, field = name.rpartition(".")
         tensor = tensors_of(modules[parent]).get(field) if parent in modules else None
-        if (
-            tensor is None
-            or tensor.dim() != len(shape)
-            or not all(1 <= size <= most or size == most for size, most in zip(shape, tensor.shape, strict=True))
-        ):
+        if tensor is None or tensor.dim() != len(shape):
             raise ModelError(f"{path}: tensor {name} does not fit the architecture")
-
-
-def _is_cut_of(module: nn.Module, sides: _Sides) -> bool:
-    most_out, most_in = layer_sides(module)
-    return min(1, most_out) <= sides.out_channels <= most_out and min(1, most_in) <= sides.in_channels <= most_in
+        for dim, (size, most) in enumerate(zip(shape, tensor.shape, strict=True)):
+            if size != most and not 1 <= size <= most:
+                raise ModelError(f"{path}: tensor {name} does not fit the architecture")
+            if size != most:
+                kept[name, f"dim{dim}"] = torch.arange(size)
+    return kept

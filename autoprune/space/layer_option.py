@@ -11,8 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.factories import load_factory
 from autoprune.space.policy import PruningPolicy
 

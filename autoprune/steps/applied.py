@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoprune.config import RunConfig
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import shown
+from autoprune.errors import InputError, shown
 from autoprune.foundation.progress import say
 from autoprune.policies.actor import Actor, roll_out
 from autoprune.results.run import SearchFigures

@@ -9,8 +9,7 @@ from autoprune.config import RunConfig
 from autoprune.data import ImageSplit, SearchData, load_search_data, load_test_split, tell_repeated
 from autoprune.data.augment import check_augmentation
 from autoprune.data.splits import check_split, check_varied
-from autoprune.errors import InputError
-from autoprune.foundation.files import shortened
+from autoprune.errors import InputError, cut
 from autoprune.foundation.seeding import derive_seed, seed_everything
 from autoprune.models import ModelSpec, build_model, check_classifier, check_weights, load_weights
 from autoprune.pruning.plain import check_module, own_copy
@@ -54,7 +53,7 @@ def load_subject(
     test = load_test_split(config.data, classes=data.info.classes) if test is None else test
     for split, where in ((data.train, "the train split"), (data.search, "the search split"), (test, "the test split")):
         check_split(split, data.info, where)
-        check_varied(split, f"data.name={shortened(data.info.name)}: {where}")
+        check_varied(split, f"data.name={cut(data.info.name)}: {where}")
     tell_repeated(data, test)
     spec = None
     if model is None:

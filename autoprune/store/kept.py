@@ -6,7 +6,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError, with_config
 
-from autoprune.foundation.bounds import shown
+from autoprune.errors import shown
 from autoprune.space.policy import PruningPolicy
 
 Value = TypeVar("Value")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from autoprune.errors import InputError
-from autoprune.foundation.bounds import real_number, shown, whole_number
+from autoprune.errors import InputError, shown
+from autoprune.foundation.bounds import real_number, whole_number
 from autoprune.space.policy import PruningPolicy
 from autoprune.store.score import DIVERGENCE, LARGEST_DIVERGENCE, ROUNDING
 

@@ -10,32 +10,8 @@ from typing import Any
 
 import torch
 
-from autoprune.tracing.products import bmm, convolution, mm
-from autoprune.tracing.rules import (
-    Rule,
-    as_its_first,
-    attention,
-    batch_norm,
-    concatenated,
-    constant,
-    elementwise,
-    embedded,
-    gated,
-    group_norm,
-    layer_norm,
-    like,
-    moved,
-    normalised_along,
-    pieces,
-    reduced,
-    sampled,
-    shuffled,
-    sliced,
-    taken,
-    transformed,
-    unpooled,
-    windows,
-)
+from autoprune.tracing import products, rules
+from autoprune.tracing.rules import Rule
 
 MOVES = (
     *("view", "_unsafe_view", "permute", "t", "transpose", "expand", "squeeze", "unsqueeze", "flip", "roll", "rot90"),
@@ -45,6 +21,8 @@ MOVES = (
 )
 ELEMENTWISE_WITHOUT_TAG = ("hardswish", "_prelu_kernel", "rsub", "masked_fill", "log_sigmoid_forward",
                            "native_dropout", "bernoulli", "where", "rrelu_with_noise")  # fmt: skip
+MIXES = ("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "logcumsumexp", "_fft_r2c", "_fft_c2r", "_fft_c2c")
+REDUCTIONS_WITHOUT_TAG = ("sum", "any", "all", "median")
 WINDOWS: dict[str, int] = {  # how many of the last dimensions the places lie along
     **{f"{kind}{n}d": n for kind in ("avg_pool", "upsample_nearest", "_upsample_nearest_exact") for n in (1, 2, 3)},
     **{f"{kind}_pad{n}d": n for kind in ("reflection", "replication") for n in (1, 2, 3)},
@@ -65,35 +43,31 @@ ATTENTIONS = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_produc
               "_scaled_dot_product_efficient_attention", "_native_multi_head_attention")  # fmt: skip
 FAKE_QUANTISERS = ("fake_quantize_per_tensor_affine_cachemask",
                    "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams")  # fmt: skip
+CONSTANTS_ALIKE = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like")
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(MOVES, moved),
-    **dict.fromkeys(("index", "index_select", "_unsafe_index"), taken),
-    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind"), pieces),
-    "slice": sliced,
-    **dict.fromkeys(("cat", "stack"), concatenated),
-    **dict.fromkeys(ELEMENTWISE_WITHOUT_TAG, elementwise),
-    **dict.fromkeys(("_softmax", "_log_softmax", "cumsum", "cumprod", "sort", "logcumsumexp"), normalised_along),
-    **{name: partial(windows, trailing=trailing) for name, trailing in WINDOWS.items()},
-    **dict.fromkeys(BATCH_NORMS, batch_norm),
-    "native_group_norm": group_norm,
-    "native_layer_norm": layer_norm,
-    "channel_shuffle": shuffled,
-    **{f"max_unpool{n}d": partial(unpooled, trailing=n) for n in (2, 3)},
-    **{f"grid_sampler_{n}d": partial(sampled, trailing=n) for n in (2, 3)},
-    **dict.fromkeys(("_fft_r2c", "_fft_c2r", "_fft_c2c"), transformed),
-    **dict.fromkeys(FAKE_QUANTISERS, as_its_first),
-    "glu": gated,
-    "embedding": embedded,
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"), like),
-    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), constant),
-    **dict.fromkeys(ATTENTIONS, attention),
-    "convolution": convolution,
-    "mm": mm,
-    "addmm": mm,
-    "bmm": bmm,
-    "baddbmm": bmm,
+    **dict.fromkeys(MOVES, rules.moved),
+    **dict.fromkeys(("index", "index_select", "_unsafe_index"), rules.taken),
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind"), rules.pieces),
+    "slice": rules.sliced,
+    **dict.fromkeys(("cat", "stack"), rules.concatenated),
+    **dict.fromkeys(ELEMENTWISE_WITHOUT_TAG, rules.elementwise),
+    **dict.fromkeys((*MIXES, *REDUCTIONS_WITHOUT_TAG), rules.mixed),
+    **{name: partial(rules.windows, trailing=trailing) for name, trailing in WINDOWS.items()},
+    **dict.fromkeys(BATCH_NORMS, rules.batch_norm),
+    "native_group_norm": rules.group_norm,
+    "native_layer_norm": rules.layer_norm,
+    "channel_shuffle": rules.shuffled,
+    **{f"max_unpool{n}d": partial(rules.unpooled, trailing=n) for n in (2, 3)},
+    **{f"grid_sampler_{n}d": partial(rules.sampled, trailing=n) for n in (2, 3)},
+    **dict.fromkeys((*FAKE_QUANTISERS, *CONSTANTS_ALIKE), rules.as_its_first),
+    "glu": rules.gated,
+    "embedding": rules.embedded,
+    **dict.fromkeys(("new_zeros", "new_ones", "new_full", "new_empty"), rules.constant),
+    **dict.fromkeys(ATTENTIONS, rules.attention),
+    "convolution": products.convolution,
+    **dict.fromkeys(("mm", "addmm"), partial(products.product, batch=0)),
+    **dict.fromkeys(("bmm", "baddbmm"), partial(products.product, batch=1)),
 }
-REDUCTIONS_WITHOUT_TAG = ("sum", "any", "all", "median")
 # What cuts an axis into pieces, or spreads it over several.
 SPLITS = ("slice", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
 SPREADS = ("view", "_unsafe_view")
@@ -104,7 +78,5 @@ def rule_of(func: Any, name: str) -> Rule | None:
     if name in RULES:
         return RULES[name]
     if torch.Tag.pointwise in func.tags:
-        return elementwise
-    if name in REDUCTIONS_WITHOUT_TAG or torch.Tag.reduction in func.tags:
-        return reduced
-    return None
+        return rules.elementwise
+    return rules.mixed if torch.Tag.reduction in func.tags else None

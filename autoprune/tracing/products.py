@@ -52,17 +52,8 @@ def convolution(call: Call) -> Slots:
     return call.labels.join(parts, FIXED)
 
 
-def mm(call: Call) -> Slots:
-    """(n, k) @ (k, m), and `addmm`, which adds its first argument."""
-    return _product(call, batch=0)
-
-
-def bmm(call: Call) -> Slots:
-    """(b, n, k) @ (b, k, m), and `baddbmm`."""
-    return _product(call, batch=1)
-
-
-def _product(call: Call, *, batch: int) -> Slots:
+def product(call: Call, *, batch: int) -> Slots:
+    """(n, k) @ (k, m), or with so many `batch` axes before; `addmm` and `baddbmm` add their first argument."""
     a, b = call.tensors()[-2:]
     rows, columns = batch, batch + 1
     left, right = call.slots(a), call.slots(b)

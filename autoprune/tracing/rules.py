@@ -116,21 +116,15 @@ def elementwise(call: Call) -> Slots:
     return call.labels.join(parts, FIXED) if any(slots for slots, _ in parts) else ()
 
 
-def reduced(call: Call) -> Slots:
-    """A sum, mean, maximum over some axes: what has labels along one of them cannot shrink."""
+def mixed(call: Call) -> Slots:
+    """Along some axes each place changes the others (sums, maxima, softmax, running sums, Fourier transforms): what has
+    labels along one of them cannot shrink."""
     tensor = call.first()
     dims = _dims(call.given.get("dim"), tensor.dim())
     kept = _apart(call, tensor, dims, MIXED)
     if _rank(call.out) == tensor.dim():
         return kept
     return tuple(Slot(slot.labels.squeeze(tuple(dims)), slot.side) for slot in kept)
-
-
-def normalised_along(call: Call) -> Slots:
-    """Softmax, a running sum: along one axis each place changes the others."""
-    tensor = call.first()
-    axis = int(call.given["dim"]) % tensor.dim()
-    return _apart(call, tensor, {axis}, MIXED)
 
 
 def windows(call: Call, *, trailing: int) -> Slots:
@@ -150,14 +144,8 @@ def sampled(call: Call, *, trailing: int) -> Slots:
     return windows(call, trailing=trailing)
 
 
-def transformed(call: Call) -> Slots:
-    """Fourier transforms: along some axes each place changes all others."""
-    tensor = call.first()
-    return _apart(call, tensor, {int(axis) % tensor.dim() for axis in call.given["dim"]}, MIXED)
-
-
 def as_its_first(call: Call) -> Slots:
-    """Element by element, with one number for all: what else it reads are no channels."""
+    """Element by element, with one number for all, or a constant in that shape: what else it reads are no channels."""
     tensor, *others = call.tensors()
     for other in others:
         call.labels.pin_slots(call.slots(other), FIXED)
@@ -192,14 +180,11 @@ def batch_norm(call: Call) -> Slots:
 
 
 def group_norm(call: Call) -> Slots:
-    tensor = call.given["input"]
-    return _norm_over(call, set(range(1, tensor.dim())), "GroupNorm normalises over its channels")
+    return _norm_from(call, 1, "GroupNorm normalises over its channels")
 
 
 def layer_norm(call: Call) -> Slots:
-    tensor = call.given["input"]
-    over = range(tensor.dim() - len(call.given["normalized_shape"]), tensor.dim())
-    return _norm_over(call, set(over), "LayerNorm normalises over its channels")
+    return _norm_from(call, -len(call.given["normalized_shape"]), "LayerNorm normalises over its channels")
 
 
 def gated(call: Call) -> Slots:
@@ -235,11 +220,6 @@ def attention(call: Call) -> Slots:
     for tensor in call.tensors():
         call.labels.pin_slots(call.slots(tensor), ATTENTION)
     return ()
-
-
-def like(call: Call) -> Slots:
-    """A constant in the shape of something: it shrinks with it."""
-    return call.slots(call.first())
 
 
 def _run_on(call: Call, tensor: Tensor, labels: Tensor) -> Any:
@@ -284,10 +264,10 @@ def _mixed_along_last(call: Call, slots: Slots, trailing: int) -> Slots:
     return tuple(Slot(call.labels.over(slot.labels, leading), slot.side) for slot in kept)
 
 
-def _norm_over(call: Call, axes: set[int], reason: str) -> Slots:
-    """A norm over some axes; all that has labels along them stays, and so do its own weights."""
+def _norm_from(call: Call, axis: int, reason: str) -> Slots:
+    """A norm over an axis and all after it; what has labels along them stays, and so do its own weights."""
     tensor = call.given["input"]
-    kept = _apart(call, tensor, axes, reason)
+    kept = _apart(call, tensor, set(range(tensor.dim())[axis:]), reason)
     for field in ("weight", "bias"):
         if isinstance(vector := call.given.get(field), Tensor):
             call.labels.pin_slots(call.slots(vector), reason)

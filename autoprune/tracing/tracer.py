@@ -5,7 +5,7 @@ network is made of: layers, functions, bare parameters, views.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,7 +54,7 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
         torch.inference_mode(False),
         torch.no_grad(),
         follower.places(),
-        _Watcher(follower),
+        _Watcher(follower, found),
         follower,
     ):
         found.outputs = model(*inputs)
@@ -65,9 +65,9 @@ def trace(model: nn.Module, inputs: Inputs, *, split: Split = "free") -> Trace:
 class _Watcher(TorchFunctionMode):
     """Sees what leaves PyTorch without an operation: values as lists and arrays, and `x.data`."""
 
-    def __init__(self, follower: "_Follower") -> None:
+    def __init__(self, follower: "_Follower", found: Trace) -> None:
         super().__init__()
-        self._follower = follower
+        self._follower, self._found = follower, found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -76,8 +76,10 @@ class _Watcher(TorchFunctionMode):
             if given.get("mode") == "circular":
                 rule = partial(windows, trailing=len(given["pad"]) // 2)
                 return self._follower.followed_whole("pad", rule, lambda: func(*args, **kwargs), input=given["input"])
-        with self._follower.checking() if func in CHECKED else contextlib.nullcontext():
-            out = func(*args, **kwargs)
+        noted = len(self._found.by_value)
+        out = func(*args, **kwargs)
+        if func in CHECKED:
+            del self._found.by_value[noted:]
         if func in EXITS:
             self._follower.values_leave(args[0])
         elif func is torch.Tensor.data.__get__:  # type: ignore[attr-defined]
@@ -92,7 +94,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._place: list[str] = []
-        self._is_checking, self._is_paused = False, False
+        self._is_paused = False
         self._written_to: dict[int, Tensor] = {}  # by address, kept alive so that it is not given to another
         self._weights: dict[int, str] = {}
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -119,7 +121,8 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         if not self._is_paused:
-            self._follow(func, self._call(name, func, args, kwargs, out), is_inplace=is_inplace)
+            call = self._call(name, func, args, kwargs, out)
+            self._follow(call, rule_of(func, name), tags=func.tags, is_inplace=is_inplace)
         return out
 
     @contextlib.contextmanager
@@ -151,12 +154,12 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return True
         return bool(self._written_to) and tensor.untyped_storage().data_ptr() in self._written_to
 
-    def _is_by_value(self, func: Any, call: Call) -> bool:
+    def _is_by_value(self, call: Call, tags: Collection[torch.Tag]) -> bool:
         """Whether values become a number of Python's, by which code may choose, or the shape of what is made."""
         if call.name == "index":
             masks = [one for one in call.given["indices"] if isinstance(one, Tensor) and one.dtype in MASKS]
             return any(self._depends(mask) for mask in masks)
-        return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
+        return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
 
     def _note_weights(self, tensors: list[Tensor]) -> None:
         for tensor in tensors:
@@ -164,15 +167,6 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._found.used.add(name)
             elif isinstance(tensor, nn.Parameter):
                 self._found.foreign.append(self._here)
-
-    @contextlib.contextmanager
-    def checking(self) -> Iterator[None]:
-        """While the block runs, values are only looked at to check that they are in range."""
-        before, self._is_checking = self._is_checking, True
-        try:
-            yield
-        finally:
-            self._is_checking = before
 
     def values_leave(self, tensor: Tensor) -> None:
         if self._depends(tensor):
@@ -192,12 +186,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             out = run()
         finally:
             self._is_paused = before
-        call = self._call(name, None, (), given, out)
-        tensors = call.tensors()
-        self._note_weights(tensors)
-        made = rule(call)
-        assert isinstance(made, tuple)
-        self._known[out] = _Known(made, any(self._depends(tensor) for tensor in tensors), False)
+        self._follow(self._call(name, None, (), given, out), rule)
         return out
 
     def _call(self, name: str, func: Any, args: Any, kwargs: Any, out: Any) -> Call:
@@ -213,18 +202,20 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
             run=lambda changed: func(**changed),
         )
 
-    def _follow(self, func: Any, call: Call, *, is_inplace: bool) -> None:
+    def _follow(
+        self, call: Call, rule: Rule | None, *, tags: Collection[torch.Tag] = (), is_inplace: bool = False
+    ) -> None:
         tensors = call.tensors()
         self._note_weights(tensors)
         depends = any(self._depends(tensor) for tensor in tensors)
         is_weight = not depends and any(self._of(tensor).is_weight for tensor in tensors)
-        if depends and self._is_by_value(func, call) and not self._is_checking:
+        if depends and self._is_by_value(call, tags):
             self._found.by_value.append(self._here)
         self._count(call)
         if not tensors:
             return
         has_slots = any(self._of(tensor).slots for tensor in tensors)
-        made = self._slots_made(func, call) if has_slots else ()
+        made = self._slots_made(call, rule) if has_slots else ()
         if is_inplace and has_slots:
             made = self._written(call.given, tensors[0], made)
         if is_inplace and depends and not self._depends(tensors[0]):
@@ -237,8 +228,7 @@ class _Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 own = ()
             self._known[tensor] = _Known(tuple(slot for slot in own if _fits(slot, tensor)), depends, is_weight)
 
-    def _slots_made(self, func: Any, call: Call) -> Slots | list[Slots]:
-        rule = rule_of(func, call.name)
+    def _slots_made(self, call: Call, rule: Rule | None) -> Slots | list[Slots]:
         if rule is None:
             return self._not_followed(call)
         try:
@@ -304,8 +294,3 @@ def _named(func: Any) -> tuple[str, bool]:
     name = func._schema.name.partition("::")[2]
     is_inplace = name.endswith("_") and not name.startswith("__")
     return name.rstrip("_") if is_inplace else name, is_inplace
-
-
-def one_sample(inputs: Sequence[Tensor]) -> Inputs:
-    """The first sample of a batch."""
-    return tuple(tensor[:1].clone() for tensor in inputs)

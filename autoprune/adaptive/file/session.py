@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from autoprune.adaptive.file.export import PRICE_NAME
 from autoprune.adaptive.file.session_file import LARGEST_PRICE, read_session_file
 from autoprune.compute.memory import memory_limited
-from autoprune.errors import InputError
+from autoprune.errors import InputError, shown
 from autoprune.export.onnx_file import INPUT_NAME
-from autoprune.foundation.bounds import real_number, shown, thread_count
+from autoprune.foundation.bounds import real_number, thread_count
 from autoprune.runtimes.onnxruntime import make_session, onnxruntime
 
 LEAST_PRICE_SHARE = 1e-4  # of the range: from 0 no factor leads back up

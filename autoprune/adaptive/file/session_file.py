@@ -18,9 +18,9 @@ from autoprune.adaptive.file.export import (
 )
 from autoprune.adaptive.levels.shared_weights import SHARED
 from autoprune.adaptive.routing.calibration import CALIBRATION, OnlineCalibration
-from autoprune.errors import InputError
+from autoprune.errors import InputError, shown
 from autoprune.export.onnx_file import INPUT_NAME, MEAN_KEY, OUTPUT_NAME, STD_KEY
-from autoprune.foundation.bounds import real_number, shown, whole_number
+from autoprune.foundation.bounds import real_number, whole_number
 
 MAX_PRICE_KEY = "max_price"
 MOST_LEVELS = 100  # far above what anybody has
