@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from autoprune.pruning.elastic import SIDES, ElasticModel
-from autoprune.pruning.layers import Axis
+from autoprune.pruning.elastic import ElasticModel
+from autoprune.pruning.layers import SIDES, Axis
 from autoprune.space.policy import PruningPolicy
 
 SHARED = "shared."  # begins the name of a stored weight
