@@ -44,7 +44,7 @@ def main() -> None:
     config = load_config(find_config(arguments.config), overrides)
     rows: dict[str, list[tuple[float, int, float]]] = {name: [] for name in (*IN_NNI, *IN_PROCESS)}
     place = arguments.out / "problem"
-    with scratch_for_all(), problem_of(config, place, Job("search"), resume=True) as (_, problem, _c):
+    with scratch_for_all(), problem_of(config, RunDir(place), Job("search")) as (_, problem, _c):
         for seed in range(arguments.seeds):
             for name in rows:
                 folder = arguments.out / f"{name.replace(' ', '_').replace(',', '')}-{seed}"

@@ -689,3 +689,23 @@ def test_an_exporter_sees_parameters_and_buffers_alone(extra: Any) -> None:
     with pytest.raises(KeyError), extra_state_left_out(model):
         raise KeyError
     assert "0._extra_state" in model.state_dict()
+
+
+@pytest.mark.parametrize("copied", ["teacher", "ema", "swa_model", "model_ema"])
+@pytest.mark.parametrize("word", ["_orig_mod", "module"])
+def test_a_copy_beside_weights_that_were_wrapped_inside_is_left_out(copied: str, word: str, tmp_path: Path) -> None:
+    """Of a layer called as a wrapper is, too."""
+
+    class Net(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+            self.head = nn.Conv2d(4, 2, 1)
+
+    trained, other, loaded = Net(0), Net(1), Net(2)
+    wrapped = {name.replace("net.", f"net.{word}."): value for name, value in trained.state_dict().items()}
+    path = tmp_path / "weights.pt"
+    torch.save(wrapped | {f"{copied}.{name}": value for name, value in other.state_dict().items()}, path)
+    load_weights(loaded, str(path))
+    assert same(loaded.state_dict(), trained.state_dict())

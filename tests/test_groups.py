@@ -248,3 +248,11 @@ def test_a_group_that_fails_beside_groups_that_are_read_otherwise_is_told(monkey
     assert proofs > 1
     told = {group.name for group in (*found.prunable, *found.skipped)}
     assert told >= {group.name for group in guess.prunable}
+
+
+@pytest.mark.parametrize("field", ["weight", "bias"])
+def test_a_buffer_that_is_a_parameter_too_stops_nothing(field: str) -> None:
+    layers = [nn.Conv2d(3 if place == 0 else 8, 8, 3, padding=1) for place in range(4)]
+    layers[1].register_buffer("initial", getattr(layers[1], field))
+    found = find_groups(nn.Sequential(*layers).eval(), (3, 8, 8))
+    assert "2" in {group.name for group in found.prunable}

@@ -24,7 +24,7 @@ from autoprune.nni.errands import Errands
 from autoprune.nni.manager import Server, free_port
 from autoprune.nni.proposals import Proposals
 from autoprune.nni.serve import OwnExperiment
-from autoprune.nni.service import Booking, Refused, Service, serving
+from autoprune.nni.service import NOT_OURS, Booking, Refused, Service, serving
 from autoprune.nni.space import parameters_of, proposed_options, search_space, within_limits
 from autoprune.nni.trial import serve_trial
 from autoprune.nni.wire import Line, ServiceGone, connected
@@ -275,7 +275,7 @@ def test_a_trial_is_told_what_it_is_refused_for(served: tuple[Proposals, Path]) 
     assert serve_trial(folder, Told({"conv1": 9})) == "search space: conv1: has the options 0 to 4, got 9"
     with connected(folder) as line:
         line.send({"ask": "next"})
-        assert line.receive() == {"refused": "the tuner of this experiment is not AgentTuner"}
+        assert line.receive() == {"refused": NOT_OURS}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from autoprune.errors import InputError
 from autoprune.roofline.onnx_cost import TensorShape
 from autoprune.roofline.ort_profile import NodeProfiler, ProfiledNode, load_named, module_name, quiet_mean_us, settle
 
@@ -45,6 +46,14 @@ def small_net(tmp_path: Path) -> Path:
     ]
     weights = {"w1": (16, 3, 3, 3), "b1": (16,), "w2": (5, 16), "b2": (5,)}
     return save_model(tmp_path / "small.onnx", nodes, weights, channels=3)
+
+
+def test_files_that_are_no_models_are_named(small_net: Path, tmp_path: Path) -> None:
+    for content in (small_net.read_bytes()[:150], b"no model"):
+        broken = tmp_path / "broken.onnx"
+        broken.write_bytes(content)
+        with pytest.raises(InputError, match=r"broken\.onnx: not an ONNX model"):
+            load_named(broken)
 
 
 def test_every_node_with_its_source_shapes_and_time(small_net: Path) -> None:

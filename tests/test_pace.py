@@ -152,8 +152,9 @@ def test_a_slow_score_is_told_from_the_steps() -> None:
 
 
 @pytest.mark.parametrize(("slow_with", "taken"), [(2, 1), (1, None)])
-def test_fewer_threads_are_taken_where_they_are_faster(slow_with: int, taken: int | None, tmp_path: Path) -> None:
-    """As where a neighbour holds up one of two. A plan keeps it, and the training goes by it and by nothing else."""
+def test_fewer_threads_are_taken_where_they_do_more(slow_with: int, taken: int | None, tmp_path: Path) -> None:
+    """As where a neighbour holds up one of two. A plan keeps it, and the training goes by it and by nothing else; not
+    where all epochs fit, nor where there are fewer threads now."""
     used = []
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -161,23 +162,28 @@ def test_fewer_threads_are_taken_where_they_are_faster(slow_with: int, taken: in
         time.sleep(0.05 if used[-1] == slow_with else 0.0)
         return LOSS(model, batch)
 
-    recipe, path = replace(RECIPE, epochs=100, max_s=0.5), tmp_path / "plan.json"
+    def found(recipe: FitRecipe) -> FitRecipe:
+        teacher = teacher_of(recipe, Counting())
+        return in_time(recipe, training(net(), loss), teacher=teacher, plan_path=tmp_path / f"{recipe.max_s}.json")
+
+    short, whole = replace(RECIPE, epochs=100, max_s=0.5), replace(RECIPE, epochs=2, max_s=600.0)
     with computing_with(2):
-        assert fewer_threads() == (2, 1)
-        assert pace_of(training(net(), loss), recipe, teacher=teacher_of(recipe, Counting())).threads == taken
-        short = in_time(recipe, training(net(), loss), teacher=teacher_of(recipe, Counting()), plan_path=path)
-        assert (short.epochs < 100, short.threads) == (True, taken)
-        again = in_time(recipe, training(net()), teacher=teacher_of(recipe, Counting()), plan_path=path)
-        assert again == short
+        assert found(whole) == whole
+        assert set(used) == {2}
+        planned_for = found(short)
+        assert (planned_for.epochs < 100, planned_for.threads) == (True, taken)
+        assert found(short) == planned_for
         used.clear()
-        fit(training(net(), loss), short)
+        fit(training(net(), loss), planned_for)
         assert set(used) == {taken or 2}
         assert torch.get_num_threads() == 2
+    with computing_with(1):
+        assert found(short).threads is None
 
 
-def test_numbers_of_threads_to_try_by_hand() -> None:
+def test_fewer_threads_by_hand() -> None:
     tried = {}
     for threads in (1, 2, 3, 8):
         with computing_with(threads):
             tried[threads] = fewer_threads()
-    assert tried == {1: (1,), 2: (2, 1), 3: (3, 2, 1), 8: (8, 7, 4)}
+    assert tried == {1: (), 2: (1,), 3: (2, 1), 8: (7, 4)}

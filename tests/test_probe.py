@@ -3,6 +3,7 @@
 import copy
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from models_for_tests import SMALL_NETS
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
+from autoprune.pruning import probe
 from autoprune.pruning.elastic import ElasticModel
 from autoprune.pruning.find import find_groups, read_groups
 from autoprune.pruning.groups import PrunableGroup, guessed_groups
@@ -143,6 +145,38 @@ def test_the_time_is_bounded() -> None:
     assert not proof.proven
     assert set(proof.failed) == {group.name for group in planted}
     assert "no time" in next(iter(proof.failed.values()))
+
+
+def test_what_held_before_the_time_was_over_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that counts the proofs; of twelve layers the seventh is not to be cut."""
+
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Conv2d(3 if place == 0 else 8, 8, 1) for place in range(12))
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for place, layer in enumerate(self.layers):
+                x = torch.relu(layer(x))
+                if place == 6 and x.shape[1] != 8:
+                    raise ValueError("eight channels")
+            answers: Tensor = self.head(x.mean((2, 3)))
+            return answers
+
+    model, inputs = Fixed().eval(), (torch.randn(2, 3, 4, 4),)
+    groups, proofs, real = guessed_groups(model, inputs)[0].prunable, 0, probe._Probe.fault
+
+    def counted(*args: object, **named: object) -> str | None:
+        nonlocal proofs
+        proofs += 1
+        return real(*args, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(probe._Probe, "fault", counted)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=lambda: proofs))
+    proof = proven_groups(model, groups, inputs, seconds=5)
+    assert 6 <= len(proof.proven) < 11
+    assert len(proof.proven) + len(proof.failed) == len(groups)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

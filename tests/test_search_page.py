@@ -29,6 +29,7 @@ from autoprune.space.decision import Policy
 from autoprune.space.policy import PruningPolicy, save_policy
 from autoprune.steps.context import problem_of
 from autoprune.store.kept import Kept
+from autoprune.store.run_dir import RunDir
 from autoprune.store.trials import TrialStore
 
 TOY = parse_config({"problem": "toy", "search": {"agent": "random", "max_evaluations": 12}}, where="test")
@@ -42,7 +43,7 @@ def page_of(run_dir: Path) -> Page:
 
 def searched_by_nni(run_dir: Path, proposals: Sequence[Policy], *, ended_early: Sequence[int] = ()) -> Path:
     """What an experiment of NNI's on the toy leaves, each proposal a trial."""
-    with problem_of(BY_TPE, run_dir, Job("nni"), resume=False) as (place, problem, _):
+    with problem_of(BY_TPE, RunDir(run_dir), Job("nni")) as (place, problem, _):
         desk = Proposals(problem, place.store, BY_TPE.nni.searcher, BY_TPE.seed, len(proposals))
         for number, proposed in enumerate(proposals):
             booking = desk.book(f"trial{number}", parameters_of(problem.decisions, proposed))

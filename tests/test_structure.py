@@ -13,6 +13,7 @@ from torch import nn
 
 from autoprune.errors import AutopruneError, InputError, ModelError
 from autoprune.models import ModelSpec
+from autoprune.pruning.branches import Nothing
 from autoprune.pruning.structure import STRUCTURE_FILE, WEIGHTS_FILE, load_pruned, save_pruned
 
 SPEC = ModelSpec("resnet20", 4, 1, 0.25)
@@ -155,3 +156,27 @@ def test_a_grouped_convolution_cannot_lose_inputs(tmp_path: Path) -> None:
 def test_another_architecture_is_refused(folder: Path) -> None:
     with pytest.raises(ModelError, match="does not fit the architecture"):
         load_pruned(folder, architecture=nn.Sequential(nn.Conv2d(1, 4, 3)))
+
+
+def test_a_cut_layer_inside_one_that_is_gone_is_read(tmp_path: Path) -> None:
+    """As a file may say that was written by hand."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 3, 3, padding=1))
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            answers: torch.Tensor = self.head((images + self.block(images)).mean((2, 3)))
+            return answers
+
+    model = Residual()
+    model.block = Nothing()  # type: ignore[assignment]
+    save_pruned(tmp_path, model, None)
+    path = tmp_path / STRUCTURE_FILE
+    written = json.loads(path.read_text(encoding="utf-8"))
+    written["layers"]["block.0"] = {"out_channels": 2, "in_channels": 3}
+    path.write_text(json.dumps(written), encoding="utf-8")
+    read = load_pruned(tmp_path, architecture=Residual())
+    assert isinstance(read.block, Nothing)

@@ -35,12 +35,12 @@ def adapt(config: RunConfig, root: Path, *, resume: bool = False) -> AdaptiveRes
     check_options(config, adapts=True)
     check_search(config)
     check_earlier_levels(config)
-    subject = checked(config, needs_weights="levels are taught by a trained model")
+    job = checked(config, needs_weights="levels are taught by a trained model")
     steps = (*PREPARED, LEVELS, MIXTURES)
     with workspace(config, run_dir, Job("adapt"), steps) as place, stages([SETTING_UP, *STAGES]) as stage:
         stage.begin(SETTING_UP)
         smallest = TargetConfig(metric="latency", max_ratio=min(config.adaptive.max_ratios))
         at_smallest = config.model_copy(update={"target": (smallest,)})  # what is below the floor is refused at once
-        result = adaptive_model(context_of(place, subject, at=at_smallest))
+        result = adaptive_model(context_of(place, job, at=at_smallest))
         shutil.rmtree(run_dir.state, ignore_errors=True)
     return result

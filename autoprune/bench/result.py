@@ -63,7 +63,7 @@ class FileResult:
     file_bytes: int | None  # None: a built-in architecture
     peak_rss_bytes: int
     subnormal_weights: int | None  # None: not a file of which they can be counted
-    energy: EnergyReading | None  # of a call; None: not asked for
+    energy: EnergyReading | None = None  # of a call; None: not asked for
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class BenchResult:
     device: Device
     machine: Annotated[Machine, AfterValidator(_in_intervals)]
     files: Annotated[tuple[Annotated[FileResult, AfterValidator(_in_intervals)], ...], Field(min_length=1)]
-    sweep: tuple[SweepPoint, ...] | None  # None: not asked for
+    sweep: tuple[SweepPoint, ...] | None = None  # None: not asked for
     samples_ms: tuple[Any, ...] = ()  # (rounds, runs) of each file; not kept
     path: Path | None = None  # where it was kept; None: measured now
 

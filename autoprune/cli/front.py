@@ -55,6 +55,8 @@ def front(
     if save is not None:
         chosen = RunDir(run_dirs[0]).policy
         stored = load_stored_policy(chosen)
+        if unsaid := [name for name in stored.policy.as_dict() if name not in stored.widths]:
+            raise InputError(f"{chosen}: groups.{unsaid[0]}.of: must be a whole number, got None")
         if stored.widths.keys() != rows[0].channels.keys():
             raise InputError(f"{chosen}: is of another model than the trials beside it; search again")
         files = [save / f"{number}.json" for number in range(1, len(rows) + 1)]

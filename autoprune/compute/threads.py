@@ -19,10 +19,10 @@ def computing_with(threads: int | None) -> Iterator[None]:
 
 
 def fewer_threads() -> tuple[int, ...]:
-    """The numbers of threads that may be faster on a machine that others use too: all, one less, and half of them.
+    """The numbers of threads that may be faster than all on a machine that others use too: one less, and half of them.
 
     The threads of an operation get equal parts of it and wait for each other at its end, so that one that shares its
-    core holds up all. The most come first.
+    core holds up all.
     """
     every = torch.get_num_threads()
-    return tuple(threads for threads in dict.fromkeys((every, every - 1, every // 2)) if threads > 0)
+    return tuple(threads for threads in dict.fromkeys((every - 1, every // 2)) if threads > 0)

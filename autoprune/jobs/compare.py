@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from autoprune.config import CLASSIFICATION_NAME, RunConfig
+from autoprune.config import CLASSIFICATION_NAME, RunConfig, check_bounds
 from autoprune.config.unused import Job
 from autoprune.errors import InputError
 from autoprune.foundation.factories import short_name
@@ -27,6 +27,7 @@ from autoprune.space.decision import Policy
 from autoprune.steps.choice import check_scoring
 from autoprune.steps.context import Workspace, problem_of
 from autoprune.store.kept import Kept
+from autoprune.store.run_dir import check_run_dir
 from autoprune.store.trials import TrialStore
 
 COMPARISON_FILE = "comparison.json"
@@ -53,14 +54,16 @@ def compare(
     Raises `InputError` for bad input, before any work.
     """
     check_searchers(searchers)
+    check_bounds(config)
     check_scoring(config)
     if config.search.settings:
         raise InputError("search.settings: are of one searcher; a comparison takes each with its defaults")
     if config.task != CLASSIFICATION_NAME and finetune_epochs > 0:
         raise InputError(f"task={config.task}: winners are compared by accuracy; give --finetune-epochs 0")
+    run_dir = check_run_dir(root, config, resume=resume)
     all_searches = [(name, seed) for seed in range(seeds) for name in searchers]
     steps: tuple[Kept[Any], ...] = (*PREPARED, *(_kept(name, seed) for name, seed in all_searches))
-    with problem_of(config, root, Job("compare"), resume=resume, steps=steps) as (place, problem, context):
+    with problem_of(config, run_dir, Job("compare"), steps=steps) as (place, problem, context):
         searches = [_searched(problem, place, name, seed) for name, seed in all_searches]
         original_accuracy: float | None = None
         finals: tuple[Final | None, ...] = (None,) * len(searches)

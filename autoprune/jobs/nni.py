@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from autoprune.config import RunConfig
+from autoprune.config import RunConfig, check_bounds
 from autoprune.config.file import load_config
 from autoprune.config.nni import OF_NNI
 from autoprune.config.unused import Job
@@ -31,7 +31,7 @@ from autoprune.search.prepare import PREPARED
 from autoprune.search.problem import Outcome, SearchProblem
 from autoprune.steps.choice import check_search, save_best, search_choice
 from autoprune.steps.context import Workspace, problem_of
-from autoprune.store.run_dir import RunDir, holder_of
+from autoprune.store.run_dir import RunDir, check_run_dir, holder_of
 from autoprune.store.trials import TrialStore
 
 END_S = 30.0
@@ -58,9 +58,11 @@ def nni_run(
 @contextlib.contextmanager
 def _searched(config: RunConfig, root: Path, *, resume: bool) -> Iterator[tuple[Workspace, SearchProblem]]:
     """The problem of a search without the rest of a job, in the run folder `root`."""
+    check_bounds(config)
+    run_dir = check_run_dir(root, config, resume=resume)
     check_search(config)
     steps = (*PREPARED, *STEPS, BY_AGENT)
-    with problem_of(config, root, Job("nni"), resume=resume, steps=steps) as (place, problem, _):
+    with problem_of(config, run_dir, Job("nni"), steps=steps) as (place, problem, _):
         seed_everything(derive_seed(config.seed, "search"))
         yield place, problem
 

@@ -97,16 +97,17 @@ def run(
         check_earlier_levels(config)
     if cluster is not None:
         check_cluster(cluster, partial(check_importable, config))
-    subject = checked(config, subject=subject)
+    job = checked(config, subject=subject)
+    subject = job.subject
     kind = Job(command, is_trained=subject.is_trained)
     steps, ahead = (*STEPS, *also_keeps), _stages(config, subject)
     with workspace(config, run_dir, kind, steps, cluster=cluster) as place, stages(ahead) as stage:
         if not subject.is_trained:
             stage.begin(BASELINE)
-            subject = replace(subject, model=_baseline(place, subject))
+            job = replace(job, subject=replace(subject, model=_baseline(place, subject)))
         stage.begin(SETTING_UP)
         open_target = config.drop_target
-        context = context_of(place, subject, at=config.at_ratio(1.0))
+        context = context_of(place, job, at=config.at_ratio(1.0))
         if config.adaptive.enabled:
             check_level_limits(context)
         stage.begin(SEARCHING)

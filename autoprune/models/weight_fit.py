@@ -1,6 +1,7 @@
 """Names of weights as wrappers, compilers and counters leave them, matched to the names that a model has."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -53,9 +54,12 @@ def fit(expected: Mapping[str, Any], tensors: WeightSet) -> Fit:
     own = {_unwrapped(name) for name, value in expected.items() if isinstance(value, Tensor)}
     kept = {name: tensor for name, tensor in tensors.items() if _last(name) not in COUNTERS or _unwrapped(name) in own}
     tied = _tied(expected)
-    fits = [_whole(expected, named, tied) for named in _readings(expected, kept)]
+    fits = [_compared(expected, named, tied) for named in _readings(expected.keys(), kept)]
     best = min(fits, key=lambda made: len(made.wrong))
-    return best if not best.wrong else _begun(expected, kept, tied) or best
+    if not best.wrong:
+        return best
+    whole = [alone for made in fits if (alone := _alone(expected, made)) is not None]
+    return whole[0] if whole else _begun(expected, kept, tied) or best
 
 
 def common(expected: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
@@ -63,28 +67,46 @@ def common(expected: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     return len({_unwrapped(name) for name in expected} & {_unwrapped(name) for name in tensors})
 
 
-def _readings(expected: Mapping[str, Any], tensors: WeightSet) -> list[WeightSet]:
-    """As they stand, and without the wrappers' names wherever they are, unless two names become one by that."""
-    wanted, given = ({_unwrapped(name): name for name in names} for names in (expected, tensors))
-    if len(wanted) < len(expected) or len(given) < len(tensors):
-        return [tensors]
-    return [tensors, {wanted.get(short, short or name): tensors[name] for short, name in given.items()}]
+def _readings(expected: Iterable[str], tensors: WeightSet) -> list[WeightSet]:
+    """As they stand; without each beginning that all share; without the wrappers' names wherever they are."""
+    readings = [tensors]
+    while len(readings) <= LONGEST_BEGINNING and (stripped := _without_common_beginning(readings[-1])) is not None:
+        readings.append(stripped)
+    wanted, given = _by(_unwrapped, expected), _by(_unwrapped, tensors)
+    if wanted is not None and given is not None:  # no two names became one
+        readings.append({wanted.get(short, name): tensors[name] for short, name in given.items()})
+    return readings
+
+
+def _without_common_beginning(tensors: WeightSet) -> WeightSet | None:
+    for wrapper in WRAPPERS:
+        beginning = f"{wrapper}."
+        if tensors and all(name.startswith(beginning) for name in tensors):
+            return {name.removeprefix(beginning): tensor for name, tensor in tensors.items()}
+    return None
+
+
+def _by(short: Callable[[str], str], names: Iterable[str]) -> dict[str, str] | None:
+    found: dict[str, str] = {}
+    for name in names:
+        if found.setdefault(short(name), name) != name:
+            return None
+    return found
 
 
 def _unwrapped(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
 
 
-def _whole(expected: Mapping[str, Any], tensors: WeightSet, tied: Mapping[str, list[str]]) -> Fit:
-    """`tensors` as they fit, without what a training keeps beside a whole set and without copies of it, unless there is
-    more that does not fit."""
-    made = _compared(expected, tensors, tied)
+def _alone(expected: Mapping[str, Any], made: Fit) -> Fit | None:
+    """A whole set without what a training keeps beside it; None where there is more that does not fit."""
+    if len(made.wrong) > len(made.unexpected):
+        return None
     roots = {name.partition(".")[0] for name in expected}
-    begun = _beginnings(expected, made.unexpected)
-    copies = [start for start, names in begun.items() if 2 * len(names) > len(expected)]
-    copied = {name for start in copies if start.partition(".")[0] not in roots for name in begun[start]}
-    beside = [name for name in made.unexpected if name in copied or _is_beside(name, roots)]
-    return _without(made, beside) if len(beside) == len(made.wrong) else made
+    copies = _copies(made.unexpected, expected, roots)
+    if not all(name in copies or _is_beside(name, roots) for name in made.unexpected):
+        return None
+    return _without(made, made.unexpected)
 
 
 def _without(made: Fit, names: Iterable[str]) -> Fit:
@@ -99,26 +121,33 @@ def _is_beside(name: str, roots: set[str]) -> bool:
     return bool(parts) and parts[0] not in roots and not TRAINERS.isdisjoint(parts[0].lower().split("_"))
 
 
-def _beginnings(expected: Container[str], names: Iterable[str]) -> dict[str, list[str]]:
-    """By what they begin with, up to a dot and with it, those of `names` that go on as one of the model's."""
-    begun: dict[str, list[str]] = {}
+def _copies(names: Iterable[str], expected: Mapping[str, Any], roots: set[str]) -> set[str]:
+    """Those of `names` that begin otherwise than the model's and go on as these do, most of which are there so."""
+    begun: dict[str, set[str]] = {}
     for name in names:
-        parts = name.split(".", LONGEST_BEGINNING)
-        for start in (".".join(parts[:count]) + "." for count in range(1, len(parts))):
-            if name.removeprefix(start) in expected:
-                begun.setdefault(start, []).append(name)
-    return begun
+        for beginning, rest in _split(name) if name.partition(".")[0] not in roots else ():
+            if rest in expected:
+                begun.setdefault(beginning, set()).add(rest)
+    whole = {beginning: rests for beginning, rests in begun.items() if 2 * len(rests) > len(expected)}
+    return {beginning + rest for beginning, rests in whole.items() for rest in rests}
+
+
+def _split(name: str) -> list[tuple[str, str]]:
+    """All ways to part a name after a dot: (its beginning with the dot, the rest)."""
+    parts = name.split(".", LONGEST_BEGINNING)
+    starts = [".".join(parts[:count]) + "." for count in range(1, len(parts))]
+    return [(start, name[len(start) :]) for start in starts]
 
 
 def _begun(expected: Mapping[str, Any], tensors: WeightSet, tied: Mapping[str, list[str]]) -> Fit | None:
     """The weights whose names all begin with the same, which is not the model's; of several such sets a wrapper's."""
-    beginnings = _beginnings(expected, tensors)
+    counted = Counter(start for name in tensors for start, rest in _split(name) if rest in expected)
     found: dict[str, Fit] = {}
-    for start in sorted(beginnings, key=lambda start: -len(beginnings[start]))[:BEGINNINGS_TRIED]:
-        begun = {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
-        made = _whole(expected, begun, tied)
-        if not made.wrong:
-            found[start] = made
+    for beginning, _ in counted.most_common(BEGINNINGS_TRIED):
+        begun = {name.removeprefix(beginning): each for name, each in tensors.items() if name.startswith(beginning)}
+        made = _compared(expected, begun, tied)
+        if (whole := made if not made.wrong else _alone(expected, made)) is not None:
+            found[beginning] = whole
     if not found:
         return None
     known = [start for start in found if all(part in WRAPPERS for part in start[:-1].split("."))]

@@ -19,7 +19,7 @@ from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 
 PRIVATE = 0o700
-NOT_OURS = "the tuner of this experiment is not AgentTuner"
+NOT_OURS = "nothing is proposed here: the tuner is not AgentTuner, or trials are scored for a run elsewhere"
 
 
 @dataclass(frozen=True)

@@ -123,10 +123,10 @@ def cut_sides(model: nn.Module, kept: Kept, gone: Collection[str] = (), *, share
     with torch.no_grad():
         made |= {id(tensor): alike(tensor, taken) for tensor, taken in _sliced(model, left)}
     smaller = copy_with(model, made)
-    remove_layers(smaller, gone)
     for (name, axis), indices in left.items():
         if not axis.startswith("dim"):
             _state_channels(smaller.get_submodule(name), axis, len(indices))
+    remove_layers(smaller, gone)
     return smaller
 
 

@@ -98,7 +98,7 @@ def places_of(model: nn.Module) -> dict[str, int]:
     """The place of each module by its name, and after it that of each parameter and buffer of its own."""
     names: list[str] = []
     for name, module in model.named_modules():
-        names += [name, *(f"{name}.{field}" if name else field for field in tensors_of(module))]
+        names += [name, *(f"{name}.{field}" if name else field for field in sorted(tensors_of(module)))]
     return {name: place for place, name in enumerate(names)}
 
 
@@ -166,7 +166,8 @@ class _Reading:
         prunable: list[PrunableGroup] = []
         skipped: list[SkippedGroup] = []
         holders = self._holders()
-        for component in self._components(sorted(self._labels.made)):
+        makers = [number for number in sorted(self._labels.made) if self._owners.get(sides[number].tensor)]
+        for component in self._components(makers):
             named = sorted(component, key=lambda number: self._place(sides[number]))
             first = sides[named[0]]
             name, size = self._name(first), first.size
@@ -237,7 +238,7 @@ class _Reading:
         for side in sides:
             pairs = [(local, channel[root]) for local, root in enumerate(self._of(side).tolist()) if root in channel]
             local, root = tuple(place for place, _ in pairs), tuple(number for _, number in pairs)
-            for owner, field in self._owners[side.tensor]:
+            for owner, field in self._owners.get(side.tensor, ()):  # none: a buffer that is a parameter, too
                 name, axis = self._named(owner, field, side)
                 member = Member(name, axis, local, root)
                 if found.setdefault((name, axis), member) != member:

@@ -2,13 +2,12 @@
 
 A wrong map of channels (a permuted flatten, a shuffle, a number of features in the code) gives a network that runs and
 answers something else, or one that does not run. Several cuts of all groups at once are compared; where they differ,
-the first group that fails together with those before it is looked for, and left whole, until the others hold. Weights
-are random for that, so that no channel is like another and none is silent, as a trained network's may be.
+the groups are halved until those that fail are known. Weights are random for that, so that no channel is like another
+and none is silent, as a trained network's may be.
 """
 
 import bisect
 import itertools
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ ALIKE = 1e-4  # of the spread of an output: rounding, in another order of summat
 VALUES = 20_000  # of an input, at least, unless that takes more samples than `MOST_SAMPLES`
 MOST_SAMPLES = 8
 MOST_FIXED = 4
-FEW_CUTS = 3  # while faults are looked for; most show in the first one
+FEW_CUTS = 3  # while groups are halved; most faults show in the first one
 LATE = "there was no time to prove that it may be cut"
 RANDOM = "the model answers otherwise each time that it is asked, so that no cut can be checked"
 SECONDS = 300.0  # for all groups of a network
@@ -59,33 +58,34 @@ def proven_groups(
     `fixed` are widths that stay, of inputs and of other layers: code may do something else where one meets its equal.
     What was not looked at after `seconds` counts as failed. Raises `ModelError` if the network gives no finite numbers.
     """
-    deadline = time.monotonic() + seconds
-    probe, held = _Probe(model, inputs, fixed=fixed), tuple(groups)
+    probe = _Probe(model, inputs, fixed=fixed, deadline=time.monotonic() + seconds)
     if probe.is_random:
-        return Proof((), dict.fromkeys((group.name for group in held), RANDOM))
-    if probe.fault(held) is None:
-        return Proof(held, {})
-    probe.deadline = deadline
+        return Proof((), dict.fromkeys((group.name for group in groups), RANDOM))
+    if probe.fault(tuple(groups)) is None:
+        return Proof(tuple(groups), {})
     failed: dict[str, str] = {}
-    for thorough in (False, True):
-        sound = 0  # of the groups: the first ones, which hold together
-        while sound < len(held) and probe.fault(held, thorough=thorough) is not None:
-            sound = probe.sound(held, known=sound, thorough=thorough)
-            failed[held[sound].name] = probe.fault(held[sound : sound + 1]) or (
-                f"it cannot be cut together with the groups before it ({probe.fault(held[: sound + 1])})"
-            )
-            held = (*held[:sound], *held[sound + 1 :])
+    held = probe.holding(tuple(groups), failed, thorough=False)
+    if held and probe.fault(held) is not None:  # what a few cuts did not show
+        held = probe.holding(held, failed, thorough=True)
+    while held and probe.fault(held) is not None:  # each alone, but not all together
+        if probe.is_late:
+            failed |= dict.fromkeys((group.name for group in held), LATE)
+            return Proof((), failed)
+        beginnings = [held[: count + 1] for count in range(len(held))]
+        place = bisect.bisect_left(beginnings[:-1], True, key=lambda some: probe.fault(some) is not None)
+        fault = probe.fault(beginnings[place])
+        failed[held[place].name] = f"it cannot be cut together with the groups before it ({fault})"
+        held = (*held[:place], *held[place + 1 :])
     return Proof(held, failed)
 
 
 class _Probe:
-    deadline = math.inf  # of `time.monotonic`
-
-    def __init__(self, model: nn.Module, inputs: Inputs, *, fixed: Sequence[int]) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs, *, fixed: Sequence[int], deadline: float) -> None:
         self._fixed = tuple(width for width, _ in Counter(fixed).most_common(MOST_FIXED))
         generator = torch.Generator().manual_seed(0)
         self._model = distinct(model, generator)
         self._inputs = _samples(inputs, generator)
+        self._deadline = deadline
         with evaluation_mode(model), torch.random.fork_rng(devices=[]):
             if not self._is_usable():  # code may be written for one size of batch
                 self._inputs = tuple(other_values(tensor, len(tensor), generator) for tensor in inputs)
@@ -119,18 +119,33 @@ class _Probe:
         except Exception:  # the user's model may raise anything
             return False
 
-    def sound(self, groups: tuple[PrunableGroup, ...], *, known: int, thorough: bool) -> int:
-        """How many of the first of these groups, which do not all hold, hold together; so many are `known` to."""
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() > self._deadline
 
-        def fails(end: int) -> bool:
-            return self.fault(groups[:end], thorough=thorough) is not None
-
-        return known + bisect.bisect_left(range(known + 1, len(groups)), True, key=fails)
+    def holding(
+        self, groups: tuple[PrunableGroup, ...], failed: dict[str, str], *, thorough: bool
+    ) -> tuple[PrunableGroup, ...]:
+        """Those that hold, by halving; the reasons of the others go into `failed`."""
+        if not groups:
+            return ()
+        if self.is_late:
+            failed |= dict.fromkeys((group.name for group in groups), LATE)
+            return ()
+        fault = self.fault(groups, thorough=thorough)
+        if fault is None:
+            return groups
+        if len(groups) == 1:
+            failed[groups[0].name] = fault
+            return ()
+        middle = len(groups) // 2
+        return (
+            *self.holding(groups[:middle], failed, thorough=thorough),
+            *self.holding(groups[middle:], failed, thorough=thorough),
+        )
 
     def fault(self, groups: tuple[PrunableGroup, ...], *, thorough: bool = True) -> str | None:
         """What is wrong with cuts of these groups, all or just a few of them; None if nothing is."""
-        if time.monotonic() > self.deadline:
-            return LATE
         made = cuts(self._model, groups, fixed=self._fixed)
         for number, (elastic, policy) in enumerate(made if thorough else itertools.islice(made, FEW_CUTS)):
             try:

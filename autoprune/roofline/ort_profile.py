@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from autoprune.errors import InputError, in_a_line
 from autoprune.foundation.scratch import scratch_folder
 from autoprune.roofline.onnx_cost import Attributes, NodeCost, TensorShape, node_cost
 from autoprune.runtimes.onnxruntime import OPTIMISED_FILE, make_session
@@ -92,8 +93,11 @@ class NodeProfiler:
 
 
 def load_named(file: Path) -> onnx.ModelProto:
-    """The model of `file`, every node with a name of its own."""
-    model = onnx.load(str(file))
+    """The model of `file`, every node with a name of its own. Raises `InputError` if it is no ONNX model."""
+    try:
+        model = onnx.load(str(file))
+    except Exception as error:  # what ONNX Runtime takes may be of a format of its own
+        raise InputError(f"{file}: not an ONNX model ({in_a_line(error)})") from None
     counts = Counter(node.name for node in model.graph.node)
     for index, node in enumerate(model.graph.node):
         if not node.name or counts[node.name] > 1:

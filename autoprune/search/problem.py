@@ -222,7 +222,11 @@ class SearchProblem:
         side. What is evaluated comes out the same."""
         if self._executor is None:
             return
-        asked = {policy: self.last_look(policy) for policy in policies if self.settled(policy, bars) is None}
+        # What is known is read once: another thread may remember more between two readings.
+        known = {policy: self.known_scores(policy) for policy in policies}
+        asked = {
+            policy: last_look(scores) for policy, scores in known.items() if self.settled(policy, scores, bars) is None
+        }
         for looked in self._executor.look(asked, bars):
             self.remember(looked)
 
@@ -233,9 +237,10 @@ class SearchProblem:
         is below the bar's. Its reward is then taken to be as far from the rival's as it was at that look, where both
         saw the same images. The outcome is the same whether scores are remembered or not.
         """
-        score = self.settled(policy, bars)
+        known = self.known_scores(policy)
+        score = self.settled(policy, known, bars)
         if score is None:
-            looked = self.look(policy, self.last_look(policy), bars)
+            looked = self.look(policy, last_look(known), bars)
             self.remember(looked)
             score = looked.scores[-1]
         return self.outcome_of(policy, score, bars)
@@ -281,17 +286,13 @@ class SearchProblem:
             known = self._scores.setdefault(key, stored)  # another thread may remember more by now
         return known
 
-    def last_look(self, policy: Policy) -> int:
-        """The closest look at a policy that is remembered; `NOT_SEEN` if none is."""
-        return max((score.look for score in self.known_scores(policy)), default=NOT_SEEN)
-
-    def settled(self, policy: Policy, bars: Bars) -> Score | None:
-        """The first score that is remembered of a policy and settles it."""
-        return next((score for score in self.known_scores(policy) if self.is_settled(policy, score, bars)), None)
+    def settled(self, policy: Policy, scores: Iterable[Score], bars: Bars) -> Score | None:
+        """The first of the scores of a policy that settles it."""
+        return next((score for score in scores if self.is_settled(policy, score, bars)), None)
 
     def remember(self, looked: Looked) -> None:
         """Scores of closer looks than are known; they are in the store before this returns."""
-        key, seen = self.pruning_of(looked.policy).key, self.last_look(looked.policy)
+        key, seen = self.pruning_of(looked.policy).key, last_look(self.known_scores(looked.policy))
         fresh = [score for score in looked.scores if score.look > seen]
         if fresh and self.store is not None:
             self.store.add_trial(self.fingerprint, key, fresh, wall_s=looked.wall_s)
@@ -337,6 +338,11 @@ class SearchProblem:
     def _reward(self, policy: Policy, score: Score) -> float:
         metric = self._reward_of.metric
         return self._reward_of(score, cost=self.predict(policy).of(metric), original_cost=self.original_cost.of(metric))
+
+
+def last_look(scores: Iterable[Score]) -> int:
+    """The closest of some looks at a policy; `NOT_SEEN` if there are none."""
+    return max((score.look for score in scores), default=NOT_SEEN)
 
 
 def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:

@@ -4,11 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from autoprune.compute.machine import check_machine
-from autoprune.config import RunConfig, check_bounds
+from autoprune.config import RunConfig
 from autoprune.config.unused import Job, say_unused
 from autoprune.errors import InputError
 from autoprune.measure.energy_sensors import Sensor
@@ -26,9 +25,17 @@ from autoprune.steps.gate import check_runtime
 from autoprune.steps.recipe import Recipe
 from autoprune.steps.subject import Subject, load_subject
 from autoprune.store.kept import Kept
-from autoprune.store.run_dir import RunDir, check_run_dir, opened
+from autoprune.store.run_dir import RunDir, opened
 from autoprune.store.trials import TrialStore
 from autoprune.studies.identity import take_measured
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a job is about, read and checked."""
+
+    subject: Subject
+    sensor: Sensor | None  # None: energies are estimated
 
 
 @dataclass(frozen=True)
@@ -66,21 +73,20 @@ class Context(Workspace):
         save_policy(self.run_dir.policy, policy, model=self.config.model.name, original=original)
 
 
-def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights: str | None = None) -> Subject:
-    """Model and data, checked before any work, as the machine is; a `subject` that is given replaces those of the
-    configuration.
+def checked(config: RunConfig, *, subject: Subject | None = None, needs_weights: str | None = None) -> Checked:
+    """Model, data and machine, before any work; a `subject` that is given replaces those of the configuration.
 
     Raises `InputError` for whatever is missing or does not fit, also for an untrained model where one `needs_weights`,
     which says what for.
     """
     check_machine(config)
-    find_energy_source(config)  # or estimates, if they are allowed
+    sensor = find_energy_source(config)
     subject = subject or load_subject(config)
     if needs_weights is not None and not subject.is_trained:
         raise InputError(f"model.checkpoint: {needs_weights}; make one with `autoprune train`")
     check_amounts(config, subject)
     check_runtime(subject.model, subject.data, config)
-    return subject
+    return Checked(subject, sensor)
 
 
 @contextmanager
@@ -104,29 +110,26 @@ def workspace(
         yield Workspace(config, run_dir, store, logger, cluster=cluster)
 
 
-def context_of(place: Workspace, subject: Subject, *, at: RunConfig | None = None) -> Context:
+def context_of(place: Workspace, job: Checked, *, at: RunConfig | None = None) -> Context:
     """Read and time the trained model, and make the problem, under the limits of `at` (default: those of the
     configuration)."""
-    sensor = find_energy_source(place.config)
-    prepared = prepare(at or place.config, subject.model, subject.data, store=place.store, sensor=sensor)
+    subject = job.subject
+    prepared = prepare(at or place.config, subject.model, subject.data, store=place.store, sensor=job.sensor)
     kept = place.config, place.run_dir, place.store, place.logger
-    return Context(*kept, subject, sensor, prepared, cluster=place.cluster)
+    return Context(*kept, subject, job.sensor, prepared, cluster=place.cluster)
 
 
 @contextmanager
 def problem_of(
     config: RunConfig,
-    root: Path,
+    run_dir: RunDir,
     kind: Job,
     *,
-    resume: bool,
     steps: Sequence[Kept[Any]] = PREPARED,
     cluster: Cluster | None = None,
 ) -> Iterator[tuple[Workspace, SearchProblem, Context | None]]:
-    """What a job that only searches works with, in the run folder `root`: the configuration's model, or the toy
-    problem, which has no context. Raises what `check_bounds`, `check_run_dir` and `checked` do, before any work."""
-    check_bounds(config)
-    run_dir = check_run_dir(root, config, resume=resume)
+    """What a job that only searches works with: the configuration's model, or the toy problem, which has no context.
+    Raises what `checked` does, before any work."""
     if config.problem == "toy":
         check_machine(config)
         with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
@@ -134,9 +137,9 @@ def problem_of(
             keep_setting(place.store, config, problem.original_cost, toy_score(WHOLE).main[1].value)
             yield place, problem, None
         return
-    subject = checked(config, needs_weights=f"`autoprune {kind.command}` needs a trained model")
+    job = checked(config, needs_weights=f"`autoprune {kind.command}` needs a trained model")
     with workspace(config, run_dir, kind, steps, cluster=cluster) as place:
         if kind.command == "search":  # other jobs time files here in the end
             take_measured(config, place.store)
-        context = context_of(place, subject)
+        context = context_of(place, job)
         yield context, context.prepared.problem, context

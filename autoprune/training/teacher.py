@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -46,11 +47,9 @@ class Teacher:
         self._answers = self._computed if answers is None else answers
         most = int(REMEMBERED_BYTES) // (4 * classes) if classes else 0
         self._forms = forms if forms is not None and images * forms <= most else None
-        rows = most if self._forms is None else images * self._forms
-        # One block, of memory that the system lends page by page: thousands of small tensors, each among a step's large
-        # ones, can keep the allocator from using that memory again.
-        self._logits = torch.empty(rows, classes)  # of which those that are `_known` are filled
-        self._known = torch.zeros(rows, dtype=torch.bool)
+        self._rows = most if self._forms is None else images * self._forms
+        # Of which those that are `_known` are filled; both are made for the first of them.
+        self._logits, self._known = torch.empty(0, classes), torch.empty(0, dtype=torch.bool)
         self._first_rows: dict[Origin, int] = {}  # without forms: where the answers to each batch begin
         self._used_rows = 0
         self._asks_anew = False
@@ -83,6 +82,7 @@ class Teacher:
         rows = self._rows_of(batch)
         if rows is None:
             return self._answers(batch.images)
+        self._make_room()
         unknown = torch.ones_like(rows, dtype=torch.bool) if self._asks_anew else ~self._known[rows]
         if unknown.any():
             asked = batch.images[unknown].contiguous(memory_format=torch.channels_last)
@@ -99,11 +99,18 @@ class Teacher:
         if self._forms is not None or origin is None:
             return None
         if origin not in self._first_rows:
-            if self._used_rows + size > len(self._known):
+            if self._used_rows + size > self._rows:
                 return None
             self._first_rows[origin] = self._used_rows
             self._used_rows += size
         return self._first_rows[origin] + torch.arange(size)
+
+    def _make_room(self) -> None:
+        """One block, of memory that the system lends page by page: thousands of small tensors, each among a step's
+        large ones, can keep the allocator from using that memory again."""
+        if len(self._known) < self._rows:
+            self._logits = torch.empty(self._rows, self._logits.shape[1])
+            self._known = torch.from_numpy(np.zeros(self._rows, dtype=bool))
 
     @contextmanager
     def asking_anew(self) -> Iterator[None]:
@@ -119,7 +126,9 @@ class Teacher:
     ) -> Iterator[float]:
         """The share of the images of each epoch to come about which the model will be asked, as nothing is known yet of
         the form that they take then; each is worked out when it is asked for."""
-        known = self._known.clone()
+        if self._forms is not None:
+            self._make_room()
+        known = self._known.clone() if self._forms is not None else self._known
         for epoch in range(epochs):
             asked = images = 0
             for origin, chosen, drawn in epoch_draws(data, augmentation, batch_size=batch_size, epoch=epoch, seed=seed):
