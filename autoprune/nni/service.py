@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from autoprune.errors import InputError
 from autoprune.nni.wire import SOCKET, Line, Message, ServiceGone, address_in
 from autoprune.nni.workers import Workers
-from autoprune.search.problem import NOT_SEEN, Looked, SearchProblem
-from autoprune.search.racing import Bars
+from autoprune.search.problem import Looked, SearchProblem
+from autoprune.search.racing import NOT_SEEN, Bars
 from autoprune.space.decision import Policy
 from autoprune.store.score import Score
 

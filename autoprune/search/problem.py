@@ -8,7 +8,7 @@ from typing import Protocol
 
 from autoprune.config import CostName
 from autoprune.errors import InputError, TargetError
-from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars
+from autoprune.search.racing import DOUBT, NO_BARS, NOTHING_RIVALS, Bars, last_look
 from autoprune.search.reward import Reward
 from autoprune.space.decision import (
     Decision,
@@ -68,7 +68,6 @@ class Outcome:
 Looks = Callable[[PruningPolicy], Iterable[Score]]
 """Yields scores of closer and closer looks, the last one `complete`; each is worked out when it is asked for."""
 
-NOT_SEEN = -1  # at no look
 KNOWN_POLICIES = 6  # from elsewhere, at most, that a search starts from
 
 
@@ -338,11 +337,6 @@ class SearchProblem:
     def _reward(self, policy: Policy, score: Score) -> float:
         metric = self._reward_of.metric
         return self._reward_of(score, cost=self.predict(policy).of(metric), original_cost=self.original_cost.of(metric))
-
-
-def last_look(scores: Iterable[Score]) -> int:
-    """The closest of some looks at a policy; `NOT_SEEN` if there are none."""
-    return max((score.look for score in scores), default=NOT_SEEN)
 
 
 def meets(cost: PredictedCost, limits: tuple[Limit, ...]) -> bool:

@@ -2,10 +2,11 @@
 
 import heapq
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from autoprune.space.decision import Policy
+from autoprune.store.score import Score
 
 # By look, so many of the best candidates a new one may fall behind before it is dropped. The first look is cheap and
 # coarse; after the second only what may be the best is worth all images.
@@ -13,6 +14,7 @@ RIVALS = (8, 1)
 # Standard errors that a candidate gets the benefit of. Two candidates find the same images hard: their difference has
 # 0.5 to 0.9 of the standard error of one (measured), so that these are 1.7 to 3 of its own.
 DOUBT = 1.5
+NOT_SEEN = -1  # at no look
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ NO_BARS: Bars = {}
 NOTHING_RIVALS = Bar(seen=math.inf, reward=0.0)
 # The first look is all. It tells how groups that are cut alone compare, in a quarter of the time.
 FIRST_LOOK: Bars = {0: NOTHING_RIVALS}
+
+
+def last_look(scores: Iterable[Score]) -> int:
+    """The closest of some looks at a candidate; `NOT_SEEN` if there are none."""
+    return max((score.look for score in scores), default=NOT_SEEN)
 
 
 class Race:
