@@ -108,3 +108,25 @@ def test_what_is_ready_is_not_trained_and_levels_are_chosen_after_the_rest_is(
         assert found.models[-2:][sharing:] == (model, original)[sharing:]
         for ours, theirs in zip(found.models, (levels[place] for place in places), strict=True):
             assert same_state(ours, theirs)  # the training has ended: it is only read back
+
+
+def test_levels_are_cut_from_the_smallest_model_that_is_ready(
+    small_config: Path, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = context.prepared
+    pruned = pruned_of(prepared)
+    small, whole = ends(prepared.problem)
+    model, original = prepared.elastic.cut(pruned).eval(), prepared.elastic.original
+    for tensor in (*model.parameters(), *original.parameters()):
+        tensor.requires_grad_(False)
+    weights = {"pruned": 0.125, "original": 0.25}
+    for name, module in (("pruned", model), ("original", original)):
+        for parameter in module.parameters():
+            parameter.fill_(weights[name])
+    monkeypatch.setattr(choice, "train_levels", lambda levels, *_, **__: levels)  # as they start
+    context = replace(context, config=load_config(small_config, ["search.repair=false"]))
+    for ready, value in (({whole: original, pruned: model}, 0.125), ({whole: original}, 0.25)):
+        level, *_ = trained_levels(context, (small, *reversed(ready)), ready, epochs=1, name=f"from {value}")
+        convolutions = [module for module in level.modules() if isinstance(module, torch.nn.Conv2d)]
+        assert convolutions
+        assert all(bool((module.weight == value).all()) for module in convolutions)

@@ -193,15 +193,17 @@ def trained_levels(
     name: str,
 ) -> tuple[nn.Module, ...]:
     """Models of the levels, which are trained together as `finetune` says but for its epochs, taught by the original;
-    those that are `ready`, the largest ones, stay as they are. A stopped training goes on."""
+    those that are `ready`, the largest ones, stay as they are, and the smallest of them is what the others are cut
+    from: it has learnt to do with less already. A stopped training goes on."""
     config, prepared = context.config, context.prepared
     wanted = [policy for policy in policies if policy not in ready]
     finished = tuple(ready[policy] for policy in policies if policy in ready)
     assert [*policies[: len(wanted)]] == wanted, "a level that is trained is larger than one that is not"
     if not wanted:
         return finished
-    elastic = repaired_cut(prepared.elastic, wanted[-1], prepared, repairs=config.search.repair)
-    levels = Levels(elastic, wanted)
+    nearest = min(ready, key=lambda policy: sum(kept for _, kept in policy.channels))
+    above = prepared.elastic.narrow(nearest).with_weights_of(ready[nearest])
+    levels = Levels(repaired_cut(above, wanted[-1], prepared, repairs=config.search.repair), wanted)
     step = max(1, len(prepared.data.train) // RECALIBRATION_IMAGES)
     shown = prepared.data.train.images[::step][:RECALIBRATION_IMAGES]
     levels.recalibrate(normalise(shown, prepared.data.info), prepared.evaluator.compute)
