@@ -15,6 +15,7 @@ import torch
 from models_for_tests import counted
 from safetensors import safe_open
 from small_job import HERE, done
+from test_searchers import slow
 from torch import Tensor
 
 import autoprune
@@ -276,8 +277,8 @@ def test_a_run_whose_policy_leaves_a_branch_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "agent",
     [
-        *("ddpg", "ppo", "evolution", "knapsack", "uniform"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("td3", "sac", "crossq", "random")),
+        *("ddpg", "knapsack"),
+        *slow(("td3", "sac", "crossq", "ppo", "evolution", "uniform", "random")),
     ],
 )
 def test_search_of_the_toy_problem_repeats_itself(agent: str, tmp_path: Path) -> None:

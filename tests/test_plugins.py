@@ -18,7 +18,7 @@ import pytest
 import small_job
 import torch
 from onnx import numpy_helper
-from test_searchers import installed
+from test_searchers import installed, slow
 from torch import nn
 
 from autoprune.config.file import find_config, load_config
@@ -72,7 +72,7 @@ def test_every_runtime_keeps_the_contract(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*installed(sorted(set(KINDS) - {"crossq"})), pytest.param("crossq", marks=pytest.mark.slow), HILL_CLIMBING]
+    "name", [*installed(sorted(set(KINDS) - {"crossq", "tqc"})), *slow(("crossq", "tqc")), HILL_CLIMBING]
 )
 def test_every_searcher_keeps_the_contract(name: str) -> None:
     check_searcher(searcher_maker(name))
