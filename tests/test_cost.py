@@ -125,7 +125,7 @@ def test_the_groups_that_a_layer_s_shape_depends_on() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL_NETS)
-@settings(max_examples=3)  # of two to four policies each
+@settings(max_examples=6)
 @given(data=st.data())
 def test_a_layer_needs_to_know_its_owners_alone(name: str, data: st.DataObject) -> None:
     """In whatever order policies are asked for: what is remembered of one is not taken for another."""
